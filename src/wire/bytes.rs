@@ -1,0 +1,123 @@
+//! Taking big-endian fields off the front of a slice, without a panic branch.
+
+/// Takes `N` bytes off the front, or nothing.
+#[inline]
+pub(crate) fn take<'i, const N: usize>(input: &mut &'i [u8]) -> Option<&'i [u8; N]> {
+    let (head, rest) = input.split_first_chunk::<N>()?;
+    *input = rest;
+    Some(head)
+}
+
+/// Takes `n` bytes off the front, or nothing.
+#[inline]
+pub(crate) fn take_slice<'i>(input: &mut &'i [u8], n: usize) -> Option<&'i [u8]> {
+    let (head, rest) = input.split_at_checked(n)?;
+    *input = rest;
+    Some(head)
+}
+
+/// Whether the front of `input` is, as far as it goes, the front of `magic`.
+#[inline]
+pub(crate) fn starts_like(input: &[u8], magic: &[u8]) -> bool {
+    input.iter().zip(magic).all(|(a, b)| a == b)
+}
+
+/// Splits an array of known size into fields of known sizes.
+///
+/// The sizes are checked by the compiler only through use: the fields are read
+/// in order from a slice that is long enough by construction, so a missing
+/// field reads as zero instead of carrying a panic branch into every image.
+pub(crate) struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    #[inline]
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        match take::<N>(&mut self.0) {
+            Some(bytes) => *bytes,
+            None => [0; N],
+        }
+    }
+
+    #[inline]
+    pub(crate) fn u16(&mut self) -> u16 {
+        u16::from_be_bytes(self.array())
+    }
+
+    #[inline]
+    pub(crate) fn u32(&mut self) -> u32 {
+        u32::from_be_bytes(self.array())
+    }
+
+    #[inline]
+    pub(crate) fn u64(&mut self) -> u64 {
+        u64::from_be_bytes(self.array())
+    }
+}
+
+/// Writes fields one behind the other into an array of known size.
+pub(crate) struct Writer<const N: usize> {
+    bytes: [u8; N],
+    at: usize,
+}
+
+impl<const N: usize> Writer<N> {
+    #[inline]
+    pub(crate) fn new() -> Self {
+        Self {
+            bytes: [0; N],
+            at: 0,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn put<const M: usize>(mut self, field: [u8; M]) -> Self {
+        if let Some(room) = self
+            .bytes
+            .get_mut(self.at..)
+            .and_then(|rest| rest.first_chunk_mut::<M>())
+        {
+            *room = field;
+            self.at = self.at.saturating_add(M);
+        }
+        self
+    }
+
+    #[inline]
+    pub(crate) fn u16(self, value: u16) -> Self {
+        self.put(value.to_be_bytes())
+    }
+
+    #[inline]
+    pub(crate) fn u32(self, value: u32) -> Self {
+        self.put(value.to_be_bytes())
+    }
+
+    #[inline]
+    pub(crate) fn u64(self, value: u64) -> Self {
+        self.put(value.to_be_bytes())
+    }
+
+    #[inline]
+    pub(crate) fn done(self) -> [u8; N] {
+        self.bytes
+    }
+}
+
+/// A length in memory as a length on the wire: `usize` is never wider than 64
+/// bits on any target of Rust.
+#[inline]
+pub(crate) fn wide(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// A length on the wire as a length in memory, cut to what this machine can
+/// address; only for "how much of it is here" questions.
+#[inline]
+pub(crate) fn clip(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}

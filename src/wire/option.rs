@@ -1,0 +1,409 @@
+//! Option haggling, client side: the header and data of every option
+//! (specification, "Newstyle negotiation" and "Option types").
+
+use nom::bytes::complete::take as nom_take;
+use nom::multi::length_data;
+use nom::number::complete::{be_u16, be_u32};
+use nom::{IResult, Parser};
+
+use super::bytes::{Fields, Writer, starts_like, take, take_slice};
+use super::greeting::OPTION_MAGIC;
+use super::number::{InfoType, OptionType};
+use super::sink::{all_or_nothing, measure};
+use super::text::Text;
+use super::{DecodeError, EncodeError, Sink};
+
+/// The header of an option.
+///
+/// ```text
+/// C: IHAVEOPT:64 option:32 length:32 [data]
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OptionHeader {
+    /// Which option.
+    pub option: OptionType,
+    /// Length of its data in bytes.
+    pub length: u32,
+}
+
+impl OptionHeader {
+    /// Size of the header in bytes.
+    pub const SIZE: usize = 16;
+
+    /// Decodes the header; the data is left in the input.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Magic`] at the first wrong byte.
+    pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
+        if !starts_like(input, &OPTION_MAGIC.to_be_bytes()) {
+            return Err(DecodeError::Magic { message: "option" });
+        }
+        let Some(bytes) = take::<{ Self::SIZE }>(input) else {
+            return Ok(None);
+        };
+        let mut fields = Fields::new(bytes);
+        let _ = fields.u64();
+        Ok(Some(Self {
+            option: OptionType(fields.u32()),
+            length: fields.u32(),
+        }))
+    }
+
+    /// Encodes.
+    #[must_use]
+    pub fn encode(self) -> [u8; Self::SIZE] {
+        Writer::new()
+            .u64(OPTION_MAGIC)
+            .u32(self.option.0)
+            .u32(self.length)
+            .done()
+    }
+}
+
+/// An option with its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OptionRequest<'a> {
+    /// `NBD_OPT_EXPORT_NAME`: enter transmission with the export of this name.
+    ///
+    /// ```text
+    /// C: name
+    /// ```
+    ExportName(Text<'a>),
+    /// `NBD_OPT_ABORT`: end the session. It should carry no data, and a server
+    /// ignores what it carries.
+    Abort,
+    /// `NBD_OPT_LIST`: name the exports. No data.
+    List,
+    /// `NBD_OPT_STARTTLS`: start TLS. No data.
+    StartTls,
+    /// `NBD_OPT_INFO`: describe an export.
+    Info(InfoRequest<'a>),
+    /// `NBD_OPT_GO`: describe an export and enter transmission.
+    Go(InfoRequest<'a>),
+    /// `NBD_OPT_STRUCTURED_REPLY`: use structured replies. No data.
+    StructuredReply,
+    /// `NBD_OPT_LIST_META_CONTEXT`: name metadata contexts.
+    ListMetaContext(MetaContextRequest<'a>),
+    /// `NBD_OPT_SET_META_CONTEXT`: select metadata contexts.
+    SetMetaContext(MetaContextRequest<'a>),
+    /// `NBD_OPT_EXTENDED_HEADERS`: use extended headers. No data.
+    ExtendedHeaders,
+    /// Any option with any data: options without a meaning of their own, and
+    /// every kind of nonsense a tester wants to send.
+    Other {
+        /// Which option.
+        option: OptionType,
+        /// Its data.
+        data: &'a [u8],
+    },
+}
+
+/// The data of `NBD_OPT_INFO` and `NBD_OPT_GO`.
+///
+/// ```text
+/// C: name_length:32 name count:16 (info_type:16)*count
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InfoRequest<'a> {
+    /// Name of the export; empty for the default export.
+    pub export: Text<'a>,
+    /// The pieces of information asked for.
+    pub requests: InfoTypes<'a>,
+}
+
+/// The data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
+///
+/// ```text
+/// C: name_length:32 name count:32 (query_length:32 query)*count
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MetaContextRequest<'a> {
+    /// Name of the export; empty for the default export.
+    pub export: Text<'a>,
+    /// What contexts are looked for.
+    pub queries: Queries<'a>,
+}
+
+impl<'a> OptionRequest<'a> {
+    /// Decodes the data of an option; `data` is all of it.
+    ///
+    /// # Errors
+    ///
+    /// What makes the data malformed. The place in the stream is known
+    /// whatever it is: a server answers `NBD_REP_ERR_INVALID` and carries on.
+    pub fn decode(option: OptionType, data: &'a [u8]) -> Result<Self, DecodeError> {
+        let message = option.name().unwrap_or("option");
+        let nothing = |request: Self| match data {
+            [] => Ok(request),
+            _ => Err(DecodeError::Trailing { message }),
+        };
+        match option {
+            OptionType::EXPORT_NAME => Ok(Self::ExportName(Text::new(data))),
+            OptionType::ABORT => Ok(Self::Abort),
+            OptionType::LIST => nothing(Self::List),
+            OptionType::STARTTLS => nothing(Self::StartTls),
+            OptionType::STRUCTURED_REPLY => nothing(Self::StructuredReply),
+            OptionType::EXTENDED_HEADERS => nothing(Self::ExtendedHeaders),
+            OptionType::INFO => body(message, info_request, data).map(Self::Info),
+            OptionType::GO => body(message, info_request, data).map(Self::Go),
+            OptionType::LIST_META_CONTEXT => {
+                body(message, meta_context_request, data).map(Self::ListMetaContext)
+            }
+            OptionType::SET_META_CONTEXT => {
+                body(message, meta_context_request, data).map(Self::SetMetaContext)
+            }
+            _ => Ok(Self::Other { option, data }),
+        }
+    }
+
+    /// Which option it is.
+    #[must_use]
+    pub const fn option(&self) -> OptionType {
+        match self {
+            Self::ExportName(_) => OptionType::EXPORT_NAME,
+            Self::Abort => OptionType::ABORT,
+            Self::List => OptionType::LIST,
+            Self::StartTls => OptionType::STARTTLS,
+            Self::Info(_) => OptionType::INFO,
+            Self::Go(_) => OptionType::GO,
+            Self::StructuredReply => OptionType::STRUCTURED_REPLY,
+            Self::ListMetaContext(_) => OptionType::LIST_META_CONTEXT,
+            Self::SetMetaContext(_) => OptionType::SET_META_CONTEXT,
+            Self::ExtendedHeaders => OptionType::EXTENDED_HEADERS,
+            Self::Other { option, .. } => *option,
+        }
+    }
+
+    /// Encodes header and data into `sink`; returns how many bytes were
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError`]; nothing was written.
+    pub fn encode(&self, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
+        encode_with(self.option(), sink, |sink| self.put_data(sink))
+    }
+
+    fn put_data(&self, sink: &mut dyn Sink) {
+        match self {
+            Self::ExportName(name) => sink.put(name.as_bytes()),
+            Self::Info(request) | Self::Go(request) => {
+                put_text(sink, request.export);
+                sink.put(&saturate16(request.requests.len()).to_be_bytes());
+                for info in request.requests.iter() {
+                    sink.put(&info.0.to_be_bytes());
+                }
+            }
+            Self::ListMetaContext(request) | Self::SetMetaContext(request) => {
+                put_meta_context(sink, request.export, request.queries.iter());
+            }
+            Self::Other { data, .. } => sink.put(data),
+            Self::Abort
+            | Self::List
+            | Self::StartTls
+            | Self::StructuredReply
+            | Self::ExtendedHeaders => {}
+        }
+    }
+}
+
+/// Encodes `NBD_OPT_SET_META_CONTEXT` from queries that stand in no list of
+/// their own.
+pub(crate) fn encode_set_meta_context<'q>(
+    export: Text<'_>,
+    queries: impl Iterator<Item = Text<'q>> + Clone,
+    sink: &mut dyn Sink,
+) -> Result<usize, EncodeError> {
+    encode_with(OptionType::SET_META_CONTEXT, sink, |sink| {
+        put_meta_context(sink, export, queries.clone());
+    })
+}
+
+fn encode_with(
+    option: OptionType,
+    sink: &mut dyn Sink,
+    put_data: impl Fn(&mut dyn Sink),
+) -> Result<usize, EncodeError> {
+    let length = u32::try_from(measure(&put_data)).map_err(|_| EncodeError::TooLong)?;
+    let header = OptionHeader { option, length };
+    all_or_nothing(sink, |sink| {
+        sink.put(&header.encode());
+        put_data(sink);
+    })
+}
+
+fn put_meta_context<'q>(
+    sink: &mut dyn Sink,
+    export: Text<'_>,
+    queries: impl Iterator<Item = Text<'q>> + Clone,
+) {
+    put_text(sink, export);
+    sink.put(&saturate32(queries.clone().count()).to_be_bytes());
+    for query in queries {
+        put_text(sink, query);
+    }
+}
+
+/// Writes a text behind its length. (A text of 4 GiB has no encoding; the
+/// option header, which is longer still, is refused before this is reached.)
+pub(super) fn put_text(sink: &mut dyn Sink, text: Text<'_>) {
+    sink.put(&saturate32(text.len()).to_be_bytes());
+    sink.put(text.as_bytes());
+}
+
+fn saturate32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn saturate16(n: usize) -> u16 {
+    u16::try_from(n).unwrap_or(u16::MAX)
+}
+
+/// Runs a parser over a body whose length is known: it must take all of it.
+pub(super) fn body<'a, T>(
+    message: &'static str,
+    mut parser: impl Parser<&'a [u8], Output = T, Error = ()>,
+    data: &'a [u8],
+) -> Result<T, DecodeError> {
+    match parser.parse(data) {
+        Ok(([], value)) => Ok(value),
+        Ok(_) => Err(DecodeError::Trailing { message }),
+        Err(_) => Err(DecodeError::Overrun { message }),
+    }
+}
+
+/// A text behind its 32-bit length.
+pub(super) fn text(input: &[u8]) -> IResult<&[u8], Text<'_>, ()> {
+    length_data(be_u32).map(Text::new).parse(input)
+}
+
+fn info_request(input: &[u8]) -> IResult<&[u8], InfoRequest<'_>, ()> {
+    let (input, export) = text(input)?;
+    let (input, count) = be_u16(input)?;
+    let (input, requests) = nom_take(u32::from(count).saturating_mul(2)).parse(input)?;
+    let requests = InfoTypes(Infos::Wire(requests));
+    Ok((input, InfoRequest { export, requests }))
+}
+
+fn meta_context_request(input: &[u8]) -> IResult<&[u8], MetaContextRequest<'_>, ()> {
+    let (input, export) = text(input)?;
+    let (queries, count) = be_u32(input)?;
+    let mut rest = queries;
+    // Each turn takes four bytes or ends, so the data bounds the loop, not
+    // the count.
+    for _ in 0..count {
+        (rest, _) = text(rest)?;
+    }
+    let queries = Queries(List::Wire {
+        count,
+        bytes: queries,
+    });
+    Ok((rest, MetaContextRequest { export, queries }))
+}
+
+/// A list of information types, on the wire or in memory.
+#[derive(Clone, Copy)]
+pub struct InfoTypes<'a>(Infos<'a>);
+
+#[derive(Clone, Copy)]
+enum Infos<'a> {
+    Wire(&'a [u8]),
+    Memory(&'a [InfoType]),
+}
+
+impl<'a> InfoTypes<'a> {
+    /// The types in the order of the list.
+    pub fn iter(&self) -> impl Iterator<Item = InfoType> + Clone + 'a {
+        let (wire, memory): (&'a [u8], &'a [InfoType]) = match self.0 {
+            Infos::Wire(bytes) => (bytes, &[]),
+            Infos::Memory(types) => (&[], types),
+        };
+        wire.as_chunks::<2>()
+            .0
+            .iter()
+            .map(|bytes| InfoType(u16::from_be_bytes(*bytes)))
+            .chain(memory.iter().copied())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self.0 {
+            Infos::Wire(bytes) => bytes.len() / 2,
+            Infos::Memory(types) => types.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether `info` is among them.
+    #[must_use]
+    pub fn contains(&self, info: InfoType) -> bool {
+        self.iter().any(|other| other == info)
+    }
+}
+
+impl<'a> From<&'a [InfoType]> for InfoTypes<'a> {
+    fn from(types: &'a [InfoType]) -> Self {
+        Self(Infos::Memory(types))
+    }
+}
+
+/// A list of metadata context queries, on the wire or in memory.
+#[derive(Clone, Copy)]
+pub struct Queries<'a>(List<'a>);
+
+#[derive(Clone, Copy)]
+enum List<'a> {
+    Wire { count: u32, bytes: &'a [u8] },
+    Memory(&'a [&'a str]),
+}
+
+impl<'a> Queries<'a> {
+    /// No query: all contexts to `LIST_META_CONTEXT`, none to
+    /// `SET_META_CONTEXT`.
+    pub const NONE: Self = Self(List::Memory(&[]));
+
+    /// The queries in the order of the list.
+    pub fn iter(&self) -> impl Iterator<Item = Text<'a>> + Clone + 'a {
+        let (mut wire, memory): (&'a [u8], &'a [&'a str]) = match self.0 {
+            List::Wire { bytes, .. } => (bytes, &[]),
+            List::Memory(texts) => (&[], texts),
+        };
+        let wire = core::iter::from_fn(move || {
+            let length = u32::from_be_bytes(*take::<4>(&mut wire)?);
+            take_slice(&mut wire, usize::try_from(length).ok()?).map(Text::new)
+        });
+        wire.chain(memory.iter().map(|text| Text::from(*text)))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self.0 {
+            List::Wire { count, .. } => usize::try_from(count).unwrap_or(usize::MAX),
+            List::Memory(texts) => texts.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<'a> From<&'a [&'a str]> for Queries<'a> {
+    fn from(texts: &'a [&'a str]) -> Self {
+        Self(List::Memory(texts))
+    }
+}
+
+super::list_traits!(InfoTypes);
+super::list_traits!(Queries);

@@ -1,0 +1,349 @@
+//! Option haggling, server side: the header and data of every reply
+//! (specification, "Fixed newstyle negotiation" and "Option reply types").
+
+use nom::Parser;
+use nom::combinator::rest;
+use nom::number::complete::{be_u16, be_u32, be_u64};
+
+use super::bytes::{Fields, Writer, starts_like, take};
+use super::flags::TransmissionFlags;
+use super::number::{ContextId, InfoType, OptionReplyType, OptionType};
+use super::option::{body, put_text, text};
+use super::sink::{all_or_nothing, measure};
+use super::text::Text;
+use super::{DecodeError, EncodeError, Sink};
+
+/// Magic number of an option reply.
+pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
+
+/// The header of a reply to an option.
+///
+/// ```text
+/// S: magic:64 option:32 type:32 length:32 [data]
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OptionReplyHeader {
+    /// The option it answers.
+    pub option: OptionType,
+    /// What the reply is.
+    pub reply: OptionReplyType,
+    /// Length of its data in bytes.
+    pub length: u32,
+}
+
+impl OptionReplyHeader {
+    /// Size of the header in bytes.
+    pub const SIZE: usize = 20;
+
+    /// Decodes the header; the data is left in the input.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Magic`] at the first wrong byte.
+    pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
+        if !starts_like(input, &OPTION_REPLY_MAGIC.to_be_bytes()) {
+            return Err(DecodeError::Magic {
+                message: "option reply",
+            });
+        }
+        let Some(bytes) = take::<{ Self::SIZE }>(input) else {
+            return Ok(None);
+        };
+        let mut fields = Fields::new(bytes);
+        let _ = fields.u64();
+        Ok(Some(Self {
+            option: OptionType(fields.u32()),
+            reply: OptionReplyType(fields.u32()),
+            length: fields.u32(),
+        }))
+    }
+
+    /// Encodes.
+    #[must_use]
+    pub fn encode(self) -> [u8; Self::SIZE] {
+        Writer::new()
+            .u64(OPTION_REPLY_MAGIC)
+            .u32(self.option.0)
+            .u32(self.reply.0)
+            .u32(self.length)
+            .done()
+    }
+}
+
+/// A reply to an option, without the header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OptionReply<'a> {
+    /// `NBD_REP_ACK`: accepted, or the end of a list. No data.
+    Ack,
+    /// `NBD_REP_SERVER`: one export.
+    ///
+    /// ```text
+    /// S: name_length:32 name description
+    /// ```
+    Server {
+        /// Name of the export.
+        name: Text<'a>,
+        /// For people; often empty.
+        description: Text<'a>,
+    },
+    /// `NBD_REP_INFO`: one piece of information.
+    Info(Info<'a>),
+    /// `NBD_REP_META_CONTEXT`: one metadata context.
+    ///
+    /// ```text
+    /// S: id:32 name
+    /// ```
+    MetaContext {
+        /// Its number during transmission; means nothing in a reply to
+        /// `LIST_META_CONTEXT`.
+        id: ContextId,
+        /// Its name, as `base:allocation`.
+        name: Text<'a>,
+    },
+    /// `NBD_REP_ERR_*`: refused.
+    ///
+    /// ```text
+    /// S: message
+    /// ```
+    Error {
+        /// Why; a number with bit 31 set.
+        error: OptionReplyType,
+        /// For people; often empty.
+        message: Text<'a>,
+    },
+    /// Any reply with any data.
+    Other {
+        /// What the reply is.
+        reply: OptionReplyType,
+        /// Its data.
+        data: &'a [u8],
+    },
+}
+
+impl<'a> OptionReply<'a> {
+    /// Decodes the data of a reply; `data` is all of it.
+    ///
+    /// # Errors
+    ///
+    /// What makes the data malformed.
+    pub fn decode(reply: OptionReplyType, data: &'a [u8]) -> Result<Self, DecodeError> {
+        let message = reply.name().unwrap_or("option reply");
+        match reply {
+            OptionReplyType::ACK if data.is_empty() => Ok(Self::Ack),
+            OptionReplyType::ACK => Err(DecodeError::Trailing { message }),
+            OptionReplyType::SERVER => body(
+                message,
+                (text, rest.map(Text::new))
+                    .map(|(name, description)| Self::Server { name, description }),
+                data,
+            ),
+            OptionReplyType::INFO => Info::decode(data).map(Self::Info),
+            OptionReplyType::META_CONTEXT => body(
+                message,
+                (be_u32.map(ContextId), rest.map(Text::new))
+                    .map(|(id, name)| Self::MetaContext { id, name }),
+                data,
+            ),
+            error if error.is_error() => Ok(Self::Error {
+                error,
+                message: Text::new(data),
+            }),
+            _ => Ok(Self::Other { reply, data }),
+        }
+    }
+
+    /// What the reply is.
+    #[must_use]
+    pub const fn reply(&self) -> OptionReplyType {
+        match self {
+            Self::Ack => OptionReplyType::ACK,
+            Self::Server { .. } => OptionReplyType::SERVER,
+            Self::Info(_) => OptionReplyType::INFO,
+            Self::MetaContext { .. } => OptionReplyType::META_CONTEXT,
+            Self::Error { error, .. } => *error,
+            Self::Other { reply, .. } => *reply,
+        }
+    }
+
+    /// Encodes header and data, as an answer to `option`, into `sink`; returns
+    /// how many bytes were written.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError`]; nothing was written.
+    pub fn encode(&self, option: OptionType, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
+        let header = OptionReplyHeader {
+            option,
+            reply: self.reply(),
+            length: u32::try_from(measure(|sink| self.put_data(sink)))
+                .map_err(|_| EncodeError::TooLong)?,
+        };
+        all_or_nothing(sink, |sink| {
+            sink.put(&header.encode());
+            self.put_data(sink);
+        })
+    }
+
+    fn put_data(&self, sink: &mut dyn Sink) {
+        match self {
+            Self::Ack => {}
+            Self::Server { name, description } => {
+                put_text(sink, *name);
+                sink.put(description.as_bytes());
+            }
+            Self::Info(info) => info.put_data(sink),
+            Self::MetaContext { id, name } => {
+                sink.put(&id.0.to_be_bytes());
+                sink.put(name.as_bytes());
+            }
+            Self::Error { message, .. } => sink.put(message.as_bytes()),
+            Self::Other { data, .. } => sink.put(data),
+        }
+    }
+}
+
+/// A piece of information about an export (specification, `NBD_REP_INFO`).
+///
+/// ```text
+/// S: info_type:16 payload
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Info<'a> {
+    /// `NBD_INFO_EXPORT`: what `EXPORT_NAME` would have answered.
+    ///
+    /// ```text
+    /// S: 0:16 size:64 flags:16
+    /// ```
+    Export {
+        /// Size in bytes.
+        size: u64,
+        /// What the export can do.
+        flags: TransmissionFlags,
+    },
+    /// `NBD_INFO_NAME`: the canonical name.
+    Name(Text<'a>),
+    /// `NBD_INFO_DESCRIPTION`: a description for people.
+    Description(Text<'a>),
+    /// `NBD_INFO_BLOCK_SIZE`: the size constraints.
+    BlockSize(BlockSizes),
+    /// Any information with any payload.
+    Other {
+        /// What it is.
+        info: InfoType,
+        /// Its payload.
+        data: &'a [u8],
+    },
+}
+
+impl<'a> Info<'a> {
+    /// Decodes the data of an `NBD_REP_INFO`; `data` is all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Overrun`] or [`DecodeError::Trailing`] where the length
+    /// is not the one the information has.
+    pub fn decode(data: &'a [u8]) -> Result<Self, DecodeError> {
+        let (info, data) = body(
+            "NBD_REP_INFO",
+            (be_u16.map(InfoType), rest::<&[u8], ()>),
+            data,
+        )?;
+        match info {
+            InfoType::EXPORT => body(
+                "NBD_INFO_EXPORT",
+                (be_u64, be_u16.map(TransmissionFlags))
+                    .map(|(size, flags)| Self::Export { size, flags }),
+                data,
+            ),
+            InfoType::NAME => Ok(Self::Name(Text::new(data))),
+            InfoType::DESCRIPTION => Ok(Self::Description(Text::new(data))),
+            InfoType::BLOCK_SIZE => body(
+                "NBD_INFO_BLOCK_SIZE",
+                (be_u32, be_u32, be_u32).map(|(minimum, preferred, maximum)| {
+                    Self::BlockSize(BlockSizes {
+                        minimum,
+                        preferred,
+                        maximum,
+                    })
+                }),
+                data,
+            ),
+            _ => Ok(Self::Other { info, data }),
+        }
+    }
+
+    /// What it is.
+    #[must_use]
+    pub const fn info(&self) -> InfoType {
+        match self {
+            Self::Export { .. } => InfoType::EXPORT,
+            Self::Name(_) => InfoType::NAME,
+            Self::Description(_) => InfoType::DESCRIPTION,
+            Self::BlockSize(_) => InfoType::BLOCK_SIZE,
+            Self::Other { info, .. } => *info,
+        }
+    }
+
+    fn put_data(&self, sink: &mut dyn Sink) {
+        sink.put(&self.info().0.to_be_bytes());
+        match self {
+            Self::Export { size, flags } => {
+                sink.put(&size.to_be_bytes());
+                sink.put(&flags.0.to_be_bytes());
+            }
+            Self::Name(text) | Self::Description(text) => sink.put(text.as_bytes()),
+            Self::BlockSize(sizes) => {
+                sink.put(&sizes.minimum.to_be_bytes());
+                sink.put(&sizes.preferred.to_be_bytes());
+                sink.put(&sizes.maximum.to_be_bytes());
+            }
+            Self::Other { data, .. } => sink.put(data),
+        }
+    }
+}
+
+/// Size constraints of an export, in bytes (specification, "Size
+/// constraints").
+///
+/// ```text
+/// S: 3:16 minimum:32 preferred:32 maximum:32
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlockSizes {
+    /// Offsets and lengths are multiples of it.
+    pub minimum: u32,
+    /// Multiples of it are efficient.
+    pub preferred: u32,
+    /// The longest payload of a request or reply.
+    pub maximum: u32,
+}
+
+impl BlockSizes {
+    /// What holds where a server says nothing: 1, 4096 and 32 MiB.
+    pub const DEFAULT: Self = Self {
+        minimum: 1,
+        preferred: 4096,
+        maximum: 1 << 25,
+    };
+
+    /// Whether they keep the rules: `minimum` a power of two of at most 65,536,
+    /// `preferred` a power of two of at least 512 and of at least `minimum`,
+    /// `maximum` at least `preferred`.
+    #[must_use]
+    pub const fn is_valid(self) -> bool {
+        self.minimum.is_power_of_two()
+            && self.minimum <= 1 << 16
+            && self.preferred.is_power_of_two()
+            && self.preferred >= 512
+            && self.preferred >= self.minimum
+            && self.maximum >= self.preferred
+    }
+}
+
+impl Default for BlockSizes {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}

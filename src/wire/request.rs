@@ -1,0 +1,281 @@
+//! Transmission: requests, compact and extended (specification, "Request
+//! message"), and the payload of a block status request.
+
+use super::bytes::{Fields, Writer, starts_like, take, wide};
+use super::flags::CommandFlags;
+use super::number::{Command, ContextId, Cookie};
+use super::sink::all_or_nothing;
+use super::{DecodeError, EncodeError, Sink};
+
+/// Magic number of a compact request.
+pub const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Magic number of an extended request.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+
+/// A request as compact headers have it.
+///
+/// ```text
+/// C: magic:32 flags:16 type:16 cookie:64 offset:64 length:32 [payload]
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CompactRequest {
+    /// How it is to be done.
+    pub flags: CommandFlags,
+    /// What is to be done.
+    pub command: Command,
+    /// Comes back in the reply.
+    pub cookie: Cookie,
+    /// Where, in bytes from the start of the export.
+    pub offset: u64,
+    /// How much, in bytes; for `WRITE` also the length of the payload.
+    pub length: u32,
+}
+
+impl CompactRequest {
+    /// Size of the header in bytes.
+    pub const SIZE: usize = 28;
+
+    /// Decodes the header; a payload is left in the input.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Magic`] at the first wrong byte.
+    #[inline]
+    pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
+        let Some(bytes) = header::<{ Self::SIZE }>(input, REQUEST_MAGIC, "compact request")? else {
+            return Ok(None);
+        };
+        let mut fields = Fields::new(bytes);
+        let _ = fields.u32();
+        Ok(Some(Self {
+            flags: CommandFlags(fields.u16()),
+            command: Command(fields.u16()),
+            cookie: Cookie(fields.u64()),
+            offset: fields.u64(),
+            length: fields.u32(),
+        }))
+    }
+
+    /// Encodes.
+    #[must_use]
+    #[inline]
+    pub fn encode(self) -> [u8; Self::SIZE] {
+        Writer::new()
+            .u32(REQUEST_MAGIC)
+            .u16(self.flags.0)
+            .u16(self.command.0)
+            .u64(self.cookie.0)
+            .u64(self.offset)
+            .u32(self.length)
+            .done()
+    }
+
+    /// How many bytes of payload follow the header: only `WRITE` has one.
+    #[must_use]
+    #[inline]
+    pub const fn payload_length(self) -> u32 {
+        if self.command.0 == Command::WRITE.0 {
+            self.length
+        } else {
+            0
+        }
+    }
+}
+
+/// A request as extended headers have it.
+///
+/// ```text
+/// C: magic:32 flags:16 type:16 cookie:64 offset:64 length:64 [payload]
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExtendedRequest {
+    /// How it is to be done.
+    pub flags: CommandFlags,
+    /// What is to be done.
+    pub command: Command,
+    /// Comes back in the reply.
+    pub cookie: Cookie,
+    /// Where, in bytes from the start of the export.
+    pub offset: u64,
+    /// In bytes: the length of the payload that follows if the flags have
+    /// [`CommandFlags::PAYLOAD_LEN`], else the effect length.
+    pub length: u64,
+}
+
+impl ExtendedRequest {
+    /// Size of the header in bytes.
+    pub const SIZE: usize = 32;
+
+    /// Decodes the header; a payload is left in the input.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Magic`] at the first wrong byte.
+    #[inline]
+    pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
+        let Some(bytes) =
+            header::<{ Self::SIZE }>(input, EXTENDED_REQUEST_MAGIC, "extended request")?
+        else {
+            return Ok(None);
+        };
+        let mut fields = Fields::new(bytes);
+        let _ = fields.u32();
+        Ok(Some(Self {
+            flags: CommandFlags(fields.u16()),
+            command: Command(fields.u16()),
+            cookie: Cookie(fields.u64()),
+            offset: fields.u64(),
+            length: fields.u64(),
+        }))
+    }
+
+    /// Encodes.
+    #[must_use]
+    #[inline]
+    pub fn encode(self) -> [u8; Self::SIZE] {
+        Writer::new()
+            .u32(EXTENDED_REQUEST_MAGIC)
+            .u16(self.flags.0)
+            .u16(self.command.0)
+            .u64(self.cookie.0)
+            .u64(self.offset)
+            .u64(self.length)
+            .done()
+    }
+
+    /// How many bytes of payload follow the header.
+    #[must_use]
+    #[inline]
+    pub const fn payload_length(self) -> u64 {
+        if self.flags.contains(CommandFlags::PAYLOAD_LEN) {
+            self.length
+        } else {
+            0
+        }
+    }
+}
+
+/// Takes a header of `N` bytes if all of it is there; judges the magic number
+/// as soon as its first byte is.
+#[inline]
+pub(super) fn header<'i, const N: usize>(
+    input: &mut &'i [u8],
+    magic: u32,
+    message: &'static str,
+) -> Result<Option<&'i [u8; N]>, DecodeError> {
+    let wrong = DecodeError::Magic { message };
+    match input.first_chunk::<4>() {
+        Some(first) if u32::from_be_bytes(*first) != magic => return Err(wrong),
+        Some(_) => {}
+        None if starts_like(input, &magic.to_be_bytes()) => return Ok(None),
+        None => return Err(wrong),
+    }
+    Ok(take::<N>(input))
+}
+
+/// The payload of a block status request that asks for some of the selected
+/// contexts only (extended headers).
+///
+/// ```text
+/// C: effect_length:64 (context_id:32)*
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlockStatusPayload<'a> {
+    /// How much of the export the question is about, in bytes.
+    pub effect_length: u64,
+    /// The contexts wanted.
+    pub contexts: ContextIds<'a>,
+}
+
+impl<'a> BlockStatusPayload<'a> {
+    /// How many ids a payload of `length` bytes holds: `8 + 4n`, `n` from 0.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Length`] for any other length.
+    pub fn count(length: u64) -> Result<u64, DecodeError> {
+        match length.checked_sub(8) {
+            Some(ids) if ids % 4 == 0 => Ok(ids / 4),
+            _ => Err(DecodeError::Length {
+                message: "block status payload",
+                length,
+            }),
+        }
+    }
+
+    /// Decodes a whole payload.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Length`] unless it is `8 + 4n` bytes long.
+    pub fn decode(mut payload: &'a [u8]) -> Result<Self, DecodeError> {
+        Self::count(wide(payload.len()))?;
+        let effect_length = take::<8>(&mut payload).map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        Ok(Self {
+            effect_length,
+            contexts: ContextIds(Ids::Wire(payload)),
+        })
+    }
+
+    /// Encodes into `sink`; returns how many bytes were written.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::NoRoom`]; nothing was written.
+    pub fn encode(&self, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
+        all_or_nothing(sink, |sink| {
+            sink.put(&self.effect_length.to_be_bytes());
+            for id in self.contexts.iter() {
+                sink.put(&id.0.to_be_bytes());
+            }
+        })
+    }
+}
+
+/// A list of context ids, on the wire or in memory.
+#[derive(Clone, Copy)]
+pub struct ContextIds<'a>(Ids<'a>);
+
+#[derive(Clone, Copy)]
+enum Ids<'a> {
+    Wire(&'a [u8]),
+    Memory(&'a [ContextId]),
+}
+
+impl<'a> ContextIds<'a> {
+    /// The ids in the order of the list.
+    pub fn iter(&self) -> impl Iterator<Item = ContextId> + Clone + 'a {
+        let (wire, memory): (&'a [u8], &'a [ContextId]) = match self.0 {
+            Ids::Wire(bytes) => (bytes, &[]),
+            Ids::Memory(ids) => (&[], ids),
+        };
+        wire.as_chunks::<4>()
+            .0
+            .iter()
+            .map(|bytes| ContextId(u32::from_be_bytes(*bytes)))
+            .chain(memory.iter().copied())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self.0 {
+            Ids::Wire(bytes) => bytes.len() / 4,
+            Ids::Memory(ids) => ids.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<'a> From<&'a [ContextId]> for ContextIds<'a> {
+    fn from(ids: &'a [ContextId]) -> Self {
+        Self(Ids::Memory(ids))
+    }
+}
+
+super::list_traits!(ContextIds);
