@@ -20,4 +20,16 @@ extern crate no_std_compat as std;
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod client;
+mod error;
+mod limits;
+mod need;
+mod negotiated;
+#[cfg(feature = "alloc")]
+pub mod uri;
 pub mod wire;
+
+pub use error::{Error, Misuse, Violation};
+pub use limits::Limits;
+pub use need::Need;
+pub use negotiated::{Context, Contexts, ContextsError, Framing, Negotiated, Style, Width};

@@ -127,6 +127,14 @@ macro_rules! extents {
                 self.0.is_empty()
             }
 
+            /// The length of the last one in bytes, zero if there is none.
+            #[inline]
+            pub(crate) fn last_length(self) -> u64 {
+                self.0
+                    .last()
+                    .map_or(0, |bytes| u64::from($extent::decode(bytes).length))
+            }
+
             /// The sum of all lengths in bytes; `u64::MAX` if it is larger.
             ///
             /// # Errors
@@ -220,4 +228,11 @@ extents! {
     /// assert!(rest.is_empty());
     /// ```
     Extents64
+}
+
+impl Extents64<'_> {
+    /// Whether the flags of any need more than 32 bits.
+    pub(crate) fn any_wide_flags(self) -> bool {
+        self.fold(0, |all, extent| all | extent.flags) > u64::from(u32::MAX)
+    }
 }

@@ -1,0 +1,20 @@
+//! The client role.
+//!
+//! | phase | machine | it ends with |
+//! |---|---|---|
+//! | handshake, by hand | [`Handshake`]: one option at a time, in any order | [`Negotiated`](crate::Negotiated) |
+//! | handshake, by policy | [`Connect`]: from the greeting to transmission, with every fallback | [`Negotiated`](crate::Negotiated) |
+//! | transmission | [`Transmission`]: commands out, replies in | the end of the connection |
+
+pub mod connect;
+pub mod handshake;
+mod reply;
+mod request;
+mod slots;
+mod transmission;
+
+pub use connect::Connect;
+pub use handshake::Handshake;
+pub use request::{Head, Request};
+pub use slots::{Slot, slot_index};
+pub use transmission::{Event, Transmission};

@@ -1,0 +1,291 @@
+//! Commands on their way out, and what is refused before a byte is made.
+
+use crate::error::Misuse;
+use crate::negotiated::{Framing, Negotiated};
+use crate::wire::flags::{CommandFlags, TransmissionFlags};
+use crate::wire::number::{Command, Cookie};
+use crate::wire::request::{CompactRequest, ExtendedRequest};
+
+/// A command as a caller wants it.
+///
+/// ```
+/// use nbd_codec::client::Request;
+/// use nbd_codec::wire::flags::CommandFlags;
+///
+/// let request = Request::write_zeroes(0, 1 << 20).with(CommandFlags::NO_HOLE);
+/// # let _ = request;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Request {
+    /// What is to be done.
+    pub command: Command,
+    /// How.
+    pub flags: CommandFlags,
+    /// Where, in bytes from the start of the export.
+    pub offset: u64,
+    /// How much, in bytes.
+    pub length: u64,
+}
+
+impl Request {
+    const fn new(command: Command, offset: u64, length: u64) -> Self {
+        Self {
+            command,
+            flags: CommandFlags::NONE,
+            offset,
+            length,
+        }
+    }
+
+    /// `NBD_CMD_READ`. Flags: `DF`.
+    #[must_use]
+    pub const fn read(offset: u64, length: u64) -> Self {
+        Self::new(Command::READ, offset, length)
+    }
+
+    /// `NBD_CMD_WRITE`; the data follows the [`Head`]. Flags: `FUA`.
+    #[must_use]
+    pub const fn write(offset: u64, length: u64) -> Self {
+        Self::new(Command::WRITE, offset, length)
+    }
+
+    /// `NBD_CMD_FLUSH`.
+    #[must_use]
+    pub const fn flush() -> Self {
+        Self::new(Command::FLUSH, 0, 0)
+    }
+
+    /// `NBD_CMD_TRIM`. Flags: `FUA`.
+    #[must_use]
+    pub const fn trim(offset: u64, length: u64) -> Self {
+        Self::new(Command::TRIM, offset, length)
+    }
+
+    /// `NBD_CMD_CACHE`.
+    #[must_use]
+    pub const fn cache(offset: u64, length: u64) -> Self {
+        Self::new(Command::CACHE, offset, length)
+    }
+
+    /// `NBD_CMD_WRITE_ZEROES`. Flags: `FUA`, `NO_HOLE`, `FAST_ZERO`.
+    #[must_use]
+    pub const fn write_zeroes(offset: u64, length: u64) -> Self {
+        Self::new(Command::WRITE_ZEROES, offset, length)
+    }
+
+    /// `NBD_CMD_BLOCK_STATUS`, for every selected context. Flags: `REQ_ONE`.
+    #[must_use]
+    pub const fn block_status(offset: u64, length: u64) -> Self {
+        Self::new(Command::BLOCK_STATUS, offset, length)
+    }
+
+    /// `NBD_CMD_RESIZE` of the resize extension; `size` in bytes.
+    #[must_use]
+    pub const fn resize(size: u64) -> Self {
+        Self::new(Command::RESIZE, size, 0)
+    }
+
+    /// The same with these flags too.
+    #[must_use]
+    pub const fn with(mut self, flags: CommandFlags) -> Self {
+        self.flags = self.flags.union(flags);
+        self
+    }
+
+    /// Checks the command against what the server advertised.
+    pub(super) fn check(&self, export: &Negotiated, size: u64) -> Result<(), Misuse> {
+        self.check_command(export)?;
+        self.check_flags(export)?;
+        self.check_range(export, size)
+    }
+
+    fn check_command(&self, export: &Negotiated) -> Result<(), Misuse> {
+        let advertised = |flag| match export.flags.contains(flag) {
+            true => Ok(()),
+            false => Err(Misuse::NotAdvertised(self.command)),
+        };
+        match self.command {
+            Command::READ | Command::WRITE => {}
+            Command::FLUSH => advertised(TransmissionFlags::SEND_FLUSH)?,
+            Command::TRIM => advertised(TransmissionFlags::SEND_TRIM)?,
+            Command::CACHE => advertised(TransmissionFlags::SEND_CACHE)?,
+            Command::WRITE_ZEROES => advertised(TransmissionFlags::SEND_WRITE_ZEROES)?,
+            Command::RESIZE => advertised(TransmissionFlags::SEND_RESIZE)?,
+            Command::BLOCK_STATUS if export.contexts.is_empty() => return Err(Misuse::NoContext),
+            Command::BLOCK_STATUS => {}
+            unknown => return Err(Misuse::NotAdvertised(unknown)),
+        }
+        let writes = matches!(
+            self.command,
+            Command::WRITE | Command::TRIM | Command::WRITE_ZEROES | Command::RESIZE
+        );
+        if writes && export.flags.contains(TransmissionFlags::READ_ONLY) {
+            return Err(Misuse::ReadOnly);
+        }
+        Ok(())
+    }
+
+    fn check_flags(&self, export: &Negotiated) -> Result<(), Misuse> {
+        let has = |flag| export.flags.contains(flag);
+        let mut allowed = CommandFlags::NONE;
+        if has(TransmissionFlags::SEND_FUA) {
+            allowed |= CommandFlags::FUA;
+        }
+        match self.command {
+            Command::READ
+                if has(TransmissionFlags::SEND_DF) && export.framing >= Framing::Structured =>
+            {
+                allowed |= CommandFlags::DF;
+            }
+            Command::WRITE_ZEROES => {
+                allowed |= CommandFlags::NO_HOLE;
+                if has(TransmissionFlags::SEND_FAST_ZERO) {
+                    allowed |= CommandFlags::FAST_ZERO;
+                }
+            }
+            Command::BLOCK_STATUS => allowed |= CommandFlags::REQ_ONE,
+            _ => {}
+        }
+        match self.flags.difference(allowed).is_empty() {
+            true => Ok(()),
+            false => Err(Misuse::Flag),
+        }
+    }
+
+    fn check_range(&self, export: &Negotiated, size: u64) -> Result<(), Misuse> {
+        let constraints = export.constraints();
+        if matches!(self.command, Command::FLUSH | Command::RESIZE) {
+            return Ok(());
+        }
+        if self.length == 0 {
+            return Err(Misuse::ZeroLength);
+        }
+        let minimum = constraints.minimum;
+        // The minimum is a power of two: one test for both.
+        let mask = u64::from(minimum).saturating_sub(1);
+        if (self.offset | self.length) & mask != 0 {
+            return Err(Misuse::Misaligned { minimum });
+        }
+        match self.offset.checked_add(self.length) {
+            Some(end) if end <= size => {}
+            _ => return Err(Misuse::OutOfBounds { size }),
+        }
+        let payload = matches!(self.command, Command::READ | Command::WRITE);
+        let maximum = constraints.maximum;
+        if payload && self.length > u64::from(maximum) {
+            return Err(Misuse::TooLarge { maximum });
+        }
+        Ok(())
+    }
+
+    /// Encodes the command; refuses what the framing has no field for.
+    #[inline]
+    pub(super) fn encode(
+        &self,
+        framing: Framing,
+        payload: Payload,
+    ) -> Result<impl FnOnce(Cookie) -> Head + use<>, Misuse> {
+        let Self {
+            command,
+            mut flags,
+            offset,
+            mut length,
+        } = *self;
+        let follows = match payload {
+            Payload::None if command == Command::WRITE => length,
+            Payload::None => 0,
+            Payload::Contexts(bytes) => u64::from(bytes),
+        };
+        let follows = u32::try_from(follows).map_err(|_| Misuse::NotExpressible { framing })?;
+        let extended = framing == Framing::Extended;
+        if extended {
+            if command == Command::WRITE || matches!(payload, Payload::Contexts(_)) {
+                flags |= CommandFlags::PAYLOAD_LEN;
+                length = u64::from(follows);
+            }
+        } else if length > u64::from(u32::MAX) || matches!(payload, Payload::Contexts(_)) {
+            return Err(Misuse::NotExpressible { framing });
+        }
+        Ok(move |cookie| {
+            let mut head = Head {
+                bytes: [0; ExtendedRequest::SIZE],
+                extended,
+                payload: follows,
+                cookie,
+            };
+            if extended {
+                head.bytes = ExtendedRequest {
+                    flags,
+                    command,
+                    cookie,
+                    offset,
+                    length,
+                }
+                .encode();
+            } else if let Some(bytes) = head.bytes.first_chunk_mut() {
+                *bytes = CompactRequest {
+                    flags,
+                    command,
+                    cookie,
+                    offset,
+                    length: u32::try_from(length).unwrap_or(u32::MAX),
+                }
+                .encode();
+            }
+            head
+        })
+    }
+}
+
+/// What follows the header besides the data of a write.
+#[derive(Clone, Copy)]
+pub(super) enum Payload {
+    None,
+    /// A block status payload of so many bytes.
+    Contexts(u32),
+}
+
+/// The header of a command, ready to be written. The payload, if the command
+/// has one, must be written right behind it: `[head, payload]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a command that is not written is never answered"]
+pub struct Head {
+    bytes: [u8; ExtendedRequest::SIZE],
+    extended: bool,
+    payload: u32,
+    cookie: Cookie,
+}
+
+impl Head {
+    /// The bytes to write: 28, or 32 with extended headers.
+    #[must_use]
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        if self.extended {
+            &self.bytes
+        } else {
+            let (compact, _) = self.bytes.split_at(CompactRequest::SIZE);
+            compact
+        }
+    }
+
+    /// How many bytes of payload must follow.
+    #[must_use]
+    #[inline]
+    pub const fn payload_length(&self) -> u32 {
+        self.payload
+    }
+
+    /// What the replies will name.
+    #[must_use]
+    #[inline]
+    pub const fn cookie(&self) -> Cookie {
+        self.cookie
+    }
+}
+
+impl AsRef<[u8]> for Head {
+    fn as_ref(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}

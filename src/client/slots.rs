@@ -1,0 +1,265 @@
+//! Cookies, and the table of commands in flight.
+//!
+//! The table is the caller's memory. A cookie is the number of a slot and how
+//! often the slot was used: finding a command is one look, whatever is in
+//! flight, and the cookie of a completed command is not found again.
+
+use super::request::Request;
+use crate::wire::flags::CommandFlags;
+use crate::wire::number::{Command, Cookie, ErrorValue};
+
+/// Room for one command in flight. Opaque; make as many as commands shall be
+/// in flight at once, 64 bytes each.
+///
+/// ```
+/// use nbd_codec::client::Slot;
+///
+/// let fixed = [Slot::EMPTY; 8];
+/// # let _ = fixed;
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Slot {
+    /// How often the slot was used; odd while a command is in flight.
+    uses: u32,
+    /// The next free slot, while this one is free.
+    next: u32,
+    pub(super) command: Command,
+    pub(super) flags: CommandFlags,
+    /// The first error reported.
+    pub(super) error: ErrorValue,
+    pub(super) offset: u64,
+    /// Effect length in bytes.
+    pub(super) length: u64,
+    pub(super) coverage: Coverage,
+    /// One bit for each context that is still to be answered.
+    pub(super) missing: u32,
+    /// One bit for each context that was asked for.
+    pub(super) asked: u32,
+}
+
+impl Slot {
+    /// A free slot.
+    pub const EMPTY: Self = Self {
+        uses: 0,
+        next: 0,
+        command: Command(0),
+        flags: CommandFlags::NONE,
+        error: ErrorValue::NONE,
+        offset: 0,
+        length: 0,
+        coverage: Coverage::new(0),
+        missing: 0,
+        asked: 0,
+    };
+
+    /// A command about to be in flight.
+    #[inline]
+    pub(super) const fn new(request: &Request, asked: u32) -> Self {
+        Self {
+            command: request.command,
+            flags: request.flags,
+            offset: request.offset,
+            length: request.length,
+            coverage: Coverage::new(request.offset),
+            missing: asked,
+            asked,
+            ..Self::EMPTY
+        }
+    }
+
+    /// The first byte behind the command's range. (The sum was checked, or
+    /// the caller is lenient and the range ends with the address space.)
+    pub(super) fn end(&self) -> u64 {
+        self.offset.saturating_add(self.length)
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
+
+/// Which part of a read has arrived, in constant memory.
+///
+/// Content chunks may come in any order and any number, so the parts that have
+/// arrived cannot be listed in memory of fixed size. They need not be: chunks
+/// that lie within the request cover each byte of it exactly once if and only
+/// if every boundary at which a chunk begins is one at which another chunk (or
+/// nothing, at the start) ends. So each jump, where a chunk does not begin
+/// where the one before ended, adds the hash of the one place and subtracts
+/// the hash of the other; when all is covered, what was added and subtracted
+/// is the same and the sum is zero. Replies in order never hash.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Coverage {
+    /// Bytes of content so far.
+    received: u64,
+    /// Where the last content chunk ended.
+    frontier: u64,
+    /// Hashes of where chunks ended less hashes of where chunks began.
+    jumps: u64,
+}
+
+impl Coverage {
+    /// Nothing of a request that begins at `offset`.
+    pub(super) const fn new(offset: u64) -> Self {
+        Self {
+            received: 0,
+            frontier: offset,
+            jumps: 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.received == 0
+    }
+
+    /// Adds a chunk that lies within the request of `length` bytes; false if
+    /// it cannot but overlap an earlier one.
+    #[must_use]
+    pub(super) fn add(&mut self, offset: u64, end: u64, length: u64) -> bool {
+        self.jump(offset);
+        self.frontier = end;
+        self.received = self.received.saturating_add(end.saturating_sub(offset));
+        self.received <= length
+    }
+
+    /// What a reply that claims to be complete has made of a request that ends
+    /// at `end`.
+    pub(super) fn judge(mut self, end: u64, length: u64) -> Judgement {
+        self.jump(end);
+        if self.received < length {
+            Judgement::Incomplete
+        } else if self.jumps != 0 {
+            Judgement::Overlap
+        } else {
+            Judgement::Complete
+        }
+    }
+
+    fn jump(&mut self, to: u64) {
+        if to != self.frontier {
+            self.jumps = self
+                .jumps
+                .wrapping_add(hash(self.frontier))
+                .wrapping_sub(hash(to));
+        }
+    }
+}
+
+/// What became of a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Judgement {
+    Complete,
+    Incomplete,
+    Overlap,
+}
+
+/// Spreads a place over 64 bits: two rounds of multiplication and shift, each
+/// of which can be undone, so that no two places share a hash.
+fn hash(place: u64) -> u64 {
+    let place = place ^ 0x9d1c_53a8_6b0f_27e5;
+    let place = (place ^ (place >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let place = (place ^ (place >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    place ^ (place >> 32)
+}
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct Slots<S> {
+    storage: S,
+    /// The first free slot, or a number behind the last.
+    free: u32,
+    in_flight: u32,
+}
+
+/// The number of the slot that a cookie names: below the number of slots, and
+/// no two commands in flight share it. Callers keep what they know of a command
+/// (where its data goes, who waits for it) in an array of their own by it.
+#[must_use]
+pub fn slot_index(cookie: Cookie) -> usize {
+    usize::try_from(cookie.0 & 0xffff_ffff).unwrap_or(usize::MAX)
+}
+
+impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Slots<S> {
+    pub(super) fn new(mut storage: S) -> Self {
+        for (slot, next) in storage.as_mut().iter_mut().zip(1u32..) {
+            // Slots may come from an earlier session: what was in flight there
+            // is not in flight here, and its cookie stays unknown.
+            slot.uses = slot.uses.wrapping_add(slot.uses & 1);
+            slot.next = next;
+        }
+        Self {
+            storage,
+            free: 0,
+            in_flight: 0,
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        usize::try_from(self.in_flight).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.storage.as_ref().get(position(self.free)).is_none()
+    }
+
+    /// Fills a free slot; `None` if there is none.
+    #[inline]
+    pub(super) fn insert(&mut self, command: Slot) -> Option<Cookie> {
+        let index = self.free;
+        let slot = self.storage.as_mut().get_mut(position(index))?;
+        self.free = slot.next;
+        let uses = slot.uses.wrapping_add(1);
+        *slot = Slot { uses, ..command };
+        self.in_flight = self.in_flight.saturating_add(1);
+        Some(cookie(uses, index))
+    }
+
+    /// The command in flight with this cookie.
+    #[inline]
+    pub(super) fn find(&mut self, cookie: Cookie) -> Option<&mut Slot> {
+        let uses = uses(cookie);
+        self.storage
+            .as_mut()
+            .get_mut(slot_index(cookie))
+            .filter(|slot| slot.uses == uses && uses & 1 == 1)
+    }
+
+    /// Ends the command with this cookie, which is in flight.
+    #[inline]
+    pub(super) fn remove(&mut self, cookie: Cookie) {
+        let free = self.free;
+        if let Some(slot) = self.find(cookie) {
+            slot.uses = slot.uses.wrapping_add(1);
+            slot.next = free;
+            self.free = u32::try_from(cookie.0 & 0xffff_ffff).unwrap_or(u32::MAX);
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// The commands in flight.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Cookie, &Slot)> {
+        self.storage
+            .as_ref()
+            .iter()
+            .zip(0u32..)
+            .filter(|(slot, _)| slot.uses & 1 == 1)
+            .map(|(slot, index)| (cookie(slot.uses, index), slot))
+    }
+}
+
+#[inline]
+fn cookie(uses: u32, index: u32) -> Cookie {
+    Cookie(u64::from(uses).wrapping_shl(32) | u64::from(index))
+}
+
+#[inline]
+fn uses(cookie: Cookie) -> u32 {
+    u32::try_from(cookie.0.wrapping_shr(32)).unwrap_or(0)
+}
+
+#[inline]
+fn position(index: u32) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,362 @@
+//! Transmission, client side: commands out, replies in (specification,
+//! "Transmission").
+
+use super::reply::State;
+use super::request::{Head, Payload, Request};
+use super::slots::{Slot, Slots};
+use crate::error::{Error, Misuse};
+use crate::limits::Limits;
+use crate::need::Need;
+use crate::negotiated::{Framing, Negotiated};
+use crate::wire::EncodeError;
+use crate::wire::Sink;
+use crate::wire::extent::{Extents32, Extents64};
+use crate::wire::flags::{CommandFlags, TransmissionFlags};
+use crate::wire::number::{Command, ContextId, Cookie, ErrorValue};
+use crate::wire::request::BlockStatusPayload;
+use crate::wire::text::Text;
+
+/// What a reply says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event<'i> {
+    /// Data of a read, or a part of it.
+    Data {
+        /// The command.
+        cookie: Cookie,
+        /// Where it belongs, in bytes from the start of the export.
+        offset: u64,
+        /// As much of it as the input held.
+        data: &'i [u8],
+    },
+    /// A part of a read that is all zeroes.
+    Hole {
+        /// The command.
+        cookie: Cookie,
+        /// Where it begins, in bytes from the start of the export.
+        offset: u64,
+        /// Its length in bytes.
+        length: u32,
+    },
+    /// Narrow block status (structured replies): as many whole extents as the
+    /// input held. The next ones of the same chunk follow behind them.
+    Extents32 {
+        /// The command.
+        cookie: Cookie,
+        /// The metadata context.
+        context: ContextId,
+        /// Where the first of them begins, in bytes from the start of the
+        /// export.
+        offset: u64,
+        /// The extents, one behind the other; none is empty.
+        extents: Extents32<'i>,
+    },
+    /// Wide block status (extended headers), as [`Extents32`](Self::Extents32).
+    Extents64 {
+        /// The command.
+        cookie: Cookie,
+        /// The metadata context.
+        context: ContextId,
+        /// Where the first of them begins, in bytes from the start of the
+        /// export.
+        offset: u64,
+        /// The extents, one behind the other; none is empty.
+        extents: Extents64<'i>,
+    },
+    /// The server reports an error; the command will complete with the first
+    /// one. (An error without text or place comes with [`Done`](Self::Done)
+    /// only.)
+    Error {
+        /// The command.
+        cookie: Cookie,
+        /// What happened.
+        error: ErrorValue,
+        /// Where, in bytes from the start of the export, if the server said.
+        offset: Option<u64>,
+        /// For people; `None` if it was longer than
+        /// [`Limits::error_message`] and skipped.
+        message: Option<Text<'i>>,
+    },
+    /// The command is complete. Comes exactly once for each command.
+    ///
+    /// A client that gets `ESHUTDOWN` must disconnect softly:
+    /// [`Transmission::disconnect`].
+    Done {
+        /// The command.
+        cookie: Cookie,
+        /// Whether it succeeded; else the first error that was reported.
+        result: Result<(), ErrorValue>,
+    },
+}
+
+/// The client's side of the transmission phase.
+///
+/// `S` is the table of commands in flight: `[Slot; N]`, `&mut [Slot]`,
+/// `Vec<Slot>`.
+///
+/// Write what [`submit`](Self::submit) makes; offer what arrives to
+/// [`receive`](Self::receive) until it wants more; or ask [`need`](Self::need)
+/// and read exactly that.
+#[derive(Debug)]
+pub struct Transmission<S> {
+    pub(super) export: Negotiated,
+    pub(super) limits: Limits,
+    pub(super) slots: Slots<S>,
+    pub(super) state: State,
+    /// How much of the next header must be there, as far as it is known.
+    pub(super) want: usize,
+    pub(super) failed: Option<Error>,
+    /// The size a resize in flight asks for.
+    pub(super) resizing: Option<u64>,
+    lenient: bool,
+    disconnected: bool,
+}
+
+impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
+    /// Starts where a handshake ended.
+    pub fn new(negotiated: Negotiated, slots: S, limits: Limits) -> Self {
+        let mut this = Self {
+            export: negotiated,
+            limits,
+            slots: Slots::new(slots),
+            state: State::Header,
+            want: 0,
+            failed: None,
+            resizing: None,
+            lenient: false,
+            disconnected: false,
+        };
+        this.want = this.least_header();
+        this
+    }
+
+    /// For testers of servers: from now on commands are not checked against
+    /// what the server advertised. Only what the framing cannot express is
+    /// refused. Replies are judged as ever.
+    #[must_use]
+    pub fn lenient(mut self) -> Self {
+        self.lenient = true;
+        self
+    }
+
+    /// What was agreed on; the size follows a successful resize.
+    #[must_use]
+    pub fn negotiated(&self) -> &Negotiated {
+        &self.export
+    }
+
+    /// How many commands are in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.slots.in_flight()
+    }
+
+    /// Makes a command.
+    ///
+    /// Write [`Head::as_bytes`], and right behind it
+    /// [`Head::payload_length`] bytes of payload.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`] for what the server did not advertise, what is misaligned,
+    /// beyond the export or above the maximum payload (for reads too, with
+    /// every framing), of length zero, or beyond what the framing can express;
+    /// [`Misuse::Full`] if every slot is in flight. Nothing has changed.
+    #[inline]
+    pub fn submit(&mut self, request: Request) -> Result<Head, Misuse> {
+        self.check(&request)?;
+        let asked = match request.command {
+            Command::BLOCK_STATUS => self.export.contexts.mask(),
+            _ => 0,
+        };
+        let encode = request.encode(self.export.framing, Payload::None)?;
+        let cookie = self.insert(&request, asked)?;
+        Ok(encode(cookie))
+    }
+
+    /// Makes a block status command for some of the selected contexts, whose
+    /// payload is written into `payload`.
+    ///
+    /// Needs extended headers and a server with `BLOCK_STATUS_PAYLOAD`. Flags:
+    /// `REQ_ONE`.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit), and [`Misuse::Context`] for contexts that
+    /// were not selected or are named twice, [`Misuse::NoContext`] for none.
+    pub fn block_status_of(
+        &mut self,
+        contexts: &[ContextId],
+        offset: u64,
+        length: u64,
+        flags: CommandFlags,
+        payload: &mut dyn Sink,
+    ) -> Result<Head, Misuse> {
+        let request = Request::block_status(offset, length).with(flags);
+        self.check(&request)?;
+        let supported = TransmissionFlags::BLOCK_STATUS_PAYLOAD;
+        if !self.lenient && !self.export.flags.contains(supported) {
+            return Err(Misuse::Flag);
+        }
+        let asked = self.ask(contexts)?;
+        if self.slots.is_full() {
+            return Err(Misuse::Full);
+        }
+        let bytes = u32::try_from(contexts.len())
+            .ok()
+            .and_then(|n| n.checked_mul(4)?.checked_add(8))
+            .ok_or(EncodeError::TooLong)?;
+        let encode = request.encode(self.export.framing, Payload::Contexts(bytes))?;
+        BlockStatusPayload {
+            effect_length: length,
+            contexts: contexts.into(),
+        }
+        .encode(payload)?;
+        let cookie = self.insert(&request, asked)?;
+        Ok(encode(cookie))
+    }
+
+    /// Makes the command that ends the session. It has no reply; nothing can
+    /// be sent after it. It is better to wait first until nothing is in
+    /// flight.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`] if it was sent already, or the session is over.
+    pub fn disconnect(&mut self) -> Result<Head, Misuse> {
+        self.check_open()?;
+        let request = Request {
+            command: Command::DISC,
+            flags: CommandFlags::NONE,
+            offset: 0,
+            length: 0,
+        };
+        let encode = request.encode(self.export.framing, Payload::None)?;
+        self.disconnected = true;
+        Ok(encode(Cookie(0)))
+    }
+
+    /// Says that the peer closed the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if commands are in flight or a reply is incomplete;
+    /// [`abandon`](Self::abandon) names them. Later calls say the same.
+    pub fn end_of_input(&mut self) -> Result<(), Error> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let idle = self.slots.in_flight() == 0 && matches!(self.state, State::Header);
+        self.failed = Some(Error::Closed);
+        match idle {
+            true => Ok(()),
+            false => Err(Error::Closed),
+        }
+    }
+
+    /// After the session is over: a command that will never be answered, and
+    /// `None` when there is no more. Together with the `Done` events this
+    /// accounts for every command exactly once.
+    pub fn abandon(&mut self) -> Option<Cookie> {
+        self.failed?;
+        let (cookie, _) = self.slots.iter().next()?;
+        self.slots.remove(cookie);
+        Some(cookie)
+    }
+
+    /// What to read next.
+    #[inline]
+    pub fn need(&self) -> Need {
+        if self.failed.is_some() {
+            return Need::Nothing;
+        }
+        self.state.need(self.want)
+    }
+
+    /// Says that the next `n` bytes of the payload that [`need`](Self::need)
+    /// told of were read into their place.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`] if `n` is more than the payload still has.
+    #[inline]
+    pub fn advance(&mut self, n: u64) -> Result<(), Misuse> {
+        self.check_failed()?;
+        self.state.advance(n)
+    }
+
+    fn check_failed(&self) -> Result<(), Misuse> {
+        match self.failed {
+            Some(error) => Err(Misuse::Failed(error)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_open(&self) -> Result<(), Misuse> {
+        self.check_failed()?;
+        match self.disconnected {
+            true => Err(Misuse::State("the session was ended by disconnect")),
+            false => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn check(&self, request: &Request) -> Result<(), Misuse> {
+        self.check_open()?;
+        if request.command == Command::DISC {
+            return Err(Misuse::State("use disconnect to end the session"));
+        }
+        if self.lenient {
+            return Ok(());
+        }
+        let size = self.resizing.map_or(self.export.size, |new| {
+            // Neither what goes away nor what is not there yet.
+            new.min(self.export.size)
+        });
+        request.check(&self.export, size)?;
+        if request.command == Command::RESIZE {
+            let shrinks_below = |slot: &Slot| slot.end() > request.offset;
+            if self.resizing.is_some() || self.slots.iter().any(|(_, slot)| shrinks_below(slot)) {
+                return Err(Misuse::Resizing);
+            }
+        }
+        Ok(())
+    }
+
+    /// One bit for each of these contexts.
+    fn ask(&self, contexts: &[ContextId]) -> Result<u32, Misuse> {
+        let mut asked = 0;
+        for id in contexts {
+            match self.export.contexts.bit(*id) {
+                Some((bit, _)) if asked & bit == 0 => asked |= bit,
+                Some((bit, _)) if self.lenient => asked |= bit,
+                None if self.lenient => {}
+                _ => return Err(Misuse::Context(*id)),
+            }
+        }
+        if contexts.is_empty() && !self.lenient {
+            return Err(Misuse::NoContext);
+        }
+        Ok(asked)
+    }
+
+    #[inline]
+    fn insert(&mut self, request: &Request, asked: u32) -> Result<Cookie, Misuse> {
+        let resize = request.command == Command::RESIZE;
+        let slot = Slot::new(request, asked);
+        let cookie = self.slots.insert(slot).ok_or(Misuse::Full)?;
+        if resize {
+            self.resizing = Some(request.offset);
+        }
+        Ok(cookie)
+    }
+
+    /// The fewest bytes that a header of this framing has.
+    #[inline]
+    pub(super) fn least_header(&self) -> usize {
+        match self.export.framing {
+            Framing::Simple | Framing::Structured => 16,
+            Framing::Extended => 32,
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What ends a session, and what does not.
+//!
+//! | type | who is at fault | afterwards |
+//! |---|---|---|
+//! | [`Error`] | the peer, or the link | the session is over: the same error is returned again |
+//! | [`Misuse`] | the caller | nothing has changed |
+//!
+//! What a peer *reports* (`NBD_EIO`, `NBD_REP_ERR_UNKNOWN`) is neither: it is
+//! an event.
+
+use crate::negotiated::{ContextsError, Framing};
+use crate::wire::number::{ChunkType, Command, ContextId, Cookie, OptionReplyType, OptionType};
+use crate::wire::option_reply::BlockSizes;
+use crate::wire::text::TextError;
+use crate::wire::{DecodeError, EncodeError};
+
+/// Why a session is over. It does not change any more once it was returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The peer sent bytes that are no message.
+    #[error("the peer sent bytes that are no message: {0}")]
+    Decode(#[from] DecodeError),
+    /// The peer sent a message that it must not send.
+    #[error("the peer broke the protocol: {0}")]
+    Violation(#[from] Violation),
+    /// The connection ended where it must not.
+    #[error("the peer closed the connection while something was expected of it")]
+    Closed,
+    /// TLS is required and the peer cannot start it: nothing was sent.
+    #[error("TLS is required, and the peer's handshake has no way to start it")]
+    TlsUnavailable,
+    /// The caller said that starting TLS failed: there is no way back to plain
+    /// text.
+    #[error("TLS could not be started")]
+    TlsFailed,
+}
+
+/// A message that is well formed, and that the peer must not send here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// Bytes where the peer has nothing to say.
+    #[error("bytes where the peer has nothing to say")]
+    Unsolicited,
+    /// Bytes behind the acknowledgement of `STARTTLS` that are not protected
+    /// by TLS: somebody may have injected them.
+    #[error("plain text behind the acknowledgement of STARTTLS")]
+    PlaintextAfterStartTls,
+    /// A reply to an option other than the one that was sent.
+    #[error("{sent} was answered by a reply to {answered}")]
+    OtherOption {
+        /// The option that waits for its reply.
+        sent: OptionType,
+        /// The option that the reply names.
+        answered: OptionType,
+    },
+    /// A reply of a type that the option does not have.
+    #[error("{option} was answered by {reply}, which is no answer to it")]
+    UnexpectedReply {
+        /// The option.
+        option: OptionType,
+        /// The reply.
+        reply: OptionReplyType,
+    },
+    /// `INFO` or `GO` succeeded without `NBD_INFO_EXPORT`.
+    #[error("an export was granted without its size and flags (NBD_INFO_EXPORT)")]
+    NoExportInfo,
+    /// Block sizes that break the rules of "Size constraints".
+    #[error(
+        "impossible block sizes: minimum {}, preferred {}, maximum {}",
+        .0.minimum, .0.preferred, .0.maximum
+    )]
+    BlockSizes(BlockSizes),
+    /// Metadata contexts that cannot be.
+    #[error("{0}")]
+    Contexts(#[from] ContextsError),
+    /// A reply in a framing that was not agreed on.
+    #[error("a reply of another framing than {negotiated}, which was agreed on")]
+    OtherFraming {
+        /// What was agreed on.
+        negotiated: Framing,
+    },
+    /// A reply to no command in flight: never sent, or completed already.
+    #[error("a reply for cookie {0}, which is not in flight")]
+    UnknownCookie(Cookie),
+    /// A simple reply where a structured one is due.
+    #[error("a simple reply to {0}, which needs a structured one")]
+    SimpleReply(Command),
+    /// The offset of an extended header is not the request's.
+    #[error("the reply for cookie {0} repeats another offset than the request had")]
+    OtherOffset(Cookie),
+    /// A status chunk of the width that was not agreed on.
+    #[error("{chunk} with {framing} framing")]
+    OtherWidth {
+        /// The chunk's type.
+        chunk: ChunkType,
+        /// What was agreed on.
+        framing: Framing,
+    },
+    /// A chunk type that does not answer the command.
+    #[error("{chunk} in reply to {command}")]
+    UnexpectedChunk {
+        /// The chunk's type.
+        chunk: ChunkType,
+        /// The command.
+        command: Command,
+    },
+    /// A chunk type nobody knows, that is not an error.
+    #[error("unknown {0}")]
+    UnknownChunk(ChunkType),
+    /// `NBD_REPLY_TYPE_NONE` that is not the last chunk.
+    #[error("NBD_REPLY_TYPE_NONE without the DONE flag")]
+    NoneNotDone,
+    /// A chunk that is longer than [`Limits`](crate::Limits) allow.
+    #[error("{chunk} of {length} bytes is beyond the limit")]
+    ChunkTooLong {
+        /// The chunk's type.
+        chunk: ChunkType,
+        /// Its length in bytes, or its number of extents.
+        length: u64,
+    },
+    /// Content, or the offset of an error, outside the request.
+    #[error("a chunk for cookie {0} lies outside the request")]
+    OutOfBounds(Cookie),
+    /// Content chunks of one reply overlap.
+    #[error("content chunks for cookie {0} overlap")]
+    Overlap(Cookie),
+    /// A read was declared complete with parts missing.
+    #[error("the read with cookie {0} was declared complete with parts missing")]
+    Incomplete(Cookie),
+    /// More than one content chunk although the read forbade fragments.
+    #[error("the read with cookie {0} was fragmented in spite of DF")]
+    Fragmented(Cookie),
+    /// A status chunk for a context that was not selected, or not asked for.
+    #[error("block status for metadata context {0}, which was not asked for")]
+    UnknownContext(ContextId),
+    /// A second status chunk for one context in one reply.
+    #[error("block status for metadata context {0} twice in one reply")]
+    RepeatedContext(ContextId),
+    /// A block status reply was declared complete with contexts missing.
+    #[error("the block status reply for cookie {0} lacks a metadata context")]
+    MissingContext(Cookie),
+    /// More than one extent, or a longer one, although one was asked for.
+    #[error("the block status reply for cookie {0} ignores REQ_ONE")]
+    NotOne(Cookie),
+    /// An extent that begins behind the end of the request.
+    #[error("an extent for cookie {0} begins behind the end of the request")]
+    ExtentBeyond(Cookie),
+    /// More than 32 bits of status in a context that has no more.
+    #[error("64-bit status in metadata context {0}, which has 32 bits")]
+    StatusTooWide(ContextId),
+}
+
+/// A call that is not possible now, or not with these arguments. Nothing was
+/// sent, nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Misuse {
+    /// It is not the time for this call.
+    #[error("not possible now: {0}")]
+    State(&'static str),
+    /// The message does not fit the sink, or has no encoding.
+    #[error("{0}")]
+    Encode(#[from] EncodeError),
+    /// A name breaks the rules for strings.
+    #[error("the name is {0}")]
+    Text(#[from] TextError),
+    /// The option needs fixed newstyle, which the server does not speak.
+    #[error("{0} needs fixed newstyle, which the server does not speak")]
+    NotFixed(OptionType),
+    /// TLS is required, and not started: only `STARTTLS` and `ABORT` can be
+    /// sent.
+    #[error("TLS is required and was not started yet")]
+    TlsRequired,
+    /// The option needs structured replies or extended headers first.
+    #[error("{0} needs structured replies or extended headers first")]
+    NeedsChunks(OptionType),
+    /// A metadata context of more than 32 bits of status needs extended headers
+    /// first.
+    #[error("a metadata context with 64-bit status needs extended headers first")]
+    NeedsExtended,
+    /// `EXPORT_NAME` is forbidden once extended headers are agreed on.
+    #[error("EXPORT_NAME is not allowed with extended headers; use GO")]
+    ExportNameWithExtended,
+    /// The same information is asked for twice.
+    #[error("the same information is requested twice")]
+    RepeatedInfo,
+    /// Too many metadata contexts.
+    #[error("more than 32 metadata contexts")]
+    TooManyContexts,
+    /// The server did not advertise the command, or it is unknown.
+    #[error("{0} is not advertised by the server")]
+    NotAdvertised(Command),
+    /// A command flag the server did not advertise, or that the command does
+    /// not have.
+    #[error("command flag not advertised, or not one of this command")]
+    Flag,
+    /// The export is read-only.
+    #[error("the export is read-only")]
+    ReadOnly,
+    /// No metadata context was selected.
+    #[error("no metadata context was selected during the handshake")]
+    NoContext,
+    /// A metadata context that was not selected, or named twice.
+    #[error("metadata context {0} was not selected, or is named twice")]
+    Context(ContextId),
+    /// Offset or length is no multiple of the minimum block size.
+    #[error("offset or length is not a multiple of the minimum block size, {minimum} bytes")]
+    Misaligned {
+        /// The minimum block size in bytes.
+        minimum: u32,
+    },
+    /// The range ends behind the end of the export.
+    #[error("the range ends behind the export, which has {size} bytes")]
+    OutOfBounds {
+        /// The export's size in bytes.
+        size: u64,
+    },
+    /// The payload is longer than the server takes.
+    #[error("longer than the maximum payload, {maximum} bytes")]
+    TooLarge {
+        /// The maximum payload in bytes.
+        maximum: u32,
+    },
+    /// A length of zero, whose meaning the specification leaves open.
+    #[error("a length of zero has no defined meaning")]
+    ZeroLength,
+    /// The framing has no way to say it, as a length of 4 GiB in 32 bits.
+    #[error("{framing} framing cannot express the request; split it")]
+    NotExpressible {
+        /// What was agreed on.
+        framing: Framing,
+    },
+    /// As many commands are in flight as there are slots.
+    #[error("every slot is in flight; wait for a reply, or give more slots")]
+    Full,
+    /// A resize and commands in the range it changes exclude one another.
+    #[error("a resize and a command in the range it changes exclude one another")]
+    Resizing,
+    /// More payload was reported than is expected.
+    #[error("more payload than is expected, {expected} bytes")]
+    TooMuchPayload {
+        /// What is expected, in bytes.
+        expected: u64,
+    },
+    /// The session is over.
+    #[error("the session is over: {0}")]
+    Failed(Error),
+}

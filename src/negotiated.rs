@@ -1,0 +1,221 @@
+//! What a handshake yields, and a transmission starts from.
+
+use core::fmt;
+
+use crate::wire::flags::TransmissionFlags;
+use crate::wire::number::ContextId;
+use crate::wire::option_reply::BlockSizes;
+
+/// The message headers of the transmission phase, from least to most able.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Framing {
+    /// Compact requests, simple replies.
+    #[default]
+    Simple,
+    /// Compact requests, structured replies; narrow extents.
+    Structured,
+    /// Extended requests and replies; wide extents.
+    Extended,
+}
+
+impl fmt::Display for Framing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Simple => "simple",
+            Self::Structured => "structured",
+            Self::Extended => "extended",
+        })
+    }
+}
+
+/// The version of the handshake (specification, "Handshake").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Style {
+    /// The server sends everything at once.
+    Oldstyle,
+    /// One option, `EXPORT_NAME`.
+    Newstyle,
+    /// Any options, with replies.
+    FixedNewstyle,
+}
+
+impl fmt::Display for Style {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Oldstyle => "oldstyle",
+            Self::Newstyle => "newstyle",
+            Self::FixedNewstyle => "newstyle-fixed",
+        })
+    }
+}
+
+/// How many bits of status a metadata context has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Width {
+    /// At most 32, as all contexts of the namespace `base:`.
+    #[default]
+    Narrow,
+    /// More than 32: needs extended headers.
+    Wide,
+}
+
+/// A metadata context selected for transmission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Context {
+    /// Its number on this connection.
+    pub id: ContextId,
+    /// Its width as far as it is known. What is taken for narrow must not have
+    /// more than 32 bits set; say [`Width::Wide`] where nothing is known.
+    pub width: Width,
+}
+
+/// The metadata contexts selected for transmission, in the order the server
+/// granted them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Contexts {
+    list: [Context; Self::CAPACITY],
+    len: u8,
+}
+
+/// No room for another context, or its number is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum ContextsError {
+    /// [`Contexts::CAPACITY`] contexts are there already.
+    #[error("more than 32 metadata contexts; select fewer")]
+    Full,
+    /// A context with this number is there already.
+    #[error("metadata context {0} twice")]
+    Repeated(ContextId),
+}
+
+impl Contexts {
+    /// Most contexts on one connection: a command in flight remembers in 32
+    /// bits which of them have been answered.
+    pub const CAPACITY: usize = 32;
+
+    /// None.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            list: [Context {
+                id: ContextId(0),
+                width: Width::Narrow,
+            }; Self::CAPACITY],
+            len: 0,
+        }
+    }
+
+    /// Adds one.
+    ///
+    /// # Errors
+    ///
+    /// [`ContextsError`]; nothing changed.
+    pub fn push(&mut self, context: Context) -> Result<(), ContextsError> {
+        if self.position(context.id).is_some() {
+            return Err(ContextsError::Repeated(context.id));
+        }
+        let len = usize::from(self.len);
+        let place = self.list.get_mut(len).ok_or(ContextsError::Full)?;
+        *place = context;
+        self.len = self.len.saturating_add(1);
+        Ok(())
+    }
+
+    /// The contexts as a slice.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Context] {
+        self.list.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// Where the context with this number stands in the list.
+    #[must_use]
+    pub fn position(&self, id: ContextId) -> Option<usize> {
+        self.as_slice().iter().position(|context| context.id == id)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// One bit for each context.
+    pub(crate) fn mask(&self) -> u32 {
+        1u32.checked_shl(u32::from(self.len))
+            .map_or(u32::MAX, |bit| bit.wrapping_sub(1))
+    }
+
+    /// The bit of the context with this number, and the context.
+    pub(crate) fn bit(&self, id: ContextId) -> Option<(u32, Context)> {
+        let mut bit = 1u32;
+        for context in self.as_slice() {
+            if context.id == id {
+                return Some((bit, *context));
+            }
+            bit = bit.wrapping_shl(1);
+        }
+        None
+    }
+}
+
+impl Default for Contexts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Contexts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.as_slice()).finish()
+    }
+}
+
+/// What client and server agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Negotiated {
+    /// How messages are framed.
+    pub framing: Framing,
+    /// Size of the export in bytes. All 64 bits are meant: exports of 2^63
+    /// bytes and more exist.
+    pub size: u64,
+    /// What the export can do.
+    pub flags: TransmissionFlags,
+    /// The size constraints, if the server stated any.
+    pub block_sizes: Option<BlockSizes>,
+    /// The metadata contexts.
+    pub contexts: Contexts,
+    /// How the handshake went.
+    pub style: Style,
+    /// Whether TLS protects the connection.
+    pub tls: bool,
+}
+
+impl Negotiated {
+    /// As if a fixed newstyle handshake without TLS had agreed on this; for
+    /// tests, testers, and transports that negotiate elsewhere.
+    #[must_use]
+    pub const fn new(framing: Framing, size: u64, flags: TransmissionFlags) -> Self {
+        Self {
+            framing,
+            size,
+            flags,
+            block_sizes: None,
+            contexts: Contexts::new(),
+            style: Style::FixedNewstyle,
+            tls: false,
+        }
+    }
+
+    /// The size constraints in force: the server's, or the defaults.
+    #[must_use]
+    pub fn constraints(&self) -> BlockSizes {
+        self.block_sizes.unwrap_or_default()
+    }
+}
