@@ -183,6 +183,9 @@ impl<'a> OptionRequest<'a> {
     ///
     /// [`EncodeError`]; nothing was written.
     pub fn encode(&self, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
+        if let Self::Info(request) | Self::Go(request) = self {
+            u16::try_from(request.requests.len()).map_err(|_| EncodeError::TooLong)?;
+        }
         encode_with(self.option(), sink, |sink| self.put_data(sink))
     }
 
