@@ -171,3 +171,8 @@ pub use error::{Error, Misuse, Violation};
 pub use limits::Limits;
 pub use need::Need;
 pub use negotiated::{Context, Contexts, ContextsError, Framing, Negotiated, Style, Width};
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
