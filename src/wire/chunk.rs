@@ -346,6 +346,9 @@ impl<'a> Chunk<'a> {
         if let Self::Error { message, .. } | Self::ErrorOffset { message, .. } = self {
             u16::try_from(message.len()).map_err(|_| EncodeError::TooLong)?;
         }
+        if let Self::BlockStatusExt { extents, .. } = self {
+            u32::try_from(extents.len()).map_err(|_| EncodeError::TooLong)?;
+        }
         all_or_nothing(sink, |sink| self.put(sink))
     }
 

@@ -5,7 +5,7 @@
 //! 4096 bytes long. A peer may send anything, and a tester may want to, so
 //! [`Text`] holds any bytes and says whether they keep the rules.
 
-use core::fmt;
+use core::fmt::{self, Write};
 
 /// The longest a string may be, in bytes (specification, "Conventions").
 pub const MAX_TEXT: usize = 4096;
@@ -85,14 +85,27 @@ impl<'a> From<&'a [u8]> for Text<'a> {
     }
 }
 
-/// The text with what is not UTF-8 replaced, and control characters escaped:
-/// a peer's text is safe to show on a terminal.
+/// The text with what is not UTF-8 replaced, and what could move a cursor or
+/// reorder a line escaped: a peer's text is safe to show on a terminal.
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use fmt::Write;
+        self.escape(f, |_| false)
+    }
+}
+
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        self.escape(f, |c| c == '"' || c == '\\')?;
+        f.write_char('"')
+    }
+}
+
+impl Text<'_> {
+    fn escape(self, f: &mut fmt::Formatter<'_>, also: impl Fn(char) -> bool) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             for c in chunk.valid().chars() {
-                if c.is_control() {
+                if c.is_control() || is_invisible(c) || also(c) {
                     write!(f, "{}", c.escape_default())?;
                 } else {
                     f.write_char(c)?;
@@ -106,8 +119,15 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-impl fmt::Debug for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{self}\"")
-    }
+/// Characters of no width, line separators, and those that change the
+/// direction of what follows.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{061c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+    )
 }

@@ -1,0 +1,197 @@
+//! Block status descriptors, narrow and wide.
+
+use nbd_codec::wire::DecodeError;
+use nbd_codec::wire::extent::{Extent32, Extent64, Extents32, Extents64, TooWide};
+
+use crate::support::bytes;
+
+const NARROW: [u32; 6] = [0, 1, 512, 1 << 31, u32::MAX - 1, u32::MAX];
+const WIDE: [u64; 6] = [
+    1 << 32,
+    (1 << 32) + 512,
+    1 << 33,
+    1 << 63,
+    u64::MAX - 1,
+    u64::MAX,
+];
+
+#[test]
+fn widening_keeps_every_bit() {
+    for length in NARROW {
+        for flags in NARROW {
+            let wide = Extent64::from(Extent32 { length, flags });
+            assert_eq!((wide.length, wide.flags), (length.into(), flags.into()));
+            assert_eq!(Extent32::try_from(wide), Ok(Extent32 { length, flags }));
+        }
+    }
+}
+
+/// A length of 2^32 is neither 0 nor 2^32 - 1, and flags above 32 bits are not
+/// left out.
+#[test]
+fn narrowing_refuses_what_does_not_fit() {
+    for wide in WIDE {
+        for other in NARROW.map(u64::from).into_iter().chain(WIDE) {
+            for (length, flags) in [(wide, other), (other, wide)] {
+                let extent = Extent64 { length, flags };
+                assert_eq!(Extent32::try_from(extent), Err(TooWide(extent)));
+            }
+        }
+    }
+    let refused = TooWide(Extent64 {
+        length: 1 << 32,
+        flags: 3,
+    });
+    assert_eq!(
+        refused.to_string(),
+        "the extent needs 64 bits: length 4294967296, flags 0x3"
+    );
+}
+
+#[test]
+fn narrow_descriptors() {
+    for (transcript, length, flags) in [
+        ("S: 0000_1000 0000_0003", 4096, 3),
+        ("S: 0000_0000 0000_0000", 0, 0),
+        ("S: ffff_ffff 8000_0000", u32::MAX, 1 << 31),
+    ] {
+        let (bytes, extent) = (bytes(transcript), Extent32 { length, flags });
+        assert_eq!(Extent32::decode(bytes[..].try_into().unwrap()), extent);
+        assert_eq!(extent.encode(), bytes[..]);
+    }
+    assert_eq!(Extent32::SIZE, 8);
+}
+
+#[test]
+fn wide_descriptors() {
+    for (transcript, length, flags) in [
+        ("S: 00000000_00001000 00000000_00000003", 4096, 3),
+        ("S: 00000000_00000000 00000000_00000000", 0, 0),
+        (
+            "S: ffffffff_ffffffff 80000000_00000001",
+            u64::MAX,
+            (1 << 63) + 1,
+        ),
+    ] {
+        let (bytes, extent) = (bytes(transcript), Extent64 { length, flags });
+        assert_eq!(Extent64::decode(bytes[..].try_into().unwrap()), extent);
+        assert_eq!(extent.encode(), bytes[..]);
+    }
+    assert_eq!(Extent64::SIZE, 16);
+}
+
+/// The two widths are two types that behave the same.
+macro_rules! lists {
+    ($module:ident, $extent:ident, $extents:ident, $word:ident) => {
+        mod $module {
+            use super::*;
+
+            fn wire(extents: &[($word, $word)]) -> Vec<u8> {
+                let encode = |&(length, flags)| $extent { length, flags }.encode();
+                extents.iter().flat_map(encode).collect()
+            }
+
+            fn total(extents: &[($word, $word)]) -> Result<u64, DecodeError> {
+                $extents::split(&wire(extents)).0.total()
+            }
+
+            #[test]
+            fn split_takes_whole_descriptors() {
+                let bytes = wire(&[(1, 10), (2, 20), (3, 30)]);
+                for n in 0..=bytes.len() {
+                    let (extents, rest) = $extents::split(&bytes[..n]);
+                    let whole = n / $extent::SIZE;
+                    let end = whole * $extent::SIZE;
+                    assert_eq!(extents.len(), whole);
+                    assert_eq!(extents.is_empty(), whole == 0);
+                    assert!(std::ptr::eq(extents.as_bytes(), &bytes[..end]));
+                    assert!(std::ptr::eq(rest, &bytes[end..n]));
+                }
+            }
+
+            #[test]
+            fn the_iterator_knows_what_is_left() {
+                let list = [(1, 10), (2, 20), (3, 30)];
+                let bytes = wire(&list);
+                let (mut extents, _) = $extents::split(&bytes);
+                for (n, (length, flags)) in list.into_iter().enumerate() {
+                    let left = list.len() - n;
+                    assert_eq!(extents.len(), left);
+                    assert_eq!(ExactSizeIterator::len(&extents), left);
+                    assert_eq!(extents.size_hint(), (left, Some(left)));
+                    let behind = &bytes[n * $extent::SIZE..];
+                    assert!(std::ptr::eq(extents.as_bytes(), behind), "in place");
+                    assert_eq!(extents.next(), Some($extent { length, flags }));
+                }
+                assert_eq!(extents.size_hint(), (0, Some(0)));
+                assert!(extents.is_empty());
+                assert_eq!((extents.next(), extents.next()), (None, None));
+            }
+
+            #[test]
+            fn folding_is_iterating() {
+                let bytes = wire(&[(1, 10), (2, 20), (3, 30)]);
+                let (mut extents, _) = $extents::split(&bytes);
+                extents.next();
+                let mut iterated = Vec::new();
+                let mut by_hand = extents;
+                while let Some(extent) = by_hand.next() {
+                    iterated.push(extent);
+                }
+                let mut folded = Vec::new();
+                extents.for_each(|extent| folded.push(extent));
+                assert_eq!(folded, iterated);
+                assert_eq!(folded.len(), 2);
+            }
+
+            #[test]
+            fn lists_compare_and_show_their_extents() {
+                let (one, other) = (wire(&[(1, 10)]), wire(&[(1, 11)]));
+                let copy = one.clone();
+                let list = |bytes| $extents::split(bytes).0;
+                assert_eq!(list(&one), list(&copy));
+                assert_ne!(list(&one), list(&other));
+                assert_ne!(list(&one), list(&[]));
+                assert_eq!(
+                    format!("{:?}", list(&one)),
+                    concat!("[", stringify!($extent), " { length: 1, flags: 10 }]")
+                );
+            }
+
+            #[test]
+            fn the_total_of_all_lengths() {
+                let max = $word::MAX;
+                assert_eq!(total(&[]), Ok(0));
+                assert_eq!(total(&[(1, 7)]), Ok(1));
+                assert_eq!(total(&[(1, 0), (2, 0), (max - 3, 0)]), Ok(max.into()));
+                let twice = u64::from(max).saturating_mul(2);
+                assert_eq!(total(&[(max, 0), (max, 0)]), Ok(twice));
+                assert_eq!(
+                    total(&[(max, 0), (1, 0)]),
+                    Ok(u64::from(max).saturating_add(1))
+                );
+            }
+
+            #[test]
+            fn an_empty_extent_has_no_total() {
+                let empty = Err(DecodeError::EmptyExtent);
+                assert_eq!(total(&[(0, 0)]), empty);
+                assert_eq!(total(&[(0, 3), (1, 0)]), empty);
+                assert_eq!(total(&[(1, 0), (0, 3), (1, 0)]), empty);
+                assert_eq!(total(&[($word::MAX, 0), ($word::MAX, 0), (0, 0)]), empty);
+            }
+        }
+    };
+}
+
+lists!(narrow, Extent32, Extents32, u32);
+lists!(wide, Extent64, Extents64, u64);
+
+/// 2^32 - 1 twice is no longer a 32-bit number; 2^64 - 1 twice is as much as
+/// can be said.
+#[test]
+fn totals_are_wide_and_do_not_wrap() {
+    let bytes = [0xff; 32];
+    assert_eq!(Extents32::split(&bytes[..16]).0.total(), Ok(0x1_ffff_fffe));
+    assert_eq!(Extents64::split(&bytes).0.total(), Ok(u64::MAX));
+}
