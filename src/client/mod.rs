@@ -6,11 +6,14 @@
 //! | handshake, by policy | [`Connect`]: from the greeting to transmission, with every fallback | [`Negotiated`](crate::Negotiated) |
 //! | transmission | [`Transmission`]: commands out, replies in | the end of the connection |
 
+mod accepted;
+mod chunk;
 pub mod connect;
 pub mod handshake;
 mod reply;
 mod request;
 mod slots;
+mod state;
 mod transmission;
 
 pub use connect::Connect;

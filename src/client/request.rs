@@ -1,8 +1,8 @@
-//! Commands on their way out, and what is refused before a byte is made.
+//! Commands on their way out.
 
 use crate::error::Misuse;
-use crate::negotiated::{Framing, Negotiated};
-use crate::wire::flags::{CommandFlags, TransmissionFlags};
+use crate::negotiated::Framing;
+use crate::wire::flags::CommandFlags;
 use crate::wire::number::{Command, Cookie};
 use crate::wire::request::{CompactRequest, ExtendedRequest};
 
@@ -90,92 +90,6 @@ impl Request {
     pub const fn with(mut self, flags: CommandFlags) -> Self {
         self.flags = self.flags.union(flags);
         self
-    }
-
-    /// Checks the command against what the server advertised.
-    pub(super) fn check(&self, export: &Negotiated, size: u64) -> Result<(), Misuse> {
-        self.check_command(export)?;
-        self.check_flags(export)?;
-        self.check_range(export, size)
-    }
-
-    fn check_command(&self, export: &Negotiated) -> Result<(), Misuse> {
-        let advertised = |flag| match export.flags.contains(flag) {
-            true => Ok(()),
-            false => Err(Misuse::NotAdvertised(self.command)),
-        };
-        match self.command {
-            Command::READ | Command::WRITE => {}
-            Command::FLUSH => advertised(TransmissionFlags::SEND_FLUSH)?,
-            Command::TRIM => advertised(TransmissionFlags::SEND_TRIM)?,
-            Command::CACHE => advertised(TransmissionFlags::SEND_CACHE)?,
-            Command::WRITE_ZEROES => advertised(TransmissionFlags::SEND_WRITE_ZEROES)?,
-            Command::RESIZE => advertised(TransmissionFlags::SEND_RESIZE)?,
-            Command::BLOCK_STATUS if export.contexts.is_empty() => return Err(Misuse::NoContext),
-            Command::BLOCK_STATUS => {}
-            unknown => return Err(Misuse::NotAdvertised(unknown)),
-        }
-        let writes = matches!(
-            self.command,
-            Command::WRITE | Command::TRIM | Command::WRITE_ZEROES | Command::RESIZE
-        );
-        if writes && export.flags.contains(TransmissionFlags::READ_ONLY) {
-            return Err(Misuse::ReadOnly);
-        }
-        Ok(())
-    }
-
-    fn check_flags(&self, export: &Negotiated) -> Result<(), Misuse> {
-        let has = |flag| export.flags.contains(flag);
-        let mut allowed = CommandFlags::NONE;
-        if has(TransmissionFlags::SEND_FUA) {
-            allowed |= CommandFlags::FUA;
-        }
-        match self.command {
-            Command::READ
-                if has(TransmissionFlags::SEND_DF) && export.framing >= Framing::Structured =>
-            {
-                allowed |= CommandFlags::DF;
-            }
-            Command::WRITE_ZEROES => {
-                allowed |= CommandFlags::NO_HOLE;
-                if has(TransmissionFlags::SEND_FAST_ZERO) {
-                    allowed |= CommandFlags::FAST_ZERO;
-                }
-            }
-            Command::BLOCK_STATUS => allowed |= CommandFlags::REQ_ONE,
-            _ => {}
-        }
-        match self.flags.difference(allowed).is_empty() {
-            true => Ok(()),
-            false => Err(Misuse::Flag),
-        }
-    }
-
-    fn check_range(&self, export: &Negotiated, size: u64) -> Result<(), Misuse> {
-        let constraints = export.constraints();
-        if matches!(self.command, Command::FLUSH | Command::RESIZE) {
-            return Ok(());
-        }
-        if self.length == 0 {
-            return Err(Misuse::ZeroLength);
-        }
-        let minimum = constraints.minimum;
-        // The minimum is a power of two: one test for both.
-        let mask = u64::from(minimum).saturating_sub(1);
-        if (self.offset | self.length) & mask != 0 {
-            return Err(Misuse::Misaligned { minimum });
-        }
-        match self.offset.checked_add(self.length) {
-            Some(end) if end <= size => {}
-            _ => return Err(Misuse::OutOfBounds { size }),
-        }
-        let payload = matches!(self.command, Command::READ | Command::WRITE);
-        let maximum = constraints.maximum;
-        if payload && self.length > u64::from(maximum) {
-            return Err(Misuse::TooLarge { maximum });
-        }
-        Ok(())
     }
 
     /// Encodes the command; refuses what the framing has no field for.

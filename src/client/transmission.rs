@@ -1,9 +1,11 @@
 //! Transmission, client side: commands out, replies in (specification,
 //! "Transmission").
 
-use super::reply::State;
+use super::accepted::Accepted;
+
 use super::request::{Head, Payload, Request};
 use super::slots::{Slot, Slots};
+use super::state::State;
 use crate::error::{Error, Misuse};
 use crate::limits::Limits;
 use crate::need::Need;
@@ -108,6 +110,7 @@ pub struct Transmission<S> {
     pub(super) failed: Option<Error>,
     /// The size a resize in flight asks for.
     pub(super) resizing: Option<u64>,
+    accepted: Accepted,
     lenient: bool,
     disconnected: bool,
 }
@@ -116,6 +119,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// Starts where a handshake ended.
     pub fn new(negotiated: Negotiated, slots: S, limits: Limits) -> Self {
         let mut this = Self {
+            accepted: Accepted::new(&negotiated),
             export: negotiated,
             limits,
             slots: Slots::new(slots),
@@ -309,18 +313,24 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         if self.lenient {
             return Ok(());
         }
-        let size = self.resizing.map_or(self.export.size, |new| {
+        match self.resizing {
+            None => self.accepted.check(request, self.export.size)?,
             // Neither what goes away nor what is not there yet.
-            new.min(self.export.size)
-        });
-        request.check(&self.export, size)?;
-        if request.command == Command::RESIZE {
-            let shrinks_below = |slot: &Slot| slot.end() > request.offset;
-            if self.resizing.is_some() || self.slots.iter().any(|(_, slot)| shrinks_below(slot)) {
-                return Err(Misuse::Resizing);
-            }
+            Some(size) => self.accepted.check(request, size.min(self.export.size))?,
         }
-        Ok(())
+        match request.command {
+            Command::RESIZE => self.check_resize(request.offset),
+            _ => Ok(()),
+        }
+    }
+
+    /// A resize excludes another one, and commands behind the new end.
+    fn check_resize(&self, size: u64) -> Result<(), Misuse> {
+        let cut = self.slots.iter().any(|(_, slot)| slot.end() > size);
+        match cut || self.resizing.is_some() {
+            true => Err(Misuse::Resizing),
+            false => Ok(()),
+        }
     }
 
     /// One bit for each of these contexts.

@@ -1,0 +1,136 @@
+//! What the server accepts, worked out once from what it advertised; and what
+//! is refused for it before a byte is made.
+
+use super::request::Request;
+use crate::error::Misuse;
+use crate::negotiated::{Framing, Negotiated};
+use crate::wire::flags::{CommandFlags, TransmissionFlags};
+use crate::wire::number::Command;
+
+/// The rules for every command.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Accepted {
+    rules: [Rule; 9],
+    /// The minimum block size less one; it is a power of two.
+    unaligned: u32,
+    /// The maximum payload in bytes.
+    maximum: u32,
+}
+
+/// The rules for one command.
+#[derive(Debug, Clone, Copy)]
+struct Rule {
+    verdict: Verdict,
+    /// The flags it may carry.
+    flags: CommandFlags,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Verdict {
+    /// Accepted, and has no range.
+    Whole,
+    /// Accepted within the export.
+    Range,
+    /// Accepted within the export, and its length is that of a payload.
+    Payload,
+    NotAdvertised,
+    ReadOnly,
+    NoContext,
+}
+
+impl Accepted {
+    pub(super) fn new(export: &Negotiated) -> Self {
+        let sizes = export.constraints();
+        let rule = |command| Rule {
+            verdict: verdict(command, export),
+            flags: flags(command, export),
+        };
+        Self {
+            rules: [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|number| rule(Command(number))),
+            unaligned: sizes.minimum.saturating_sub(1),
+            maximum: sizes.maximum,
+        }
+    }
+
+    /// Judges a command on an export of `size` bytes.
+    #[inline]
+    pub(super) fn check(&self, request: &Request, size: u64) -> Result<(), Misuse> {
+        let command = request.command;
+        let Some(rule) = self.rules.get(usize::from(command.0)) else {
+            return Err(Misuse::NotAdvertised(command));
+        };
+        match rule.verdict {
+            Verdict::Payload | Verdict::Range | Verdict::Whole => {}
+            Verdict::NotAdvertised => return Err(Misuse::NotAdvertised(command)),
+            Verdict::ReadOnly => return Err(Misuse::ReadOnly),
+            Verdict::NoContext => return Err(Misuse::NoContext),
+        }
+        if !request.flags.difference(rule.flags).is_empty() {
+            return Err(Misuse::Flag);
+        }
+        if matches!(rule.verdict, Verdict::Whole) {
+            return Ok(());
+        }
+        let Request { offset, length, .. } = *request;
+        if length == 0 {
+            return Err(Misuse::ZeroLength);
+        }
+        if (offset | length) & u64::from(self.unaligned) != 0 {
+            let minimum = self.unaligned.saturating_add(1);
+            return Err(Misuse::Misaligned { minimum });
+        }
+        if length > size || offset > size.saturating_sub(length) {
+            return Err(Misuse::OutOfBounds { size });
+        }
+        let maximum = self.maximum;
+        if matches!(rule.verdict, Verdict::Payload) && length > u64::from(maximum) {
+            return Err(Misuse::TooLarge { maximum });
+        }
+        Ok(())
+    }
+}
+
+fn verdict(command: Command, export: &Negotiated) -> Verdict {
+    use TransmissionFlags as T;
+    let (needs, verdict) = match command {
+        Command::READ | Command::WRITE => (T::NONE, Verdict::Payload),
+        Command::FLUSH => (T::SEND_FLUSH, Verdict::Whole),
+        Command::TRIM => (T::SEND_TRIM, Verdict::Range),
+        Command::CACHE => (T::SEND_CACHE, Verdict::Range),
+        Command::WRITE_ZEROES => (T::SEND_WRITE_ZEROES, Verdict::Range),
+        Command::BLOCK_STATUS if export.contexts.is_empty() => return Verdict::NoContext,
+        Command::BLOCK_STATUS => (T::NONE, Verdict::Range),
+        Command::RESIZE => (T::SEND_RESIZE, Verdict::Whole),
+        _ => return Verdict::NotAdvertised,
+    };
+    let writes = matches!(
+        command,
+        Command::WRITE | Command::TRIM | Command::WRITE_ZEROES | Command::RESIZE
+    );
+    if !export.flags.contains(needs) {
+        Verdict::NotAdvertised
+    } else if writes && export.flags.contains(T::READ_ONLY) {
+        Verdict::ReadOnly
+    } else {
+        verdict
+    }
+}
+
+fn flags(command: Command, export: &Negotiated) -> CommandFlags {
+    use TransmissionFlags as T;
+    let chunks = export.framing >= Framing::Structured;
+    let when = |advertised, flag| match advertised {
+        true => flag,
+        false => CommandFlags::NONE,
+    };
+    let has = |flag| export.flags.contains(flag);
+    let own = match command {
+        Command::READ => when(chunks && has(T::SEND_DF), CommandFlags::DF),
+        Command::WRITE_ZEROES => {
+            CommandFlags::NO_HOLE | when(has(T::SEND_FAST_ZERO), CommandFlags::FAST_ZERO)
+        }
+        Command::BLOCK_STATUS => CommandFlags::REQ_ONE,
+        _ => CommandFlags::NONE,
+    };
+    own | when(has(T::SEND_FUA), CommandFlags::FUA)
+}

@@ -1,0 +1,231 @@
+//! What each type of chunk must be, judged against its command.
+
+use super::slots::Slot;
+use super::state::{Extents, Message, Part, State};
+use crate::error::{Error, Violation};
+use crate::limits::Limits;
+use crate::negotiated::{Contexts, Framing, Width};
+use crate::wire::DecodeError;
+use crate::wire::bytes::{Fields, take};
+use crate::wire::chunk;
+use crate::wire::flags::CommandFlags;
+use crate::wire::number::{ChunkType, ContextId, Cookie, ErrorValue};
+
+/// A chunk header of either framing.
+pub(super) struct Header {
+    pub(super) size: usize,
+    pub(super) chunk: ChunkType,
+    pub(super) cookie: Cookie,
+    /// The offset it repeats, if it does.
+    pub(super) offset: Option<u64>,
+    pub(super) length: u64,
+    pub(super) last: bool,
+}
+
+impl Header {
+    /// So much of the payload.
+    #[inline]
+    fn part(&self, left: u64) -> Part {
+        Part {
+            cookie: self.cookie,
+            left,
+            last: self.last,
+        }
+    }
+
+    /// A prefix of `n` bytes is not all there.
+    #[inline]
+    fn short(&self, n: usize) -> Next {
+        Next::Short(self.size.saturating_add(n))
+    }
+}
+
+/// What a look at a header found.
+pub(super) enum Next {
+    /// It was taken; this is behind it.
+    State(State),
+    /// The input ends within the header and its prefix, which have so many
+    /// bytes. Nothing was taken.
+    Short(usize),
+}
+
+/// Whether a chunk of this type, if it is a status chunk, has the width that
+/// was agreed on.
+#[inline]
+pub(super) fn width_agrees(chunk: ChunkType, framing: Framing) -> bool {
+    match chunk {
+        ChunkType::BLOCK_STATUS => framing != Framing::Extended,
+        ChunkType::BLOCK_STATUS_EXT => framing == Framing::Extended,
+        _ => true,
+    }
+}
+
+pub(super) fn none(header: &Header) -> Result<Next, Error> {
+    chunk::none_length(header.length)?;
+    match header.last {
+        true => Ok(Next::State(State::Done(header.cookie))),
+        false => Err(Violation::NoneNotDone.into()),
+    }
+}
+
+/// `offset:64 data`.
+#[inline]
+pub(super) fn offset_data(
+    slot: &mut Slot,
+    header: &Header,
+    body: &mut &[u8],
+) -> Result<Next, Error> {
+    let length = chunk::offset_data_length(header.length)?;
+    // Judged before the offset is there: it cannot lie within the request.
+    if length > slot.length {
+        return Err(Violation::OutOfBounds(header.cookie).into());
+    }
+    let Some(offset) = take::<8>(body) else {
+        return Ok(header.short(8));
+    };
+    let offset = u64::from_be_bytes(*offset);
+    content(slot, header.cookie, offset, length)?;
+    let part = header.part(length);
+    Ok(Next::State(State::Data { part, offset }))
+}
+
+/// `offset:64 hole_size:32`.
+pub(super) fn offset_hole(
+    slot: &mut Slot,
+    header: &Header,
+    body: &mut &[u8],
+) -> Result<Next, Error> {
+    chunk::offset_hole_length(header.length)?;
+    let Some(bytes) = take::<12>(body) else {
+        return Ok(header.short(12));
+    };
+    let mut fields = Fields::new(bytes);
+    let (offset, length) = (fields.u64(), fields.u32());
+    if length == 0 {
+        return Err(DecodeError::EmptyHole.into());
+    }
+    content(slot, header.cookie, offset, u64::from(length))?;
+    Ok(Next::State(State::Hole {
+        part: header.part(0),
+        offset,
+        length,
+    }))
+}
+
+/// Judges a content chunk: within the request, not twice, not in pieces where
+/// the request forbade it.
+#[inline]
+fn content(slot: &mut Slot, cookie: Cookie, offset: u64, length: u64) -> Result<(), Error> {
+    let end = match offset.checked_add(length) {
+        Some(end) if offset >= slot.offset && end <= slot.end() => end,
+        _ => return Err(Violation::OutOfBounds(cookie).into()),
+    };
+    if slot.flags.contains(CommandFlags::DF) && !slot.coverage.is_empty() {
+        return Err(Violation::Fragmented(cookie).into());
+    }
+    if !slot.coverage.add(offset, end, slot.length) {
+        return Err(Violation::Overlap(cookie).into());
+    }
+    Ok(())
+}
+
+/// `context:32 [count:32] descriptors`.
+pub(super) fn block_status(
+    slot: &mut Slot,
+    contexts: &Contexts,
+    limits: &Limits,
+    header: &Header,
+    body: &mut &[u8],
+) -> Result<Next, Error> {
+    let width = match header.chunk {
+        ChunkType::BLOCK_STATUS_EXT => Width::Wide,
+        _ => Width::Narrow,
+    };
+    let count = match width {
+        Width::Wide => chunk::block_status_ext_count(header.length)?,
+        Width::Narrow => chunk::block_status_count(header.length)?,
+    };
+    let left = u32::try_from(count).unwrap_or(u32::MAX);
+    if left > limits.extents {
+        return Err(Violation::ChunkTooLong {
+            chunk: header.chunk,
+            length: count,
+        }
+        .into());
+    }
+    if slot.flags.contains(CommandFlags::REQ_ONE) && left != 1 {
+        return Err(Violation::NotOne(header.cookie).into());
+    }
+    let context = match width {
+        Width::Wide => {
+            let Some(bytes) = take::<8>(body) else {
+                return Ok(header.short(8));
+            };
+            let mut fields = Fields::new(bytes);
+            let context = ContextId(fields.u32());
+            chunk::block_status_ext_agrees(header.length, fields.u32())?;
+            context
+        }
+        Width::Narrow => {
+            let Some(bytes) = take::<4>(body) else {
+                return Ok(header.short(4));
+            };
+            ContextId(u32::from_be_bytes(*bytes))
+        }
+    };
+    Ok(Next::State(State::Extents(Extents {
+        cookie: header.cookie,
+        last: header.last,
+        status: answer(slot, contexts, context)?,
+        width,
+        context,
+        left,
+        at: 0,
+    })))
+}
+
+/// Notes that a context is answered: it must have been asked for, and not be
+/// answered yet. Returns the width of its status.
+fn answer(slot: &mut Slot, contexts: &Contexts, id: ContextId) -> Result<Width, Error> {
+    let found = contexts.bit(id).filter(|(bit, _)| slot.asked & bit != 0);
+    let Some((bit, context)) = found else {
+        return Err(Violation::UnknownContext(id).into());
+    };
+    if slot.missing & bit == 0 {
+        return Err(Violation::RepeatedContext(id).into());
+    }
+    slot.missing &= !bit;
+    Ok(context.width)
+}
+
+/// `error:32 message_length:16 message [offset:64] rest`.
+pub(super) fn error(limits: &Limits, header: &Header, body: &mut &[u8]) -> Result<Next, Error> {
+    chunk::error_length(header.chunk, header.length)?;
+    if header.length > u64::from(limits.payload) {
+        return Err(Violation::ChunkTooLong {
+            chunk: header.chunk,
+            length: header.length,
+        }
+        .into());
+    }
+    let Some(bytes) = take::<6>(body) else {
+        return Ok(header.short(6));
+    };
+    let mut fields = Fields::new(bytes);
+    let (error, message_length) = (ErrorValue(fields.u32()), fields.u16());
+    let rest = chunk::error_rest(header.chunk, header.length, message_length)?;
+    if !error.is_error() {
+        return Err(DecodeError::NoError.into());
+    }
+    let offset = header.chunk == ChunkType::ERROR_OFFSET;
+    Ok(Next::State(State::Message(Message {
+        part: header.part(u64::from(message_length)),
+        skip: message_length > limits.error_message,
+        error,
+        offset,
+        rest: match offset {
+            true => rest.saturating_sub(8),
+            false => rest,
+        },
+    })))
+}
