@@ -141,6 +141,7 @@
 #![forbid(unsafe_code)]
 #![deny(
     missing_docs,
+    unreachable_pub,
     clippy::arithmetic_side_effects,
     clippy::as_conversions,
     clippy::expect_used,

@@ -1,0 +1,47 @@
+//! The operations that are measured.
+
+mod commands;
+mod extents;
+mod headers;
+
+/// An operation, done `count` times.
+pub struct Case {
+    pub name: &'static str,
+    pub run: fn(count: u64),
+    /// A count that makes the cost stand out from the start of the process.
+    pub count: u64,
+    /// The case that does the least that can be done.
+    pub limit: Option<&'static str>,
+}
+
+pub const ALL: &[Case] = &[
+    headers::ENCODE_COMPACT,
+    headers::ENCODE_EXTENDED,
+    headers::DECODE_COMPACT,
+    headers::DECODE_EXTENDED,
+    headers::DECODE_SIMPLE,
+    headers::DECODE_STRUCTURED,
+    headers::DECODE_EXTENDED_REPLY,
+    headers::BARE_32,
+    commands::SIMPLE_1,
+    commands::STRUCTURED_1,
+    commands::EXTENDED_1,
+    commands::EXTENDED_32,
+    commands::EXTENDED_1024,
+    commands::EXTENDED_65536,
+    commands::BARE,
+    commands::FRAGMENTS,
+    commands::DIRECT,
+    extents::NARROW_1,
+    extents::NARROW_1000,
+    extents::NARROW_MANY,
+    extents::WIDE_1,
+    extents::WIDE_1000,
+    extents::WIDE_MANY,
+    extents::BARE_NARROW_1,
+    extents::BARE_NARROW_1000,
+    extents::BARE_NARROW_MANY,
+    extents::BARE_WIDE_1,
+    extents::BARE_WIDE_1000,
+    extents::BARE_WIDE_MANY,
+];

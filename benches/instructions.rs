@@ -1,0 +1,80 @@
+//! Instructions per operation, counted by valgrind: they repeat exactly on a
+//! noisy machine. `cargo bench --bench instructions [-- FILTER]`
+//!
+//! Each case runs in a process of its own, twice, with different counts; the
+//! difference over the difference of counts is what one operation takes.
+//! Beside it stands its limit: a bare loop that does no more than
+//! `from_be_bytes` on the same bytes.
+
+#[path = "cases/mod.rs"]
+mod cases;
+
+use std::process::{Command, exit};
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, name, count] = args.as_slice()
+        && flag == "--case"
+    {
+        let count = count.parse().expect("a count");
+        let case = cases::ALL.iter().find(|case| case.name == name);
+        return (case.expect("a case of this name").run)(count);
+    }
+    let filter = args.iter().find(|arg| !arg.starts_with('-'));
+    let chosen = |name: &str| filter.is_none_or(|filter| name.contains(filter.as_str()));
+    println!(
+        "{:<44} {:>12} {:>12} {:>7}",
+        "operation", "instructions", "bare loop", "ratio"
+    );
+    for case in cases::ALL.iter().filter(|case| chosen(case.name)) {
+        let taken = measure(case);
+        let limit = case.limit.and_then(|limit| {
+            let limit = cases::ALL.iter().find(|case| case.name == limit)?;
+            Some(measure(limit))
+        });
+        match limit {
+            Some(limit) => println!(
+                "{:<44} {taken:>12.1} {limit:>12.1} {:>7.2}",
+                case.name,
+                taken / limit
+            ),
+            None => println!("{:<44} {taken:>12.1}", case.name),
+        }
+    }
+}
+
+fn measure(case: &cases::Case) -> f64 {
+    let (few, many) = (case.count, case.count * 3);
+    let (a, b) = (count(case.name, few), count(case.name, many));
+    (b - a) as f64 / (many - few) as f64
+}
+
+/// Instructions of a whole process that runs a case `count` times.
+fn count(name: &str, count: u64) -> u64 {
+    let this = std::env::current_exe().expect("this program");
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(this)
+        .args(["--case", name, &count.to_string()])
+        .output();
+    let output = match output {
+        Ok(output) if output.status.success() => output,
+        Ok(output) => {
+            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+            exit(1);
+        }
+        Err(error) => {
+            eprintln!("instructions: valgrind cannot be run ({error}); install it");
+            exit(1);
+        }
+    };
+    let text = String::from_utf8_lossy(&output.stderr);
+    let total = text
+        .lines()
+        .find_map(|line| line.split("Collected :").nth(1))
+        .and_then(|number| number.trim().parse().ok());
+    total.unwrap_or_else(|| {
+        eprintln!("instructions: no count in the output of valgrind:\n{text}");
+        exit(1);
+    })
+}
