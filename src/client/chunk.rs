@@ -35,15 +35,15 @@ impl Header {
 
     /// A prefix of `n` bytes is not all there.
     #[inline]
-    fn short(&self, n: usize) -> Next {
-        Next::Short(self.size.saturating_add(n))
+    fn short(&self, n: usize) -> Taken {
+        Taken::Short(self.size.saturating_add(n))
     }
 }
 
-/// What a look at a header found.
-pub(super) enum Next {
-    /// It was taken; this is behind it.
-    State(State),
+/// What became of a header.
+pub(super) enum Taken {
+    /// It was taken, and its prefix with it; the state says what is behind.
+    Yes,
     /// The input ends within the header and its prefix, which have so many
     /// bytes. Nothing was taken.
     Short(usize),
@@ -60,12 +60,13 @@ pub(super) fn width_agrees(chunk: ChunkType, framing: Framing) -> bool {
     }
 }
 
-pub(super) fn none(header: &Header) -> Result<Next, Error> {
+pub(super) fn none(header: &Header, state: &mut State) -> Result<Taken, Error> {
     chunk::none_length(header.length)?;
     match header.last {
-        true => Ok(Next::State(State::Done(header.cookie))),
-        false => Err(Violation::NoneNotDone.into()),
+        true => *state = State::Done(header.cookie),
+        false => return Err(Violation::NoneNotDone.into()),
     }
+    Ok(Taken::Yes)
 }
 
 /// `offset:64 data`.
@@ -74,7 +75,8 @@ pub(super) fn offset_data(
     slot: &mut Slot,
     header: &Header,
     body: &mut &[u8],
-) -> Result<Next, Error> {
+    state: &mut State,
+) -> Result<Taken, Error> {
     let length = chunk::offset_data_length(header.length)?;
     // Judged before the offset is there: it cannot lie within the request.
     if length > slot.length {
@@ -86,7 +88,8 @@ pub(super) fn offset_data(
     let offset = u64::from_be_bytes(*offset);
     content(slot, header.cookie, offset, length)?;
     let part = header.part(length);
-    Ok(Next::State(State::Data { part, offset }))
+    *state = State::Data { part, offset };
+    Ok(Taken::Yes)
 }
 
 /// `offset:64 hole_size:32`.
@@ -94,7 +97,8 @@ pub(super) fn offset_hole(
     slot: &mut Slot,
     header: &Header,
     body: &mut &[u8],
-) -> Result<Next, Error> {
+    state: &mut State,
+) -> Result<Taken, Error> {
     chunk::offset_hole_length(header.length)?;
     let Some(bytes) = take::<12>(body) else {
         return Ok(header.short(12));
@@ -105,11 +109,12 @@ pub(super) fn offset_hole(
         return Err(DecodeError::EmptyHole.into());
     }
     content(slot, header.cookie, offset, u64::from(length))?;
-    Ok(Next::State(State::Hole {
+    *state = State::Hole {
         part: header.part(0),
         offset,
         length,
-    }))
+    };
+    Ok(Taken::Yes)
 }
 
 /// Judges a content chunk: within the request, not twice, not in pieces where
@@ -136,7 +141,8 @@ pub(super) fn block_status(
     limits: &Limits,
     header: &Header,
     body: &mut &[u8],
-) -> Result<Next, Error> {
+    state: &mut State,
+) -> Result<Taken, Error> {
     let width = match header.chunk {
         ChunkType::BLOCK_STATUS_EXT => Width::Wide,
         _ => Width::Narrow,
@@ -173,7 +179,7 @@ pub(super) fn block_status(
             ContextId(u32::from_be_bytes(*bytes))
         }
     };
-    Ok(Next::State(State::Extents(Extents {
+    *state = State::Extents(Extents {
         cookie: header.cookie,
         last: header.last,
         status: answer(slot, contexts, context)?,
@@ -181,7 +187,8 @@ pub(super) fn block_status(
         context,
         left,
         at: 0,
-    })))
+    });
+    Ok(Taken::Yes)
 }
 
 /// Notes that a context is answered: it must have been asked for, and not be
@@ -199,7 +206,12 @@ fn answer(slot: &mut Slot, contexts: &Contexts, id: ContextId) -> Result<Width, 
 }
 
 /// `error:32 message_length:16 message [offset:64] rest`.
-pub(super) fn error(limits: &Limits, header: &Header, body: &mut &[u8]) -> Result<Next, Error> {
+pub(super) fn error(
+    limits: &Limits,
+    header: &Header,
+    body: &mut &[u8],
+    state: &mut State,
+) -> Result<Taken, Error> {
     chunk::error_length(header.chunk, header.length)?;
     if header.length > u64::from(limits.payload) {
         return Err(Violation::ChunkTooLong {
@@ -218,7 +230,7 @@ pub(super) fn error(limits: &Limits, header: &Header, body: &mut &[u8]) -> Resul
         return Err(DecodeError::NoError.into());
     }
     let offset = header.chunk == ChunkType::ERROR_OFFSET;
-    Ok(Next::State(State::Message(Message {
+    *state = State::Message(Message {
         part: header.part(u64::from(message_length)),
         skip: message_length > limits.error_message,
         error,
@@ -227,5 +239,6 @@ pub(super) fn error(limits: &Limits, header: &Header, body: &mut &[u8]) -> Resul
             true => rest.saturating_sub(8),
             false => rest,
         },
-    })))
+    });
+    Ok(Taken::Yes)
 }

@@ -1,7 +1,7 @@
 //! Replies on their way in: framing, chunk by chunk, each judged against its
 //! command before it becomes an event.
 
-use super::chunk::{self, Header, Next};
+use super::chunk::{self, Header, Taken};
 use super::slots::{Judgement, Slot, Slots};
 use super::state::{Extents, Message, Part, State};
 use super::transmission::{Event, Transmission};
@@ -35,22 +35,24 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let result = self.step(input);
+        let result = match self.state {
+            State::Done(cookie) => self.complete(cookie).map(Some),
+            _ => self.step(input),
+        };
         if let Err(error) = result {
             self.failed = Some(error);
         }
         result
     }
 
-    #[inline]
     fn step<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
         if let State::Rest(part) = self.state {
             self.skip(part, input);
         }
         if let State::Header = self.state {
             match self.header(input)? {
-                Next::State(state) => self.state = state,
-                Next::Short(want) => {
+                Taken::Yes => self.want = self.least_header(),
+                Taken::Short(want) => {
                     self.want = want;
                     return Ok(None);
                 }
@@ -85,16 +87,16 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     #[inline]
     fn behind(&mut self, part: Part) {
         self.state = part.after();
-        self.want = self.least_header();
     }
 
     /// The first bytes of a reply: the magic number tells its kind as soon as
     /// it is there.
     #[inline]
-    fn header(&mut self, input: &mut &[u8]) -> Result<Next, Error> {
+    fn header(&mut self, input: &mut &[u8]) -> Result<Taken, Error> {
         let negotiated = self.export.framing;
         let Some(magic) = input.first_chunk::<4>() else {
-            return judge_short_magic(input, negotiated).map(|()| Next::Short(self.least_header()));
+            return judge_short_magic(input, negotiated)
+                .map(|()| Taken::Short(self.least_header()));
         };
         let mut rest = *input;
         let header = match (u32::from_be_bytes(*magic), negotiated) {
@@ -103,7 +105,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             }
             (STRUCTURED_REPLY_MAGIC, Framing::Structured) => {
                 let Some(header) = StructuredHeader::decode(&mut rest)? else {
-                    return Ok(Next::Short(StructuredHeader::SIZE));
+                    return Ok(Taken::Short(StructuredHeader::SIZE));
                 };
                 Header {
                     size: StructuredHeader::SIZE,
@@ -116,7 +118,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             }
             (EXTENDED_REPLY_MAGIC, Framing::Extended) => {
                 let Some(header) = ExtendedHeader::decode(&mut rest)? else {
-                    return Ok(Next::Short(ExtendedHeader::SIZE));
+                    return Ok(Taken::Short(ExtendedHeader::SIZE));
                 };
                 Header {
                     size: ExtendedHeader::SIZE,
@@ -133,17 +135,17 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             _ => return Err(DecodeError::Magic { message: "reply" }.into()),
         };
         // Header and prefix are taken together, or not at all.
-        let next = self.chunk(&header, &mut rest)?;
-        if matches!(next, Next::State(_)) {
+        let taken = self.chunk(&header, &mut rest)?;
+        if matches!(taken, Taken::Yes) {
             *input = rest;
         }
-        Ok(next)
+        Ok(taken)
     }
 
     #[inline]
-    fn simple_reply(&mut self, input: &mut &[u8]) -> Result<Next, Error> {
+    fn simple_reply(&mut self, input: &mut &[u8]) -> Result<Taken, Error> {
         let Some(SimpleReply { error, cookie }) = SimpleReply::decode(input)? else {
-            return Ok(Next::Short(SimpleReply::SIZE));
+            return Ok(Taken::Short(SimpleReply::SIZE));
         };
         let framing = self.export.framing;
         let slot = find(&mut self.slots, cookie)?;
@@ -156,7 +158,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         }
         slot.error = error;
         if !read || error.is_error() || slot.length == 0 {
-            return Ok(Next::State(State::Done(cookie)));
+            self.state = State::Done(cookie);
+            return Ok(Taken::Yes);
         }
         let part = Part {
             cookie,
@@ -164,12 +167,13 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             last: true,
         };
         let offset = slot.offset;
-        Ok(Next::State(State::Data { part, offset }))
+        self.state = State::Data { part, offset };
+        Ok(Taken::Yes)
     }
 
     /// A chunk; `body` begins behind its header.
     #[inline]
-    fn chunk(&mut self, header: &Header, body: &mut &[u8]) -> Result<Next, Error> {
+    fn chunk(&mut self, header: &Header, body: &mut &[u8]) -> Result<Taken, Error> {
         let framing = self.export.framing;
         if !chunk::width_agrees(header.chunk, framing) {
             return Err(Violation::OtherWidth {
@@ -183,11 +187,22 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             return Err(Violation::OtherOffset(header.cookie).into());
         }
         match (header.chunk, slot.command) {
-            (ChunkType::OFFSET_DATA, Command::READ) => chunk::offset_data(slot, header, body),
-            (ChunkType::OFFSET_HOLE, Command::READ) => chunk::offset_hole(slot, header, body),
-            (ChunkType::NONE, _) => chunk::none(header),
+            (ChunkType::OFFSET_DATA, Command::READ) => {
+                chunk::offset_data(slot, header, body, &mut self.state)
+            }
+            (ChunkType::OFFSET_HOLE, Command::READ) => {
+                chunk::offset_hole(slot, header, body, &mut self.state)
+            }
+            (ChunkType::NONE, _) => chunk::none(header, &mut self.state),
             (ChunkType::BLOCK_STATUS | ChunkType::BLOCK_STATUS_EXT, Command::BLOCK_STATUS) => {
-                chunk::block_status(slot, &self.export.contexts, &self.limits, header, body)
+                chunk::block_status(
+                    slot,
+                    &self.export.contexts,
+                    &self.limits,
+                    header,
+                    body,
+                    &mut self.state,
+                )
             }
             (
                 ChunkType::OFFSET_DATA
@@ -200,7 +215,9 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 command,
             }
             .into()),
-            (kind, _) if kind.is_error() => chunk::error(&self.limits, header, body),
+            (kind, _) if kind.is_error() => {
+                chunk::error(&self.limits, header, body, &mut self.state)
+            }
             (kind, _) => Err(Violation::UnknownChunk(kind).into()),
         }
     }
@@ -371,7 +388,6 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         }
         self.slots.remove(cookie);
         self.state = State::Header;
-        self.want = self.least_header();
         Ok(Event::Done { cookie, result })
     }
 }

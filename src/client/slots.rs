@@ -117,6 +117,7 @@ impl Coverage {
     /// Adds a chunk that lies within the request of `length` bytes; false if
     /// it cannot but overlap an earlier one.
     #[must_use]
+    #[inline]
     pub(super) fn add(&mut self, offset: u64, end: u64, length: u64) -> bool {
         self.jump(offset);
         self.frontier = end;
@@ -126,6 +127,7 @@ impl Coverage {
 
     /// What a reply that claims to be complete has made of a request that ends
     /// at `end`.
+    #[inline]
     pub(super) fn judge(mut self, end: u64, length: u64) -> Judgement {
         self.jump(end);
         if self.received < length {
