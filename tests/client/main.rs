@@ -1,0 +1,9 @@
+//! The client role, judged by transcripts: each one whole, byte by byte, at
+//! every split, by exact reads, through a small buffer, and cut off at every
+//! byte.
+
+mod greetings;
+mod machines;
+mod script;
+mod seen;
+mod transcript;
