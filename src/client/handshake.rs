@@ -7,7 +7,9 @@ use crate::need::Need;
 use crate::negotiated::{Context, Contexts, Framing, Negotiated, Style, Width};
 use crate::wire::bytes::{clip, take, take_slice, wide};
 use crate::wire::flags::{ClientFlags, HandshakeFlags, TransmissionFlags};
-use crate::wire::greeting::{ExportNameReply, Greeting, NewstyleGreeting, RESERVED_ZEROES};
+use crate::wire::greeting::{
+    ExportNameReply, Greeting, NewstyleGreeting, OldstyleGreeting, RESERVED_ZEROES,
+};
 use crate::wire::number::{ContextId, InfoType, OptionReplyType, OptionType};
 use crate::wire::option::{OptionRequest, encode_set_meta_context};
 use crate::wire::option_reply::{BlockSizes, Info, OptionReply, OptionReplyHeader};
@@ -492,6 +494,10 @@ impl Handshake {
 
     fn greeting<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
         let Some(greeting) = Greeting::decode_fields(input)? else {
+            // A newstyle greeting would be whole by then.
+            if input.len() >= NewstyleGreeting::SIZE {
+                self.want = OldstyleGreeting::FIELDS;
+            }
             return Ok(None);
         };
         let fixed = match greeting {
