@@ -50,14 +50,14 @@ pub(crate) fn tiny() -> Limits {
 /// `C: flags 3`, `C: opt GO 4:32 "disk" 0:16`, `C: tls established`.
 pub(crate) struct ByHand {
     pub(crate) handshake: Handshake,
-    limits: Limits,
+    pub(crate) buffer: usize,
 }
 
 impl ByHand {
     pub(crate) fn new(require_tls: bool, limits: Limits) -> Self {
         Self {
             handshake: Handshake::new(require_tls, limits),
-            limits,
+            buffer: 20 + usize::try_from(limits.option_data).unwrap(),
         }
     }
 }
@@ -116,7 +116,7 @@ impl Machine for ByHand {
     }
 
     fn buffer(&self) -> usize {
-        20 + usize::try_from(self.limits.option_data).unwrap()
+        self.buffer
     }
 }
 
@@ -450,4 +450,16 @@ pub(crate) fn extent(length: u64, flags: u64) -> Extent64 {
 /// Whether an event ends a command well.
 pub(crate) fn is_success(event: Event<'_>) -> bool {
     matches!(event, Event::Done { result: Ok(()), .. })
+}
+
+/// How a fixed newstyle handshake begins.
+pub(crate) const FIXED: &str = r#"
+    S: "NBDMAGIC" "IHAVEOPT" 3:16
+    E: Greeting(Newstyle(NewstyleGreeting { flags: HandshakeFlags(FIXED_NEWSTYLE | NO_ZEROES) }))
+    C: flags 3
+"#;
+
+/// Plays a fixed newstyle handshake by hand, behind its client flags.
+pub(crate) fn fixed(transcript: &str) {
+    by_hand(&format!("{FIXED}{transcript}"));
 }

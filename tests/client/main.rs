@@ -4,6 +4,7 @@
 
 mod greetings;
 mod machines;
+mod options;
 mod script;
 mod seen;
 mod transcript;
