@@ -568,11 +568,17 @@ impl Handshake {
             .into());
         }
         if header.reply == OptionReplyType::META_CONTEXT {
+            let Some(behind_id) = left.checked_sub(4) else {
+                return Err(DecodeError::Overrun {
+                    message: "NBD_REP_META_CONTEXT",
+                }
+                .into());
+            };
             let Some(id) = take::<4>(&mut rest) else {
                 self.want = OptionReplyHeader::SIZE.saturating_add(4);
                 return Ok(Flow::Short);
             };
-            left = left.saturating_sub(4);
+            left = behind_id;
             self.note_context(header.option, ContextId(u32::from_be_bytes(*id)))?;
         }
         *input = rest;
