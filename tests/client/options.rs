@@ -544,3 +544,30 @@ fn no_room_at_all() {
     };
     play(start, &transcript);
 }
+
+/// What the machine itself must know is taken whatever the caller has room
+/// for: 34 bytes of buffer are enough for any export.
+#[test]
+fn size_and_block_sizes_are_never_skipped() {
+    let mut limits = small();
+    limits.option_data = 0;
+    let transcript = format!(
+        r#"{FIXED}
+        C: opt GO 0:32 1:16 BLOCK_SIZE:16
+        S: rep GO INFO DESCRIPTION:16 64*100
+        S: rep GO INFO BLOCK_SIZE:16 512:32 4096:32 1M:32
+        S: rep GO INFO EXPORT:16 1M:64 1:16
+        S: rep GO ACK
+        E: Skipped {{ reply: NBD_REP_INFO, length: 102 }}
+        E: Info(BlockSize(BlockSizes {{ minimum: 512, preferred: 4096, maximum: 1048576 }}))
+        E: Info(Export {{ size: 1048576, flags: TransmissionFlags(HAS_FLAGS) }})
+        E: Ack(NBD_OPT_GO)
+        E: Ready
+        "#
+    );
+    let start = || ByHand {
+        buffer: 34,
+        ..ByHand::new(false, limits)
+    };
+    play(start, &transcript);
+}
