@@ -536,7 +536,11 @@ impl Handshake {
         }
         check_reply(sent, header.reply)?;
         let length = clip(u64::from(header.length));
-        if header.length > self.limits.option_data {
+        let least = match header.reply {
+            OptionReplyType::INFO => LONGEST_FIXED,
+            _ => 0,
+        };
+        if header.length > self.limits.option_data.max(least) {
             return self.begin_skip(header, rest, input);
         }
         let Some(data) = take_slice(&mut rest, length) else {
@@ -768,6 +772,10 @@ impl Handshake {
         }
     }
 }
+
+/// Length of the longest information that the machine itself must know, the
+/// block sizes, in bytes.
+const LONGEST_FIXED: u32 = 14;
 
 /// Whether `reply` is an answer to `option` at all.
 fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> {
