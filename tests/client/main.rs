@@ -3,8 +3,10 @@
 //! byte.
 
 mod greetings;
+mod handshake_misuse;
 mod machines;
 mod options;
 mod script;
 mod seen;
+mod tls;
 mod transcript;
