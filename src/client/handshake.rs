@@ -244,10 +244,18 @@ impl Handshake {
         self.check_send(option)?;
         let written = option.encode(sink)?;
         self.sent(option.option());
-        match option {
-            OptionRequest::ExportName(name) => self.chosen = Name::of(*name),
-            OptionRequest::Go(request) => self.chosen = Name::of(request.export),
-            OptionRequest::SetMetaContext(request) => self.select_for(request.export),
+        // What is sent by number means what the number means.
+        let meaning = match *option {
+            OptionRequest::Other { option, data } => OptionRequest::decode(option, data),
+            known => Ok(known),
+        };
+        match meaning {
+            Ok(OptionRequest::ExportName(name)) => self.chosen = Name::of(name),
+            Ok(OptionRequest::Go(request)) => self.chosen = Name::of(request.export),
+            Ok(OptionRequest::SetMetaContext(request)) => self.select_for(Some(request.export)),
+            // Whatever a server makes of it, for no export known here.
+            Err(_) if option.option() == OptionType::SET_META_CONTEXT => self.select_for(None),
+            Err(_) if option.option() == OptionType::GO => self.contexts_for = None,
             _ => {}
         }
         Ok(written)
@@ -292,7 +300,7 @@ impl Handshake {
         check_name(export)?;
         let written = encode_set_meta_context(export, queries, sink)?;
         self.sent(OptionType::SET_META_CONTEXT);
-        self.select_for(export);
+        self.select_for(Some(export));
         Ok(written)
     }
 
@@ -312,9 +320,9 @@ impl Handshake {
     }
 
     /// Selecting contexts replaces those selected before, even where it fails.
-    fn select_for(&mut self, export: Text<'_>) {
+    fn select_for(&mut self, export: Option<Text<'_>>) {
         self.agreed.contexts = Contexts::new();
-        self.contexts_for = Some(Name::of(export));
+        self.contexts_for = export.map(Name::of);
     }
 
     /// States that TLS protects the connection from here on.
