@@ -4,10 +4,12 @@
 
 mod commands;
 mod connect;
+mod coverage;
 mod greetings;
 mod handshake_misuse;
 mod machines;
 mod options;
+mod reads;
 mod script;
 mod seen;
 mod tls;
