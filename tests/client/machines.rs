@@ -231,22 +231,26 @@ pub(crate) fn with_block_sizes(framing: Framing, minimum: u32, maximum: u32) -> 
 /// `C: READ 0 4K DF`, `C: FLUSH`, `C: STATUS 0 1M of=1,2`, `C: DISC`.
 pub(crate) struct Sending {
     pub(crate) machine: Transmission<Vec<Slot>>,
+    pub(crate) buffer: usize,
     /// Cookie and offset of every command but DISC.
-    sent: Vec<(Cookie, u64)>,
+    pub(crate) sent: Vec<(Cookie, u64)>,
 }
 
 impl Sending {
     pub(crate) fn new(export: Negotiated, limits: Limits) -> Self {
         Self {
             machine: Transmission::new(export, vec![Slot::EMPTY; 8], limits),
+            buffer: 64,
             sent: Vec::new(),
         }
     }
 
     pub(crate) fn lenient(export: Negotiated) -> Self {
-        let Self { machine, sent } = Self::new(export, tiny());
-        let machine = machine.lenient();
-        Self { machine, sent }
+        let strict = Self::new(export, tiny());
+        Self {
+            machine: strict.machine.lenient(),
+            ..strict
+        }
     }
 
     fn number(&self, cookie: Cookie) -> usize {
@@ -438,7 +442,7 @@ impl Machine for Sending {
     }
 
     fn buffer(&self) -> usize {
-        64
+        self.buffer
     }
 }
 

@@ -5,6 +5,7 @@
 mod commands;
 mod connect;
 mod coverage;
+mod errors;
 mod greetings;
 mod handshake_misuse;
 mod machines;
@@ -12,5 +13,6 @@ mod options;
 mod reads;
 mod script;
 mod seen;
+mod status;
 mod tls;
 mod transcript;
