@@ -313,7 +313,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         if structured && (read || status) {
             return Err(Violation::SimpleReply(slot.command).into());
         }
-        slot.error = error;
+        if !slot.error.is_error() {
+            // An error chunk that came before is not taken back.
+            slot.error = error;
+        }
         let (offset, length) = (slot.offset, slot.length);
         if !read || error.is_error() || length == 0 {
             return Ok(self.go(State::Done(cookie)));
