@@ -543,9 +543,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         };
         let (cookie, context) = (extents.cookie, extents.context);
         let start = offset.saturating_add(extents.at);
-        let (event, total, last) = if size == Extent64::SIZE {
+        let (event, reach) = if size == Extent64::SIZE {
             let (batch, _) = Extents64::split(bytes);
-            let last = batch.last_length();
             if extents.status == Width::Narrow && batch.any_wide_flags() {
                 return Err(Violation::StatusTooWide(context).into());
             }
@@ -555,27 +554,26 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 offset: start,
                 extents: batch,
             };
-            (event, batch.total()?, last)
+            (event, batch.reach()?)
         } else {
             let (batch, _) = Extents32::split(bytes);
-            let last = batch.last_length();
             let event = Event::Extents32 {
                 cookie,
                 context,
                 offset: start,
                 extents: batch,
             };
-            (event, batch.total()?, last)
+            (event, batch.reach()?)
         };
-        if one && total > length {
+        if one && reach.total > length {
             return Err(Violation::NotOne(cookie).into());
         }
         // The last extent may reach beyond the request, none may begin there.
-        let begins = extents.at.saturating_add(total.saturating_sub(last));
+        let begins = extents.at.saturating_add(reach.last);
         if begins >= length && length > 0 {
             return Err(Violation::ExtentBeyond(cookie).into());
         }
-        extents.at = extents.at.saturating_add(total);
+        extents.at = extents.at.saturating_add(reach.total);
         extents.left = u32::try_from(left.saturating_sub(count)).unwrap_or(0);
         if extents.left == 0 {
             let part = Part {
