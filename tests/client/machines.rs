@@ -2,9 +2,8 @@
 
 use nbd_codec::client::connect::{Connect, Plan};
 use nbd_codec::client::handshake::Handshake;
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::{Request, Slot, Transmission};
 use nbd_codec::wire::Sink;
-use nbd_codec::wire::extent::Extent64;
 use nbd_codec::wire::flags::{ClientFlags, CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, OptionType};
 use nbd_codec::wire::option::OptionRequest;
@@ -444,16 +443,6 @@ impl Machine for Sending {
     fn buffer(&self) -> usize {
         self.buffer
     }
-}
-
-/// An extent, for lists in tests.
-pub(crate) fn extent(length: u64, flags: u64) -> Extent64 {
-    Extent64 { length, flags }
-}
-
-/// Whether an event ends a command well.
-pub(crate) fn is_success(event: Event<'_>) -> bool {
-    matches!(event, Event::Done { result: Ok(()), .. })
 }
 
 /// How a fixed newstyle handshake begins.

@@ -2,10 +2,12 @@
 //! every split, by exact reads, through a small buffer, and cut off at every
 //! byte.
 
+mod command_misuse;
 mod commands;
 mod connect;
 mod coverage;
 mod errors;
+mod framing;
 mod greetings;
 mod handshake_misuse;
 mod machines;
