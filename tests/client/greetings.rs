@@ -1,7 +1,8 @@
 //! Greetings, client flags, and `EXPORT_NAME`.
 
+use nbd_codec::client::handshake::{Event, Handshake};
 use nbd_codec::wire::number::OptionType;
-use nbd_codec::{Error, Framing, Misuse, Negotiated, Style};
+use nbd_codec::{Error, Framing, Misuse, Need, Negotiated, Style};
 
 use super::machines::{ByHand, Bytes, by_hand, small, tiny};
 use super::script::{self, NoCommands};
@@ -201,4 +202,33 @@ fn options_that_need_fixed_newstyle() {
     }
     hand.client(r#"opt EXPORT_NAME "disk""#);
     assert_eq!(hand.end_of_input(), Err(Error::Closed));
+}
+
+/// What a reader does that reads exactly what is needed, once more without the
+/// driver of the transcripts.
+#[test]
+fn exact_reads_by_hand() {
+    let stream: Vec<u8> = [
+        r#""NBDMAGIC" 00004202_81861253 2^64-1:64 0:16 3:16 00*124"#,
+        r#""more""#,
+    ]
+    .iter()
+    .flat_map(|line| script::server(line, &NoCommands))
+    .collect();
+    let mut handshake = Handshake::new(false, small());
+    let (mut buffer, mut at, mut ready) = (Vec::new(), 0, false);
+    while !ready {
+        let Need::Header(n) = handshake.need() else {
+            panic!("{:?}", handshake.need());
+        };
+        assert!(n > buffer.len(), "a reader would hang");
+        at += n - buffer.len();
+        buffer = stream[at - n..at].to_vec();
+        let mut input = buffer.as_slice();
+        while let Some(event) = handshake.receive(&mut input).unwrap() {
+            ready |= event == Event::Ready;
+        }
+        buffer = input.to_vec();
+    }
+    assert_eq!(&stream[at..], b"more");
 }

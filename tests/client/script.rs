@@ -170,7 +170,7 @@ fn one(word: &str, commands: &dyn Commands) -> Vec<u8> {
         return vec![byte; usize::try_from(number(times)).unwrap()];
     }
     let digits: String = word.chars().filter(|c| *c != '_').collect();
-    assert!(digits.len() % 2 == 0, "{word} is half a byte");
+    assert!(digits.len().is_multiple_of(2), "{word} is half a byte");
     let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16);
     (0..digits.len())
         .step_by(2)
