@@ -2,6 +2,7 @@
 //! every split, by exact reads, through a small buffer, and cut off at every
 //! byte.
 
+mod bounded;
 mod command_misuse;
 mod commands;
 mod connect;
