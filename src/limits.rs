@@ -17,7 +17,8 @@ pub struct Limits {
     /// Longest option data (server) and option reply data (client) that is
     /// taken whole, in bytes. The receive buffer must hold it and its header,
     /// 20 bytes. What is longer is skipped and reported without its content;
-    /// a server answers `NBD_REP_ERR_TOO_BIG`. Default: an export's name and
+    /// a server answers `NBD_REP_ERR_TOO_BIG`. A client takes `NBD_REP_INFO`
+    /// of 14 bytes in any case: size and block sizes. Default: an export's name and
     /// description, 8196.
     pub option_data: u32,
     /// Longest message of an error chunk that is delivered, in bytes. The

@@ -306,12 +306,17 @@ impl<'a> Connect<'a> {
             next,
             ended,
         } = self;
-        handshake.into_negotiated().map_err(|handshake| Self {
+        let back = |handshake| Self {
             plan,
             handshake,
             next,
             ended,
-        })
+        };
+        match ended {
+            // An oldstyle server is ready whatever it was told.
+            true => Err(back(handshake)),
+            false => handshake.into_negotiated().map_err(back),
+        }
     }
 
     /// Which of [`Plan::contexts`] cannot be asked for with the framing agreed

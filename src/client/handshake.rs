@@ -7,7 +7,9 @@ use crate::need::Need;
 use crate::negotiated::{Context, Contexts, Framing, Negotiated, Style, Width};
 use crate::wire::bytes::{clip, take, take_slice, wide};
 use crate::wire::flags::{ClientFlags, HandshakeFlags, TransmissionFlags};
-use crate::wire::greeting::{ExportNameReply, Greeting, NewstyleGreeting, RESERVED_ZEROES};
+use crate::wire::greeting::{
+    ExportNameReply, Greeting, NewstyleGreeting, OldstyleGreeting, RESERVED_ZEROES,
+};
 use crate::wire::number::{ContextId, InfoType, OptionReplyType, OptionType};
 use crate::wire::option::{OptionRequest, encode_set_meta_context};
 use crate::wire::option_reply::{BlockSizes, Info, OptionReply, OptionReplyHeader};
@@ -242,10 +244,18 @@ impl Handshake {
         self.check_send(option)?;
         let written = option.encode(sink)?;
         self.sent(option.option());
-        match option {
-            OptionRequest::ExportName(name) => self.chosen = Name::of(*name),
-            OptionRequest::Go(request) => self.chosen = Name::of(request.export),
-            OptionRequest::SetMetaContext(request) => self.select_for(request.export),
+        // What is sent by number means what the number means.
+        let meaning = match *option {
+            OptionRequest::Other { option, data } => OptionRequest::decode(option, data),
+            known => Ok(known),
+        };
+        match meaning {
+            Ok(OptionRequest::ExportName(name)) => self.chosen = Name::of(name),
+            Ok(OptionRequest::Go(request)) => self.chosen = Name::of(request.export),
+            Ok(OptionRequest::SetMetaContext(request)) => self.select_for(Some(request.export)),
+            // Whatever a server makes of it, for no export known here.
+            Err(_) if option.option() == OptionType::SET_META_CONTEXT => self.select_for(None),
+            Err(_) if option.option() == OptionType::GO => self.contexts_for = None,
             _ => {}
         }
         Ok(written)
@@ -290,7 +300,7 @@ impl Handshake {
         check_name(export)?;
         let written = encode_set_meta_context(export, queries, sink)?;
         self.sent(OptionType::SET_META_CONTEXT);
-        self.select_for(export);
+        self.select_for(Some(export));
         Ok(written)
     }
 
@@ -310,9 +320,9 @@ impl Handshake {
     }
 
     /// Selecting contexts replaces those selected before, even where it fails.
-    fn select_for(&mut self, export: Text<'_>) {
+    fn select_for(&mut self, export: Option<Text<'_>>) {
         self.agreed.contexts = Contexts::new();
-        self.contexts_for = Some(Name::of(export));
+        self.contexts_for = export.map(Name::of);
     }
 
     /// States that TLS protects the connection from here on.
@@ -492,6 +502,10 @@ impl Handshake {
 
     fn greeting<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
         let Some(greeting) = Greeting::decode_fields(input)? else {
+            // A newstyle greeting would be whole by then.
+            if input.len() >= NewstyleGreeting::SIZE {
+                self.want = OldstyleGreeting::FIELDS;
+            }
             return Ok(None);
         };
         let fixed = match greeting {
@@ -530,7 +544,11 @@ impl Handshake {
         }
         check_reply(sent, header.reply)?;
         let length = clip(u64::from(header.length));
-        if header.length > self.limits.option_data {
+        let least = match header.reply {
+            OptionReplyType::INFO => LONGEST_FIXED,
+            _ => 0,
+        };
+        if header.length > self.limits.option_data.max(least) {
             return self.begin_skip(header, rest, input);
         }
         let Some(data) = take_slice(&mut rest, length) else {
@@ -562,11 +580,17 @@ impl Handshake {
             .into());
         }
         if header.reply == OptionReplyType::META_CONTEXT {
+            let Some(behind_id) = left.checked_sub(4) else {
+                return Err(DecodeError::Overrun {
+                    message: "NBD_REP_META_CONTEXT",
+                }
+                .into());
+            };
             let Some(id) = take::<4>(&mut rest) else {
                 self.want = OptionReplyHeader::SIZE.saturating_add(4);
                 return Ok(Flow::Short);
             };
-            left = left.saturating_sub(4);
+            left = behind_id;
             self.note_context(header.option, ContextId(u32::from_be_bytes(*id)))?;
         }
         *input = rest;
@@ -756,6 +780,10 @@ impl Handshake {
         }
     }
 }
+
+/// Length of the longest information that the machine itself must know, the
+/// block sizes, in bytes.
+const LONGEST_FIXED: u32 = 14;
 
 /// Whether `reply` is an answer to `option` at all.
 fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> {

@@ -255,7 +255,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         };
         let slot = find(&mut self.slots, cookie)?;
         let offset = slot.offset.saturating_add(extents.at);
-        let (event, total, last) = if extents.width == Width::Wide {
+        let (event, reach) = if extents.width == Width::Wide {
             let (extents64, _) = Extents64::split(bytes);
             if extents.status == Width::Narrow && extents64.any_wide_flags() {
                 return Err(Violation::StatusTooWide(context).into());
@@ -266,7 +266,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 offset,
                 extents: extents64,
             };
-            (event, extents64.total()?, extents64.last_length())
+            (event, extents64.reach()?)
         } else {
             let (extents32, _) = Extents32::split(bytes);
             let event = Event::Extents32 {
@@ -275,17 +275,17 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 offset,
                 extents: extents32,
             };
-            (event, extents32.total()?, extents32.last_length())
+            (event, extents32.reach()?)
         };
-        if slot.flags.contains(CommandFlags::REQ_ONE) && total > slot.length {
+        if slot.flags.contains(CommandFlags::REQ_ONE) && reach.total > slot.length {
             return Err(Violation::NotOne(cookie).into());
         }
         // The last extent may reach beyond the request, none may begin there.
-        let begins = extents.at.saturating_add(total.saturating_sub(last));
+        let begins = extents.at.saturating_add(reach.last);
         if begins >= slot.length && slot.length > 0 {
             return Err(Violation::ExtentBeyond(cookie).into());
         }
-        extents.at = extents.at.saturating_add(total);
+        extents.at = extents.at.saturating_add(reach.total);
         extents.left = u32::try_from(left.saturating_sub(count)).unwrap_or(0);
         if extents.left == 0 {
             self.behind(Part {

@@ -265,3 +265,35 @@ fn uses(cookie: Cookie) -> u32 {
 fn position(index: u32) -> usize {
     usize::try_from(index).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The generation of a cookie starts over after 2^32 uses; cookies of the
+    /// last round are not found in the next.
+    #[test]
+    fn generations_start_over() {
+        let mut slot = Slot::EMPTY;
+        slot.uses = u32::MAX - 1;
+        let mut slots = Slots::new([slot]);
+        let command = Slot::new(&Request::flush(), 0);
+        let last = slots.insert(command);
+        assert_eq!(last, Some(Cookie(0xffff_ffff_0000_0000)));
+        let last = last.unwrap_or_default();
+        assert!(slots.find(last).is_some());
+        slots.remove(last);
+        slots.remove(last);
+        assert!(slots.find(last).is_none());
+        assert_eq!(slots.in_flight(), 0);
+        let first = slots.insert(command);
+        assert_eq!(first, Some(Cookie(0x0000_0001_0000_0000)));
+        assert!(slots.find(last).is_none() && slots.is_full());
+        // A free slot is found by no cookie, not by one of an even generation
+        // either.
+        slots.remove(Cookie(1 << 32));
+        for generation in 0..4u64 {
+            assert!(slots.find(Cookie(generation << 32)).is_none());
+        }
+    }
+}

@@ -64,6 +64,15 @@ impl TryFrom<Extent64> for Extent32 {
     }
 }
 
+/// How far a list of extents goes, in bytes; `u64::MAX` stands for more than
+/// 64 bits hold.
+pub(crate) struct Reach {
+    /// Where the last one begins.
+    pub(crate) last: u64,
+    /// Where it ends.
+    pub(crate) total: u64,
+}
+
 /// The two widths differ in nothing but numbers.
 macro_rules! extents {
     (
@@ -127,14 +136,6 @@ macro_rules! extents {
                 self.0.is_empty()
             }
 
-            /// The length of the last one in bytes, zero if there is none.
-            #[inline]
-            pub(crate) fn last_length(self) -> u64 {
-                self.0
-                    .last()
-                    .map_or(0, |bytes| u64::from($extent::decode(bytes).length))
-            }
-
             /// The sum of all lengths in bytes; `u64::MAX` if it is larger.
             ///
             /// # Errors
@@ -142,16 +143,24 @@ macro_rules! extents {
             /// [`DecodeError::EmptyExtent`] if one has no length.
             #[inline]
             pub fn total(self) -> Result<u64, DecodeError> {
-                let mut total = 0u64;
+                self.reach().map(|reach| reach.total)
+            }
+
+            /// Where the last one begins and ends, if the first one begins at
+            /// zero; fails as [`total`](Self::total).
+            #[inline]
+            pub(crate) fn reach(self) -> Result<Reach, DecodeError> {
+                let mut reach = Reach { last: 0, total: 0 };
                 let mut empty = false;
                 for extent in self {
                     empty |= extent.length == 0;
-                    total = total.saturating_add(u64::from(extent.length));
+                    reach.last = reach.total;
+                    reach.total = reach.total.saturating_add(u64::from(extent.length));
                 }
                 if empty {
                     return Err(DecodeError::EmptyExtent);
                 }
-                Ok(total)
+                Ok(reach)
             }
         }
 

@@ -1,0 +1,356 @@
+//! Nothing is allocated on the way: not in a handshake, not in 10,000 commands
+//! of every kind in every framing.
+
+#![expect(unsafe_code, reason = "an allocator that counts has to be one")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use nbd_codec::client::connect::{Connect, Event as Way, Plan};
+use nbd_codec::client::handshake::ContextQuery;
+use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::wire::chunk::Chunk;
+use nbd_codec::wire::extent::{Extent32, Extent64, Extents32, Extents64};
+use nbd_codec::wire::flags::{CommandFlags, HandshakeFlags, ReplyFlags, TransmissionFlags};
+use nbd_codec::wire::greeting::NewstyleGreeting;
+use nbd_codec::wire::number::{ChunkType, Command, ContextId, Cookie, ErrorValue, OptionType};
+use nbd_codec::wire::option_reply::{Info, OptionReply};
+use nbd_codec::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
+use nbd_codec::{Context, Framing, Limits, Need, Negotiated, Width};
+
+thread_local! {
+    /// Allocations of this thread (other threads belong to the test harness).
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: everything is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// How often `run` allocates.
+fn allocations(run: impl FnOnce()) -> u64 {
+    let before = COUNT.get();
+    run();
+    COUNT.get() - before
+}
+
+#[test]
+fn the_counter_counts() {
+    let one = allocations(|| drop(std::hint::black_box(Box::new(1u64))));
+    assert_eq!(one, 1);
+}
+
+/// What the peer sends, in memory of fixed size.
+struct Peer {
+    bytes: [u8; 1 << 16],
+    length: usize,
+}
+
+impl Peer {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; 1 << 16],
+            length: 0,
+        }
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.length..][..bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    fn option_reply(&mut self, option: OptionType, reply: OptionReply<'_>) {
+        let mut room = &mut self.bytes[self.length..];
+        self.length += reply.encode(option, &mut room).unwrap();
+    }
+
+    fn simple(&mut self, error: ErrorValue, cookie: Cookie) {
+        self.put(&SimpleReply { error, cookie }.encode());
+    }
+
+    fn chunk(
+        &mut self,
+        framing: Framing,
+        last: bool,
+        cookie: Cookie,
+        offset: u64,
+        chunk: Chunk<'_>,
+    ) {
+        let mut payload = [0; 8192];
+        let length = chunk.encode(&mut payload.as_mut_slice()).unwrap();
+        let flags = if last {
+            ReplyFlags::DONE
+        } else {
+            ReplyFlags::NONE
+        };
+        let payload = &payload[..length];
+        let chunk = chunk.chunk();
+        match framing {
+            Framing::Extended => self.put(
+                &ExtendedHeader {
+                    flags,
+                    chunk,
+                    cookie,
+                    offset,
+                    length: length as u64,
+                }
+                .encode(),
+            ),
+            _ => self.put(
+                &StructuredHeader {
+                    flags,
+                    chunk,
+                    cookie,
+                    length: u32::try_from(length).unwrap(),
+                }
+                .encode(),
+            ),
+        }
+        self.put(payload);
+    }
+
+    /// Answers a command: reads with data and a hole, block status with
+    /// extents, every seventh command with an error.
+    fn answer(&mut self, framing: Framing, round: usize, request: &Request, cookie: Cookie) {
+        let offset = request.offset;
+        if framing == Framing::Simple {
+            match round % 7 {
+                0 => self.simple(ErrorValue::EIO, cookie),
+                _ => {
+                    self.simple(ErrorValue::NONE, cookie);
+                    if request.command == Command::READ {
+                        self.put(&[7; 512]);
+                    }
+                }
+            }
+            return;
+        }
+        if round % 7 == 0 {
+            let error = Chunk::Error {
+                chunk: ChunkType::ERROR,
+                error: ErrorValue::EIO,
+                message: "out of luck".into(),
+                rest: &[],
+            };
+            return self.chunk(framing, true, cookie, offset, error);
+        }
+        match request.command {
+            Command::READ => {
+                let data = [7; 256];
+                let hole = Chunk::OffsetHole {
+                    offset: offset + 256,
+                    length: 256,
+                };
+                let data = Chunk::OffsetData {
+                    offset,
+                    data: &data,
+                };
+                self.chunk(framing, false, cookie, offset, hole);
+                self.chunk(framing, true, cookie, offset, data);
+            }
+            Command::BLOCK_STATUS => {
+                let narrow = Extent32 {
+                    length: 256,
+                    flags: 3,
+                };
+                let context = ContextId(1);
+                let chunk = match framing {
+                    Framing::Extended => {
+                        let bytes = [Extent64::from(narrow).encode(); 2];
+                        let (extents, _) = Extents64::split(bytes.as_flattened());
+                        self.chunk(
+                            framing,
+                            false,
+                            cookie,
+                            offset,
+                            Chunk::BlockStatusExt { context, extents },
+                        );
+                        Chunk::None
+                    }
+                    _ => {
+                        let bytes = [narrow.encode(); 2];
+                        let (extents, _) = Extents32::split(bytes.as_flattened());
+                        self.chunk(
+                            framing,
+                            false,
+                            cookie,
+                            offset,
+                            Chunk::BlockStatus { context, extents },
+                        );
+                        Chunk::None
+                    }
+                };
+                self.chunk(framing, true, cookie, offset, chunk);
+            }
+            _ => self.chunk(framing, true, cookie, offset, Chunk::None),
+        }
+    }
+}
+
+const KINDS: [Request; 9] = [
+    Request::read(512, 512),
+    Request::write(1024, 512),
+    Request::flush(),
+    Request::trim(0, 512),
+    Request::cache(0, 512),
+    Request::write_zeroes(0, 512),
+    Request::block_status(512, 512),
+    Request::resize(1 << 20),
+    Request::read(0, 512),
+];
+
+fn export(framing: Framing) -> Negotiated {
+    let flags = TransmissionFlags::KNOWN - TransmissionFlags::READ_ONLY;
+    let mut export = Negotiated::new(framing, 1 << 20, flags);
+    if framing != Framing::Simple {
+        let width = Width::Narrow;
+        let id = ContextId(1);
+        export.contexts.push(Context { id, width }).unwrap();
+    }
+    export
+}
+
+/// Nine commands of every kind in flight, answered together; until 10,000 are
+/// done. Half of the payload comes as events, the other half is read directly.
+fn commands(framing: Framing, peer: &mut Peer) -> usize {
+    let mut machine = Transmission::new(export(framing), [Slot::EMPTY; 16], Limits::DEFAULT);
+    let mut payload = [0; 64];
+    let (mut round, mut done, mut extents, mut bytes) = (0, 0, 0, 0);
+    while done < 10_000 {
+        peer.length = 0;
+        for request in KINDS {
+            round += 1;
+            if request.command == Command::BLOCK_STATUS && framing == Framing::Simple {
+                continue;
+            }
+            let filtered = request.command == Command::BLOCK_STATUS
+                && framing == Framing::Extended
+                && round % 2 == 0;
+            let head = match filtered {
+                true => machine.block_status_of(
+                    &[ContextId(1)],
+                    request.offset,
+                    request.length,
+                    CommandFlags::NONE,
+                    &mut payload.as_mut_slice(),
+                ),
+                false => machine.submit(request),
+            };
+            let head = head.unwrap();
+            std::hint::black_box(head.as_bytes());
+            peer.answer(framing, round, &request, head.cookie());
+        }
+        let mut input = &peer.bytes[..peer.length];
+        loop {
+            match machine.receive(&mut input).unwrap() {
+                Some(Event::Data { data, .. }) => bytes += data.len(),
+                Some(Event::Hole { length, .. }) => bytes += length as usize,
+                Some(Event::Extents32 { extents: list, .. }) => extents += list.count(),
+                Some(Event::Extents64 { extents: list, .. }) => extents += list.count(),
+                Some(Event::Done { .. }) => done += 1,
+                Some(_) => {}
+                None => break,
+            }
+            if let Need::Payload { length, .. } = machine.need()
+                && done % 2 == 0
+            {
+                let n = usize::try_from(length).unwrap().min(input.len());
+                machine.advance(n as u64).unwrap();
+                input = &input[n..];
+                bytes += n;
+            }
+        }
+        assert_eq!(machine.in_flight(), 0);
+    }
+    assert!(bytes > 0 && (extents > 0 || framing == Framing::Simple));
+    done
+}
+
+#[test]
+fn ten_thousand_commands() {
+    let mut peer = Box::new(Peer::new());
+    for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
+        let mut done = 0;
+        let count = allocations(|| done = commands(framing, &mut peer));
+        assert!(done >= 10_000);
+        assert_eq!(count, 0, "{framing} allocates");
+    }
+}
+
+/// A whole handshake, with contexts and every information.
+#[test]
+fn handshake() {
+    let mut peer = Box::new(Peer::new());
+    let flags = HandshakeFlags::KNOWN;
+    peer.put(&NewstyleGreeting { flags }.encode());
+    let greeting = peer.length;
+    peer.option_reply(OptionType::EXTENDED_HEADERS, OptionReply::Ack);
+    let extended = peer.length;
+    let option = OptionType::SET_META_CONTEXT;
+    let id = ContextId(1);
+    let name = "base:allocation".into();
+    peer.option_reply(option, OptionReply::MetaContext { id, name });
+    peer.option_reply(option, OptionReply::Ack);
+    let selected = peer.length;
+    let (size, flags) = (u64::MAX, TransmissionFlags::HAS_FLAGS);
+    for info in [
+        Info::Name("disk".into()),
+        Info::Description("a disk".into()),
+        Info::Export { size, flags },
+    ] {
+        peer.option_reply(OptionType::GO, OptionReply::Info(info));
+    }
+    peer.option_reply(OptionType::GO, OptionReply::Ack);
+    let turns = [
+        0..greeting,
+        greeting..extended,
+        extended..selected,
+        selected..peer.length,
+    ];
+
+    let wanted = [ContextQuery::narrow("base:allocation")];
+    let mut plan = Plan::new("disk");
+    plan.contexts = &wanted;
+    plan.describe = true;
+    let mut agreed = None;
+    let count = allocations(|| {
+        let mut connect = Connect::new(plan).unwrap();
+        let mut ready = false;
+        for turn in turns {
+            let mut input = &peer.bytes[turn];
+            while let Some(event) = connect.receive(&mut input).unwrap() {
+                ready |= event == Way::Ready;
+            }
+            let mut out = [0; 256];
+            let mut room = out.as_mut_slice();
+            while connect.transmit(&mut room).unwrap() > 0 {}
+        }
+        assert!(ready);
+        agreed = connect.into_negotiated().ok();
+    });
+    let agreed = agreed.expect("the handshake comes to its end");
+    assert_eq!((agreed.size, agreed.framing), (u64::MAX, Framing::Extended));
+    assert_eq!(agreed.contexts.len(), 1);
+    assert_eq!(count, 0);
+}

@@ -1,0 +1,278 @@
+//! Errors that a server reports: they are events, and the reply runs on to its
+//! end.
+
+use nbd_codec::Framing::{self, Extended, Simple, Structured};
+use nbd_codec::wire::number::ErrorValue;
+
+use super::machines::{Sending, export, small, transmission, with_contexts};
+use super::transcript::play;
+
+const CHUNKED: [Framing; 2] = [Structured, Extended];
+
+fn write(transcript: &str) {
+    for framing in CHUNKED {
+        transmission(export(framing), &format!("C: WRITE 4K 1K\n{transcript}"));
+    }
+}
+
+/// After an error chunk the reply still runs to DONE; the first error counts.
+#[test]
+fn runs_to_done() {
+    write(
+        r#"
+        S: chunk ERROR #0 EIO:32 2:16 "hm"
+        S: chunk ERROR #0 ENOSPC:32 0:16
+        S: chunk ERROR_OFFSET #0 EINVAL:32 0:16 4096:64
+        E: #0 error NBD_EIO "hm"
+        E: #0 error NBD_ENOSPC ""
+        E: #0 error NBD_EINVAL @4096 ""
+        C: FLUSH
+        S: last NONE #1
+        S: last NONE #0
+        E: #1 done
+        E: #0 done NBD_EIO
+        "#,
+    );
+}
+
+/// What follows behind an error chunk in the same reply cannot take it back.
+#[test]
+fn a_simple_reply_does_not_undo_an_error() {
+    transmission(
+        export(Structured),
+        r#"
+        C: WRITE 4K 1K
+        S: chunk ERROR #0 EIO:32 0:16
+        S: simple OK #0
+        E: #0 error NBD_EIO ""
+        E: #0 done NBD_EIO
+        "#,
+    );
+}
+
+/// Where an error may lie: within the request. Commands without a range have
+/// no place for one, and fail all the same.
+#[test]
+fn offsets() {
+    for offset in [4096, 5119] {
+        write(&format!(
+            r#"
+            S: last ERROR_OFFSET #0 EIO:32 0:16 {offset}:64
+            E: #0 error NBD_EIO @{offset} ""
+            E: #0 done NBD_EIO
+            "#
+        ));
+    }
+    for offset in [0, 4095, 5120, u64::MAX] {
+        write(&format!(
+            "S: last ERROR_OFFSET #0 EIO:32 0:16 {offset}:64\n! Violation(OutOfBounds(#0))"
+        ));
+    }
+    for framing in CHUNKED {
+        for command in ["FLUSH", "RESIZE 2M"] {
+            for offset in [0, 4096, u64::MAX] {
+                transmission(
+                    export(framing),
+                    &format!(
+                        r#"
+                        C: {command}
+                        S: last ERROR_OFFSET #0 EIO:32 0:16 {offset}:64
+                        E: #0 error NBD_EIO @{offset} ""
+                        E: #0 done NBD_EIO
+                        "#
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// Error chunks nobody knows are errors; what stands behind the message is
+/// passed over.
+#[test]
+fn unknown_error_chunks() {
+    for kind in ["0x8003", "0xffff", "0x8000"] {
+        write(
+            &format!(
+                r#"
+            S: chunk {kind} #0 EIO:32 5:16 "hello" 0102030405
+            S: last {kind} #0 EPERM:32 0:16 ff*100
+            S: last NONE #1
+            E: #0 error NBD_EIO "hello"
+            E: #0 error NBD_EPERM ""
+            E: #0 done NBD_EIO
+            "#
+            )
+            .replace("S: last NONE #1\n", ""),
+        );
+    }
+    // Known ones may have more than is known, too.
+    write(
+        r#"
+        S: chunk ERROR #0 EIO:32 1:16 "x" 01*70
+        S: last ERROR_OFFSET #0 EIO:32 1:16 "x" 4K:64 01*70
+        E: #0 error NBD_EIO "x"
+        E: #0 error NBD_EIO @4096 "x"
+        E: #0 done NBD_EIO
+        "#,
+    );
+}
+
+/// Lengths that no error chunk has.
+#[test]
+fn impossible_lengths() {
+    for (kind, length, name) in [
+        ("ERROR", 0, "NBD_REPLY_TYPE_ERROR"),
+        ("ERROR", 5, "NBD_REPLY_TYPE_ERROR"),
+        ("ERROR_OFFSET", 6, "NBD_REPLY_TYPE_ERROR_OFFSET"),
+        ("ERROR_OFFSET", 13, "NBD_REPLY_TYPE_ERROR_OFFSET"),
+        ("0x8003", 5, "unknown chunk"),
+    ] {
+        write(&format!(
+            "S: chunk {kind} #0 len={length}\n! Decode(Length {{ message: {name:?}, length: {length} }})"
+        ));
+    }
+    for (line, name) in [
+        ("ERROR #0 len=6 EIO:32 1:16", "NBD_REPLY_TYPE_ERROR"),
+        ("ERROR #0 len=4000 EIO:32 0xffff:16", "NBD_REPLY_TYPE_ERROR"),
+        (
+            "ERROR_OFFSET #0 len=14 EIO:32 1:16",
+            "NBD_REPLY_TYPE_ERROR_OFFSET",
+        ),
+        ("0x8003 #0 len=10 EIO:32 5:16", "unknown chunk"),
+    ] {
+        write(&format!(
+            "S: chunk {line}\n! Decode(Overrun {{ message: {name:?} }})"
+        ));
+    }
+    write("S: chunk ERROR #0 OK:32 0:16\n! Decode(NoError)");
+    write(
+        r#"
+        S: chunk ERROR #0 len=0xffffffff EIO:32 0:16
+        ! Violation(ChunkTooLong { chunk: NBD_REPLY_TYPE_ERROR, length: 4294967295 })
+        "#,
+    );
+    transmission(
+        export(Extended),
+        r#"
+        C: FLUSH
+        S: chunk ERROR #0 len=2^64-1
+        ! Violation(ChunkTooLong { chunk: NBD_REPLY_TYPE_ERROR, length: 18446744073709551615 })
+        "#,
+    );
+}
+
+/// Messages that the caller has no room for are skipped; the rest of the
+/// chunk is not.
+#[test]
+fn long_messages() {
+    write(
+        r#"
+        S: chunk ERROR #0 EIO:32 18:16 78*18
+        S: chunk ERROR #0 EIO:32 19:16 78*19
+        S: chunk ERROR_OFFSET #0 EIO:32 4096:16 78*4096 4100:64
+        S: chunk ERROR_OFFSET #0 EIO:32 100:16 78*100 4101:64 ff*90
+        S: last 0x8003 #0 EIO:32 5000:16 78*5000 ff*3
+        E: #0 error NBD_EIO "xxxxxxxxxxxxxxxxxx"
+        E: #0 error NBD_EIO skipped
+        E: #0 error NBD_EIO @4100 skipped
+        E: #0 error NBD_EIO @4101 skipped
+        E: #0 error NBD_EIO skipped
+        E: #0 done NBD_EIO
+        "#,
+    );
+    write("S: chunk ERROR_OFFSET #0 EIO:32 100:16 78*100 0:64\n! Violation(OutOfBounds(#0))");
+    // With more room, more is delivered.
+    for framing in CHUNKED {
+        let start = || Sending {
+            buffer: 256,
+            ..Sending::new(export(framing), small())
+        };
+        let transcript = format!(
+            r#"
+            C: FLUSH
+            S: last ERROR #0 EIO:32 210:16 78*210
+            E: #0 error NBD_EIO "{}"
+            E: #0 done NBD_EIO
+            "#,
+            "x".repeat(210)
+        );
+        play(start, &transcript);
+    }
+}
+
+/// Numbers that the specification does not define are passed on as they are;
+/// acted on, they are EINVAL.
+#[test]
+fn unexpected_numbers() {
+    for (number, name, acted_on) in [
+        (2_u32, "ErrorValue(0x2)", ErrorValue::EINVAL),
+        (122, "ErrorValue(0x7a)", ErrorValue::EINVAL),
+        (u32::MAX, "ErrorValue(0xffffffff)", ErrorValue::EINVAL),
+        (108, "NBD_ESHUTDOWN", ErrorValue::ESHUTDOWN),
+    ] {
+        for framing in [Simple, Structured] {
+            let transcript = format!("C: FLUSH\nS: simple {number} #0\nE: #0 done {name}");
+            transmission(export(framing), &transcript);
+        }
+        write(&format!(
+            r#"
+            S: last ERROR #0 {number}:32 0:16
+            E: #0 error {name} ""
+            E: #0 done {name}
+            "#
+        ));
+        assert_eq!(ErrorValue(number).or_invalid(), acted_on);
+    }
+}
+
+/// A server that shuts down says so, and what is in flight still ends; the
+/// client says goodbye.
+#[test]
+fn shutdown() {
+    transmission(
+        export(Structured),
+        r#"
+        C: FLUSH
+        C: WRITE 0 512
+        S: last ERROR #0 ESHUTDOWN:32 4:16 "soon"
+        E: #0 error NBD_ESHUTDOWN "soon"
+        E: #0 done NBD_ESHUTDOWN
+        S: simple ESHUTDOWN #1
+        E: #1 done NBD_ESHUTDOWN
+        C: DISC
+        "#,
+    );
+}
+
+/// Texts are a peer's: what they contain is shown safely.
+#[test]
+fn messages_of_any_bytes() {
+    write(
+        r#"
+        S: last ERROR #0 EIO:32 5:16 1b5b6d00ff
+        E: #0 error NBD_EIO "\u{1b}[m\u{0}�"
+        E: #0 done NBD_EIO
+        "#,
+    );
+}
+
+/// Any command can fail, in any framing with chunks, with a place.
+#[test]
+fn every_command_with_a_range() {
+    for framing in CHUNKED {
+        for command in ["READ", "WRITE", "TRIM", "CACHE", "WRITE_ZEROES", "STATUS"] {
+            transmission(
+                with_contexts(framing, 1),
+                &format!(
+                    r#"
+                    C: {command} 4K 512
+                    S: last ERROR_OFFSET #0 EIO:32 4:16 "here" 4607:64
+                    E: #0 error NBD_EIO @4607 "here"
+                    E: #0 done NBD_EIO
+                    "#
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The client role, judged by transcripts: each one whole, byte by byte, at
+//! every split, by exact reads, through a small buffer, and cut off at every
+//! byte.
+
+mod bounded;
+mod command_misuse;
+mod commands;
+mod connect;
+mod coverage;
+mod errors;
+mod framing;
+mod greetings;
+mod handshake_misuse;
+mod invariants;
+mod invariants_both;
+mod long_replies;
+mod machines;
+mod options;
+mod reads;
+mod script;
+mod seen;
+mod sessions;
+mod status;
+mod tls;
+mod transcript;
