@@ -53,8 +53,8 @@ sizes! {
         Limits = 16;
         Contexts = 260;
         Negotiated = 296;
-        Transmission<[Slot; 0]> = 424;
-        Transmission<[Slot; 16]> = 1448;
+        Transmission<[Slot; 0]> = 472;
+        Transmission<[Slot; 16]> = 1496;
         Handshake = 424;
         Connect<'static> = 488;
     }

@@ -371,8 +371,9 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             ErrorValue::NONE => Ok(()),
             error => Err(error),
         };
-        if result.is_ok() && !simple {
-            if slot.command == Command::READ {
+        if result.is_ok() {
+            // A simple reply is whole by its form.
+            if slot.command == Command::READ && !simple {
                 match slot.coverage.judge(slot.end(), slot.length) {
                     Judgement::Complete => {}
                     Judgement::Incomplete => return Err(Violation::Incomplete(cookie).into()),
