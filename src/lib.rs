@@ -160,6 +160,7 @@ extern crate no_std_compat as std;
 extern crate std;
 
 pub mod client;
+mod coverage;
 mod error;
 mod limits;
 mod need;
