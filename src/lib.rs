@@ -163,6 +163,7 @@ pub mod client;
 mod coverage;
 mod error;
 mod limits;
+mod name;
 mod need;
 mod negotiated;
 #[cfg(feature = "alloc")]
