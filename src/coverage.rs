@@ -10,7 +10,7 @@
 /// where the one before ended, adds the hash of the one place and subtracts
 /// the hash of the other; when all is covered, what was added and subtracted
 /// is the same and the sum is zero. Replies in order never hash.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Coverage {
     /// Bytes of content so far.
     received: u64,

@@ -166,6 +166,7 @@ mod limits;
 mod name;
 mod need;
 mod negotiated;
+pub mod server;
 #[cfg(feature = "alloc")]
 pub mod uri;
 pub mod wire;
