@@ -12,10 +12,12 @@ use crate::wire::text::Text;
 /// use nbd_codec::server::{Export, MetaContext};
 /// use nbd_codec::wire::flags::TransmissionFlags;
 ///
+/// const CONTEXTS: &[MetaContext<'_>] = &[MetaContext::narrow("base:allocation")];
+///
 /// let flags = TransmissionFlags::SEND_FLUSH | TransmissionFlags::SEND_TRIM;
 /// let mut export = Export::new("disk", 1 << 30, flags);
 /// export.description = "the disk with the holes";
-/// export.contexts = &[MetaContext::narrow("base:allocation")];
+/// export.contexts = CONTEXTS;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
