@@ -9,6 +9,7 @@
 //! an event.
 
 use crate::negotiated::{ContextsError, Framing};
+use crate::wire::flags::ClientFlags;
 use crate::wire::number::{ChunkType, Command, ContextId, Cookie, OptionReplyType, OptionType};
 use crate::wire::option_reply::BlockSizes;
 use crate::wire::text::TextError;
@@ -34,6 +35,14 @@ pub enum Error {
     /// text.
     #[error("TLS could not be started")]
     TlsFailed,
+    /// Server: TLS is required, and the client asked to enter transmission
+    /// without it by `EXPORT_NAME`, which has no way to be refused.
+    #[error("TLS is required, and NBD_OPT_EXPORT_NAME asked for an export without it")]
+    TlsRequired,
+    /// Server: the export asked for by `EXPORT_NAME` was refused; the
+    /// specification has no way to say so but to close.
+    #[error("the export was refused, and NBD_OPT_EXPORT_NAME has no reply that says so")]
+    ExportRefused,
 }
 
 /// A message that is well formed, and that the peer must not send here.
@@ -43,9 +52,9 @@ pub enum Violation {
     /// Bytes where the peer has nothing to say.
     #[error("bytes where the peer has nothing to say")]
     Unsolicited,
-    /// Bytes behind the acknowledgement of `STARTTLS` that are not protected
-    /// by TLS: somebody may have injected them.
-    #[error("plain text behind the acknowledgement of STARTTLS")]
+    /// Bytes behind `STARTTLS` or its acknowledgement that are not protected by
+    /// TLS: somebody may have injected them.
+    #[error("plain text behind STARTTLS")]
     PlaintextAfterStartTls,
     /// A reply to an option other than the one that was sent.
     #[error("{sent} was answered by a reply to {answered}")]
@@ -75,8 +84,8 @@ pub enum Violation {
     /// Metadata contexts that cannot be.
     #[error("{0}")]
     Contexts(#[from] ContextsError),
-    /// A reply in a framing that was not agreed on.
-    #[error("a reply of another framing than {negotiated}, which was agreed on")]
+    /// A message in a framing that was not agreed on.
+    #[error("a message of another framing than {negotiated}, which was agreed on")]
     OtherFraming {
         /// What was agreed on.
         negotiated: Framing,
@@ -150,6 +159,35 @@ pub enum Violation {
     /// More than 32 bits of status in a context that has no more.
     #[error("64-bit status in metadata context {0}, which has 32 bits")]
     StatusTooWide(ContextId),
+    /// Server: client flags that are unknown, or were not offered.
+    #[error("client flags that were not offered: {0}")]
+    ClientFlags(ClientFlags),
+    /// Server: another option than `EXPORT_NAME` without fixed newstyle.
+    #[error("{0} without fixed newstyle")]
+    NotFixed(OptionType),
+    /// Server: `EXPORT_NAME` although extended headers were agreed on.
+    #[error("NBD_OPT_EXPORT_NAME with extended headers")]
+    ExportNameWithExtended,
+    /// Server: an export's name in `EXPORT_NAME` that breaks the rules for
+    /// strings. (Other options are answered instead.)
+    #[error("the name of the export is {0}")]
+    ExportName(TextError),
+    /// Server: option data that is longer than anybody can mean it.
+    #[error("{option} with {length} bytes of data is beyond the limit")]
+    OptionTooLong {
+        /// The option.
+        option: OptionType,
+        /// The length of its data in bytes.
+        length: u32,
+    },
+    /// Server: a payload beyond the maximum, which a client must not send.
+    #[error("{command} with a payload of {length} bytes is beyond the limit")]
+    PayloadTooLong {
+        /// The command.
+        command: Command,
+        /// The length of the payload in bytes.
+        length: u64,
+    },
 }
 
 /// A call that is not possible now, or not with these arguments. Nothing was
@@ -244,6 +282,50 @@ pub enum Misuse {
         /// What is expected, in bytes.
         expected: u64,
     },
+    /// Server: this reply is no answer to the option under way.
+    #[error("{0} is no answer to the option under way")]
+    Answer(OptionReplyType),
+    /// Server: block sizes that break the rules of "Size constraints".
+    #[error(
+        "impossible block sizes: minimum {}, preferred {}, maximum {}",
+        .0.minimum, .0.preferred, .0.maximum
+    )]
+    BlockSizes(BlockSizes),
+    /// Server: a metadata context's name is not `namespace:leaf`, or it is one
+    /// of `base:` and said to have more than 32 bits of status.
+    #[error("a metadata context is called namespace:leaf, and is narrow in base:")]
+    ContextName,
+    /// Server: a chunk outside the request it answers.
+    #[error("the chunk lies outside the request")]
+    OutsideRequest,
+    /// Server: content that was sent already, or lies around an error that was
+    /// reported already.
+    #[error("content chunks of one reply must not overlap, nor follow an error they hold")]
+    Overlap,
+    /// Server: a second content chunk although the read forbids fragments.
+    #[error("the read forbids fragments (DF): one content chunk only")]
+    Fragmented,
+    /// Server: a read declared complete with parts missing.
+    #[error("the read is not complete; send what is missing, or fail it")]
+    Incomplete,
+    /// Server: the request wants one extent within it for each context.
+    #[error("the request wants one extent, not longer than itself (REQ_ONE)")]
+    NotOne,
+    /// Server: a status chunk without extents, or an extent without length.
+    #[error("a status chunk has at least one extent, and none is empty")]
+    EmptyExtent,
+    /// Server: an extent that begins behind the end of the request.
+    #[error("an extent begins behind the end of the request; cut the list")]
+    ExtentBeyond,
+    /// Server: more extents than one chunk may have.
+    #[error("more than {maximum} extents in one chunk")]
+    TooManyExtents {
+        /// How many there may be.
+        maximum: u32,
+    },
+    /// Server: more than 32 bits of status in a context that has no more.
+    #[error("64-bit status in metadata context {0}, which has 32 bits")]
+    StatusTooWide(ContextId),
     /// The session is over.
     #[error("the session is over: {0}")]
     Failed(Error),

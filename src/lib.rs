@@ -160,10 +160,13 @@ extern crate no_std_compat as std;
 extern crate std;
 
 pub mod client;
+mod coverage;
 mod error;
 mod limits;
+mod name;
 mod need;
 mod negotiated;
+pub mod server;
 #[cfg(feature = "alloc")]
 pub mod uri;
 pub mod wire;

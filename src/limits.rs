@@ -27,7 +27,14 @@ pub struct Limits {
     pub error_message: u16,
     /// Longest payload in bytes that is not taken for an attack. Default: 32
     /// MiB.
+    ///
+    /// A server draws the same line for the data of an option that it would
+    /// skip, and for a `WRITE` with compact headers that it would refuse.
     pub payload: u32,
+    /// Server: longest effect in bytes of a command that carries no data
+    /// (`TRIM`, `CACHE`, `WRITE_ZEROES`) that is handed over; what is longer is
+    /// answered `EOVERFLOW`. Default: no limit.
+    pub effect: u64,
     /// Most extents in one status chunk. Default 2^20.
     pub extents: u32,
 }
@@ -38,6 +45,7 @@ impl Limits {
         option_data: 2 * MAX_TEXT_U32 + 4,
         error_message: 4096,
         payload: 1 << 25,
+        effect: u64::MAX,
         extents: 1 << 20,
     };
 }

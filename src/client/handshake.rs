@@ -3,9 +3,10 @@
 
 use crate::error::{Error, Misuse, Violation};
 use crate::limits::Limits;
+use crate::name::Name;
 use crate::need::Need;
 use crate::negotiated::{Context, Contexts, Framing, Negotiated, Style, Width};
-use crate::wire::bytes::{clip, take, take_slice, wide};
+use crate::wire::bytes::{clip, take, take_slice};
 use crate::wire::flags::{ClientFlags, HandshakeFlags, TransmissionFlags};
 use crate::wire::greeting::{
     ExportNameReply, Greeting, NewstyleGreeting, OldstyleGreeting, RESERVED_ZEROES,
@@ -168,7 +169,8 @@ pub struct Handshake {
     /// Whether the option under way has brought `NBD_INFO_EXPORT`.
     informed: bool,
     /// For which export the contexts were selected, and which one `GO` or
-    /// `EXPORT_NAME` asks for.
+    /// `EXPORT_NAME` asks for. Both names are the caller's own: nobody can
+    /// forge one that is taken for the other.
     contexts_for: Option<Name>,
     chosen: Name,
 }
@@ -823,28 +825,5 @@ fn check_name(name: Text<'_>) -> Result<(), Misuse> {
     match name.len() > MAX_TEXT {
         true => Err(TextError::TooLong.into()),
         false => name.to_str().map(|_| ()).map_err(Misuse::from),
-    }
-}
-
-/// An export name, remembered without keeping it: length and hash. Only names
-/// that the caller itself gave are compared, so nobody can forge one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Name {
-    length: u64,
-    hash: u64,
-}
-
-impl Name {
-    fn of(name: Text<'_>) -> Self {
-        let hash = name
-            .as_bytes()
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-                (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-            });
-        Self {
-            length: wide(name.len()),
-            hash,
-        }
     }
 }

@@ -2,9 +2,10 @@
 //! command before it becomes an event.
 
 use super::chunk::{self, Header, Taken};
-use super::slots::{Judgement, Slot, Slots};
+use super::slots::{Slot, Slots};
 use super::state::{Extents, Message, Part, State};
 use super::transmission::{Event, Transmission};
+use crate::coverage::Judgement;
 use crate::error::{Error, Violation};
 use crate::negotiated::{Framing, Width};
 use crate::wire::DecodeError;

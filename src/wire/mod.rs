@@ -79,6 +79,7 @@ pub mod text;
 
 pub(crate) mod bytes;
 
+pub(crate) use sink::all_or_nothing;
 pub use sink::{EncodeError, Sink};
 
 /// Why bytes are not the message they should be.

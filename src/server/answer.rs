@@ -1,0 +1,388 @@
+//! The caller's answers to the options of a handshake.
+
+use super::export::{Export, MetaContext, cap};
+use super::handshake::{Asked, Handshake, State, put_whole};
+use super::inquiry::Inquiry;
+use super::offer::TlsMode;
+use crate::error::{Error, Misuse};
+use crate::name::Name;
+use crate::negotiated::{Context, Contexts, Framing, Negotiated, Width};
+use crate::wire::greeting::{ExportNameReply, RESERVED_ZEROES};
+use crate::wire::number::{ContextId, InfoType, OptionReplyType, OptionType};
+use crate::wire::option_reply::{Info, OptionReply};
+use crate::wire::text::{MAX_TEXT, Text};
+use crate::wire::{Sink, all_or_nothing};
+
+/// An error reply of the machine's own.
+type Obstacle = (OptionReplyType, &'static str);
+
+impl Handshake {
+    /// Names an export in answer to [`Event::List`](super::handshake::Event);
+    /// returns how many bytes were written to `sink`. An export that requires
+    /// TLS is left out while there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`] if `LIST` does not wait for an answer, or the export cannot
+    /// be described; nothing was written and nothing has changed.
+    pub fn list(&mut self, export: &Export<'_>, sink: &mut dyn Sink) -> Result<usize, Misuse> {
+        self.asked(OptionType::LIST)?;
+        export.check()?;
+        if export.requires_tls && !self.agreed.tls {
+            return Ok(0);
+        }
+        let reply = OptionReply::Server {
+            name: export.name.into(),
+            description: export.description.into(),
+        };
+        Ok(reply.encode(OptionType::LIST, sink)?)
+    }
+
+    /// Ends the answer to [`Event::List`](super::handshake::Event); returns how
+    /// many bytes were written to `sink`.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`] if `LIST` does not wait for an answer; nothing was written
+    /// and nothing has changed.
+    pub fn done(&mut self, sink: &mut dyn Sink) -> Result<usize, Misuse> {
+        self.asked(OptionType::LIST)?;
+        let written = OptionReply::Ack.encode(OptionType::LIST, sink)?;
+        self.state = State::Option;
+        Ok(written)
+    }
+
+    /// Answers an inquiry with what the export is; returns how many bytes were
+    /// written to `sink`.
+    ///
+    /// What the export requires and the client has not agreed on is answered
+    /// with the error that says so (for `EXPORT_NAME`, by ending the session).
+    /// Whether transmission begins, [`Event::Ready`](super::handshake::Event)
+    /// says.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`] if the inquiry does not wait for an answer, or the export
+    /// cannot be described; nothing was written and nothing has changed.
+    pub fn grant(
+        &mut self,
+        inquiry: &Inquiry<'_>,
+        export: &Export<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, Misuse> {
+        let asked = self.asked(inquiry.option)?;
+        if asked.name != Name::of(Text::from(inquiry.export)) {
+            return Err(Misuse::State("another export is asked about"));
+        }
+        export.check()?;
+        if let Some(obstacle) = self.obstacle(&asked, export) {
+            return self.hinder(&asked, export, obstacle, sink);
+        }
+        match inquiry.option {
+            OptionType::EXPORT_NAME => self.grant_export_name(&asked, export, sink),
+            OptionType::LIST_META_CONTEXT => self.grant_list(inquiry, export, sink),
+            OptionType::SET_META_CONTEXT => self.grant_set(inquiry, &asked, export, sink),
+            _ => self.grant_info(inquiry, &asked, export, sink),
+        }
+    }
+
+    /// Answers the option that waits with an error, and a message for people
+    /// (cut after 4096 bytes); returns how many bytes were written to `sink`.
+    ///
+    /// `EXPORT_NAME` has no reply for that: nothing is written, and the session
+    /// is over with [`Error::ExportRefused`].
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse::Answer`] for a reply that the specification does not have
+    /// here: no error, `ERR_TLS_REQD` where TLS cannot be started or it is not
+    /// about entering an export, `ERR_BLOCK_SIZE_REQD` to a client that asked
+    /// for them, `ERR_EXT_HEADER_REQD` to one that has them, `ERR_UNSUP` to
+    /// `GO` with extended headers. [`Misuse::State`] if nothing waits. Nothing
+    /// was written and nothing has changed.
+    pub fn refuse(
+        &mut self,
+        error: OptionReplyType,
+        message: &str,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, Misuse> {
+        let asked = self.waiting()?;
+        if !self.may_answer(&asked, error) {
+            return Err(Misuse::Answer(error));
+        }
+        if asked.option == OptionType::EXPORT_NAME {
+            self.failed = Some(Error::ExportRefused);
+            return Ok(0);
+        }
+        let message = Text::from(cap(message, MAX_TEXT));
+        let written = OptionReply::Error { error, message }.encode(asked.option, sink)?;
+        self.state = State::Option;
+        Ok(written)
+    }
+
+    fn may_answer(&self, asked: &Asked, error: OptionReplyType) -> bool {
+        let option = asked.option;
+        let enters = matches!(option, OptionType::GO | OptionType::EXPORT_NAME);
+        let describes = enters || option == OptionType::INFO;
+        let extended = self.agreed.framing == Framing::Extended;
+        match error {
+            OptionReplyType::ERR_TLS_REQD => {
+                describes && self.offer.tls == TlsMode::Selective && !self.agreed.tls
+            }
+            OptionReplyType::ERR_BLOCK_SIZE_REQD => describes && !asked.block_sizes,
+            OptionReplyType::ERR_EXT_HEADER_REQD => option != OptionType::LIST && !extended,
+            OptionReplyType::ERR_UNSUP => !(option == OptionType::GO && extended),
+            error => error.is_error(),
+        }
+    }
+
+    fn waiting(&self) -> Result<Asked, Misuse> {
+        if let Some(error) = self.failed {
+            return Err(Misuse::Failed(error));
+        }
+        match self.state {
+            State::Asked(asked) => Ok(asked),
+            _ => Err(Misuse::State("no option waits for an answer")),
+        }
+    }
+
+    fn asked(&self, option: OptionType) -> Result<Asked, Misuse> {
+        let asked = self.waiting()?;
+        match asked.option == option {
+            true => Ok(asked),
+            false => Err(Misuse::State("another option waits for an answer")),
+        }
+    }
+
+    /// What the export requires and the connection does not have.
+    fn obstacle(&self, asked: &Asked, export: &Export<'_>) -> Option<Obstacle> {
+        let contexts = matches!(
+            asked.option,
+            OptionType::LIST_META_CONTEXT | OptionType::SET_META_CONTEXT
+        );
+        if export.requires_tls && !self.agreed.tls {
+            return Some(match self.offer.tls {
+                // ERR_TLS_REQD is for options that describe an export. These
+                // look as if there were none.
+                _ if contexts => (OptionReplyType::ERR_UNKNOWN, "no such export"),
+                TlsMode::None => (OptionReplyType::ERR_POLICY, "the export needs TLS"),
+                _ => (OptionReplyType::ERR_TLS_REQD, "start TLS first"),
+            });
+        }
+        if contexts {
+            return None;
+        }
+        if export.requires_extended && self.agreed.framing != Framing::Extended {
+            return Some((
+                OptionReplyType::ERR_EXT_HEADER_REQD,
+                "agree on extended headers first",
+            ));
+        }
+        if export.requires_block_sizes && !asked.block_sizes {
+            return Some((
+                OptionReplyType::ERR_BLOCK_SIZE_REQD,
+                "ask for the block sizes",
+            ));
+        }
+        None
+    }
+
+    fn hinder(
+        &mut self,
+        asked: &Asked,
+        export: &Export<'_>,
+        (error, message): Obstacle,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, Misuse> {
+        if asked.option == OptionType::EXPORT_NAME {
+            self.failed = Some(match error {
+                OptionReplyType::ERR_TLS_REQD => Error::TlsRequired,
+                _ => Error::ExportRefused,
+            });
+            return Ok(0);
+        }
+        let message = Text::from(message);
+        let written = all_or_nothing(sink, |sink| {
+            if error == OptionReplyType::ERR_BLOCK_SIZE_REQD {
+                // So that the client can go on without another round trip.
+                let info = Info::BlockSize(export.block_sizes);
+                put(OptionReply::Info(info), asked.option, sink);
+            }
+            put(OptionReply::Error { error, message }, asked.option, sink);
+        })?;
+        self.state = State::Option;
+        Ok(written)
+    }
+
+    fn grant_export_name(
+        &mut self,
+        asked: &Asked,
+        export: &Export<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, Misuse> {
+        let agreed = self.negotiate(asked, export);
+        let reply = ExportNameReply {
+            size: agreed.size,
+            flags: agreed.flags,
+        };
+        let mut bytes = [0; ExportNameReply::SIZE + RESERVED_ZEROES];
+        if let Some(fields) = bytes.first_chunk_mut() {
+            *fields = reply.encode();
+        }
+        let bytes = match self.no_zeroes {
+            true => bytes.get(..ExportNameReply::SIZE).unwrap_or_default(),
+            false => bytes.as_slice(),
+        };
+        let written = put_whole(bytes, sink)?;
+        self.enter(agreed);
+        Ok(written)
+    }
+
+    fn grant_info(
+        &mut self,
+        inquiry: &Inquiry<'_>,
+        asked: &Asked,
+        export: &Export<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, Misuse> {
+        let agreed = self.negotiate(asked, export);
+        let option = inquiry.option;
+        let written = all_or_nothing(sink, |sink| {
+            let mut info = |info| put(OptionReply::Info(info), option, sink);
+            info(Info::Export {
+                size: agreed.size,
+                flags: agreed.flags,
+            });
+            if inquiry.wants(InfoType::NAME) {
+                info(Info::Name(export.name.into()));
+            }
+            if inquiry.wants(InfoType::DESCRIPTION) && !export.description.is_empty() {
+                info(Info::Description(export.description.into()));
+            }
+            if inquiry.wants(InfoType::BLOCK_SIZE) {
+                info(Info::BlockSize(export.block_sizes));
+            }
+            put(OptionReply::Ack, option, sink);
+        })?;
+        match option {
+            OptionType::GO => self.enter(agreed),
+            _ => self.state = State::Option,
+        }
+        Ok(written)
+    }
+
+    fn grant_list(
+        &mut self,
+        inquiry: &Inquiry<'_>,
+        export: &Export<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, Misuse> {
+        let option = inquiry.option;
+        // What needs extended headers can only be selected where they are to
+        // be had.
+        let reachable = |context: &&MetaContext<'_>| {
+            context.width == Width::Narrow || self.offer.framing == Framing::Extended
+        };
+        let found = || {
+            let contexts = export.contexts.iter().filter(reachable);
+            contexts.filter(|context| inquiry.finds(context))
+        };
+        let extended = self.agreed.framing == Framing::Extended;
+        let beyond = !extended && found().any(|context| context.width == Width::Wide);
+        let last = match beyond {
+            true => OptionReply::Error {
+                error: OptionReplyType::ERR_EXT_HEADER_REQD,
+                message: Text::from("some contexts need extended headers"),
+            },
+            false => OptionReply::Ack,
+        };
+        let written = all_or_nothing(sink, |sink| {
+            for context in found() {
+                put_context(ContextId(0), context, option, sink);
+            }
+            put(last, option, sink);
+        })?;
+        self.state = State::Option;
+        Ok(written)
+    }
+
+    fn grant_set(
+        &mut self,
+        inquiry: &Inquiry<'_>,
+        asked: &Asked,
+        export: &Export<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, Misuse> {
+        let option = inquiry.option;
+        let extended = self.agreed.framing == Framing::Extended;
+        let expressible = |context: &MetaContext<'_>| context.width == Width::Narrow || extended;
+        let found = || {
+            let numbered = (0u32..).map(ContextId).zip(export.contexts);
+            numbered.filter(|(_, context)| expressible(context) && inquiry.finds(context))
+        };
+        let mut contexts = Contexts::new();
+        for (id, context) in found() {
+            let width = context.width;
+            // There is room for all of an export, and each has its number.
+            let _ = contexts.push(Context { id, width });
+        }
+        let written = all_or_nothing(sink, |sink| {
+            for (id, context) in found() {
+                put_context(id, context, option, sink);
+            }
+            put(OptionReply::Ack, option, sink);
+        })?;
+        self.agreed.contexts = contexts;
+        self.contexts_for = Some(asked.name);
+        self.state = State::Option;
+        Ok(written)
+    }
+
+    /// What holds if transmission begins with this export.
+    fn negotiate(&self, asked: &Asked, export: &Export<'_>) -> Negotiated {
+        let Negotiated {
+            framing,
+            style,
+            tls,
+            ..
+        } = self.agreed;
+        let contexts = self.contexts_of(asked, export);
+        export.negotiate(framing, contexts, style, tls)
+    }
+
+    /// The contexts selected for this export. They hold only if the client
+    /// names it now as it did then. Names are compared by hash, and a client
+    /// may know two that share one; therefore only contexts count that the
+    /// export itself has, and the mistake is one between its own names.
+    fn contexts_of(&self, asked: &Asked, export: &Export<'_>) -> Contexts {
+        let mut contexts = Contexts::new();
+        if self.contexts_for != Some(asked.name) {
+            return contexts;
+        }
+        for (id, own) in (0u32..).map(ContextId).zip(export.contexts) {
+            let selected = Context {
+                id,
+                width: own.width,
+            };
+            if self.agreed.contexts.as_slice().contains(&selected) {
+                let _ = contexts.push(selected);
+            }
+        }
+        contexts
+    }
+
+    fn enter(&mut self, agreed: Negotiated) {
+        self.agreed = agreed;
+        self.state = State::Ready { reported: false };
+    }
+}
+
+fn put_context(id: ContextId, context: &MetaContext<'_>, option: OptionType, sink: &mut dyn Sink) {
+    let name = context.name.into();
+    put(OptionReply::MetaContext { id, name }, option, sink);
+}
+
+/// Writes a reply where there is room: the whole answer was measured before.
+fn put(reply: OptionReply<'_>, option: OptionType, sink: &mut dyn Sink) {
+    let _ = reply.encode(option, sink);
+}

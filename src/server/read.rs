@@ -1,0 +1,280 @@
+//! Replies to reads: whole, or chunk by chunk.
+
+use super::reply::{Head, Reply, Ticket};
+use super::request::Returned;
+use crate::coverage::{Coverage, Judgement};
+use crate::error::Misuse;
+use crate::negotiated::Framing;
+use crate::wire::flags::CommandFlags;
+use crate::wire::number::{ChunkType, Cookie, ErrorValue};
+
+/// `NBD_CMD_READ`: answered with all of the data at once, or in
+/// [chunks](Self::into_chunks).
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a client waits for the reply to every request"]
+pub struct Read {
+    pub(super) ticket: Ticket,
+}
+
+impl Read {
+    /// What the replies name; the client's choice, and no number to rely on.
+    #[must_use]
+    pub const fn cookie(&self) -> Cookie {
+        self.ticket.cookie
+    }
+
+    /// Where, in bytes from the start of the export.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.ticket.offset
+    }
+
+    /// How much, in bytes; never zero, and at most the maximum payload.
+    #[must_use]
+    pub fn length(&self) -> u32 {
+        // A read is judged by its length before it becomes one.
+        u32::try_from(self.ticket.length).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the data must come in one piece (`DF`). Answered whole, it
+    /// does.
+    #[must_use]
+    pub const fn dont_fragment(&self) -> bool {
+        self.ticket.flags.contains(CommandFlags::DF)
+    }
+
+    /// Answers with all of the data, which must be at hand: the reply ends
+    /// with it, and cannot fail any more.
+    #[inline]
+    pub fn data(self) -> Head {
+        self.ticket.data(self.ticket.offset, self.length(), true)
+    }
+
+    /// Answers with an error. Framings without texts leave the text out; it is
+    /// cut after 4096 bytes.
+    pub fn fail(self, error: ErrorValue, text: &str) -> Reply<'_> {
+        self.ticket.error(error, None, true, text)
+    }
+
+    /// Answers with an error at a place, in bytes from the start of the
+    /// export. Simple framing leaves out text and place.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse::OutsideRequest`], with the token.
+    pub fn fail_at(
+        self,
+        error: ErrorValue,
+        offset: u64,
+        text: &str,
+    ) -> Result<Reply<'_>, Returned<Self>> {
+        match self.ticket.holds(offset, 1) {
+            true => Ok(self.ticket.error(error, Some(offset), true, text)),
+            false => Err(Returned::new(Misuse::OutsideRequest, self)),
+        }
+    }
+
+    /// To answer piece by piece, with data and holes in any order.
+    ///
+    /// # Errors
+    ///
+    /// The read itself with simple framing, which has no chunks: answer it
+    /// whole.
+    pub fn into_chunks(self) -> Result<Chunks, Self> {
+        match self.ticket.framing {
+            Framing::Simple => Err(self),
+            Framing::Structured | Framing::Extended => Ok(Chunks {
+                coverage: Coverage::new(self.ticket.offset),
+                ticket: self.ticket,
+                errors: None,
+            }),
+        }
+    }
+}
+
+impl Ticket {
+    /// The head of content; with simple framing it is all the content there
+    /// is.
+    #[inline]
+    fn data(&self, offset: u64, length: u32, last: bool) -> Head {
+        if self.framing == Framing::Simple {
+            return Head::new(self.header(ChunkType::NONE, true, 0), length);
+        }
+        let chunk = ChunkType::OFFSET_DATA;
+        let front = self.header(chunk, last, length.saturating_add(8));
+        Head::new(front.put(offset.to_be_bytes()), length)
+    }
+
+    fn hole<'t>(&self, offset: u64, length: u32, last: bool) -> Reply<'t> {
+        let front = self.header(ChunkType::OFFSET_HOLE, last, 12);
+        Reply::new(front.put(offset.to_be_bytes()).put(length.to_be_bytes()))
+    }
+}
+
+/// A reply to a read under way: chunks, then one of the calls that consume it.
+///
+/// Chunks of different replies may be written in turns; the parts of one
+/// chunk may not. That the read is complete is checked before the reply can
+/// end with success.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a client waits for the end of every reply"]
+pub struct Chunks {
+    ticket: Ticket,
+    coverage: Coverage,
+    /// The first and the last place an error was reported at.
+    errors: Option<(u64, u64)>,
+}
+
+impl Chunks {
+    /// What the replies name; the client's choice, and no number to rely on.
+    #[must_use]
+    pub const fn cookie(&self) -> Cookie {
+        self.ticket.cookie
+    }
+
+    /// A piece of data; `offset` in bytes from the start of the export.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`] for a piece that is empty or outside the request, for a
+    /// second one although the read has `DF`, for one that cannot but overlap
+    /// another, and for one that lies around an error reported before; nothing
+    /// has changed.
+    pub fn data(&mut self, offset: u64, length: u32) -> Result<Head, Misuse> {
+        self.add(offset, length)?;
+        Ok(self.ticket.data(offset, length, false))
+    }
+
+    /// A piece that reads as zeroes; `offset` in bytes from the start of the
+    /// export.
+    ///
+    /// # Errors
+    ///
+    /// As [`data`](Self::data).
+    pub fn hole(&mut self, offset: u64, length: u32) -> Result<Reply<'static>, Misuse> {
+        self.add(offset, length)?;
+        Ok(self.ticket.hole(offset, length, false))
+    }
+
+    /// An error at a place, in bytes from the start of the export. Content
+    /// around it, if any, must have been sent before. More chunks may follow;
+    /// the reply is an error, however it ends.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse::OutsideRequest`]; nothing has changed.
+    pub fn error_at<'t>(
+        &mut self,
+        error: ErrorValue,
+        offset: u64,
+        text: &'t str,
+    ) -> Result<Reply<'t>, Misuse> {
+        if !self.ticket.holds(offset, 1) {
+            return Err(Misuse::OutsideRequest);
+        }
+        let (first, last) = self.errors.unwrap_or((offset, offset));
+        self.errors = Some((first.min(offset), last.max(offset)));
+        Ok(self.ticket.error(error, Some(offset), false, text))
+    }
+
+    /// Ends the reply: with success, if no error was reported.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse::Incomplete`] and [`Misuse::Overlap`] for a success that the
+    /// content does not bear out, with the token. After an overlap only
+    /// [`fail`](Self::fail) is left.
+    pub fn finish(self) -> Result<Reply<'static>, Returned<Self>> {
+        match self.complete() {
+            Ok(()) => Ok(self.ticket.success()),
+            Err(misuse) => Err(Returned::new(misuse, self)),
+        }
+    }
+
+    /// Ends the reply with its last piece of data, which must be at hand: it
+    /// cannot fail any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`data`](Self::data) and [`finish`](Self::finish), with the token as
+    /// it was.
+    pub fn finish_with_data(mut self, offset: u64, length: u32) -> Result<Head, Returned<Self>> {
+        match self.add_last(offset, length) {
+            Ok(()) => Ok(self.ticket.data(offset, length, true)),
+            Err(misuse) => Err(Returned::new(misuse, self)),
+        }
+    }
+
+    /// Ends the reply with its last piece, which reads as zeroes.
+    ///
+    /// # Errors
+    ///
+    /// As [`finish_with_data`](Self::finish_with_data).
+    pub fn finish_with_hole(
+        mut self,
+        offset: u64,
+        length: u32,
+    ) -> Result<Reply<'static>, Returned<Self>> {
+        match self.add_last(offset, length) {
+            Ok(()) => Ok(self.ticket.hole(offset, length, true)),
+            Err(misuse) => Err(Returned::new(misuse, self)),
+        }
+    }
+
+    /// Ends the reply with an error; what was sent before counts for nothing.
+    pub fn fail(self, error: ErrorValue, text: &str) -> Reply<'_> {
+        self.ticket.error(error, None, true, text)
+    }
+
+    /// Judges a piece and adds it.
+    fn add(&mut self, offset: u64, length: u32) -> Result<(), Misuse> {
+        if length == 0 {
+            return Err(Misuse::ZeroLength);
+        }
+        let length = u64::from(length);
+        if !self.ticket.holds(offset, length) {
+            return Err(Misuse::OutsideRequest);
+        }
+        let one = self.ticket.flags.contains(CommandFlags::DF);
+        if one && !self.coverage.is_empty() {
+            return Err(Misuse::Fragmented);
+        }
+        let end = offset.saturating_add(length);
+        // Errors between the first and the last are not remembered one by
+        // one: what lies between may lie around one of them.
+        if self
+            .errors
+            .is_some_and(|(first, last)| offset <= last && end > first)
+        {
+            return Err(Misuse::Overlap);
+        }
+        let mut coverage = self.coverage;
+        if !coverage.add(offset, end, self.ticket.length) {
+            return Err(Misuse::Overlap);
+        }
+        self.coverage = coverage;
+        Ok(())
+    }
+
+    /// Judges a piece and adds it, if the read is complete with it.
+    fn add_last(&mut self, offset: u64, length: u32) -> Result<(), Misuse> {
+        let before = self.coverage;
+        let result = self.add(offset, length).and_then(|()| self.complete());
+        if result.is_err() {
+            self.coverage = before;
+        }
+        result
+    }
+
+    fn complete(&self) -> Result<(), Misuse> {
+        if self.errors.is_some() {
+            return Ok(());
+        }
+        let end = self.ticket.offset.saturating_add(self.ticket.length);
+        match self.coverage.judge(end, self.ticket.length) {
+            Judgement::Complete => Ok(()),
+            Judgement::Incomplete => Err(Misuse::Incomplete),
+            Judgement::Overlap => Err(Misuse::Overlap),
+        }
+    }
+}

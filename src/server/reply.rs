@@ -1,0 +1,242 @@
+//! Replies on their way out: small values, ready to be written.
+
+use super::export::cap;
+use crate::negotiated::Framing;
+use crate::wire::flags::{CommandFlags, ReplyFlags};
+use crate::wire::number::{ChunkType, Cookie, ErrorValue};
+use crate::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
+use crate::wire::text::MAX_TEXT;
+use crate::wire::{EncodeError, Sink};
+
+/// What every request knows of itself; the tokens are made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket {
+    pub(super) framing: Framing,
+    pub(super) flags: CommandFlags,
+    /// The constraints in force, in bytes.
+    pub(super) minimum: u32,
+    pub(super) maximum: u32,
+    pub(super) cookie: Cookie,
+    pub(super) offset: u64,
+    /// Effect length in bytes.
+    pub(super) length: u64,
+}
+
+impl Ticket {
+    /// Whether a piece of the export lies within the request.
+    pub(super) fn holds(&self, offset: u64, length: u64) -> bool {
+        offset
+            .checked_sub(self.offset)
+            .and_then(|from| from.checked_add(length))
+            .is_some_and(|to| to <= self.length)
+    }
+
+    /// The header of a chunk, or of a simple reply of success.
+    pub(super) fn header(&self, chunk: ChunkType, last: bool, length: u32) -> Front {
+        let flags = match last {
+            true => ReplyFlags::DONE,
+            false => ReplyFlags::NONE,
+        };
+        let cookie = self.cookie;
+        match self.framing {
+            Framing::Simple => {
+                let error = ErrorValue::NONE;
+                Front::new().put(SimpleReply { error, cookie }.encode())
+            }
+            Framing::Structured => {
+                let header = StructuredHeader {
+                    flags,
+                    chunk,
+                    cookie,
+                    length,
+                };
+                Front::new().put(header.encode())
+            }
+            Framing::Extended => {
+                let header = ExtendedHeader {
+                    flags,
+                    chunk,
+                    cookie,
+                    offset: self.offset,
+                    length: u64::from(length),
+                };
+                Front::new().put(header.encode())
+            }
+        }
+    }
+
+    /// The end of a reply that has nothing more to say.
+    pub(super) fn success<'t>(&self) -> Reply<'t> {
+        Reply::new(self.header(ChunkType::NONE, true, 0))
+    }
+
+    /// An error, at a place or not. An error number of zero would be none:
+    /// `EIO` takes its place.
+    pub(super) fn error<'t>(
+        &self,
+        error: ErrorValue,
+        at: Option<u64>,
+        last: bool,
+        text: &'t str,
+    ) -> Reply<'t> {
+        let error = match error.is_error() {
+            true => error,
+            false => ErrorValue::EIO,
+        };
+        let cookie = self.cookie;
+        if self.framing == Framing::Simple {
+            return Reply::new(Front::new().put(SimpleReply { error, cookie }.encode()));
+        }
+        // No variable part of a chunk is longer than the maximum payload.
+        let maximum = usize::try_from(self.maximum).unwrap_or(usize::MAX);
+        let text = cap(text, MAX_TEXT.min(maximum));
+        let message = u16::try_from(text.len()).unwrap_or(0);
+        let (chunk, fixed) = match at {
+            None => (ChunkType::ERROR, 6),
+            Some(_) => (ChunkType::ERROR_OFFSET, 14),
+        };
+        let length = u32::from(message).saturating_add(fixed);
+        let head = self
+            .header(chunk, last, length)
+            .put(error.0.to_be_bytes())
+            .put(message.to_be_bytes());
+        let split = head.length;
+        let front = match at {
+            None => head,
+            Some(offset) => head.put(offset.to_be_bytes()),
+        };
+        Reply { front, split, text }
+    }
+}
+
+/// The longest head: an extended header, the fields of an error, an offset.
+const ROOM: usize = 46;
+
+/// Bytes on the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Front {
+    bytes: [u8; ROOM],
+    length: u8,
+}
+
+impl Front {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; ROOM],
+            length: 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn put<const N: usize>(mut self, field: [u8; N]) -> Self {
+        let at = usize::from(self.length);
+        let room = self.bytes.get_mut(at..).unwrap_or_default();
+        if let Some(room) = room.first_chunk_mut::<N>() {
+            *room = field;
+            let end = at.saturating_add(N);
+            self.length = u8::try_from(end).unwrap_or(u8::MAX);
+        }
+        self
+    }
+
+    #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes
+            .get(..usize::from(self.length))
+            .unwrap_or_default()
+    }
+}
+
+/// A whole message, ready to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a client waits for the reply until it is written"]
+pub struct Reply<'t> {
+    front: Front,
+    /// Where the text stands in it.
+    split: u8,
+    text: &'t str,
+}
+
+impl<'t> Reply<'t> {
+    pub(super) fn new(front: Front) -> Self {
+        let split = front.length;
+        Self {
+            front,
+            split,
+            text: "",
+        }
+    }
+
+    /// The bytes to write, in their order: head, text, tail. The last two are
+    /// empty but for errors with a text.
+    #[must_use]
+    pub fn parts(&self) -> [&[u8]; 3] {
+        let bytes = self.front.as_bytes();
+        let (head, tail) = bytes
+            .split_at_checked(usize::from(self.split))
+            .unwrap_or((bytes, &[]));
+        [head, self.text.as_bytes(), tail]
+    }
+
+    /// How many bytes there are to write.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        usize::from(self.front.length).saturating_add(self.text.len())
+    }
+
+    /// Writes it into `sink`; returns how many bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::NoRoom`]; nothing was written.
+    pub fn encode(&self, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
+        let needed = self.size();
+        if needed > sink.room() {
+            return Err(EncodeError::NoRoom { needed });
+        }
+        for part in self.parts() {
+            sink.put(part);
+        }
+        Ok(needed)
+    }
+}
+
+/// The front of a message that carries data of the export. The data must be
+/// written right behind it: `[head, data]`.
+///
+/// Whatever happens then, all of it must be written. If the data turns out not
+/// to be there in the middle of it, write zeroes for the rest and fail the
+/// reply with its next chunk; where there is no next chunk, close the
+/// connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a client waits for the reply until it is written"]
+pub struct Head {
+    front: Front,
+    payload: u32,
+}
+
+impl Head {
+    pub(super) fn new(front: Front, payload: u32) -> Self {
+        Self { front, payload }
+    }
+
+    /// The bytes to write.
+    #[must_use]
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.front.as_bytes()
+    }
+
+    /// How many bytes of data must follow.
+    #[must_use]
+    #[inline]
+    pub const fn payload_length(&self) -> u32 {
+        self.payload
+    }
+}
+
+impl AsRef<[u8]> for Head {
+    fn as_ref(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}

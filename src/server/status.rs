@@ -1,0 +1,304 @@
+//! Replies to block status, narrow and wide: two types that take extents of
+//! their own width, and nothing else.
+
+use super::reply::{Reply, Ticket};
+use super::request::Returned;
+use crate::error::Misuse;
+use crate::wire::extent::{Extent32, Extent64};
+use crate::wire::flags::CommandFlags;
+use crate::wire::number::{ChunkType, ContextId, Cookie, ErrorValue};
+use crate::wire::{EncodeError, Sink};
+
+/// Most extents in a chunk (specification, `NBD_REPLY_TYPE_BLOCK_STATUS`).
+const MOST: u32 = 1 << 20;
+
+/// A set of context ids, which are below 32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ContextSet(u32);
+
+impl ContextSet {
+    pub(super) const NONE: Self = Self(0);
+
+    /// The set of one; empty for an id that no handshake makes.
+    pub(super) fn of(id: ContextId) -> Self {
+        Self(1u32.checked_shl(id.0).unwrap_or(0))
+    }
+
+    pub(super) fn holds(self, id: ContextId) -> bool {
+        self.0 & Self::of(id).0 != 0
+    }
+
+    pub(super) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(super) fn with(self, id: ContextId) -> Self {
+        Self(self.0 | Self::of(id).0)
+    }
+
+    fn without(self, id: ContextId) -> Self {
+        Self(self.0 & !Self::of(id).0)
+    }
+
+    fn iter(self) -> impl Iterator<Item = ContextId> + Clone {
+        (0..u32::BITS)
+            .map(ContextId)
+            .filter(move |id| self.holds(*id))
+    }
+}
+
+/// What the extents of a chunk come to.
+struct Sum {
+    count: u32,
+    /// Where the last one begins, in bytes from the start of the request.
+    begins: u64,
+    /// All together, in bytes.
+    total: u64,
+    /// All flags.
+    flags: u64,
+}
+
+impl Ticket {
+    fn wants_one(&self) -> bool {
+        self.flags.contains(CommandFlags::REQ_ONE)
+    }
+
+    /// Most extents of `size` bytes in a chunk.
+    fn most_extents(&self, size: u32) -> u32 {
+        match self.wants_one() {
+            true => 1,
+            // No chunk carries more than the maximum payload.
+            false => self.maximum.checked_div(size).unwrap_or(0).clamp(1, MOST),
+        }
+    }
+
+    /// Judges the extents of a chunk by the rules of the specification.
+    fn sum(&self, extents: impl Iterator<Item = Extent64>, size: u32) -> Result<Sum, Misuse> {
+        let maximum = self.most_extents(size);
+        let mask = u64::from(self.minimum).saturating_sub(1);
+        let mut sum = Sum {
+            count: 0,
+            begins: 0,
+            total: 0,
+            flags: 0,
+        };
+        for extent in extents {
+            if extent.length == 0 {
+                return Err(Misuse::EmptyExtent);
+            }
+            if sum.count == maximum {
+                return Err(match self.wants_one() {
+                    true => Misuse::NotOne,
+                    false => Misuse::TooManyExtents { maximum },
+                });
+            }
+            if extent.length & mask != 0 {
+                let minimum = self.minimum;
+                return Err(Misuse::Misaligned { minimum });
+            }
+            sum.count = sum.count.saturating_add(1);
+            sum.begins = sum.total;
+            sum.total = sum.total.saturating_add(extent.length);
+            sum.flags |= extent.flags;
+        }
+        match sum.count {
+            0 => Err(Misuse::EmptyExtent),
+            _ if self.wants_one() && sum.total > self.length => Err(Misuse::NotOne),
+            _ if sum.begins >= self.length => Err(Misuse::ExtentBeyond),
+            _ => Ok(sum),
+        }
+    }
+}
+
+/// The two widths have the same rules and differ in their chunks.
+macro_rules! block_status {
+    ($name:ident, $extent:ident, $word:ident, $size:literal, $(#[$meta:meta])*) => {
+        $(#[$meta])*
+        ///
+        /// One answer for each context, in any order; the last one ends the
+        /// reply.
+        #[derive(Debug, PartialEq, Eq)]
+        #[must_use = "a client waits for the reply to every request"]
+        pub struct $name {
+            pub(super) ticket: Ticket,
+            /// The contexts that are still to be answered.
+            pub(super) missing: ContextSet,
+            /// Those that may have more than 32 bits of status.
+            pub(super) wide: ContextSet,
+        }
+
+        impl $name {
+            /// What the replies name; the client's choice, and no number to
+            /// rely on.
+            #[must_use]
+            pub const fn cookie(&self) -> Cookie {
+                self.ticket.cookie
+            }
+
+            /// Where the question begins, in bytes from the start of the
+            /// export.
+            #[must_use]
+            pub const fn offset(&self) -> u64 {
+                self.ticket.offset
+            }
+
+            /// How far it reaches, in bytes; never zero.
+            #[must_use]
+            pub const fn length(&self) -> u64 {
+                self.ticket.length
+            }
+
+            /// Whether the client wants one extent of each context, no longer
+            /// than the question (`REQ_ONE`).
+            #[must_use]
+            pub fn one(&self) -> bool {
+                self.ticket.wants_one()
+            }
+
+            /// The contexts that are still to be answered: their places in
+            /// [`Export::contexts`](super::Export::contexts).
+            pub fn contexts(&self) -> impl Iterator<Item = ContextId> + Clone + use<> {
+                self.missing.iter()
+            }
+
+            /// The front of a list of extents that may be sent: it ends with
+            /// the extent that reaches the end of the question, or with what
+            /// one chunk may hold; with `REQ_ONE` it is the first extent, and
+            /// that is shortened to the question. Nothing is split or joined.
+            pub fn cut<I>(&self, extents: I) -> impl Iterator<Item = $extent> + Clone + use<I>
+            where
+                I: Iterator<Item = $extent> + Clone,
+            {
+                let length = self.ticket.length;
+                let one = self.ticket.wants_one();
+                let most = usize::try_from(self.ticket.most_extents($size)).unwrap_or(usize::MAX);
+                extents.take(most).scan(0u64, move |at, mut extent| {
+                    if *at >= length {
+                        return None;
+                    }
+                    if one {
+                        extent.length = $word::try_from(length)
+                            .map_or(extent.length, |length| extent.length.min(length));
+                    }
+                    *at = at.saturating_add(u64::from(extent.length));
+                    Some(extent)
+                })
+            }
+
+            /// Answers for one context: extents one behind the other from the
+            /// question's offset on. The last may reach beyond the question,
+            /// none may begin there ([`cut`](Self::cut) sees to it); they may
+            /// also cover less, and the client asks again for the rest.
+            ///
+            /// Returns the token while contexts are missing, and `None` when
+            /// the reply is complete.
+            ///
+            /// # Errors
+            ///
+            /// [`Misuse`], with the token as it was; nothing was written:
+            /// `Context` for one that is not asked about, or answered;
+            /// `EmptyExtent`, `TooManyExtents`, `NotOne`, `ExtentBeyond`,
+            /// `Misaligned` and `StatusTooWide` for extents that must not be
+            /// sent; `Encode` if the chunk does not fit `sink`.
+            pub fn answer(
+                mut self,
+                context: ContextId,
+                extents: impl IntoIterator<Item = $extent, IntoIter: Clone>,
+                sink: &mut dyn Sink,
+            ) -> Result<Option<Self>, Returned<Self>> {
+                let missing = self.missing.without(context);
+                let result = self.encode(context, extents.into_iter(), missing, sink);
+                match result {
+                    Err(misuse) => Err(Returned::new(misuse, self)),
+                    Ok(()) if missing.is_empty() => Ok(None),
+                    Ok(()) => {
+                        self.missing = missing;
+                        Ok(Some(self))
+                    }
+                }
+            }
+
+            /// Answers with an error; what was sent before counts for nothing.
+            /// The text is cut after 4096 bytes.
+            pub fn fail(self, error: ErrorValue, text: &str) -> Reply<'_> {
+                self.ticket.error(error, None, true, text)
+            }
+
+            /// Answers with an error at a place, in bytes from the start of
+            /// the export.
+            ///
+            /// # Errors
+            ///
+            /// [`Misuse::OutsideRequest`], with the token.
+            pub fn fail_at(
+                self,
+                error: ErrorValue,
+                offset: u64,
+                text: &str,
+            ) -> Result<Reply<'_>, Returned<Self>> {
+                match self.ticket.holds(offset, 1) {
+                    true => Ok(self.ticket.error(error, Some(offset), true, text)),
+                    false => Err(Returned::new(Misuse::OutsideRequest, self)),
+                }
+            }
+
+            fn encode(
+                &self,
+                context: ContextId,
+                extents: impl Iterator<Item = $extent> + Clone,
+                missing: ContextSet,
+                sink: &mut dyn Sink,
+            ) -> Result<(), Misuse> {
+                if !self.missing.holds(context) {
+                    return Err(Misuse::Context(context));
+                }
+                let sum = self.ticket.sum(extents.clone().map(Extent64::from), $size)?;
+                if !self.wide.holds(context) && sum.flags > u64::from(u32::MAX) {
+                    return Err(Misuse::StatusTooWide(context));
+                }
+                // At most 2^20 of them: the sum stays below 2^25.
+                let body = sum.count.saturating_mul($size);
+                let front = self.front(context, sum.count, body, missing.is_empty());
+                let front = Reply::new(front);
+                let needed = usize::try_from(body).unwrap_or(usize::MAX);
+                let needed = needed.saturating_add(front.size());
+                if needed > sink.room() {
+                    return Err(EncodeError::NoRoom { needed }.into());
+                }
+                front.encode(sink)?;
+                for extent in extents {
+                    sink.put(&extent.encode());
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+block_status! {
+    BlockStatus32, Extent32, u32, 8,
+    /// `NBD_CMD_BLOCK_STATUS` with structured replies: takes narrow extents.
+    /// Those of a map in 64 bits go through [`narrow::split`](super::narrow).
+}
+
+block_status! {
+    BlockStatus64, Extent64, u64, 16,
+    /// `NBD_CMD_BLOCK_STATUS` with extended headers: takes wide extents.
+}
+
+impl BlockStatus32 {
+    fn front(&self, context: ContextId, _: u32, body: u32, last: bool) -> super::reply::Front {
+        self.ticket
+            .header(ChunkType::BLOCK_STATUS, last, body.saturating_add(4))
+            .put(context.0.to_be_bytes())
+    }
+}
+
+impl BlockStatus64 {
+    fn front(&self, context: ContextId, count: u32, body: u32, last: bool) -> super::reply::Front {
+        self.ticket
+            .header(ChunkType::BLOCK_STATUS_EXT, last, body.saturating_add(8))
+            .put(context.0.to_be_bytes())
+            .put(count.to_be_bytes())
+    }
+}

@@ -1,0 +1,12 @@
+//! The server role against transcripts, in every fragmentation, and against
+//! the client role.
+
+mod drive;
+mod end_to_end;
+mod hostile;
+mod misuse;
+mod options;
+mod replies;
+mod requests;
+mod script;
+mod tls;
