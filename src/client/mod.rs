@@ -10,6 +10,8 @@ mod accepted;
 mod chunk;
 pub mod connect;
 pub mod handshake;
+mod option;
+mod option_reply;
 mod reply;
 mod request;
 mod slots;

@@ -1,0 +1,210 @@
+//! Options on their way out, and what is refused before a byte is made.
+
+use super::handshake::{ContextQuery, Handshake, State};
+use crate::error::Misuse;
+use crate::name::Name;
+use crate::negotiated::{Contexts, Framing, Style};
+use crate::wire::flags::{ClientFlags, HandshakeFlags};
+use crate::wire::greeting::ExportNameReply;
+use crate::wire::number::{InfoType, OptionType};
+use crate::wire::option::{OptionRequest, encode_set_meta_context};
+use crate::wire::option_reply::OptionReplyHeader;
+use crate::wire::text::{MAX_TEXT, Text, TextError};
+use crate::wire::{EncodeError, Sink};
+
+impl Handshake {
+    /// Answers a newstyle greeting with what both sides can do of `wanted`;
+    /// returns how many bytes were written to `sink`, 4.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse::State`] if no newstyle greeting came, or it was answered.
+    pub fn send_client_flags(
+        &mut self,
+        wanted: ClientFlags,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, Misuse> {
+        self.check_state(State::ClientFlags, "the client's flags answer a greeting")?;
+        let mut flags = ClientFlags::NONE;
+        if self.server.contains(HandshakeFlags::FIXED_NEWSTYLE) {
+            flags |= wanted & ClientFlags::FIXED_NEWSTYLE;
+        }
+        if self.server.contains(HandshakeFlags::NO_ZEROES) {
+            flags |= wanted & ClientFlags::NO_ZEROES;
+        }
+        let bytes = flags.encode();
+        if sink.room() < bytes.len() {
+            return Err(EncodeError::NoRoom {
+                needed: bytes.len(),
+            }
+            .into());
+        }
+        sink.put(&bytes);
+        self.no_zeroes = flags.contains(ClientFlags::NO_ZEROES);
+        self.agreed.style = match flags.contains(ClientFlags::FIXED_NEWSTYLE) {
+            true => Style::FixedNewstyle,
+            false => Style::Newstyle,
+        };
+        self.state = State::Idle;
+        Ok(bytes.len())
+    }
+
+    /// Sends an option; returns how many bytes were written to `sink`.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`] if an option is under way, or the specification forbids this
+    /// one here; nothing was written and nothing has changed.
+    pub fn send(
+        &mut self,
+        option: &OptionRequest<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, Misuse> {
+        self.check_send(option)?;
+        let written = option.encode(sink)?;
+        self.sent(option.option());
+        // What is sent by number means what the number means.
+        let meaning = match *option {
+            OptionRequest::Other { option, data } => OptionRequest::decode(option, data),
+            known => Ok(known),
+        };
+        match meaning {
+            Ok(OptionRequest::ExportName(name)) => self.chosen = Name::of(name),
+            Ok(OptionRequest::Go(request)) => self.chosen = Name::of(request.export),
+            Ok(OptionRequest::SetMetaContext(request)) => self.select_for(Some(request.export)),
+            // Whatever a server makes of it, for no export known here.
+            Err(_) if option.option() == OptionType::SET_META_CONTEXT => self.select_for(None),
+            Err(_) if option.option() == OptionType::GO => self.contexts_for = None,
+            _ => {}
+        }
+        Ok(written)
+    }
+
+    /// Sends `SET_META_CONTEXT` for contexts whose width is known; returns how
+    /// many bytes were written to `sink`.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and [`Misuse::NeedsExtended`] for a wide
+    /// context without extended headers: a server could only leave it out.
+    pub fn select(
+        &mut self,
+        export: Text<'_>,
+        contexts: &[ContextQuery<'_>],
+        sink: &mut dyn Sink,
+    ) -> Result<usize, Misuse> {
+        self.check_option(OptionType::SET_META_CONTEXT)?;
+        if contexts.len() > Contexts::CAPACITY {
+            return Err(Misuse::TooManyContexts);
+        }
+        for query in contexts {
+            check_name(query.name.into())?;
+            if !query.can_be_asked(self.agreed.framing) {
+                return Err(Misuse::NeedsExtended);
+            }
+        }
+        let names = contexts.iter().map(|query| Text::from(query.name));
+        self.send_set_meta_context(export, names, sink)
+    }
+
+    /// As [`send`](Self::send) with `SET_META_CONTEXT`, with queries that
+    /// stand in no list of their own.
+    pub(super) fn send_set_meta_context<'q>(
+        &mut self,
+        export: Text<'_>,
+        queries: impl Iterator<Item = Text<'q>> + Clone,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, Misuse> {
+        self.check_option(OptionType::SET_META_CONTEXT)?;
+        check_name(export)?;
+        let written = encode_set_meta_context(export, queries, sink)?;
+        self.sent(OptionType::SET_META_CONTEXT);
+        self.select_for(Some(export));
+        Ok(written)
+    }
+
+    fn sent(&mut self, option: OptionType) {
+        self.state = match option {
+            OptionType::EXPORT_NAME => State::ExportName,
+            option => State::Replies(option),
+        };
+        self.want = match option {
+            OptionType::EXPORT_NAME => ExportNameReply::SIZE,
+            _ => OptionReplyHeader::SIZE,
+        };
+        self.informed = false;
+        if option == OptionType::GO {
+            self.agreed.block_sizes = None;
+        }
+    }
+
+    /// Selecting contexts replaces those selected before, even where it fails.
+    fn select_for(&mut self, export: Option<Text<'_>>) {
+        self.agreed.contexts = Contexts::new();
+        self.contexts_for = export.map(Name::of);
+    }
+
+    fn check_send(&self, request: &OptionRequest<'_>) -> Result<(), Misuse> {
+        let option = request.option();
+        self.check_option(option)?;
+        match request {
+            OptionRequest::ExportName(name) => {
+                check_name(*name)?;
+                if self.agreed.framing == Framing::Extended {
+                    return Err(Misuse::ExportNameWithExtended);
+                }
+            }
+            OptionRequest::Info(request) | OptionRequest::Go(request) => {
+                check_name(request.export)?;
+                let twice = |info: InfoType| {
+                    request
+                        .requests
+                        .iter()
+                        .filter(|other| *other == info)
+                        .count()
+                        > 1
+                };
+                if request.requests.iter().any(twice) {
+                    return Err(Misuse::RepeatedInfo);
+                }
+            }
+            OptionRequest::ListMetaContext(request) | OptionRequest::SetMetaContext(request) => {
+                check_name(request.export)?;
+                request.queries.iter().try_for_each(check_name)?;
+                if request.queries.len() > Contexts::CAPACITY {
+                    return Err(Misuse::TooManyContexts);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check_option(&self, option: OptionType) -> Result<(), Misuse> {
+        self.check_state(
+            State::Idle,
+            "an option is sent when the one before is answered",
+        )?;
+        if self.agreed.style != Style::FixedNewstyle && option != OptionType::EXPORT_NAME {
+            return Err(Misuse::NotFixed(option));
+        }
+        let harmless = matches!(option, OptionType::STARTTLS | OptionType::ABORT);
+        if self.require_tls && !self.agreed.tls && !harmless {
+            return Err(Misuse::TlsRequired);
+        }
+        if option == OptionType::STARTTLS && self.agreed.tls {
+            return Err(Misuse::State("TLS was started already"));
+        }
+        if option == OptionType::SET_META_CONTEXT && self.agreed.framing == Framing::Simple {
+            return Err(Misuse::NeedsChunks(option));
+        }
+        Ok(())
+    }
+}
+
+fn check_name(name: Text<'_>) -> Result<(), Misuse> {
+    match name.len() > MAX_TEXT {
+        true => Err(TextError::TooLong.into()),
+        false => name.to_str().map(|_| ()).map_err(Misuse::from),
+    }
+}

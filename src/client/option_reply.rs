@@ -1,0 +1,280 @@
+//! Replies to options on their way in, each judged against its option.
+
+use super::handshake::{Event, Handshake, State};
+use crate::error::{Error, Violation};
+use crate::negotiated::{Context, Contexts, Framing, Negotiated, Style, Width};
+use crate::wire::DecodeError;
+use crate::wire::bytes::{clip, take, take_slice};
+use crate::wire::flags::{HandshakeFlags, TransmissionFlags};
+use crate::wire::greeting::{Greeting, NewstyleGreeting, OldstyleGreeting, RESERVED_ZEROES};
+use crate::wire::number::{ContextId, OptionReplyType, OptionType};
+use crate::wire::option_reply::{BlockSizes, Info, OptionReply, OptionReplyHeader};
+use crate::wire::text::Text;
+
+/// What a look at the replies found.
+pub(super) enum Flow<'i> {
+    Event(Event<'i>),
+    /// Something was consumed: look again.
+    Again,
+    Short,
+}
+
+impl Handshake {
+    pub(super) fn greeting<'i>(
+        &mut self,
+        input: &mut &'i [u8],
+    ) -> Result<Option<Event<'i>>, Error> {
+        let Some(greeting) = Greeting::decode_fields(input)? else {
+            // A newstyle greeting would be whole by then.
+            if input.len() >= NewstyleGreeting::SIZE {
+                self.want = OldstyleGreeting::FIELDS;
+            }
+            return Ok(None);
+        };
+        let fixed = match greeting {
+            Greeting::Oldstyle(greeting) => {
+                self.agreed.style = Style::Oldstyle;
+                self.agreed.size = greeting.size;
+                self.agreed.flags = greeting.flags;
+                self.state = State::Zeroes(RESERVED_ZEROES);
+                false
+            }
+            Greeting::Newstyle(NewstyleGreeting { flags }) => {
+                self.server = flags;
+                self.state = State::ClientFlags;
+                flags.contains(HandshakeFlags::FIXED_NEWSTYLE)
+            }
+        };
+        // Without fixed newstyle there is no STARTTLS.
+        if self.require_tls && !fixed {
+            return Err(Error::TlsUnavailable);
+        }
+        Ok(Some(Event::Greeting(greeting)))
+    }
+
+    pub(super) fn reply<'i>(
+        &mut self,
+        sent: OptionType,
+        input: &mut &'i [u8],
+    ) -> Result<Flow<'i>, Error> {
+        let mut rest = *input;
+        self.want = OptionReplyHeader::SIZE;
+        let Some(header) = OptionReplyHeader::decode(&mut rest)? else {
+            return Ok(Flow::Short);
+        };
+        if header.option != sent {
+            return Err(Violation::OtherOption {
+                sent,
+                answered: header.option,
+            }
+            .into());
+        }
+        check_reply(sent, header.reply)?;
+        let length = clip(u64::from(header.length));
+        let least = match header.reply {
+            OptionReplyType::INFO => LONGEST_FIXED,
+            _ => 0,
+        };
+        if header.length > self.limits.option_data.max(least) {
+            return self.begin_skip(header, rest, input);
+        }
+        let Some(data) = take_slice(&mut rest, length) else {
+            self.want = OptionReplyHeader::SIZE.saturating_add(length);
+            return Ok(Flow::Short);
+        };
+        let reply = OptionReply::decode(header.reply, data)?;
+        let event = self.apply(sent, reply)?;
+        *input = rest;
+        if event == Event::StartTls && !input.is_empty() {
+            return Err(Violation::PlaintextAfterStartTls.into());
+        }
+        Ok(Flow::Event(event))
+    }
+
+    /// A reply that is longer than the caller has room for. What the machine
+    /// must know of it stands at its front.
+    fn begin_skip<'i>(
+        &mut self,
+        header: OptionReplyHeader,
+        mut rest: &'i [u8],
+        input: &mut &'i [u8],
+    ) -> Result<Flow<'i>, Error> {
+        let mut left = header.length;
+        if header.reply == OptionReplyType::ACK {
+            return Err(DecodeError::Trailing {
+                message: "NBD_REP_ACK",
+            }
+            .into());
+        }
+        if header.reply == OptionReplyType::META_CONTEXT {
+            let Some(behind_id) = left.checked_sub(4) else {
+                return Err(DecodeError::Overrun {
+                    message: "NBD_REP_META_CONTEXT",
+                }
+                .into());
+            };
+            let Some(id) = take::<4>(&mut rest) else {
+                self.want = OptionReplyHeader::SIZE.saturating_add(4);
+                return Ok(Flow::Short);
+            };
+            left = behind_id;
+            self.note_context(header.option, ContextId(u32::from_be_bytes(*id)))?;
+        }
+        *input = rest;
+        self.state = State::Skip {
+            reply: header,
+            left,
+        };
+        Ok(Flow::Again)
+    }
+
+    pub(super) fn skipped(&mut self, header: OptionReplyHeader) -> Event<'static> {
+        let OptionReplyHeader {
+            option,
+            reply,
+            length,
+        } = header;
+        if reply.is_error() {
+            return self.refused(option, reply, None);
+        }
+        Event::Skipped { reply, length }
+    }
+
+    fn apply<'i>(&mut self, sent: OptionType, reply: OptionReply<'i>) -> Result<Event<'i>, Error> {
+        Ok(match reply {
+            OptionReply::Ack => return self.ack(sent),
+            OptionReply::Server { name, description } => Event::Server { name, description },
+            OptionReply::Info(info) => {
+                self.note_info(info)?;
+                Event::Info(info)
+            }
+            OptionReply::MetaContext { id, name } => {
+                self.note_context(sent, id)?;
+                Event::MetaContext { id, name }
+            }
+            OptionReply::Error { error, message } => self.refused(sent, error, Some(message)),
+            OptionReply::Other { reply, data } => Event::Other { reply, data },
+        })
+    }
+
+    fn ack(&mut self, sent: OptionType) -> Result<Event<'static>, Error> {
+        self.state = State::Idle;
+        match sent {
+            OptionType::STARTTLS => {
+                // Whatever was said in plain text was never said.
+                self.agreed = Negotiated {
+                    style: self.agreed.style,
+                    ..Negotiated::new(Framing::Simple, 0, TransmissionFlags::NONE)
+                };
+                self.contexts_for = None;
+                self.state = State::Tls;
+                return Ok(Event::StartTls);
+            }
+            OptionType::INFO | OptionType::GO if !self.informed => {
+                return Err(Violation::NoExportInfo.into());
+            }
+            OptionType::GO => {
+                self.drop_foreign_contexts();
+                self.state = State::Ready { reported: false };
+            }
+            OptionType::STRUCTURED_REPLY => {
+                self.agreed.framing = self.agreed.framing.max(Framing::Structured);
+            }
+            OptionType::EXTENDED_HEADERS => self.agreed.framing = Framing::Extended,
+            OptionType::ABORT => self.state = State::Aborted,
+            _ => {}
+        }
+        Ok(Event::Ack(sent))
+    }
+
+    fn refused<'i>(
+        &mut self,
+        option: OptionType,
+        error: OptionReplyType,
+        message: Option<Text<'i>>,
+    ) -> Event<'i> {
+        if option == OptionType::SET_META_CONTEXT {
+            // "If an error is returned, the client MUST disregard any context
+            // replies that may have been sent."
+            self.agreed.contexts = Contexts::new();
+        }
+        self.state = State::Idle;
+        Event::Refused {
+            option,
+            error,
+            message,
+        }
+    }
+
+    fn note_info(&mut self, info: Info<'_>) -> Result<(), Error> {
+        match info {
+            Info::Export { size, flags } => {
+                self.agreed.size = size;
+                self.agreed.flags = flags;
+                self.informed = true;
+            }
+            Info::BlockSize(sizes) => {
+                check_block_sizes(sizes)?;
+                self.agreed.block_sizes = Some(sizes);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn note_context(&mut self, option: OptionType, id: ContextId) -> Result<(), Error> {
+        if option != OptionType::SET_META_CONTEXT {
+            return Ok(());
+        }
+        let width = Width::Wide;
+        self.agreed
+            .contexts
+            .push(Context { id, width })
+            .map_err(|error| Violation::from(error).into())
+    }
+
+    /// Contexts hold only for the export they were selected for.
+    pub(super) fn drop_foreign_contexts(&mut self) {
+        if self.contexts_for != Some(self.chosen) {
+            self.agreed.contexts = Contexts::new();
+        }
+    }
+}
+
+/// Whether `reply` is an answer to `option` at all.
+fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> {
+    let expected = match reply {
+        OptionReplyType::ACK => true,
+        error if error.is_error() => true,
+        OptionReplyType::SERVER => option == OptionType::LIST,
+        OptionReplyType::INFO => matches!(option, OptionType::INFO | OptionType::GO),
+        OptionReplyType::META_CONTEXT => matches!(
+            option,
+            OptionType::LIST_META_CONTEXT | OptionType::SET_META_CONTEXT
+        ),
+        // What answers an option without a name is not ours to judge.
+        _ => option.name().is_none(),
+    };
+    match expected || option.name().is_none() {
+        true => Ok(()),
+        false => Err(Violation::UnexpectedReply { option, reply }.into()),
+    }
+}
+
+/// Every rule but one: a preferred size below 512 is harmless, and sent.
+fn check_block_sizes(sizes: BlockSizes) -> Result<(), Error> {
+    let harmless = BlockSizes {
+        preferred: sizes.preferred.max(512),
+        maximum: sizes.maximum.max(512),
+        ..sizes
+    };
+    let ordered = sizes.preferred >= sizes.minimum && sizes.maximum >= sizes.preferred;
+    match harmless.is_valid() && ordered {
+        true => Ok(()),
+        false => Err(Violation::BlockSizes(sizes).into()),
+    }
+}
+
+/// Length of the longest information that the machine itself must know, the
+/// block sizes, in bytes.
+const LONGEST_FIXED: u32 = 14;
