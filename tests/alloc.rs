@@ -146,7 +146,7 @@ impl Peer {
             }
             return;
         }
-        if round % 7 == 0 {
+        if round.is_multiple_of(7) {
             let error = Chunk::Error {
                 chunk: ChunkType::ERROR,
                 error: ErrorValue::EIO,
