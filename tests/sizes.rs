@@ -50,12 +50,12 @@ sizes! {
         Misuse = 32;
     }
     for_each_connection {
-        Limits = 16;
+        Limits = 24;
         Contexts = 260;
         Negotiated = 296;
-        Transmission<[Slot; 0]> = 472;
-        Transmission<[Slot; 16]> = 1496;
-        Handshake = 424;
-        Connect<'static> = 488;
+        Transmission<[Slot; 0]> = 480;
+        Transmission<[Slot; 16]> = 1504;
+        Handshake = 432;
+        Connect<'static> = 504;
     }
 }
