@@ -20,10 +20,10 @@ use crate::wire::{DecodeError, EncodeError};
 pub enum Error {
     /// The peer sent bytes that are no message.
     #[error("the peer sent bytes that are no message: {0}")]
-    Decode(#[from] DecodeError),
+    Decode(DecodeError),
     /// The peer sent a message that it must not send.
     #[error("the peer broke the protocol: {0}")]
-    Violation(#[from] Violation),
+    Violation(Violation),
     /// The connection ended where it must not.
     #[error("the peer closed the connection while something was expected of it")]
     Closed,
@@ -34,6 +34,27 @@ pub enum Error {
     /// text.
     #[error("TLS could not be started")]
     TlsFailed,
+}
+
+// Each of these says its cause in its own text, so `source` must not name the
+// cause again: who prints the chain would read it twice.
+
+impl From<DecodeError> for Error {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<Violation> for Error {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
+impl From<TextError> for Misuse {
+    fn from(error: TextError) -> Self {
+        Self::Text(error)
+    }
 }
 
 /// A message that is well formed, and that the peer must not send here.
@@ -73,7 +94,7 @@ pub enum Violation {
     )]
     BlockSizes(BlockSizes),
     /// Metadata contexts that cannot be.
-    #[error("{0}")]
+    #[error(transparent)]
     Contexts(#[from] ContextsError),
     /// A reply in a framing that was not agreed on.
     #[error("a reply of another framing than {negotiated}, which was agreed on")]
@@ -161,11 +182,11 @@ pub enum Misuse {
     #[error("not possible now: {0}")]
     State(&'static str),
     /// The message does not fit the sink, or has no encoding.
-    #[error("{0}")]
+    #[error(transparent)]
     Encode(#[from] EncodeError),
     /// A name breaks the rules for strings.
     #[error("the name is {0}")]
-    Text(#[from] TextError),
+    Text(TextError),
     /// The option needs fixed newstyle, which the server does not speak.
     #[error("{0} needs fixed newstyle, which the server does not speak")]
     NotFixed(OptionType),
