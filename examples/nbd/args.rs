@@ -32,7 +32,13 @@ Sizes and offsets are in bytes, or with K, M, G, T in powers of 1024.";
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// The most able framing to ask for; the server may have less
-    #[arg(long, global = true, value_enum, value_name = "FRAMING", default_value = "extended")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FRAMING",
+        default_value = "extended"
+    )]
     framing: FramingArg,
     /// Give up when the server is silent for so long
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
@@ -101,7 +107,11 @@ pub struct Map {
     /// Where the export is
     pub uri: String,
     /// The metadata context; may be repeated
-    #[arg(long = "context", value_name = "NAME", default_value = "base:allocation")]
+    #[arg(
+        long = "context",
+        value_name = "NAME",
+        default_value = "base:allocation"
+    )]
     pub contexts: Vec<String>,
     /// Print JSON, as `nbdinfo --map --json` does: neighbours of one type are joined. For several
     /// contexts it is an object with an array for each

@@ -40,15 +40,6 @@ pub fn open(
     contexts: &[&str],
     settings: &Settings,
 ) -> Result<Connection> {
-    connect(uri, framing, contexts, settings).with_context(|| uri.to_string())
-}
-
-fn connect(
-    uri: &Uri,
-    framing: Framing,
-    contexts: &[&str],
-    settings: &Settings,
-) -> Result<Connection> {
     let queries: Vec<_> = contexts.iter().map(|name| query(name)).collect();
     let mut plan = Plan::new(uri.export());
     plan.contexts = &queries;

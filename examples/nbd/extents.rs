@@ -78,7 +78,10 @@ fn walk_together(
             bail!("{}: {failed}", describe(&Request::block_status(at, length)));
         }
         // The contexts may have got differently far.
-        let next = status.extents.iter().map(|list| list.last().map_or(at, Placed::end));
+        let next = status
+            .extents
+            .iter()
+            .map(|list| list.last().map_or(at, Placed::end));
         let next = next.min().unwrap_or(range.end);
         if next <= at {
             bail!("the server says nothing of what is at offset {at}");
@@ -115,7 +118,10 @@ impl Status<'_> {
         };
         let list = &mut self.extents[index];
         let known = list.last().map_or(self.range.start, Placed::end);
-        let end = extent.offset.saturating_add(extent.length).min(self.range.end);
+        let end = extent
+            .offset
+            .saturating_add(extent.length)
+            .min(self.range.end);
         let start = extent.offset.max(known);
         if start < end {
             list.push(Placed {
@@ -143,7 +149,14 @@ impl Replies for Status<'_> {
                 for extent in extents {
                     let length = u64::from(extent.length);
                     let flags = u64::from(extent.flags);
-                    self.add(context, Placed { offset, length, flags });
+                    self.add(
+                        context,
+                        Placed {
+                            offset,
+                            length,
+                            flags,
+                        },
+                    );
                     offset = offset.saturating_add(length);
                 }
             }
@@ -155,7 +168,14 @@ impl Replies for Status<'_> {
             } => {
                 for extent in extents {
                     let (length, flags) = (extent.length, extent.flags);
-                    self.add(context, Placed { offset, length, flags });
+                    self.add(
+                        context,
+                        Placed {
+                            offset,
+                            length,
+                            flags,
+                        },
+                    );
                     offset = offset.saturating_add(length);
                 }
             }

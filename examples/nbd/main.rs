@@ -3,14 +3,24 @@
 
 mod args;
 mod connection;
+mod copy;
+mod describe;
 mod draw;
 mod extents;
 mod inbox;
+mod info;
 mod map;
 mod out;
+mod progress;
+
+mod reader;
 mod session;
 mod size;
 mod socket;
+mod source;
+mod target;
+mod transfer;
+mod writer;
 
 use std::process::ExitCode;
 
@@ -34,7 +44,12 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
+        Some(Command::Info(args)) => info::info(args, &cli.common),
+        Some(Command::List(args)) => info::list(args, &cli.common),
         Some(Command::Map(args)) => map::run(args, &cli.common),
-        _ => todo!(),
+        Some(Command::Read(args)) => transfer::read(args, &cli.common),
+        Some(Command::Write(args)) => transfer::write(args, &cli.common),
+        Some(Command::Copy(args)) => copy::run(args, &cli.common),
+        None => todo!(),
     }
 }

@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use anyhow::{Context, Result, bail};
-use nbd_codec::Framing;
+use nbd_codec::uri::Uri;
 use nbd_codec::wire::flags::AllocationFlags;
+use nbd_codec::{Framing, Negotiated};
 use serde_json::{Map, Value, json};
 
 use crate::args;
@@ -25,10 +26,7 @@ pub fn run(args: &args::Map, common: &args::Common) -> Result<()> {
         bail!("simple framing has no block status; use --framing structured or extended");
     }
     let names: Vec<&str> = args.contexts.iter().map(String::as_str).collect();
-    let mut connection = connection::open(&uri, common.framing(), &names, &common.settings())?;
-    let maps = map(&mut connection, &names).with_context(|| uri.to_string())?;
-    let negotiated = *connection.session.negotiated();
-    connection.session.close().with_context(|| uri.to_string())?;
+    let (maps, negotiated) = map(&uri, &names, common).with_context(|| uri.to_string())?;
     if args.json {
         return print_json(&maps, args.raw);
     }
@@ -47,23 +45,28 @@ pub fn run(args: &args::Map, common: &args::Common) -> Result<()> {
     out::write(text.as_bytes())
 }
 
-fn map(connection: &mut Connection, names: &[&str]) -> Result<Vec<Mapped>> {
-    let Connection { session, contexts } = connection;
+fn map(uri: &Uri, names: &[&str], common: &args::Common) -> Result<(Vec<Mapped>, Negotiated)> {
+    let Connection {
+        mut session,
+        contexts,
+    } = connection::open(uri, common.framing(), names, &common.settings())?;
     let negotiated = *session.negotiated();
     if negotiated.framing == Framing::Simple {
         bail!("the server has only simple framing, and so no block status");
     }
     for name in names {
         if !contexts.iter().any(|(_, granted)| granted == name) {
-            bail!("the server has no metadata context {name:?} for this export; `nbd info` shows those it has");
+            bail!(
+                "the server has no metadata context {name:?} for this export; `nbd info` shows those it has"
+            );
         }
     }
     let ids: Vec<_> = contexts.iter().map(|(id, _)| *id).collect();
-    let extents = extents::walk(session, &ids, 0..negotiated.size)?;
-    let named = contexts.iter().map(|(_, name)| name.clone()).zip(extents);
-    Ok(named
-        .map(|(context, extents)| Mapped { context, extents })
-        .collect())
+    let extents = extents::walk(&mut session, &ids, 0..negotiated.size)?;
+    session.close()?;
+    let named = contexts.into_iter().map(|(_, name)| name).zip(extents);
+    let maps = named.map(|(context, extents)| Mapped { context, extents });
+    Ok((maps.collect(), negotiated))
 }
 
 fn print_json(maps: &[Mapped], raw: bool) -> Result<()> {

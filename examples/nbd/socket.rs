@@ -47,9 +47,9 @@ impl Socket {
                     None => UnixStream::connect(Path::new(std::ffi::OsStr::from_bytes(path))),
                 };
                 let shown = String::from_utf8_lossy(path).replace('\0', "@");
-                stream
-                    .map(Stream::Unix)
-                    .with_context(|| format!("cannot connect to socket {shown}; is the server running?"))?
+                stream.map(Stream::Unix).with_context(|| {
+                    format!("cannot connect to socket {shown}; is the server running?")
+                })?
             }
             Transport::Vsock { .. } => bail!("vsock is not supported; use TCP or a Unix socket"),
             Transport::Ssh { .. } => bail!(
@@ -187,8 +187,9 @@ fn tcp(host: &str, port: u16, timeout: Option<Duration>) -> Result<TcpStream> {
         match result {
             Ok(stream) => return Ok(stream),
             Err(error) => {
-                last = anyhow!(error)
-                    .context(format!("cannot connect to {address}; is the server running?"));
+                last = anyhow!(error).context(format!(
+                    "cannot connect to {address}; is the server running?"
+                ));
             }
         }
     }
