@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use anyhow::{Result, bail};
-use nbd_codec::Framing;
 use nbd_codec::client::{Event, Request};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{ContextId, Cookie};
+use nbd_codec::{Framing, Negotiated};
 
-use crate::session::{Replies, Session, describe, explain};
+use crate::session::{Replies, Session, explain};
 
 /// An extent and where it is. Narrow extents fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,60 +56,64 @@ fn walk_together(
     filter: bool,
     range: &Range<u64>,
 ) -> Result<Vec<Vec<Placed>>> {
-    let mut status = Status {
-        contexts,
-        extents: vec![Vec::new(); contexts.len()],
-        range: range.clone(),
-        running: None,
-        failed: None,
-    };
-    let mut at = range.start;
-    while at < range.end {
-        let length = longest(session, range.end - at);
+    let mut status = Status::new(contexts, range.clone());
+    while let Some((offset, length)) = status.next(session.negotiated())? {
         let cookie = match filter {
-            true => session.block_status_of(contexts, at, length)?,
-            false => session.submit(Request::block_status(at, length), Vec::new())?,
+            true => session.block_status_of(contexts, offset, length)?,
+            false => session.submit(Request::block_status(offset, length), Vec::new())?,
         };
         status.running = Some(cookie);
         while status.running.is_some() {
             session.step(&mut status)?;
         }
-        if let Some(failed) = status.failed {
-            bail!("{}: {failed}", describe(&Request::block_status(at, length)));
-        }
-        // The contexts may have got differently far.
-        let next = status
-            .extents
-            .iter()
-            .map(|list| list.last().map_or(at, Placed::end));
-        let next = next.min().unwrap_or(range.end);
-        if next <= at {
-            bail!("the server says nothing of what is at offset {at}");
-        }
-        at = next;
     }
     Ok(status.extents)
 }
 
-/// The most that one request may cover.
-fn longest(session: &Session, left: u64) -> u64 {
-    let negotiated = session.negotiated();
-    if negotiated.framing == Framing::Extended {
-        return left;
-    }
-    let minimum = u64::from(negotiated.constraints().minimum.max(512));
-    left.min(u64::from(u32::MAX) / minimum * minimum)
-}
-
-struct Status<'a> {
+/// A walk under way.
+pub struct Status<'a> {
     contexts: &'a [ContextId],
-    extents: Vec<Vec<Placed>>,
+    /// What is known so far, for each context.
+    pub extents: Vec<Vec<Placed>>,
     range: Range<u64>,
+    /// Where the last request began.
+    asked: Option<u64>,
     running: Option<Cookie>,
     failed: Option<String>,
 }
 
-impl Status<'_> {
+impl<'a> Status<'a> {
+    pub fn new(contexts: &'a [ContextId], range: Range<u64>) -> Self {
+        Self {
+            contexts,
+            extents: vec![Vec::new(); contexts.len()],
+            range,
+            asked: None,
+            running: None,
+            failed: None,
+        }
+    }
+
+    /// The offset and length of the next request; `None` when all is known.
+    pub fn next(&mut self, negotiated: &Negotiated) -> Result<Option<(u64, u64)>> {
+        if let (Some(failed), Some(asked)) = (&self.failed, self.asked) {
+            bail!("block status at offset {asked} failed: {failed}");
+        }
+        // The contexts may have got differently far.
+        let start = self.range.start;
+        let known = |list: &Vec<Placed>| list.last().map_or(start, Placed::end);
+        let at = self.extents.iter().map(known).min();
+        let at = at.unwrap_or(self.range.end);
+        if at >= self.range.end {
+            return Ok(None);
+        }
+        if self.asked == Some(at) {
+            bail!("the server says nothing of what is at offset {at}");
+        }
+        self.asked = Some(at);
+        Ok(Some((at, longest(negotiated, self.range.end - at))))
+    }
+
     /// Adds an extent, less what is known already and what lies behind the
     /// range: extents may reach beyond what was asked for.
     fn add(&mut self, context: ContextId, extent: Placed) {
@@ -131,6 +135,15 @@ impl Status<'_> {
             });
         }
     }
+}
+
+/// The most that one request may cover.
+fn longest(negotiated: &Negotiated, left: u64) -> u64 {
+    if negotiated.framing == Framing::Extended {
+        return left;
+    }
+    let minimum = u64::from(negotiated.constraints().minimum.max(512));
+    left.min(u64::from(u32::MAX) / minimum * minimum)
 }
 
 impl Replies for Status<'_> {

@@ -2,6 +2,7 @@
 //! the sockets of the standard library.
 
 mod args;
+mod canned;
 mod connection;
 mod copy;
 mod describe;
@@ -19,6 +20,7 @@ mod size;
 mod socket;
 mod source;
 mod target;
+mod tour;
 mod transfer;
 mod writer;
 
@@ -50,6 +52,6 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Read(args)) => transfer::read(args, &cli.common),
         Some(Command::Write(args)) => transfer::write(args, &cli.common),
         Some(Command::Copy(args)) => copy::run(args, &cli.common),
-        None => todo!(),
+        None => tour::run(),
     }
 }
