@@ -71,7 +71,7 @@ pub fn all(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
     if let Some(refusal) = answer {
         bail!("the server does not list its exports ({refusal})");
     }
-    // Until the server turns out to have no way to describe an export.
+    // Until the server turns out not to describe an export.
     let mut haggle = Some(haggle);
     for (name, description) in listed {
         let mut export = Export::new(name.clone(), of_export(uri, &name)?);
@@ -120,7 +120,7 @@ impl Export {
         }
     }
 
-    /// Opens an export of a server that has no other way to describe it: on a
+    /// Opens an export that the server does not describe in another way: on a
     /// connection of its own, where there is a fallback for everything.
     fn open(&mut self, framing: Framing, settings: &Settings) -> Result<()> {
         let connection = connection::open(&self.uri, framing, &[], settings)?;
@@ -199,7 +199,8 @@ impl Haggle {
         }
     }
 
-    /// Asks about an export; false if the server has no way to be asked.
+    /// Asks about an export; false if the server has no way to be asked, or
+    /// the answer is not to be relied on.
     fn inquire(&mut self, export: &mut Export) -> Result<bool> {
         if self.machine.agreed().style != Style::FixedNewstyle {
             return Ok(false);
@@ -234,7 +235,9 @@ impl Haggle {
             None => {
                 export.take(self.machine.agreed());
                 export.block_sizes = sizes;
-                Ok(true)
+                // nbd-server knows the size only of an export that is open, and
+                // says zero of any other.
+                Ok(export.size != 0)
             }
             Some(refusal) if refusal.error == OptionReplyType::ERR_UNSUP => Ok(false),
             Some(Refusal { error, message }) => {

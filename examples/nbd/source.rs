@@ -19,8 +19,8 @@ use crate::session::Session;
 /// of a large one could be larger than memory.
 const WINDOW: u64 = 1 << 30;
 
-/// Where zeroes are looked for in data, a whole block of them is a hole.
-const BLOCK: usize = 64 << 10;
+/// Where zeroes are looked for in data, a block of so many bytes is a hole.
+const BLOCK: u64 = 4096;
 
 /// A part of what is copied.
 pub enum Part {
@@ -78,7 +78,7 @@ impl Source {
                 allocation: None,
             } => {
                 reader::read(&mut session, 0..size, &mut |piece| {
-                    split(piece, true, each)?;
+                    split(piece, alignment.max(BLOCK), true, each)?;
                     Ok(Vec::new())
                 })?;
                 session.close()
@@ -117,7 +117,7 @@ fn copy_window(
         match zero {
             true => each(zeroes_of(range))?,
             false => reader::read(session, range, &mut |piece| {
-                split(piece, false, each)?;
+                split(piece, alignment, false, each)?;
                 Ok(Vec::new())
             })?,
         }
@@ -215,22 +215,28 @@ fn aligned(
 
 /// Hands over a piece without its holes; with `look`, neither with blocks that
 /// are all zeroes.
-fn split(piece: Piece, look: bool, each: &mut dyn FnMut(Part) -> Result<()>) -> Result<()> {
+fn split(
+    piece: Piece,
+    block: u64,
+    look: bool,
+    each: &mut dyn FnMut(Part) -> Result<()>,
+) -> Result<()> {
     let Piece {
         offset,
         data,
         mut holes,
     } = piece;
     if look {
-        let blocks = data.chunks(BLOCK).enumerate();
+        let block = block as usize;
+        let blocks = data.chunks(block).enumerate();
         holes = blocks
-            .filter(|(_, block)| block.iter().all(|byte| *byte == 0))
-            .map(|(index, block)| index * BLOCK..index * BLOCK + block.len())
+            .filter(|(_, bytes)| bytes.iter().all(|byte| *byte == 0))
+            .map(|(index, bytes)| index * block..index * block + bytes.len())
             .collect();
     }
     holes.sort_by_key(|hole| hole.start);
     let holes = holes.iter().map(|hole| hole.start as u64..hole.end as u64);
-    let parts = aligned(holes, 0..data.len() as u64, BLOCK as u64);
+    let parts = aligned(holes, 0..data.len() as u64, block);
     if let [(_, false)] = parts[..] {
         return each(Part::Data { offset, data });
     }

@@ -121,7 +121,9 @@ impl Shown {
         let hole = size::rounded(hole.unwrap_or(0));
         let count = self.extents.len();
         match self.framing {
-            Framing::Simple => "No block status, so no map; and the hole that was read came as zeroes.".into(),
+            Framing::Simple => {
+                "No block status, so no map; and the hole that was read came as zeroes.".into()
+            }
             Framing::Structured => format!(
                 "{count} narrow extents: 32 bits end below 4 GiB, so the long ones came in parts. The hole that was read came in 12 bytes."
             ),

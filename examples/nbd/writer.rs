@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use nbd_codec::Framing;
 use nbd_codec::client::{Event, Request};
 use nbd_codec::wire::flags::TransmissionFlags;
-use nbd_codec::wire::number::Cookie;
+use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
 
 use crate::reader::chunk;
 use crate::session::{Replies, Session, WINDOW, describe, explain};
@@ -18,20 +18,20 @@ const ZEROES: u64 = 1 << 31;
 pub struct Writer {
     session: Session,
     pending: Pending,
+    /// Whether the server has `WRITE_ZEROES`.
+    zeroes: bool,
 }
 
 impl Writer {
     pub fn new(session: Session) -> Result<Self> {
-        if session
-            .negotiated()
-            .flags
-            .contains(TransmissionFlags::READ_ONLY)
-        {
+        let flags = session.negotiated().flags;
+        if flags.contains(TransmissionFlags::READ_ONLY) {
             bail!("the export is read-only");
         }
         Ok(Self {
             session,
             pending: Pending::default(),
+            zeroes: flags.contains(TransmissionFlags::SEND_WRITE_ZEROES),
         })
     }
 
@@ -57,18 +57,14 @@ impl Writer {
 
     /// Writes zeroes: by command, or where the server has none as data.
     pub fn zeroes(&mut self, mut offset: u64, mut length: u64) -> Result<()> {
-        let negotiated = self.session.negotiated();
-        let command = negotiated
-            .flags
-            .contains(TransmissionFlags::SEND_WRITE_ZEROES);
-        let most = match (command, negotiated.framing) {
-            (true, Framing::Extended) => u64::MAX,
-            (true, _) => ZEROES,
-            (false, _) => chunk(&self.session),
-        };
         while length > 0 {
+            let most = match (self.zeroes, self.session.negotiated().framing) {
+                (true, Framing::Extended) => u64::MAX,
+                (true, _) => ZEROES,
+                (false, _) => chunk(&self.session),
+            };
             let part = length.min(most);
-            match command {
+            match self.zeroes {
                 true => self.submit(Request::write_zeroes(offset, part), Vec::new())?,
                 false => self.data(offset, vec![0; part as usize])?,
             }
@@ -102,16 +98,24 @@ impl Writer {
         while self.session.in_flight() >= n {
             self.session.step(&mut self.pending)?;
             self.pending.check()?;
+            while let Some(refused) = self.pending.refused.pop() {
+                // nbdkit advertises the command with oldstyle and does not do
+                // it.
+                self.zeroes = false;
+                self.zeroes(refused.offset, refused.length)?;
+            }
         }
         Ok(())
     }
 }
 
-/// The commands in flight, and the first that failed.
+/// The commands in flight, and what has become of the others.
 #[derive(Default)]
 struct Pending {
     running: HashMap<Cookie, Request>,
     messages: HashMap<Cookie, String>,
+    /// Zeroes the server does not write by command.
+    refused: Vec<Request>,
     failed: Option<String>,
 }
 
@@ -141,7 +145,13 @@ impl Replies for Pending {
             Event::Done { cookie, result } => {
                 let request = self.running.remove(&cookie);
                 let message = self.messages.remove(&cookie).unwrap_or_default();
-                if let (Err(error), None, Some(request)) = (result, &self.failed, request) {
+                let (Err(error), Some(request)) = (result, request) else {
+                    return Ok(());
+                };
+                let unable = matches!(error, ErrorValue::EINVAL | ErrorValue::ENOTSUP);
+                if unable && request.command == Command::WRITE_ZEROES {
+                    self.refused.push(request);
+                } else if self.failed.is_none() {
                     let what = describe(&request);
                     self.failed = Some(format!("{what} failed: {}{message}", explain(error)));
                 }
