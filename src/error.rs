@@ -21,10 +21,10 @@ use crate::wire::{DecodeError, EncodeError};
 pub enum Error {
     /// The peer sent bytes that are no message.
     #[error("the peer sent bytes that are no message: {0}")]
-    Decode(#[from] DecodeError),
+    Decode(DecodeError),
     /// The peer sent a message that it must not send.
     #[error("the peer broke the protocol: {0}")]
-    Violation(#[from] Violation),
+    Violation(Violation),
     /// The connection ended where it must not.
     #[error("the peer closed the connection while something was expected of it")]
     Closed,
@@ -43,6 +43,27 @@ pub enum Error {
     /// specification has no way to say so but to close.
     #[error("the export was refused, and NBD_OPT_EXPORT_NAME has no reply that says so")]
     ExportRefused,
+}
+
+// Each of these says its cause in its own text, so `source` must not name the
+// cause again: who prints the chain would read it twice.
+
+impl From<DecodeError> for Error {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<Violation> for Error {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
+impl From<TextError> for Misuse {
+    fn from(error: TextError) -> Self {
+        Self::Text(error)
+    }
 }
 
 /// A message that is well formed, and that the peer must not send here.
@@ -82,7 +103,7 @@ pub enum Violation {
     )]
     BlockSizes(BlockSizes),
     /// Metadata contexts that cannot be.
-    #[error("{0}")]
+    #[error(transparent)]
     Contexts(#[from] ContextsError),
     /// A message in a framing that was not agreed on.
     #[error("a message of another framing than {negotiated}, which was agreed on")]
@@ -199,11 +220,11 @@ pub enum Misuse {
     #[error("not possible now: {0}")]
     State(&'static str),
     /// The message does not fit the sink, or has no encoding.
-    #[error("{0}")]
+    #[error(transparent)]
     Encode(#[from] EncodeError),
     /// A name breaks the rules for strings.
     #[error("the name is {0}")]
-    Text(#[from] TextError),
+    Text(TextError),
     /// The option needs fixed newstyle, which the server does not speak.
     #[error("{0} needs fixed newstyle, which the server does not speak")]
     NotFixed(OptionType),

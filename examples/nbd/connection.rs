@@ -1,0 +1,157 @@
+//! From a URI to a session: the handshake by policy, with every fallback.
+
+use std::io::IoSlice;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nbd_codec::client::Connect;
+use nbd_codec::client::connect::{Event, Failure, Plan, TlsPolicy};
+use nbd_codec::client::handshake::ContextQuery;
+use nbd_codec::uri::Uri;
+use nbd_codec::wire::number::ContextId;
+use nbd_codec::wire::text::Text;
+use nbd_codec::{Error, Framing};
+
+use crate::inbox::Inbox;
+use crate::session::Session;
+use crate::socket::{Settings, Socket};
+
+/// A session, and the metadata contexts that were granted.
+pub struct Connection {
+    pub session: Session,
+    pub contexts: Vec<(ContextId, String)>,
+}
+
+/// Parses a URI, and warns of what in it means nothing.
+pub fn parse_uri(text: &str) -> Result<Uri> {
+    let uri = Uri::parse(text).with_context(|| format!("{text:?} is no NBD URI"))?;
+    for (key, _) in uri.unknown_parameters() {
+        eprintln!("nbd: warning: parameter {key:?} in the URI means nothing here and is ignored");
+    }
+    if uri.tls_required() {
+        bail!("{uri}: this tool has no TLS yet; use nbd:// where plain text is acceptable");
+    }
+    Ok(uri)
+}
+
+/// Opens the export of `uri`.
+pub fn open(
+    uri: &Uri,
+    framing: Framing,
+    contexts: &[&str],
+    settings: &Settings,
+) -> Result<Connection> {
+    let queries: Vec<_> = contexts.iter().map(|name| query(name)).collect();
+    let mut plan = Plan::new(uri.export());
+    plan.contexts = &queries;
+    plan.tls = TlsPolicy::Never;
+    plan.framing = framing;
+
+    let mut link = Link::connect(uri, settings)?;
+    let mut machine = Connect::new(plan)?;
+    let mut granted = Vec::new();
+    loop {
+        let mut input = link.inbox.unread();
+        let event = machine.receive(&mut input)?;
+        let (left, short) = (input.len(), event.is_none());
+        let (mut ready, mut failed) = (false, None);
+        match event {
+            Some(Event::Ready) => ready = true,
+            Some(Event::Failed { reason, message }) => {
+                failed = Some(refused(reason, message, uri.export()));
+            }
+            Some(Event::Context { id, name, .. }) => granted.push((id, name.to_string())),
+            _ => {}
+        }
+        link.inbox.keep_last(left);
+        if ready {
+            break;
+        }
+        if !short && failed.is_none() {
+            continue;
+        }
+        let mut outgoing = Vec::new();
+        while machine.transmit(&mut outgoing)? > 0 {}
+        if let Some(error) = failed {
+            // A last word; whether the server still hears it changes nothing.
+            let _ = link.send(&outgoing);
+            return Err(error);
+        }
+        if outgoing.is_empty() && !link.fill()? {
+            machine.end_of_input().map_err(lost)?;
+        }
+        link.send(&outgoing)?;
+    }
+    let negotiated = machine
+        .into_negotiated()
+        .map_err(|_| anyhow!("the handshake did not come to its end"))?;
+    Ok(Connection {
+        session: Session::new(link.socket, link.inbox, negotiated),
+        contexts: granted,
+    })
+}
+
+/// Contexts whose width nothing is known of are asked for in any framing: a
+/// server that needs extended headers for one leaves it out.
+fn query(name: &str) -> ContextQuery<'_> {
+    ContextQuery::narrow(name)
+}
+
+/// The end of input in the middle of a handshake.
+pub fn lost(error: Error) -> anyhow::Error {
+    match error {
+        Error::Closed => {
+            anyhow!("the server closed the connection during the handshake; its log may say why")
+        }
+        other => other.into(),
+    }
+}
+
+/// What a refusal means, and what to do about it.
+pub fn refused(reason: Failure, message: Option<Text<'_>>, export: &str) -> anyhow::Error {
+    let advice = match reason {
+        Failure::UnknownExport => "; `nbd list` shows those it has",
+        Failure::ServerRequiresTls => ", and this tool has none yet",
+        _ => "",
+    };
+    let said = match message {
+        Some(text) if !text.is_empty() => format!(" (server: {text})"),
+        _ => String::new(),
+    };
+    anyhow!("export {export:?}: {reason}{advice}{said}")
+}
+
+/// A socket, and what it has brought.
+pub struct Link {
+    pub socket: Socket,
+    pub inbox: Inbox,
+}
+
+impl Link {
+    pub fn connect(uri: &Uri, settings: &Settings) -> Result<Self> {
+        Ok(Self {
+            socket: Socket::connect(uri, settings)?,
+            inbox: Inbox::new(),
+        })
+    }
+
+    /// Sends all of it.
+    pub fn send(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            match self.socket.write(&[IoSlice::new(bytes)])? {
+                Some(n) => bytes = &bytes[n..],
+                None => self.socket.wait(true)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for more input; false at its end.
+    pub fn fill(&mut self) -> Result<bool> {
+        loop {
+            match self.inbox.fill(&mut self.socket)? {
+                Some(n) => return Ok(n > 0),
+                None => self.socket.wait(false)?,
+            }
+        }
+    }
+}

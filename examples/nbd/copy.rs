@@ -1,0 +1,130 @@
+//! `nbd copy`: one thread reads the source, the other writes the destination,
+//! each with several requests in flight.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nbd_codec::uri::Uri;
+
+use crate::args;
+use crate::connection;
+use crate::progress::Progress;
+use crate::source::{Part, Source};
+use crate::target::Target;
+use crate::writer::Writer;
+
+/// How many parts the source may be ahead of the destination.
+const AHEAD: usize = 16;
+
+/// One side of a copy.
+enum Side {
+    Export(Box<Uri>),
+    File(PathBuf),
+}
+
+impl Side {
+    /// What looks like a URI is one.
+    fn parse(text: &str) -> Result<Self> {
+        match text.contains("://") {
+            true => Ok(Self::Export(Box::new(connection::parse_uri(text)?))),
+            false => Ok(Self::File(text.into())),
+        }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Export(uri) => uri.fmt(f),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+pub fn run(args: &args::Copy, common: &args::Common) -> Result<()> {
+    let from = Side::parse(&args.source)?;
+    let to = Side::parse(&args.destination)?;
+    if let (Side::Export(_), Side::Export(_), Some(_)) = (&from, &to, common.settings().record) {
+        bail!("--record writes down one session, and this copy has two");
+    }
+    let source = open_source(&from, common).with_context(|| from.to_string())?;
+    let size = source.size().with_context(|| from.to_string())?;
+    let target = open_target(&to, &source, size, common).with_context(|| to.to_string())?;
+    copy(source, target, size, &from, &to)
+}
+
+fn open_source(side: &Side, common: &args::Common) -> Result<Source> {
+    match side {
+        Side::Export(uri) => {
+            let contexts = ["base:allocation"];
+            connection::open(uri, common.framing(), &contexts, &common.settings())
+                .map(Source::export)
+        }
+        Side::File(path) => Ok(Source::File(File::open(path)?)),
+    }
+}
+
+fn open_target(side: &Side, source: &Source, size: u64, common: &args::Common) -> Result<Target> {
+    match side {
+        Side::Export(uri) => {
+            let connection = connection::open(uri, common.framing(), &[], &common.settings())?;
+            Target::export(Writer::new(connection.session)?, size)
+        }
+        Side::File(path) => Target::file(Path::new(path), source, size),
+    }
+}
+
+fn copy(source: Source, mut target: Target, size: u64, from: &Side, to: &Side) -> Result<()> {
+    let progress = Progress::new("copy", size, true);
+    let alignment = source.alignment().max(target.alignment());
+    let (sender, receiver) = sync_channel(AHEAD);
+    // Not joined where the destination fails: the source may be waiting for a
+    // server that says nothing, and the program ends anyway.
+    let reading = thread::spawn(move || {
+        source.run(alignment, &mut |part| {
+            sender
+                .send(part)
+                .map_err(|_| anyhow!("the destination failed"))
+        })
+    });
+    let mut copied = 0;
+    for part in receiver {
+        let length = match &part {
+            Part::Data { data, .. } => data.len() as u64,
+            Part::Zeroes { length, .. } => *length,
+        };
+        write(&mut target, part).with_context(|| to.to_string())?;
+        copied += length;
+        progress.add(length);
+    }
+    // The parts have ended: because there are no more, or because the source
+    // failed.
+    match reading.join() {
+        Ok(result) => result.with_context(|| from.to_string())?,
+        Err(_) => bail!("{from}: reading ended unexpectedly"),
+    }
+    if copied != size {
+        bail!("{from}: only {copied} of {size} bytes were read");
+    }
+    target.finish().with_context(|| to.to_string())
+}
+
+/// Writes a part in as many pieces as the destination needs.
+fn write(target: &mut Target, part: Part) -> Result<()> {
+    let chunk = target.chunk();
+    match part {
+        Part::Data { offset, data } if data.len() > chunk => {
+            for (index, piece) in data.chunks(chunk).enumerate() {
+                target.write(Part::Data {
+                    offset: offset + (index * chunk) as u64,
+                    data: piece.to_vec(),
+                })?;
+            }
+            Ok(())
+        }
+        part => target.write(part),
+    }
+}

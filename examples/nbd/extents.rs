@@ -1,0 +1,222 @@
+//! Walks an export with block status requests.
+
+use std::ops::Range;
+
+use anyhow::{Result, bail};
+use nbd_codec::client::{Event, Request};
+use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::number::{ContextId, Cookie};
+use nbd_codec::{Framing, Negotiated};
+
+use crate::session::{Replies, Session, explain};
+
+/// An extent and where it is. Narrow extents fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    pub offset: u64,
+    pub length: u64,
+    pub flags: u64,
+}
+
+impl Placed {
+    pub fn end(&self) -> u64 {
+        self.offset + self.length
+    }
+}
+
+/// The extents of each context in `range`, as the server sent them.
+///
+/// With extended headers a request covers all that is left; without them, as
+/// much as 32 bits and the block size allow. Servers may answer for less.
+pub fn walk(
+    session: &mut Session,
+    contexts: &[ContextId],
+    range: Range<u64>,
+) -> Result<Vec<Vec<Placed>>> {
+    let filter = session
+        .negotiated()
+        .flags
+        .contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD)
+        && session.negotiated().framing == Framing::Extended;
+    let selected = session.negotiated().contexts.len();
+    if filter && selected > 1 {
+        // One walk for each context: none has to wait for the others.
+        let mut all = Vec::new();
+        for context in contexts {
+            all.append(&mut walk_together(session, &[*context], true, &range)?);
+        }
+        return Ok(all);
+    }
+    walk_together(session, contexts, false, &range)
+}
+
+fn walk_together(
+    session: &mut Session,
+    contexts: &[ContextId],
+    filter: bool,
+    range: &Range<u64>,
+) -> Result<Vec<Vec<Placed>>> {
+    let mut status = Status::new(contexts, range.clone());
+    while let Some((offset, length)) = status.next(session.negotiated())? {
+        let cookie = match filter {
+            true => session.block_status_of(contexts, offset, length)?,
+            false => session.submit(Request::block_status(offset, length), Vec::new())?,
+        };
+        status.running = Some(cookie);
+        while status.running.is_some() {
+            session.step(&mut status)?;
+        }
+    }
+    Ok(status.extents)
+}
+
+/// A walk under way.
+pub struct Status<'a> {
+    contexts: &'a [ContextId],
+    /// What is known so far, for each context.
+    pub extents: Vec<Vec<Placed>>,
+    range: Range<u64>,
+    /// Where the last request began.
+    asked: Option<u64>,
+    running: Option<Cookie>,
+    failed: Option<String>,
+}
+
+impl<'a> Status<'a> {
+    pub fn new(contexts: &'a [ContextId], range: Range<u64>) -> Self {
+        Self {
+            contexts,
+            extents: vec![Vec::new(); contexts.len()],
+            range,
+            asked: None,
+            running: None,
+            failed: None,
+        }
+    }
+
+    /// The offset and length of the next request; `None` when all is known.
+    pub fn next(&mut self, negotiated: &Negotiated) -> Result<Option<(u64, u64)>> {
+        if let (Some(failed), Some(asked)) = (&self.failed, self.asked) {
+            bail!("block status at offset {asked} failed: {failed}");
+        }
+        // The contexts may have got differently far.
+        let start = self.range.start;
+        let known = |list: &Vec<Placed>| list.last().map_or(start, Placed::end);
+        let at = self.extents.iter().map(known).min();
+        let at = at.unwrap_or(self.range.end);
+        if at >= self.range.end {
+            return Ok(None);
+        }
+        if self.asked == Some(at) {
+            bail!("the server says nothing of what is at offset {at}");
+        }
+        self.asked = Some(at);
+        Ok(Some((at, longest(negotiated, self.range.end - at))))
+    }
+
+    /// Adds an extent, less what is known already and what lies behind the
+    /// range: extents may reach beyond what was asked for.
+    fn add(&mut self, context: ContextId, extent: Placed) {
+        let Some(index) = self.contexts.iter().position(|id| *id == context) else {
+            return;
+        };
+        let list = &mut self.extents[index];
+        let known = list.last().map_or(self.range.start, Placed::end);
+        let end = extent
+            .offset
+            .saturating_add(extent.length)
+            .min(self.range.end);
+        let start = extent.offset.max(known);
+        if start < end {
+            list.push(Placed {
+                offset: start,
+                length: end - start,
+                flags: extent.flags,
+            });
+        }
+    }
+}
+
+/// The most that one request may cover.
+fn longest(negotiated: &Negotiated, left: u64) -> u64 {
+    if negotiated.framing == Framing::Extended {
+        return left;
+    }
+    let minimum = u64::from(negotiated.constraints().minimum.max(512));
+    left.min(u64::from(u32::MAX) / minimum * minimum)
+}
+
+impl Replies for Status<'_> {
+    fn place(&mut self, _: Cookie, _: u64, _: usize) -> Option<&mut [u8]> {
+        None
+    }
+
+    fn event(&mut self, event: Event<'_>) -> Result<()> {
+        match event {
+            Event::Extents32 {
+                context,
+                mut offset,
+                extents,
+                ..
+            } => {
+                for extent in extents {
+                    let length = u64::from(extent.length);
+                    let flags = u64::from(extent.flags);
+                    self.add(
+                        context,
+                        Placed {
+                            offset,
+                            length,
+                            flags,
+                        },
+                    );
+                    offset = offset.saturating_add(length);
+                }
+            }
+            Event::Extents64 {
+                context,
+                mut offset,
+                extents,
+                ..
+            } => {
+                for extent in extents {
+                    let (length, flags) = (extent.length, extent.flags);
+                    self.add(
+                        context,
+                        Placed {
+                            offset,
+                            length,
+                            flags,
+                        },
+                    );
+                    offset = offset.saturating_add(length);
+                }
+            }
+            Event::Error { error, message, .. } => {
+                let text = message.filter(|text| !text.is_empty());
+                let text = text.map_or(String::new(), |text| format!(" (server: {text})"));
+                self.failed = Some(format!("{}{text}", explain(error)));
+            }
+            Event::Done { result, .. } => {
+                self.running = None;
+                if let (Err(error), None) = (result, &self.failed) {
+                    self.failed = Some(explain(error));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Neighbours of one type joined.
+pub fn joined(extents: &[Placed]) -> Vec<Placed> {
+    let mut joined: Vec<Placed> = Vec::new();
+    for extent in extents {
+        match joined.last_mut() {
+            Some(last) if last.flags == extent.flags => last.length += extent.length,
+            _ => joined.push(*extent),
+        }
+    }
+    joined
+}

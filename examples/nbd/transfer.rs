@@ -1,0 +1,93 @@
+//! `nbd read` and `nbd write`.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use anyhow::{Context, Result, bail};
+
+use crate::progress::Progress;
+use crate::writer::Writer;
+use crate::{args, connection, out, reader};
+
+pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
+    let uri = connection::parse_uri(&args.uri)?;
+    let place = || uri.to_string();
+    let connection = connection::open(&uri, common.framing(), &[], &common.settings());
+    let mut session = connection.with_context(place)?.session;
+    let size = session.negotiated().size;
+    let end = match args.length {
+        None => size.max(args.offset),
+        Some(length) => args.offset.saturating_add(length),
+    };
+    if end > size {
+        bail!(
+            "{uri}: {} to {end} is beyond the export, which has {size} bytes",
+            args.offset
+        );
+    }
+    let mut file = match &args.output {
+        None => None,
+        Some(path) => Some((
+            path,
+            File::create(path).with_context(|| path.display().to_string())?,
+        )),
+    };
+    let progress = Progress::new("read", end - args.offset, args.output.is_some());
+    reader::read(&mut session, args.offset..end, &mut |piece| {
+        match &mut file {
+            None => out::write(&piece.data)?,
+            Some((path, file)) => file
+                .write_all(&piece.data)
+                .with_context(|| path.display().to_string())?,
+        }
+        progress.add(piece.data.len() as u64);
+        Ok(piece.data)
+    })
+    .with_context(place)?;
+    session.close().with_context(place)
+}
+
+pub fn write(args: &args::Write, common: &args::Common) -> Result<()> {
+    let uri = connection::parse_uri(&args.uri)?;
+    let place = || uri.to_string();
+    let (mut input, length): (Box<dyn Read>, Option<u64>) = match &args.input {
+        None => (Box::new(io::stdin()), None),
+        Some(path) => {
+            let file = File::open(path).with_context(|| path.display().to_string())?;
+            let metadata = file.metadata()?;
+            let length = metadata.is_file().then_some(metadata.len());
+            (Box::new(file), length)
+        }
+    };
+    let settings = common.settings();
+    let connection =
+        connection::open(&uri, common.framing(), &[], &settings).with_context(place)?;
+    let mut writer = Writer::new(connection.session).with_context(place)?;
+    let room = writer.size().saturating_sub(args.offset);
+    if length.is_some_and(|length| length > room) {
+        bail!(
+            "{uri}: the input has {} bytes, and behind offset {} the export has room for {room}",
+            length.unwrap_or_default(),
+            args.offset
+        );
+    }
+    let progress = Progress::new("write", length.unwrap_or(room), args.input.is_some());
+    let mut at = args.offset;
+    loop {
+        let mut data = Vec::new();
+        let chunk = writer.chunk() as u64;
+        input
+            .by_ref()
+            .take(chunk)
+            .read_to_end(&mut data)
+            .context("cannot read the input")?;
+        if data.is_empty() {
+            break;
+        }
+        let length = data.len() as u64;
+        writer.data(at, data).with_context(place)?;
+        at += length;
+        progress.add(length);
+    }
+    writer.finish().with_context(place)
+}

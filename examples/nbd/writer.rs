@@ -1,0 +1,163 @@
+//! Writes to an export, several requests in flight.
+
+use std::collections::HashMap;
+
+use anyhow::{Result, bail};
+use nbd_codec::Framing;
+use nbd_codec::client::{Event, Request};
+use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
+
+use crate::reader::chunk;
+use crate::session::{Replies, Session, WINDOW, describe, explain};
+
+/// The most that one `WRITE_ZEROES` covers without extended headers, in bytes:
+/// as much as 32 bits can say in round figures.
+const ZEROES: u64 = 1 << 31;
+
+pub struct Writer {
+    session: Session,
+    pending: Pending,
+    /// Whether the server has `WRITE_ZEROES`.
+    zeroes: bool,
+}
+
+impl Writer {
+    pub fn new(session: Session) -> Result<Self> {
+        let flags = session.negotiated().flags;
+        if flags.contains(TransmissionFlags::READ_ONLY) {
+            bail!("the export is read-only");
+        }
+        Ok(Self {
+            session,
+            pending: Pending::default(),
+            zeroes: flags.contains(TransmissionFlags::SEND_WRITE_ZEROES),
+        })
+    }
+
+    /// Size of the export in bytes.
+    pub fn size(&self) -> u64 {
+        self.session.negotiated().size
+    }
+
+    /// What offsets and lengths are multiples of, in bytes.
+    pub fn alignment(&self) -> u64 {
+        self.session.negotiated().constraints().minimum.into()
+    }
+
+    /// The longest data for [`data`](Self::data), in bytes.
+    pub fn chunk(&self) -> usize {
+        chunk(&self.session) as usize
+    }
+
+    /// Writes data.
+    pub fn data(&mut self, offset: u64, data: Vec<u8>) -> Result<()> {
+        self.submit(Request::write(offset, data.len() as u64), data)
+    }
+
+    /// Writes zeroes: by command, or where the server has none as data.
+    pub fn zeroes(&mut self, mut offset: u64, mut length: u64) -> Result<()> {
+        while length > 0 {
+            let most = match (self.zeroes, self.session.negotiated().framing) {
+                (true, Framing::Extended) => u64::MAX,
+                (true, _) => ZEROES,
+                (false, _) => chunk(&self.session),
+            };
+            let part = length.min(most);
+            match self.zeroes {
+                true => self.submit(Request::write_zeroes(offset, part), Vec::new())?,
+                false => self.data(offset, vec![0; part as usize])?,
+            }
+            offset += part;
+            length -= part;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything is written, and permanent where the server has a
+    /// way to say so; then ends the session.
+    pub fn finish(mut self) -> Result<()> {
+        self.wait_below(1)?;
+        let flags = self.session.negotiated().flags;
+        if flags.contains(TransmissionFlags::SEND_FLUSH) {
+            self.submit(Request::flush(), Vec::new())?;
+            self.wait_below(1)?;
+        }
+        self.session.close()
+    }
+
+    fn submit(&mut self, request: Request, payload: Vec<u8>) -> Result<()> {
+        self.wait_below(WINDOW)?;
+        let cookie = self.session.submit(request, payload)?;
+        self.pending.running.insert(cookie, request);
+        self.session.send()
+    }
+
+    /// Waits until fewer than `n` commands are in flight.
+    fn wait_below(&mut self, n: usize) -> Result<()> {
+        while self.session.in_flight() >= n {
+            self.session.step(&mut self.pending)?;
+            self.pending.check()?;
+            while let Some(refused) = self.pending.refused.pop() {
+                // nbdkit advertises the command with oldstyle and does not do
+                // it.
+                self.zeroes = false;
+                self.zeroes(refused.offset, refused.length)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The commands in flight, and what has become of the others.
+#[derive(Default)]
+struct Pending {
+    running: HashMap<Cookie, Request>,
+    messages: HashMap<Cookie, String>,
+    /// Zeroes the server does not write by command.
+    refused: Vec<Request>,
+    failed: Option<String>,
+}
+
+impl Pending {
+    fn check(&mut self) -> Result<()> {
+        match self.failed.take() {
+            Some(failed) => bail!(failed),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Replies for Pending {
+    fn place(&mut self, _: Cookie, _: u64, _: usize) -> Option<&mut [u8]> {
+        None
+    }
+
+    fn event(&mut self, event: Event<'_>) -> Result<()> {
+        match event {
+            Event::Error {
+                cookie,
+                message: Some(text),
+                ..
+            } if !text.is_empty() => {
+                self.messages.insert(cookie, format!(" (server: {text})"));
+            }
+            Event::Done { cookie, result } => {
+                let request = self.running.remove(&cookie);
+                let message = self.messages.remove(&cookie).unwrap_or_default();
+                let (Err(error), Some(request)) = (result, request) else {
+                    return Ok(());
+                };
+                let unable = matches!(error, ErrorValue::EINVAL | ErrorValue::ENOTSUP);
+                if unable && request.command == Command::WRITE_ZEROES {
+                    self.refused.push(request);
+                } else if self.failed.is_none() {
+                    let what = describe(&request);
+                    self.failed = Some(format!("{what} failed: {}{message}", explain(error)));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

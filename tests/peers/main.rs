@@ -1,0 +1,17 @@
+//! The example `nbd` and the client machines against real servers, and beside
+//! the tools of others.
+//!
+//! Every test names the programs it needs. Where one is missing, the test says
+//! so and does nothing; with `NBD_CODEC_PEERS=required` in the environment it
+//! fails.
+
+mod commands;
+mod copy;
+mod describe;
+mod driver;
+mod errors;
+mod images;
+mod map;
+mod old;
+mod peer;
+mod program;
