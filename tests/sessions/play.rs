@@ -1,0 +1,444 @@
+//! Plays a recorded session to the client machines.
+
+use nbd_codec::client::connect::{self, Connect, Plan};
+use nbd_codec::client::handshake::ContextQuery;
+use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
+use nbd_codec::wire::flags::CommandFlags;
+use nbd_codec::wire::number::{Command, Cookie};
+use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
+use nbd_codec::{Framing, Limits, Need};
+
+/// How the server's bytes are given to the machine.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Cut {
+    /// As they were received.
+    Whole,
+    /// So many at a time.
+    Every(usize),
+    /// In two at this place of the whole session.
+    At(usize),
+    /// As the machine needs them, payloads read past it.
+    Need,
+    /// As they were received, up to this place; then the link is lost.
+    End(usize),
+}
+
+pub(crate) struct Session {
+    export: String,
+    framing: Framing,
+    contexts: Vec<String>,
+    lines: Vec<Line>,
+    pub(crate) events: Vec<String>,
+}
+
+enum Line {
+    Sent(Vec<u8>),
+    Received(Vec<u8>),
+}
+
+impl Session {
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut session = Self {
+            export: String::new(),
+            framing: Framing::Extended,
+            contexts: Vec::new(),
+            lines: Vec::new(),
+            events: Vec::new(),
+        };
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (key, value) = line.split_once(':').expect("a key and a colon");
+            let value = value.trim();
+            match key {
+                "export" => session.export = value.into(),
+                "framing" => {
+                    session.framing = match value {
+                        "simple" => Framing::Simple,
+                        "structured" => Framing::Structured,
+                        "extended" => Framing::Extended,
+                        other => panic!("no framing: {other}"),
+                    }
+                }
+                "contexts" => session.contexts = value.split_whitespace().map(Into::into).collect(),
+                "C" => session.lines.push(Line::Sent(hex(value))),
+                "S" => session.lines.push(Line::Received(hex(value))),
+                "E" => session.events.push(value.into()),
+                other => panic!("no such line: {other}"),
+            }
+        }
+        session
+    }
+
+    /// How many bytes the server sent.
+    pub(crate) fn received(&self) -> usize {
+        let length = |line: &Line| match line {
+            Line::Received(bytes) => bytes.len(),
+            Line::Sent(_) => 0,
+        };
+        self.lines.iter().map(length).sum()
+    }
+
+    /// The events of the session.
+    pub(crate) fn play(&self, cut: Cut) -> Vec<String> {
+        let queries: Vec<_> = self
+            .contexts
+            .iter()
+            .map(|name| ContextQuery::narrow(name))
+            .collect();
+        let mut plan = Plan::new(&self.export);
+        plan.framing = self.framing;
+        plan.contexts = &queries;
+        let connect = Connect::new(plan).expect("a plan that was carried out");
+        let mut player = Player {
+            machine: Machine::Connect(Box::new(connect)),
+            cut,
+            held: Vec::new(),
+            sent: Vec::new(),
+            due: Vec::new(),
+            offset: 0,
+            events: Vec::new(),
+        };
+        for line in &self.lines {
+            match line {
+                Line::Sent(bytes) => player.sent(bytes),
+                Line::Received(bytes) => {
+                    if !player.received(bytes) {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Cut::End(_) = cut {
+            player.end();
+        } else {
+            assert!(player.sent.is_empty(), "the recorded client said more");
+            assert!(player.due.is_empty(), "the machine says more");
+            assert!(player.held.is_empty(), "bytes were left");
+        }
+        player.events
+    }
+}
+
+enum Machine<'a> {
+    Connect(Box<Connect<'a>>),
+    Transmission(Box<Transmission<Vec<Slot>>>),
+}
+
+struct Player<'a> {
+    machine: Machine<'a>,
+    cut: Cut,
+    /// Received and not consumed.
+    held: Vec<u8>,
+    /// Sent by the recorded client, not yet by the machine.
+    sent: Vec<u8>,
+    /// Sent by the machine, not yet by the recorded client.
+    due: Vec<u8>,
+    /// How much of the session was received.
+    offset: usize,
+    events: Vec<String>,
+}
+
+impl Player<'_> {
+    fn sent(&mut self, bytes: &[u8]) {
+        self.sent.extend_from_slice(bytes);
+        self.compare();
+        self.submit();
+    }
+
+    /// What both have sent must be the same.
+    fn compare(&mut self) {
+        let n = self.sent.len().min(self.due.len());
+        assert_eq!(
+            self.sent[..n],
+            self.due[..n],
+            "the machine sends other bytes"
+        );
+        self.sent.drain(..n);
+        self.due.drain(..n);
+    }
+
+    /// Has the machine make the commands that the recorded client sent.
+    fn submit(&mut self) {
+        let Machine::Transmission(session) = &mut self.machine else {
+            return;
+        };
+        loop {
+            let mut rest = &self.sent[..];
+            let (request, payload, head) = match session.negotiated().framing {
+                Framing::Extended => {
+                    let Ok(Some(request)) = ExtendedRequest::decode(&mut rest) else {
+                        return;
+                    };
+                    let payload = request.payload_length() as usize;
+                    (wanted(request), payload, request.encode().to_vec())
+                }
+                _ => {
+                    let Ok(Some(request)) = CompactRequest::decode(&mut rest) else {
+                        return;
+                    };
+                    let payload = request.payload_length() as usize;
+                    let wide = ExtendedRequest {
+                        flags: request.flags,
+                        command: request.command,
+                        cookie: request.cookie,
+                        offset: request.offset,
+                        length: request.length.into(),
+                    };
+                    (wanted(wide), payload, request.encode().to_vec())
+                }
+            };
+            if rest.len() < payload {
+                return;
+            }
+            let made = match request.command {
+                Command::DISC => session.disconnect(),
+                _ => session.submit(request),
+            };
+            let made = made.expect("a command that was sent");
+            assert_eq!(made.as_bytes(), head, "the machine makes another command");
+            assert_eq!(made.payload_length() as usize, payload);
+            self.sent.drain(..head.len() + payload);
+        }
+    }
+
+    /// False when the link is lost within these bytes.
+    fn received(&mut self, bytes: &[u8]) -> bool {
+        let (from, to) = (self.offset, self.offset + bytes.len());
+        self.offset = to;
+        match self.cut {
+            Cut::Whole => self.take(bytes),
+            Cut::Every(n) => bytes.chunks(n).for_each(|piece| self.take(piece)),
+            Cut::At(at) if (from..to).contains(&at) => {
+                let (a, b) = bytes.split_at(at - from);
+                self.take(a);
+                self.take(b);
+            }
+            Cut::At(_) => self.take(bytes),
+            Cut::Need => self.take_exactly(bytes),
+            Cut::End(at) if (from..to).contains(&at) => {
+                self.take(&bytes[..at - from]);
+                return false;
+            }
+            Cut::End(_) => self.take(bytes),
+        }
+        true
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+        self.receive();
+    }
+
+    /// Hands out what the machine needs, and not a byte more.
+    fn take_exactly(&mut self, mut bytes: &[u8]) {
+        self.receive();
+        while !bytes.is_empty() {
+            let need = match &self.machine {
+                Machine::Connect(connect) => connect.need(),
+                Machine::Transmission(session) => session.need(),
+            };
+            let n = match need {
+                Need::Header(n) => n.checked_sub(self.held.len()).expect("more than is held"),
+                Need::Payload { length, .. } => length as usize,
+                Need::Nothing => panic!("{} bytes that nobody needs", bytes.len()),
+            };
+            assert!(n > 0, "the machine needs nothing to go on");
+            let (now, later) = bytes.split_at(n.min(bytes.len()));
+            bytes = later;
+            if let (Need::Payload { cookie, offset, .. }, Machine::Transmission(session)) =
+                (need, &mut self.machine)
+            {
+                assert!(self.held.is_empty(), "a payload behind bytes that are held");
+                session.advance(now.len() as u64).expect("its own payload");
+                note_data(&mut self.events, cookie, offset, now);
+            } else {
+                self.held.extend_from_slice(now);
+            }
+            self.receive();
+        }
+    }
+
+    /// Lets the machine take what it can.
+    fn receive(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        let mut input = &held[..];
+        loop {
+            match &mut self.machine {
+                Machine::Connect(connect) => {
+                    let event = connect.receive(&mut input).expect("a recorded server");
+                    if let Some(event) = event {
+                        self.events.push(handshake(event));
+                        if event == connect::Event::Ready {
+                            self.begin();
+                        }
+                        continue;
+                    }
+                    if connect.transmit(&mut self.due).expect("room") == 0 {
+                        break;
+                    }
+                    self.compare();
+                }
+                Machine::Transmission(session) => {
+                    match session.receive(&mut input).expect("a recorded server") {
+                        Some(event) => note(&mut self.events, event),
+                        None => break,
+                    }
+                }
+            }
+        }
+        self.held = input.to_vec();
+        self.submit();
+    }
+
+    fn begin(&mut self) {
+        let slots = vec![Slot::EMPTY; 64];
+        let session = Transmission::new(
+            match &self.machine {
+                Machine::Connect(connect) => *connect.agreed(),
+                Machine::Transmission(session) => *session.negotiated(),
+            },
+            slots,
+            Limits::DEFAULT,
+        );
+        let agreed = session.negotiated();
+        self.events.push(format!(
+            "agreed: {} {} size {} [{}] blocks {:?}",
+            agreed.style,
+            agreed.framing,
+            agreed.size,
+            agreed.flags,
+            agreed
+                .block_sizes
+                .map(|sizes| (sizes.minimum, sizes.preferred, sizes.maximum)),
+        ));
+        self.machine = Machine::Transmission(Box::new(session));
+    }
+
+    fn end(&mut self) {
+        let result = match &mut self.machine {
+            Machine::Connect(connect) => connect.end_of_input(),
+            Machine::Transmission(session) => session.end_of_input(),
+        };
+        self.events.push(format!("end: {result:?}"));
+    }
+}
+
+/// A request as the recorded client asked its machine for it.
+fn wanted(request: ExtendedRequest) -> Request {
+    Request {
+        command: request.command,
+        flags: request.flags - CommandFlags::PAYLOAD_LEN,
+        offset: request.offset,
+        length: request.length,
+    }
+}
+
+fn handshake(event: connect::Event<'_>) -> String {
+    match event {
+        connect::Event::Ready => "ready".into(),
+        event => format!("{event:?}"),
+    }
+}
+
+fn note(events: &mut Vec<String>, event: Event<'_>) {
+    let name = |cookie: Cookie| format!("#{}", slot_index(cookie));
+    match event {
+        Event::Data {
+            cookie,
+            offset,
+            data,
+        } => note_data(events, cookie, offset, data),
+        Event::Hole {
+            cookie,
+            offset,
+            length,
+        } => {
+            events.push(format!("hole {} {length} at {offset}", name(cookie)));
+        }
+        Event::Extents32 {
+            cookie,
+            context,
+            extents,
+            ..
+        } => {
+            for extent in extents {
+                let (length, flags) = (extent.length, extent.flags);
+                events.push(format!(
+                    "narrow {} {context} {length} {flags:#x}",
+                    name(cookie)
+                ));
+            }
+        }
+        Event::Extents64 {
+            cookie,
+            context,
+            extents,
+            ..
+        } => {
+            for extent in extents {
+                let (length, flags) = (extent.length, extent.flags);
+                events.push(format!(
+                    "wide {} {context} {length} {flags:#x}",
+                    name(cookie)
+                ));
+            }
+        }
+        Event::Error {
+            cookie,
+            error,
+            offset,
+            message,
+        } => {
+            events.push(format!(
+                "error {} {error} at {offset:?} {message:?}",
+                name(cookie)
+            ));
+        }
+        Event::Done {
+            cookie,
+            result: Ok(()),
+        } => events.push(format!("done {}", name(cookie))),
+        Event::Done {
+            cookie,
+            result: Err(error),
+        } => {
+            events.push(format!("done {} {error}", name(cookie)));
+        }
+        other => panic!("an event this test does not know: {other:?}"),
+    }
+}
+
+/// Data, joined with the data before it: how much, where, and a checksum.
+fn note_data(events: &mut Vec<String>, cookie: Cookie, offset: u64, data: &[u8]) {
+    let slot = slot_index(cookie);
+    let (mut start, mut length, mut sum) = (offset, 0u64, 0xcbf2_9ce4_8422_2325u64);
+    if let Some(last) = events.last().and_then(|text| parse_data(text))
+        && (last.0, last.1 + last.2) == (slot, offset)
+    {
+        (_, start, length, sum) = last;
+        events.pop();
+    }
+    for byte in data {
+        sum = (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    length += data.len() as u64;
+    events.push(format!("data #{slot} at {start} of {length} {sum:016x}"));
+}
+
+fn parse_data(text: &str) -> Option<(usize, u64, u64, u64)> {
+    let mut words = text.strip_prefix("data #")?.split(' ');
+    let slot = words.next()?.parse().ok()?;
+    let start = words.nth(1)?.parse().ok()?;
+    let length = words.nth(1)?.parse().ok()?;
+    let sum = u64::from_str_radix(words.next()?, 16).ok()?;
+    Some((slot, start, length, sum))
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let pairs = text.as_bytes().chunks(2);
+    pairs
+        .map(|pair| {
+            let pair = std::str::from_utf8(pair).expect("hex");
+            u8::from_str_radix(pair, 16).expect("hex")
+        })
+        .collect()
+}
