@@ -95,6 +95,23 @@ fn go_replaces_what_info_said() {
     assert_eq!(agreed.constraints().minimum, 1);
 }
 
+/// And GO must bring it: what INFO said of the size does not count.
+#[test]
+fn info_does_not_stand_for_go() {
+    fixed(
+        r#"
+        C: opt INFO 0:32 0:16
+        S: rep INFO INFO EXPORT:16 2M:64 3:16
+        S: rep INFO ACK
+        E: Info(Export { size: 2097152, flags: TransmissionFlags(HAS_FLAGS | READ_ONLY) })
+        E: Ack(NBD_OPT_INFO)
+        C: opt GO 0:32 0:16
+        S: rep GO ACK
+        ! Violation(NoExportInfo)
+        "#,
+    );
+}
+
 /// What follows GO belongs to the transmission, in the same input too.
 #[test]
 fn ready_leaves_the_rest() {
