@@ -218,6 +218,22 @@ macro_rules! block_status {
                 }
             }
 
+            /// Answers for one context from a map that may reach further:
+            /// [`cut`](Self::cut), then [`answer`](Self::answer).
+            ///
+            /// # Errors
+            ///
+            /// As [`answer`](Self::answer).
+            pub fn answer_from(
+                self,
+                context: ContextId,
+                map: impl IntoIterator<Item = $extent, IntoIter: Clone>,
+                sink: &mut dyn Sink,
+            ) -> Result<Option<Self>, Returned<Self>> {
+                let extents = self.cut(map.into_iter());
+                self.answer(context, extents, sink)
+            }
+
             /// Answers with an error; what was sent before counts for nothing.
             /// The text is cut after 4096 bytes.
             pub fn fail(self, error: ErrorValue, text: &str) -> Reply<'_> {

@@ -1,1 +1,515 @@
-//! end_to_end
+//! The client role against the server role, in memory, in every framing.
+
+use nbd_codec::client::connect::{self, Connect, Plan, TlsPolicy};
+use nbd_codec::client::handshake::ContextQuery;
+use nbd_codec::client::{self, Slot};
+use nbd_codec::server::{
+    self, Export, Handshake, MetaContext, Offer, Request, TlsMode, handshake, narrow,
+};
+use nbd_codec::wire::extent::Extent64;
+use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
+use nbd_codec::wire::number::{ContextId, Cookie, ErrorValue};
+use nbd_codec::wire::option_reply::BlockSizes;
+use nbd_codec::{Framing, Limits, Misuse, Negotiated};
+
+const SIZE: usize = 1 << 20;
+const CONTEXTS: &[MetaContext<'_>] = &[
+    MetaContext::narrow("x-a:zero"),
+    MetaContext::narrow("base:allocation"),
+    MetaContext::wide("x-a:wide"),
+];
+const WANTED: &[ContextQuery<'_>] = &[
+    ContextQuery::narrow("base:allocation"),
+    ContextQuery::wide("x-a:wide"),
+];
+
+fn export() -> Export<'static> {
+    let mut flags = TransmissionFlags::KNOWN;
+    flags.0 &= !TransmissionFlags::READ_ONLY.0;
+    let mut export = Export::new("disk", SIZE as u64, flags);
+    export.description = "in memory";
+    export.contexts = CONTEXTS;
+    export.block_sizes = BlockSizes {
+        minimum: 512,
+        preferred: 4096,
+        maximum: 1 << 18,
+    };
+    export
+}
+
+/// Bytes on their way, delivered in pieces whose sizes follow a pattern.
+struct Pipe {
+    bytes: Vec<u8>,
+    held: Vec<u8>,
+    step: usize,
+}
+
+impl Pipe {
+    fn new(step: usize) -> Self {
+        let (bytes, held) = (Vec::new(), Vec::new());
+        Self { bytes, held, step }
+    }
+
+    /// Some more of what is on its way arrives; false if there is no more.
+    fn deliver(&mut self) -> bool {
+        let n = self.step.min(self.bytes.len());
+        self.held.extend(self.bytes.drain(..n));
+        n > 0
+    }
+
+    /// Offers what has arrived, and forgets what was consumed.
+    fn offer<T>(&mut self, look: impl FnOnce(&mut &[u8]) -> T) -> T {
+        let mut input = &self.held[..];
+        let result = look(&mut input);
+        let used = self.held.len() - input.len();
+        self.held.drain(..used);
+        result
+    }
+}
+
+/// Negotiates; what each side made of it.
+fn negotiate(plan: Plan<'_>, offer: Offer, step: usize) -> (Negotiated, Negotiated) {
+    let mut client = Connect::new(plan).unwrap();
+    let mut server = Handshake::new(offer).unwrap();
+    let (mut up, mut down) = (Pipe::new(step), Pipe::new(step));
+    let (mut client_ready, mut server_ready) = (false, false);
+    for _ in 0..100_000 {
+        if client_ready && server_ready {
+            let client = client.into_negotiated().unwrap();
+            return (client, server.into_negotiated().unwrap());
+        }
+        let mut starts_tls = false;
+        down.offer(|input| {
+            while let Some(event) = client.receive(input).unwrap() {
+                match event {
+                    connect::Event::Ready => client_ready = true,
+                    connect::Event::StartTls => starts_tls = true,
+                    connect::Event::Failed { reason, .. } => panic!("{reason}"),
+                    _ => {}
+                }
+            }
+        });
+        if starts_tls {
+            client.tls_established().unwrap();
+        }
+        client.transmit(&mut up.bytes).unwrap();
+        let out = &mut down.bytes;
+        up.offer(|input| {
+            use handshake::Event as E;
+            while let Some(event) = server.receive(input).unwrap() {
+                match event {
+                    E::Export(inquiry) | E::MetaContexts(inquiry) => {
+                        assert_eq!(inquiry.export(), "disk");
+                        server.grant(&inquiry, &export(), out).unwrap();
+                    }
+                    E::StartTls => server.tls_established().unwrap(),
+                    E::Ready => server_ready = true,
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+        server.transmit(&mut down.bytes).unwrap();
+        up.deliver();
+        down.deliver();
+    }
+    panic!("no end of the handshake");
+}
+
+/// A client, a server, and a disk.
+struct Session {
+    client: client::Transmission<Vec<Slot>>,
+    server: server::Transmission,
+    disk: Vec<u8>,
+    up: Pipe,
+    down: Pipe,
+    /// The write under way.
+    incoming: Vec<u8>,
+    /// Requests not answered yet: answered last first.
+    waiting: Vec<(Request, Vec<u8>)>,
+}
+
+/// What came of a command.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    data: Vec<u8>,
+    extents: Vec<(u32, u64, Extent64)>,
+    error: Option<ErrorValue>,
+}
+
+impl Session {
+    fn new(framing: Framing, step: usize) -> Self {
+        let mut plan = Plan::new("disk");
+        plan.framing = framing;
+        plan.contexts = WANTED;
+        let (client, server) = negotiate(plan, Offer::default(), step);
+        Self {
+            client: client::Transmission::new(client, vec![Slot::EMPTY; 8], Limits::DEFAULT),
+            server: server::Transmission::new(server, Limits::DEFAULT).unwrap(),
+            disk: (0..SIZE).map(|at| (at / 512) as u8).collect(),
+            up: Pipe::new(step),
+            down: Pipe::new(step),
+            incoming: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    fn submit(&mut self, request: client::Request, payload: &[u8]) -> Cookie {
+        let head = self.client.submit(request).unwrap();
+        assert_eq!(head.payload_length() as usize, payload.len());
+        self.up.bytes.extend(head.as_bytes());
+        self.up.bytes.extend(payload);
+        head.cookie()
+    }
+
+    fn run(&mut self, request: client::Request, payload: &[u8]) -> Outcome {
+        let cookie = self.submit(request, payload);
+        self.outcome(cookie)
+    }
+
+    /// Runs both sides until a command is complete.
+    fn outcome(&mut self, wanted: Cookie) -> Outcome {
+        let mut outcome = Outcome::default();
+        for _ in 0..10_000_000 {
+            self.serve();
+            while let Some(done) = self.look(wanted, &mut outcome) {
+                if done {
+                    return outcome;
+                }
+            }
+            let moved = self.up.deliver() | self.down.deliver();
+            assert!(moved || !self.waiting.is_empty(), "nothing moves");
+            if !moved {
+                self.answer_last();
+            }
+        }
+        panic!("no end of a command");
+    }
+
+    /// The client's next event; whether the command is complete.
+    fn look(&mut self, wanted: Cookie, outcome: &mut Outcome) -> Option<bool> {
+        use client::Event as E;
+        let client = &mut self.client;
+        self.down.offer(|input| {
+            let event = client.receive(input).unwrap()?;
+            let mut put = |cookie, offset: u64, length, write: &dyn Fn(&mut [u8])| {
+                if cookie == wanted {
+                    let from = usize::try_from(offset).unwrap();
+                    outcome.data.resize(SIZE, 0xee);
+                    write(&mut outcome.data[from..from + length]);
+                }
+            };
+            match event {
+                E::Data {
+                    cookie,
+                    offset,
+                    data,
+                } => put(cookie, offset, data.len(), &|to| to.copy_from_slice(data)),
+                E::Hole {
+                    cookie,
+                    offset,
+                    length,
+                } => put(cookie, offset, length as usize, &|to| to.fill(0)),
+                E::Extents32 {
+                    context, extents, ..
+                } => outcome
+                    .extents
+                    .extend(extents.map(|it| (context.0, 32, it.into()))),
+                E::Extents64 {
+                    context, extents, ..
+                } => outcome
+                    .extents
+                    .extend(extents.map(|it| (context.0, 64, it))),
+                E::Done { cookie, result } if cookie == wanted => {
+                    outcome.error = result.err();
+                    return Some(true);
+                }
+                E::Done { .. } | E::Error { .. } => {}
+                other => panic!("{other:?}"),
+            }
+            Some(false)
+        })
+    }
+
+    /// The server's side of it: takes what arrived.
+    fn serve(&mut self) {
+        use server::Event as E;
+        let (server, incoming) = (&mut self.server, &mut self.incoming);
+        let (waiting, out) = (&mut self.waiting, &mut self.down.bytes);
+        self.up.offer(|input| {
+            while let Some(event) = server.receive(input).unwrap() {
+                match event {
+                    E::Payload { .. } => incoming.clear(),
+                    E::Data { data, .. } => incoming.extend(data),
+                    E::Request(request) => {
+                        let payload = match request {
+                            Request::Write(_) => std::mem::take(incoming),
+                            _ => Vec::new(),
+                        };
+                        waiting.push((request, payload));
+                    }
+                    E::Rejected { reply, .. } => drop(reply.encode(out).unwrap()),
+                    E::Disconnect => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+    }
+
+    fn answer_last(&mut self) {
+        let (request, payload) = self.waiting.pop().unwrap();
+        let range = |offset: u64, length: u64| offset as usize..(offset + length) as usize;
+        let (disk, out) = (&mut self.disk, &mut self.down.bytes);
+        let reply = match request {
+            Request::Read(read) => return answer_read(read, disk, out),
+            Request::Write(it) => {
+                disk[range(it.offset(), it.length())].copy_from_slice(&payload);
+                it.succeed()
+            }
+            Request::WriteZeroes(it) if it.fast() => it.fail(ErrorValue::ENOTSUP, "not fast"),
+            Request::WriteZeroes(it) => {
+                disk[range(it.offset(), it.length())].fill(0);
+                it.succeed()
+            }
+            Request::Trim(it) => it.succeed(),
+            Request::Cache(it) => it.succeed(),
+            Request::Flush(it) => it.succeed(),
+            Request::Resize(it) if it.size() > SIZE as u64 => it.fail(ErrorValue::ENOSPC, "full"),
+            Request::Resize(it) => self.server.resized(it),
+            Request::BlockStatus32(mut it) => loop {
+                let id = it.contexts().next().unwrap();
+                let map = map(disk, it.offset(), id).into_iter();
+                let map = map.flat_map(|extent| narrow::split(extent).unwrap());
+                match it.answer_from(id, map, out).unwrap() {
+                    Some(more) => it = more,
+                    None => return,
+                }
+            },
+            Request::BlockStatus64(mut it) => loop {
+                let id = it.contexts().next().unwrap();
+                let map = map(disk, it.offset(), id).into_iter();
+                match it.answer_from(id, map, out).unwrap() {
+                    Some(more) => it = more,
+                    None => return,
+                }
+            },
+            other => panic!("{other:?}"),
+        };
+        reply.encode(out).unwrap();
+    }
+}
+
+/// Zeroes as holes where the framing has them, pieces of 4 KiB.
+fn answer_read(read: server::Read, disk: &[u8], out: &mut Vec<u8>) {
+    let (from, length) = (read.offset() as usize, read.length() as usize);
+    let piece = if read.dont_fragment() { length } else { 4096 };
+    match read.into_chunks() {
+        Err(read) => {
+            out.extend(read.data().as_bytes());
+            out.extend(&disk[from..from + length]);
+        }
+        Ok(mut chunks) => {
+            // Backwards: content comes in any order.
+            let pieces: Vec<_> = (from..from + length).step_by(piece).collect();
+            for at in pieces.into_iter().rev() {
+                let data = &disk[at..(at + piece).min(from + length)];
+                let (offset, n) = (at as u64, data.len() as u32);
+                match data.iter().all(|byte| *byte == 0) {
+                    true => drop(chunks.hole(offset, n).unwrap().encode(out).unwrap()),
+                    false => {
+                        out.extend(chunks.data(offset, n).unwrap().as_bytes());
+                        out.extend(data);
+                    }
+                }
+            }
+            chunks.finish().unwrap().encode(out).unwrap();
+        }
+    }
+}
+
+/// The map of one context from an offset on, in blocks of 512 bytes.
+fn map(disk: &[u8], offset: u64, context: ContextId) -> Vec<Extent64> {
+    let flags = |block: &[u8]| match (context.0, block.iter().all(|byte| *byte == 0)) {
+        (1, zero) => u64::from(zero) * 3,
+        (2, _) => 1 << 40 | u64::from(block[0]),
+        other => panic!("{other:?}"),
+    };
+    let mut map: Vec<Extent64> = Vec::new();
+    for block in disk[offset as usize..].chunks(512) {
+        let flags = flags(block);
+        let length = block.len() as u64;
+        match map.last_mut().filter(|last| last.flags == flags) {
+            Some(last) => last.length += length,
+            None => map.push(Extent64 { length, flags }),
+        }
+    }
+    map
+}
+
+const FRAMINGS: [Framing; 3] = [Framing::Simple, Framing::Structured, Framing::Extended];
+/// Bytes delivered at once.
+const STEPS: [usize; 4] = [1, 7, 1000, usize::MAX];
+
+#[test]
+fn both_sides_agree() {
+    for offered in FRAMINGS {
+        for planned in FRAMINGS {
+            for step in STEPS {
+                let mut plan = Plan::new("disk");
+                plan.framing = planned;
+                plan.contexts = WANTED;
+                plan.describe = true;
+                let mut offer = Offer::default();
+                offer.framing = offered;
+                let (client, server) = negotiate(plan, offer, step);
+                assert_eq!(client.framing, offered.min(planned));
+                assert_eq!(client, server);
+                let contexts = match client.framing {
+                    Framing::Simple => 0,
+                    Framing::Structured => 1,
+                    Framing::Extended => 2,
+                };
+                assert_eq!(client.contexts.len(), contexts);
+            }
+        }
+    }
+}
+
+#[test]
+fn both_sides_agree_behind_tls_and_in_older_styles() {
+    let mut plan = Plan::new("disk");
+    plan.tls = TlsPolicy::Require;
+    plan.contexts = WANTED;
+    let mut offer = Offer::default();
+    offer.tls = TlsMode::Forced;
+    let (client, server) = negotiate(plan, offer, usize::MAX);
+    assert!(client.tls && client.contexts.len() == 2);
+    assert_eq!(client, server);
+
+    for no_zeroes in [false, true] {
+        let mut offer = Offer::default();
+        (offer.fixed, offer.no_zeroes) = (false, no_zeroes);
+        let (client, mut server) = negotiate(Plan::new("disk"), offer, 1);
+        // EXPORT_NAME does not tell the block sizes; they are enforced.
+        assert_eq!(server.block_sizes.take(), Some(export().block_sizes));
+        assert_eq!(client, server);
+    }
+}
+
+#[test]
+fn every_command_in_every_framing() {
+    for framing in FRAMINGS {
+        for step in STEPS {
+            every_command(&mut Session::new(framing, step), framing);
+        }
+    }
+}
+
+fn every_command(session: &mut Session, framing: Framing) {
+    use client::Request as R;
+    let ok = Outcome::default();
+    let failed = |error| Outcome {
+        error: Some(error),
+        ..Outcome::default()
+    };
+    let fresh = session.disk.clone();
+    let seen = session.run(R::read(1024, 8192), &[]);
+    assert_eq!(seen.error, None);
+    assert_eq!(seen.data[1024..9216], fresh[1024..9216]);
+    // Data and holes.
+    assert_eq!(session.run(R::write_zeroes(4096, 8192), &[]), ok);
+    assert_eq!(session.run(R::write(4096, 512), &[9; 512]), ok);
+    let fua = R::write(8192, 512).with(CommandFlags::FUA);
+    assert_eq!(session.run(fua, &[8; 512]), ok);
+    let seen = session.run(R::read(0, 16384), &[]);
+    assert_eq!(seen.data[..16384], session.disk[..16384]);
+    assert_eq!(seen.data[4096..4608], [9; 512]);
+    assert_eq!(seen.data[4608..8192], [0; 3584]);
+    let fast = R::write_zeroes(0, 512).with(CommandFlags::FAST_ZERO);
+    assert_eq!(session.run(fast, &[]), failed(ErrorValue::ENOTSUP));
+    assert_eq!(session.run(R::flush(), &[]), ok);
+    assert_eq!(session.run(R::trim(0, 512), &[]), ok);
+    assert_eq!(session.run(R::cache(0, SIZE as u64), &[]), ok);
+    let refused = R::resize(SIZE as u64 * 2);
+    assert_eq!(session.run(refused, &[]), failed(ErrorValue::ENOSPC));
+    if framing != Framing::Simple {
+        let whole = R::read(0, 65536).with(CommandFlags::DF);
+        let seen = session.run(whole, &[]);
+        assert_eq!(seen.data[..65536], session.disk[..65536]);
+        status(session, framing);
+    }
+    assert_eq!(session.run(R::resize(SIZE as u64 / 2), &[]), ok);
+    assert_eq!(session.client.negotiated().size, SIZE as u64 / 2);
+    assert_eq!(session.server.negotiated().size, SIZE as u64 / 2);
+    let beyond = Misuse::OutOfBounds {
+        size: SIZE as u64 / 2,
+    };
+    assert_eq!(
+        session.client.submit(R::read(SIZE as u64 / 2, 512)),
+        Err(beyond)
+    );
+    out_of_order(session);
+    let head = session.client.disconnect().unwrap();
+    session.up.bytes.extend(head.as_bytes());
+    while session.up.deliver() {
+        session.serve();
+    }
+    assert_eq!(session.server.end_of_input(), Ok(()));
+}
+
+/// Flags come back as they went in, in the width of the framing.
+fn status(session: &mut Session, framing: Framing) {
+    use client::Request as R;
+    let seen = session.run(R::block_status(4096, 8192), &[]);
+    let of = |context, bits, length, flags| (context, bits, Extent64 { length, flags });
+    let bits = if framing == Framing::Extended { 64 } else { 32 };
+    let mut expected = vec![
+        of(1, bits, 512, 0),
+        of(1, bits, 3584, 3),
+        of(1, bits, 512, 0),
+        of(1, bits, 3584, 3),
+    ];
+    if framing == Framing::Extended {
+        expected.extend([
+            of(2, 64, 512, 1 << 40 | 9),
+            of(2, 64, 3584, 1 << 40),
+            of(2, 64, 512, 1 << 40 | 8),
+            of(2, 64, 3584, 1 << 40),
+        ]);
+    }
+    assert_eq!(seen.extents, expected);
+    let one = R::block_status(4608, 512).with(CommandFlags::REQ_ONE);
+    let seen = session.run(one, &[]);
+    assert_eq!(seen.extents[0], of(1, bits, 512, 3));
+    if framing == Framing::Extended {
+        let mut payload = Vec::new();
+        let some = [ContextId(2)];
+        let none = CommandFlags::NONE;
+        let head = session
+            .client
+            .block_status_of(&some, 4096, 512, none, &mut payload)
+            .unwrap();
+        session.up.bytes.extend(head.as_bytes());
+        session.up.bytes.extend(payload);
+        let seen = session.outcome(head.cookie());
+        assert_eq!(seen.extents, [of(2, 64, 512, 1 << 40 | 9)]);
+    }
+}
+
+/// Many in flight, answered last first.
+fn out_of_order(session: &mut Session) {
+    use client::Request as R;
+    let writes: Vec<_> = (0..4u8)
+        .map(|at| {
+            let request = R::write(u64::from(at) * 512, 512);
+            session.submit(request, &[at + 100; 512])
+        })
+        .collect();
+    for cookie in writes.into_iter().take(1) {
+        let seen = session.outcome(cookie);
+        assert_eq!(seen.error, None);
+    }
+    assert_eq!(session.client.in_flight(), 0);
+    for at in 0..4u8 {
+        assert_eq!(session.disk[usize::from(at) * 512], at + 100);
+    }
+}

@@ -1,1 +1,594 @@
-//! hostile
+//! What went wrong in other servers: one test for each, which fails without
+//! the check it names.
+
+use nbd_codec::server::{
+    Event, Export, Handshake, MetaContext, Offer, Request, TlsMode, Transmission, handshake,
+};
+use nbd_codec::wire::extent::Extent32;
+use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
+use nbd_codec::wire::number::{Command, ContextId, ErrorValue, OptionReplyType, OptionType};
+use nbd_codec::wire::option::OptionHeader;
+use nbd_codec::wire::option_reply::{OptionReply, OptionReplyHeader};
+use nbd_codec::{Error, Framing, Limits, Misuse, Need, Negotiated, Violation};
+
+use crate::replies::{request, token};
+use crate::requests::{export, obey};
+use crate::script::bytes;
+use crate::tls::negotiating;
+
+const CONTEXTS: &[MetaContext<'_>] = &[MetaContext::narrow("base:allocation")];
+
+fn disk() -> Export<'static> {
+    let mut export = Export::new("disk", 1 << 20, TransmissionFlags::KNOWN);
+    export.contexts = CONTEXTS;
+    export
+}
+
+/// Lets the machine have its input, answering everything from the one export;
+/// returns what it wrote.
+fn run(handshake: &mut Handshake, input: &mut &[u8]) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::new();
+    loop {
+        use handshake::Event as E;
+        match handshake.receive(input)? {
+            Some(E::List) => {
+                handshake.list(&disk(), &mut out).unwrap();
+                handshake.done(&mut out).unwrap();
+            }
+            Some(E::Export(inquiry) | E::MetaContexts(inquiry)) => {
+                handshake.grant(&inquiry, &disk(), &mut out).unwrap();
+            }
+            Some(E::StartTls) => handshake.tls_established().unwrap(),
+            Some(_) => {}
+            None if handshake.transmit(&mut out).unwrap() == 0 => return Ok(out),
+            None => {}
+        }
+    }
+}
+
+/// The last reply of what was written, which must be whole replies to one
+/// option, and only the last of them final.
+#[track_caller]
+fn final_reply(mut written: &[u8], option: OptionType) -> OptionReplyType {
+    loop {
+        let header = OptionReplyHeader::decode(&mut written).unwrap().unwrap();
+        assert_eq!(header.option, option);
+        let (data, rest) = written.split_at(header.length as usize);
+        OptionReply::decode(header.reply, data).unwrap();
+        written = rest;
+        let last = header.reply == OptionReplyType::ACK || header.reply.is_error();
+        assert_eq!(last, written.is_empty(), "{}", header.reply);
+        if last {
+            return header.reply;
+        }
+    }
+}
+
+/// nbdkit CVE-2019-14850: nothing that opens an export before it is chosen.
+#[test]
+fn no_export_before_it_is_chosen() {
+    let mut handshake = Handshake::new(Offer::default()).unwrap();
+    let mut seen = Vec::new();
+    let stream = bytes(
+        "00000003
+         IHAVEOPT LIST 4{ } IHAVEOPT STRUCTURED_REPLY 4{ } IHAVEOPT EXTENDED_HEADERS 4{ }
+         IHAVEOPT LIST_META 4{ 4{ \"disk\" } 00000000 }
+         IHAVEOPT SET_META 4{ 4{ \"disk\" } 00000000 }
+         IHAVEOPT 00001234 4{ \"disk\" } IHAVEOPT STARTTLS 4{ }
+         IHAVEOPT GO 4{ 4{ \"disk\" } 0000 }",
+    );
+    let mut input = &stream[..];
+    let mut out = Vec::new();
+    while !seen.contains(&"Export") {
+        use handshake::Event as E;
+        handshake.transmit(&mut out).unwrap();
+        match handshake.receive(&mut input).unwrap() {
+            Some(E::List) => {
+                seen.push("List");
+                handshake.done(&mut out).unwrap();
+            }
+            Some(E::MetaContexts(inquiry)) => {
+                assert!(!inquiry.enters());
+                seen.push("MetaContexts");
+                handshake.grant(&inquiry, &disk(), &mut out).unwrap();
+            }
+            Some(E::Export(inquiry)) => {
+                assert!(inquiry.enters());
+                seen.push("Export");
+            }
+            Some(other) => panic!("{other:?}"),
+            None => {}
+        }
+    }
+    assert_eq!(seen, ["List", "MetaContexts", "MetaContexts", "Export"]);
+}
+
+/// nbdkit CVE-2019-14851: any options, in any order, any number of times.
+#[test]
+fn options_come_in_any_order() {
+    let options = [
+        ("LIST", OptionType::LIST, ""),
+        ("STARTTLS", OptionType::STARTTLS, ""),
+        ("INFO", OptionType::INFO, "4{ \"disk\" } 0001 0003"),
+        ("STRUCTURED_REPLY", OptionType::STRUCTURED_REPLY, ""),
+        ("EXTENDED_HEADERS", OptionType::EXTENDED_HEADERS, ""),
+        (
+            "LIST_META",
+            OptionType::LIST_META_CONTEXT,
+            "4{ \"disk\" } 00000000",
+        ),
+        (
+            "SET_META",
+            OptionType::SET_META_CONTEXT,
+            "4{ \"disk\" } 00000001 4{ \"base:allocation\" }",
+        ),
+        ("SET_META", OptionType::SET_META_CONTEXT, "00"),
+        ("PEEK_EXPORT", OptionType::PEEK_EXPORT, "4{ \"disk\" }"),
+    ]
+    .map(|(name, option, data)| (option, bytes(&format!("IHAVEOPT {name} 4{{ {data} }}"))));
+    let go = bytes("IHAVEOPT GO 4{ 4{ \"disk\" } 0000 }");
+    let mut order = [0; 4];
+    let last = options.len() - 1;
+    let modes = [TlsMode::None, TlsMode::Selective, TlsMode::Forced];
+    loop {
+        let tls = modes[order.iter().sum::<usize>() % 3];
+        let mut handshake = negotiating(tls);
+        for (option, stream) in order.iter().map(|at| &options[*at]) {
+            let mut input = &stream[..];
+            let written = run(&mut handshake, &mut input).unwrap();
+            final_reply(&written, *option);
+            assert!(input.is_empty() && handshake.is_negotiating());
+        }
+        let written = run(&mut handshake, &mut &go[..]).unwrap();
+        let granted = final_reply(&written, OptionType::GO) == OptionReplyType::ACK;
+        assert_eq!(granted, handshake.into_negotiated().is_ok());
+        assert!(granted || tls == TlsMode::Forced);
+        // The next of 9^4 orders.
+        match order.iter().rposition(|at| *at < last) {
+            Some(at) => {
+                order[at] += 1;
+                order[at + 1..].fill(0);
+            }
+            None => return,
+        }
+    }
+}
+
+/// nbdkit CVE-2021-3716: what was negotiated in plain text is forgotten, and
+/// plain text behind STARTTLS is never taken for what TLS brought.
+#[test]
+fn nothing_crosses_starttls() {
+    let mut handshake = negotiating(TlsMode::Selective);
+    let before = bytes(
+        "IHAVEOPT EXTENDED_HEADERS 4{ }
+         IHAVEOPT SET_META 4{ 4{ \"disk\" } 00000001 4{ \"base:allocation\" } }",
+    );
+    run(&mut handshake, &mut &before[..]).unwrap();
+    assert_eq!(handshake.agreed().framing, Framing::Extended);
+    assert_eq!(handshake.agreed().contexts.len(), 1);
+    let start = bytes("IHAVEOPT STARTTLS 4{ }");
+    run(&mut handshake, &mut &start[..]).unwrap();
+    let mut fresh = Negotiated::new(Framing::Simple, 0, TransmissionFlags::NONE);
+    fresh.tls = true;
+    assert_eq!(*handshake.agreed(), fresh);
+    let go = bytes("IHAVEOPT GO 4{ 4{ \"disk\" } 0000 }");
+    run(&mut handshake, &mut &go[..]).unwrap();
+    let negotiated = handshake.into_negotiated().unwrap();
+    assert!(negotiated.contexts.is_empty() && negotiated.framing == Framing::Simple);
+
+    let mut handshake = negotiating(TlsMode::Forced);
+    let injected = bytes("IHAVEOPT STARTTLS 4{ } IHAVEOPT STRUCTURED_REPLY 4{ }");
+    let over = Err(Error::Violation(Violation::PlaintextAfterStartTls));
+    assert_eq!(run(&mut handshake, &mut &injected[..]), over);
+    assert_eq!(handshake.transmit(&mut Vec::new()), Ok(0));
+}
+
+/// nbdkit, same series: a refused option leaves nothing in the stream.
+#[test]
+fn refused_options_are_drained_exactly() {
+    let mut shutting_down = negotiating(TlsMode::None);
+    shutting_down.shut_down();
+    for (mut handshake, error) in [
+        (negotiating(TlsMode::Forced), OptionReplyType::ERR_TLS_REQD),
+        (shutting_down, OptionReplyType::ERR_SHUTDOWN),
+        (negotiating(TlsMode::None), OptionReplyType::ERR_UNSUP),
+    ] {
+        for length in [0, 1, 15, 16, 17, 8196, 8197, 100_000] {
+            // What is refused looks like an option itself.
+            let mut stream = bytes(&format!("IHAVEOPT 00001234 {length:08x}"));
+            let inside = bytes("IHAVEOPT ABORT 4{ }");
+            stream.extend(inside.iter().cycle().take(length));
+            stream.extend(bytes("IHAVEOPT 00001235 4{ }"));
+            let written = run(&mut handshake, &mut &stream[..]).unwrap();
+            let one = written.len() / 2;
+            let reply = final_reply(&written[..one], OptionType(0x1234));
+            assert_eq!(reply, error);
+            assert_eq!(final_reply(&written[one..], OptionType(0x1235)), error);
+        }
+    }
+}
+
+/// nbdkit CVE-2025-47711, -47712: lengths near 2^32 are refused, never cut.
+#[test]
+fn status_near_four_gigabytes_is_refused_or_split() {
+    let four = Extent32 {
+        length: u32::MAX,
+        flags: 0,
+    };
+    let status = token!(Framing::Structured, BlockStatus32, BLOCK_STATUS);
+    let mut out = Vec::new();
+    let returned = status
+        .answer(ContextId(0), [four, four], &mut out)
+        .unwrap_err();
+    assert_eq!(returned.misuse, Misuse::ExtentBeyond);
+    let status = returned.token;
+    // 4 GiB is no narrow extent: the type does not have it.
+    let whole = crate::replies::wide(1 << 32, 0);
+    assert!(Extent32::try_from(whole).is_err());
+    let pieces = nbd_codec::server::narrow::split(whole).unwrap();
+    let cut = status.cut(pieces);
+    assert!(status.answer(ContextId(0), cut, &mut out).is_ok());
+    assert_eq!(out[24..28], [0xff, 0xff, 0, 0]);
+}
+
+/// QEMU CVE-2017-15119: the length of an option is judged before anything of
+/// it is read.
+#[test]
+fn options_of_four_gigabytes_end_the_session() {
+    for option in [
+        OptionType::LIST,
+        OptionType::GO,
+        OptionType::ABORT,
+        OptionType(0x1234),
+    ] {
+        for length in [u32::MAX, 1 << 31, (1 << 25) + 1] {
+            let mut handshake = negotiating(TlsMode::None);
+            let header = OptionHeader { option, length }.encode();
+            let over = Violation::OptionTooLong { option, length };
+            assert_eq!(run(&mut handshake, &mut &header[..]), Err(over.into()));
+        }
+    }
+    // What may still be meant passes through a small buffer, and is answered.
+    let mut handshake = negotiating(TlsMode::None);
+    let option = OptionType::GO;
+    let length = 1 << 25;
+    let header = OptionHeader { option, length }.encode();
+    assert_eq!(run(&mut handshake, &mut &header[..]), Ok(Vec::new()));
+    let piece = [0; 512];
+    for _ in 1..(1 << 25) / 512 {
+        assert_eq!(run(&mut handshake, &mut &piece[..]), Ok(Vec::new()));
+    }
+    let written = run(&mut handshake, &mut &piece[..]).unwrap();
+    assert_eq!(final_reply(&written, option), OptionReplyType::ERR_TOO_BIG);
+}
+
+/// QEMU CVE-2024-7409, nbd-server CVE-2013-7441: a client may leave at every
+/// byte, and a server can tell that it still negotiates.
+#[test]
+fn a_close_is_legal_in_every_state() {
+    let stream = bytes(
+        "00000003
+         IHAVEOPT LIST 4{ } IHAVEOPT 00001234 4{ 00*20 } IHAVEOPT EXTENDED_HEADERS 4{ }
+         IHAVEOPT SET_META 4{ 4{ \"disk\" } 00000001 4{ \"base:allocation\" } }
+         IHAVEOPT GO 4{ 4{ \"disk\" } 0000 }",
+    );
+    for end in 0..=stream.len() {
+        let mut handshake = Handshake::new(Offer::default()).unwrap();
+        assert!(handshake.is_negotiating());
+        run(&mut handshake, &mut &stream[..end]).unwrap();
+        assert_eq!(handshake.is_negotiating(), end < stream.len());
+        assert_eq!(handshake.end_of_input(), Err(Error::Closed));
+        assert!(!handshake.is_negotiating());
+        assert_eq!(handshake.need(), Need::Nothing);
+    }
+    // Between question and answer too, and before the greeting.
+    let mut handshake = negotiating(TlsMode::None);
+    let list = bytes("IHAVEOPT LIST 4{ }");
+    handshake.receive(&mut &list[..]).unwrap().unwrap();
+    assert_eq!(handshake.end_of_input(), Err(Error::Closed));
+    assert_eq!(
+        Handshake::new(Offer::default()).unwrap().end_of_input(),
+        Err(Error::Closed)
+    );
+    // Whoever says goodbye need not wait for the answer.
+    let mut handshake = negotiating(TlsMode::None);
+    let abort = bytes("IHAVEOPT ABORT 4{ }");
+    assert_eq!(handshake.receive(&mut &abort[..]), Ok(None));
+    assert_eq!(handshake.end_of_input(), Ok(()));
+
+    let request =
+        bytes("REQUEST 0000 WRITE 00*8 00*8 4{ 00*40 } REQUEST 0000 READ 00*8 00*8 00000001");
+    for end in 0..=request.len() {
+        let export = export(Framing::Simple, TransmissionFlags::NONE);
+        let mut transmission = Transmission::new(export, Limits::DEFAULT).unwrap();
+        let mut input = &request[..end];
+        let mut out = Vec::new();
+        while let Some(event) = transmission.receive(&mut input).unwrap() {
+            if let Event::Request(request) = event {
+                obey(&mut transmission, request, &mut out);
+            }
+        }
+        assert_eq!(transmission.end_of_input(), Err(Error::Closed));
+        assert_eq!(
+            transmission.receive(&mut &[][..]).unwrap_err(),
+            Error::Closed
+        );
+    }
+}
+
+/// nbd-server CVE-2022-26495, -26496: an inner length lies within the outer
+/// one, and no buffer depends on either.
+#[test]
+fn inner_lengths_lie_within_outer_ones() {
+    for (name, option) in [
+        ("INFO", OptionType::INFO),
+        ("GO", OptionType::GO),
+        ("LIST_META", OptionType::LIST_META_CONTEXT),
+    ] {
+        for inner in ["ffffffff", "fffffffe", "7fffffff", "00000401", "00000007"] {
+            let mut handshake = negotiating(TlsMode::None);
+            let option_bytes = bytes(&format!("IHAVEOPT {name} 4{{ {inner} 00*6 }}"));
+            let written = run(&mut handshake, &mut &option_bytes[..]).unwrap();
+            assert_eq!(final_reply(&written, option), OptionReplyType::ERR_INVALID);
+        }
+    }
+}
+
+/// nbd-server advertised DF and answered EINVAL to it. Here one value decides:
+/// every flag and command on its own.
+#[test]
+fn what_is_advertised_is_accepted_and_nothing_else() {
+    let needs = [
+        (
+            Command::FLUSH,
+            CommandFlags::NONE,
+            TransmissionFlags::SEND_FLUSH,
+        ),
+        (
+            Command::TRIM,
+            CommandFlags::NONE,
+            TransmissionFlags::SEND_TRIM,
+        ),
+        (
+            Command::CACHE,
+            CommandFlags::NONE,
+            TransmissionFlags::SEND_CACHE,
+        ),
+        (
+            Command::RESIZE,
+            CommandFlags::NONE,
+            TransmissionFlags::SEND_RESIZE,
+        ),
+        (
+            Command::WRITE_ZEROES,
+            CommandFlags::NONE,
+            TransmissionFlags::SEND_WRITE_ZEROES,
+        ),
+        (
+            Command::WRITE_ZEROES,
+            CommandFlags::NO_HOLE,
+            TransmissionFlags::SEND_WRITE_ZEROES,
+        ),
+        (
+            Command::WRITE_ZEROES,
+            CommandFlags::FAST_ZERO,
+            TransmissionFlags(1 << 6 | 1 << 11),
+        ),
+        (Command::READ, CommandFlags::DF, TransmissionFlags::SEND_DF),
+        (
+            Command::READ,
+            CommandFlags::FUA,
+            TransmissionFlags::SEND_FUA,
+        ),
+        (Command::READ, CommandFlags::NONE, TransmissionFlags::NONE),
+    ];
+    // Flags that stand for no command.
+    let silent = TransmissionFlags::READ_ONLY
+        | TransmissionFlags::ROTATIONAL
+        | TransmissionFlags::CAN_MULTI_CONN;
+    let loud = |flags: &TransmissionFlags| flags.intersection(silent).is_empty();
+    for wanted in (0..1 << 13).map(TransmissionFlags).filter(loud) {
+        for framing in [Framing::Simple, Framing::Structured] {
+            let mut handshake = negotiating(TlsMode::None);
+            if framing == Framing::Structured {
+                let option = bytes("IHAVEOPT STRUCTURED_REPLY 4{ }");
+                run(&mut handshake, &mut &option[..]).unwrap();
+            }
+            let go = bytes("IHAVEOPT GO 4{ 4{ } 0000 }");
+            let Ok(Some(handshake::Event::Export(it))) = handshake.receive(&mut &go[..]) else {
+                panic!("no inquiry");
+            };
+            let mut out = Vec::new();
+            handshake
+                .grant(&it, &Export::new("", 1 << 20, wanted), &mut out)
+                .unwrap();
+            let told = TransmissionFlags(u16::from_be_bytes([out[30], out[31]]));
+            handshake.receive(&mut &[][..]).unwrap();
+            let negotiated = handshake.into_negotiated().unwrap();
+            assert_eq!(negotiated.flags, told);
+            for (command, flags, need) in needs {
+                let mut transmission = Transmission::new(negotiated, Limits::DEFAULT).unwrap();
+                let request = nbd_codec::wire::request::CompactRequest {
+                    flags,
+                    command,
+                    cookie: Default::default(),
+                    offset: 0,
+                    length: 512,
+                };
+                let accepted = match transmission.receive(&mut &request.encode()[..]) {
+                    Ok(Some(Event::Request(_))) => true,
+                    Ok(Some(Event::Rejected { .. })) => false,
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(accepted, told.contains(need), "{told} {command} {flags}");
+            }
+        }
+    }
+}
+
+/// nbd-server sent a simple reply to a READ that failed in structured mode,
+/// and its numbers the wrong way round.
+#[test]
+fn the_style_of_a_reply_follows_from_the_framing() {
+    for (framing, magic, error_at) in [
+        (Framing::Simple, "SIMPLE", 4),
+        (Framing::Structured, "CHUNK", 20),
+        (Framing::Extended, "EXTCHUNK", 32),
+    ] {
+        let reply = request(framing, Command::READ, CommandFlags::NONE);
+        let mut out = Vec::new();
+        reply
+            .fail(ErrorValue::EOVERFLOW, "")
+            .encode(&mut out)
+            .unwrap();
+        assert!(out.starts_with(&bytes(magic)));
+        assert_eq!(out[error_at..error_at + 4], [0, 0, 0, 75]);
+    }
+}
+
+/// The `nbd` crate answered a failing write and lost its place in the stream.
+#[test]
+fn payloads_are_drained_before_the_next_header() {
+    for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
+        for length in [1, 27, 28, 31, 32, 33, 5000] {
+            let export = export(framing, TransmissionFlags::READ_ONLY);
+            let mut transmission = Transmission::new(export, Limits::DEFAULT).unwrap();
+            let (write, read) = match framing {
+                Framing::Extended => (
+                    format!("EXTREQUEST 0020 WRITE 00*8 00*8 {length:016x}"),
+                    "EXTREQUEST 0000 READ 00*8 00*8 0000_0000_0000_0001",
+                ),
+                _ => (
+                    format!("REQUEST 0000 WRITE 00*8 00*8 {length:08x}"),
+                    "REQUEST 0000 READ 00*8 00*8 0000_0001",
+                ),
+            };
+            // The payload looks like a request.
+            let read = bytes(read);
+            let mut stream = bytes(&write);
+            stream.extend(read.iter().cycle().take(length));
+            stream.extend(&read);
+            let mut input = &stream[..];
+            let event = transmission.receive(&mut input).unwrap().unwrap();
+            assert!(matches!(
+                event,
+                Event::Rejected {
+                    error: ErrorValue::EPERM,
+                    ..
+                }
+            ));
+            assert_eq!(input, read);
+            let event = transmission.receive(&mut input).unwrap().unwrap();
+            assert!(matches!(event, Event::Request(Request::Read(_))));
+        }
+    }
+}
+
+/// tokio-nbd: `offset + length` overflows, and 4 GiB are allocated on request.
+/// What a token says can be trusted with an allocation.
+#[test]
+fn nothing_is_handed_over_beyond_the_maximum() {
+    for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
+        let export = export(framing, TransmissionFlags::KNOWN);
+        let maximum = u64::from(export.constraints().maximum);
+        for offset in [0, 1, export.size - 1, export.size, u64::MAX - 1, u64::MAX] {
+            for length in [1, maximum - 1, maximum, maximum + 1, u64::from(u32::MAX)] {
+                let mut transmission = Transmission::new(export, Limits::DEFAULT).unwrap();
+                let header = match framing {
+                    Framing::Extended => {
+                        format!("EXTREQUEST 0000 READ 00*8 {offset:016x} {length:016x}")
+                    }
+                    _ => format!("REQUEST 0000 READ 00*8 {offset:016x} {length:08x}"),
+                };
+                let header = bytes(&header);
+                let event = transmission.receive(&mut &header[..]);
+                let inside = offset
+                    .checked_add(length)
+                    .is_some_and(|end| end <= export.size);
+                match event.unwrap().unwrap() {
+                    Event::Request(Request::Read(read)) => {
+                        assert!(inside && u64::from(read.length()) <= maximum);
+                    }
+                    Event::Rejected { .. } => assert!(!inside || length > maximum),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+}
+
+/// Several servers close the connection at an option they do not know, so
+/// newer clients cannot connect.
+#[test]
+fn unknown_options_are_answered() {
+    let mut handshake = negotiating(TlsMode::None);
+    for option in (12..200).chain([0, 4, 0x8000_0000, u32::MAX]) {
+        for length in [0, 5] {
+            let stream = bytes(&format!("IHAVEOPT {option:08x} 4{{ ff*{length} }}"));
+            let written = run(&mut handshake, &mut &stream[..]).unwrap();
+            let reply = final_reply(&written, OptionType(option));
+            assert_eq!(reply, OptionReplyType::ERR_UNSUP);
+        }
+    }
+}
+
+/// e2b, ZeroFS, containerization: FUA, NO_HOLE and FAST_ZERO were advertised
+/// and ignored. The token carries them.
+#[test]
+fn tokens_carry_the_flags() {
+    use CommandFlags as F;
+    for bits in 0..8 {
+        let pick = |bit: u16, flag| if bits & bit != 0 { flag } else { F::NONE };
+        let flags = pick(1, F::FUA) | pick(2, F::NO_HOLE) | pick(4, F::FAST_ZERO);
+        let zeroes = token!(Framing::Extended, WriteZeroes, WRITE_ZEROES, flags);
+        assert_eq!(zeroes.fua(), bits & 1 != 0);
+        assert_eq!(zeroes.no_hole(), bits & 2 != 0);
+        assert_eq!(zeroes.fast(), bits & 4 != 0);
+    }
+    for (flags, fua) in [(F::NONE, false), (F::FUA, true)] {
+        assert_eq!(token!(Framing::Simple, Write, WRITE, flags).fua(), fua);
+        assert_eq!(token!(Framing::Simple, Trim, TRIM, flags).fua(), fua);
+        // Clients set it on commands that do not write: accepted.
+        let _ = token!(Framing::Simple, Read, READ, flags);
+        let _ = token!(Framing::Simple, Flush, FLUSH, flags);
+        let _ = token!(Framing::Simple, Cache, CACHE, flags);
+    }
+}
+
+/// Two names can have one hash. A client that selects contexts by the one and
+/// enters by the other gets no context that the export does not have.
+#[test]
+fn names_that_look_alike_give_nothing_away() {
+    const TWINS: [&str; 2] = ["8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ"];
+    const RICH: &[MetaContext<'_>] = &[
+        MetaContext::narrow("base:allocation"),
+        MetaContext::narrow("x-a:secret"),
+    ];
+    let mut handshake = negotiating(TlsMode::None);
+    let structured = bytes("IHAVEOPT STRUCTURED_REPLY 4{ }");
+    run(&mut handshake, &mut &structured[..]).unwrap();
+    let ask = |handshake: &mut Handshake, option: &str, contexts| {
+        let stream = bytes(option);
+        let mut out = Vec::new();
+        match handshake.receive(&mut &stream[..]) {
+            Ok(Some(
+                handshake::Event::Export(inquiry) | handshake::Event::MetaContexts(inquiry),
+            )) => {
+                let mut export = Export::new(inquiry.export(), 1, TransmissionFlags::NONE);
+                export.contexts = contexts;
+                handshake.grant(&inquiry, &export, &mut out).unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let queries = "00000002 4{ \"base:allocation\" } 4{ \"x-a:secret\" }";
+    let set = format!("IHAVEOPT SET_META 4{{ 4{{ \"{}\" }} {queries} }}", TWINS[0]);
+    ask(&mut handshake, &set, RICH);
+    assert_eq!(handshake.agreed().contexts.len(), 2);
+    let go = format!("IHAVEOPT GO 4{{ 4{{ \"{}\" }} 0000 }}", TWINS[1]);
+    ask(&mut handshake, &go, CONTEXTS);
+    handshake.receive(&mut &[][..]).unwrap();
+    let negotiated = handshake.into_negotiated().unwrap();
+    assert_eq!(negotiated.contexts.as_slice().len(), 1);
+    assert_eq!(negotiated.contexts.as_slice()[0].id, ContextId(0));
+}

@@ -1,6 +1,8 @@
 //! The server role against transcripts, in every fragmentation, and against
 //! the client role.
 
+#![cfg(feature = "alloc")]
+
 mod drive;
 mod end_to_end;
 mod hostile;

@@ -1,1 +1,601 @@
-//! misuse
+//! What a caller cannot do, and that nothing has changed where it tried.
+
+use nbd_codec::server::{
+    Export, Handshake, Inquiry, MetaContext, Offer, Request, TlsMode, Transmission, handshake,
+};
+use nbd_codec::wire::EncodeError;
+use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
+use nbd_codec::wire::number::{Command, ContextId, ErrorValue, OptionReplyType, OptionType};
+use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest, Queries};
+use nbd_codec::wire::option_reply::BlockSizes;
+use nbd_codec::wire::text::TextError;
+use nbd_codec::{Context, Error, Framing, Limits, Misuse, Need, Negotiated, Width};
+
+use crate::replies::{request_of, slim, token, wide};
+use crate::requests::export;
+use crate::tls::negotiating;
+
+/// Offers an option; what the machine makes of it.
+fn offer<'i>(
+    handshake: &mut Handshake,
+    option: &OptionRequest<'_>,
+    bytes: &'i mut Vec<u8>,
+) -> Option<handshake::Event<'i>> {
+    bytes.clear();
+    option.encode(bytes).unwrap();
+    let event = handshake.receive(&mut &bytes[..]).unwrap();
+    handshake.transmit(&mut Vec::new()).unwrap();
+    event
+}
+
+fn go<'a>(export: &'a str) -> OptionRequest<'a> {
+    let (export, requests) = (export.into(), [].as_slice().into());
+    OptionRequest::Go(InfoRequest { export, requests })
+}
+
+#[track_caller]
+fn inquiry<'i>(
+    handshake: &mut Handshake,
+    option: &OptionRequest<'_>,
+    bytes: &'i mut Vec<u8>,
+) -> Inquiry<'i> {
+    match offer(handshake, option, bytes) {
+        Some(handshake::Event::Export(it) | handshake::Event::MetaContexts(it)) => it,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn answers_answer_what_waits() {
+    let disk = Export::new("disk", 1, TransmissionFlags::NONE);
+    let mut handshake = negotiating(TlsMode::None);
+    let nothing = Err(Misuse::State("no option waits for an answer"));
+    let other = Err(Misuse::State("another option waits for an answer"));
+    let mut out = Vec::new();
+    assert_eq!(handshake.list(&disk, &mut out), nothing);
+    assert_eq!(handshake.done(&mut out), nothing);
+    assert_eq!(
+        handshake.refuse(OptionReplyType::ERR_POLICY, "", &mut out),
+        nothing
+    );
+
+    let mut bytes = Vec::new();
+    let asked = inquiry(&mut handshake, &go("disk"), &mut bytes);
+    assert_eq!(handshake.list(&disk, &mut out), other);
+    assert_eq!(handshake.done(&mut out), other);
+    assert_eq!(handshake.need(), Need::Nothing);
+    // The question must be the one that waits.
+    let mut elsewhere = negotiating(TlsMode::None);
+    let mut bytes = Vec::new();
+    let strange = inquiry(&mut elsewhere, &go("desk"), &mut bytes);
+    let another = Err(Misuse::State("another export is asked about"));
+    assert_eq!(handshake.grant(&strange, &disk, &mut out), another);
+    assert!(out.is_empty());
+    handshake.grant(&asked, &disk, &mut out).unwrap();
+    assert_eq!(handshake.grant(&asked, &disk, &mut out), nothing);
+    let event = handshake.receive(&mut &[][..]);
+    assert_eq!(event, Ok(Some(handshake::Event::Ready)));
+    assert_eq!(handshake.into_negotiated().unwrap().size, 1);
+
+    let mut handshake = negotiating(TlsMode::None);
+    let mut bytes = Vec::new();
+    offer(&mut handshake, &OptionRequest::List, &mut bytes);
+    assert_eq!(handshake.grant(&asked, &disk, &mut out), other);
+    assert!(handshake.into_negotiated().is_err());
+}
+
+#[test]
+fn refusals_are_errors_the_option_has() {
+    let refused = |tls, extended, option: &OptionRequest<'_>, error| {
+        let mut handshake = negotiating(tls);
+        let mut bytes = Vec::new();
+        if extended {
+            offer(&mut handshake, &OptionRequest::ExtendedHeaders, &mut bytes);
+        }
+        assert!(offer(&mut handshake, option, &mut bytes).is_some());
+        let mut out = Vec::new();
+        let result = handshake.refuse(error, "why", &mut out);
+        // Whatever was refused can be answered with what is legal.
+        if result.is_err() {
+            assert!(out.is_empty());
+            handshake
+                .refuse(OptionReplyType::ERR_POLICY, "why", &mut out)
+                .unwrap();
+        }
+        result.map(drop)
+    };
+    let not = |error| Err(Misuse::Answer(error));
+    let list_meta = OptionRequest::ListMetaContext(MetaContextRequest {
+        export: "disk".into(),
+        queries: Queries::NONE,
+    });
+    let block_size = [nbd_codec::wire::number::InfoType::BLOCK_SIZE];
+    let go_with_sizes = OptionRequest::Go(InfoRequest {
+        export: "disk".into(),
+        requests: block_size.as_slice().into(),
+    });
+    use OptionReplyType as R;
+    for (tls, extended, option, error, expected) in [
+        (TlsMode::None, false, go("disk"), R::ACK, not(R::ACK)),
+        (TlsMode::None, false, go("disk"), R::SERVER, not(R::SERVER)),
+        (TlsMode::None, false, go("disk"), R(0x8000_1234), Ok(())),
+        (
+            TlsMode::None,
+            false,
+            go("disk"),
+            R::ERR_TLS_REQD,
+            not(R::ERR_TLS_REQD),
+        ),
+        (
+            TlsMode::Selective,
+            false,
+            go("disk"),
+            R::ERR_TLS_REQD,
+            Ok(()),
+        ),
+        (
+            TlsMode::Selective,
+            false,
+            OptionRequest::List,
+            R::ERR_TLS_REQD,
+            not(R::ERR_TLS_REQD),
+        ),
+        (
+            TlsMode::Selective,
+            false,
+            list_meta,
+            R::ERR_TLS_REQD,
+            not(R::ERR_TLS_REQD),
+        ),
+        (
+            TlsMode::None,
+            false,
+            go("disk"),
+            R::ERR_BLOCK_SIZE_REQD,
+            Ok(()),
+        ),
+        (
+            TlsMode::None,
+            false,
+            go_with_sizes,
+            R::ERR_BLOCK_SIZE_REQD,
+            not(R::ERR_BLOCK_SIZE_REQD),
+        ),
+        (
+            TlsMode::None,
+            false,
+            list_meta,
+            R::ERR_BLOCK_SIZE_REQD,
+            not(R::ERR_BLOCK_SIZE_REQD),
+        ),
+        (
+            TlsMode::None,
+            false,
+            go("disk"),
+            R::ERR_EXT_HEADER_REQD,
+            Ok(()),
+        ),
+        (
+            TlsMode::None,
+            true,
+            go("disk"),
+            R::ERR_EXT_HEADER_REQD,
+            not(R::ERR_EXT_HEADER_REQD),
+        ),
+        (TlsMode::None, false, go("disk"), R::ERR_UNSUP, Ok(())),
+        (
+            TlsMode::None,
+            true,
+            go("disk"),
+            R::ERR_UNSUP,
+            not(R::ERR_UNSUP),
+        ),
+        (TlsMode::None, true, list_meta, R::ERR_UNSUP, Ok(())),
+    ] {
+        assert_eq!(
+            refused(tls, extended, &option, error),
+            expected,
+            "{option:?} {error}"
+        );
+    }
+}
+
+const DISK: Export<'_> = Export::new("disk", 1, TransmissionFlags::NONE);
+const MANY: &[MetaContext<'_>] = &[MetaContext::narrow("x-m:any"); 33];
+const WIDE_BASE: &[MetaContext<'_>] = &[MetaContext::wide("base:allocation")];
+const NO_COLON: &[MetaContext<'_>] = &[MetaContext::narrow("allocation")];
+const NO_NAMESPACE: &[MetaContext<'_>] = &[MetaContext::narrow(":allocation")];
+const NO_LEAF: &[MetaContext<'_>] = &[MetaContext::narrow("base:")];
+
+#[test]
+fn exports_are_what_can_be_told() {
+    let long = "n".repeat(4097);
+    let named = |name| Export::new(name, 1, TransmissionFlags::NONE);
+    let sized = |minimum, preferred, maximum| {
+        let sizes = BlockSizes {
+            minimum,
+            preferred,
+            maximum,
+        };
+        let mut export = DISK;
+        export.block_sizes = sizes;
+        (export, Misuse::BlockSizes(sizes))
+    };
+    let described = |description| {
+        let mut export = DISK;
+        export.description = description;
+        export
+    };
+    let with = |contexts| {
+        let mut export = DISK;
+        export.contexts = contexts;
+        export
+    };
+    for (export, misuse) in [
+        (named(&long), Misuse::Text(TextError::TooLong)),
+        (named("a\0b"), Misuse::Text(TextError::Nul)),
+        (described(&long), Misuse::Text(TextError::TooLong)),
+        sized(3, 4096, 4096),
+        sized(1 << 17, 1 << 18, 1 << 19),
+        sized(1, 256, 4096),
+        sized(1, 4096, 4095),
+        (with(MANY), Misuse::TooManyContexts),
+        (with(WIDE_BASE), Misuse::ContextName),
+        (with(NO_COLON), Misuse::ContextName),
+        (with(NO_NAMESPACE), Misuse::ContextName),
+        (with(NO_LEAF), Misuse::ContextName),
+    ] {
+        let mut handshake = negotiating(TlsMode::None);
+        let (mut bytes, mut out) = (Vec::new(), Vec::new());
+        let asked = inquiry(&mut handshake, &go(""), &mut bytes);
+        assert_eq!(handshake.grant(&asked, &export, &mut out), Err(misuse));
+        assert!(out.is_empty());
+        handshake.grant(&asked, &DISK, &mut out).unwrap();
+        assert!(matches!(Handshake::oldstyle(&export), Err(error) if error == misuse));
+    }
+}
+
+#[test]
+fn oldstyle_and_nonfixed_have_no_way_to_require() {
+    let requiring = |set: fn(&mut Export<'_>)| {
+        let mut export = DISK;
+        set(&mut export);
+        Handshake::oldstyle(&export).map(drop).unwrap_err()
+    };
+    let more = Misuse::State("the export requires more than oldstyle has");
+    assert_eq!(
+        requiring(|export| export.requires_tls = true),
+        Misuse::TlsRequired
+    );
+    assert_eq!(requiring(|export| export.requires_extended = true), more);
+    assert_eq!(requiring(|export| export.requires_block_sizes = true), more);
+    for tls in [TlsMode::Selective, TlsMode::Forced] {
+        let mut offer = Offer::default();
+        (offer.fixed, offer.tls) = (false, tls);
+        let misuse = Handshake::new(offer).map(drop).unwrap_err();
+        assert_eq!(misuse, Misuse::NotFixed(OptionType::STARTTLS));
+    }
+}
+
+/// A sink that is too small takes nothing, and the answer can be given again.
+#[test]
+fn answers_fit_or_are_not_given() {
+    let mut export = DISK;
+    export.contexts = &[MetaContext {
+        name: "x-a:one",
+        width: Width::Narrow,
+    }];
+    let set = OptionRequest::SetMetaContext(MetaContextRequest {
+        export: "disk".into(),
+        queries: ["x-a:one"].as_slice().into(),
+    });
+    let name = OptionRequest::ExportName("disk".into());
+    let no_room = |needed| Misuse::Encode(EncodeError::NoRoom { needed });
+    for (option, needed) in [(go("disk"), 52), (set, 51), (name, 10)] {
+        let mut handshake = negotiating(TlsMode::None);
+        let mut bytes = Vec::new();
+        offer(&mut handshake, &OptionRequest::StructuredReply, &mut bytes);
+        let asked = inquiry(&mut handshake, &option, &mut bytes);
+        for room in 0..needed {
+            let mut small = vec![0xee; room];
+            let result = handshake.grant(&asked, &export, &mut &mut small[..]);
+            assert_eq!(result, Err(no_room(needed)));
+            assert!(small.iter().all(|byte| *byte == 0xee));
+        }
+        let mut enough = vec![0; needed];
+        assert_eq!(
+            handshake.grant(&asked, &export, &mut &mut enough[..]),
+            Ok(needed)
+        );
+    }
+    // What the machine says by itself waits likewise.
+    let mut handshake = Handshake::new(Offer::default()).unwrap();
+    assert_eq!(handshake.transmit(&mut &mut [0; 17][..]), Err(no_room(18)));
+    assert_eq!(handshake.receive(&mut &[0, 0, 0, 3][..]), Ok(None));
+    assert_eq!(handshake.transmit(&mut &mut [0; 18][..]), Ok(18));
+    assert_eq!(handshake.transmit(&mut &mut [0; 18][..]), Ok(0));
+}
+
+/// After the end nothing is answered any more.
+#[test]
+fn errors_are_sticky() {
+    let mut handshake = negotiating(TlsMode::None);
+    let mut bytes = Vec::new();
+    let asked = inquiry(&mut handshake, &go("disk"), &mut bytes);
+    assert_eq!(handshake.end_of_input(), Err(Error::Closed));
+    let mut out = Vec::new();
+    let over = Err(Misuse::Failed(Error::Closed));
+    assert_eq!(handshake.grant(&asked, &DISK, &mut out), over);
+    assert_eq!(
+        handshake.refuse(OptionReplyType::ERR_POLICY, "", &mut out),
+        over
+    );
+    assert_eq!(handshake.receive(&mut &b"I"[..]), Err(Error::Closed));
+    assert_eq!(handshake.end_of_input(), Err(Error::Closed));
+    assert_eq!(handshake.need(), Need::Nothing);
+    assert!(out.is_empty() && !handshake.is_negotiating());
+
+    let simple = export(Framing::Simple, TransmissionFlags::KNOWN);
+    let mut transmission = Transmission::new(simple, Limits::DEFAULT).unwrap();
+    let error = transmission.receive(&mut &[0][..]).unwrap_err();
+    assert_eq!(transmission.receive(&mut &[0x25][..]), Err(error));
+    assert_eq!(transmission.end_of_input(), Err(error));
+    assert_eq!(transmission.advance(0), Err(Misuse::Failed(error)));
+    assert_eq!(transmission.need(), Need::Nothing);
+}
+
+#[test]
+fn a_write_takes_no_more_than_its_payload() {
+    let simple = export(Framing::Simple, TransmissionFlags::NONE);
+    let mut transmission = Transmission::new(simple, Limits::DEFAULT).unwrap();
+    assert_eq!(transmission.advance(0), Ok(()));
+    assert_eq!(
+        transmission.advance(1),
+        Err(Misuse::TooMuchPayload { expected: 0 })
+    );
+    let header = crate::script::bytes("REQUEST 0000 WRITE 00*8 00*8 0000_0005");
+    transmission.receive(&mut &header[..]).unwrap();
+    assert_eq!(
+        transmission.advance(6),
+        Err(Misuse::TooMuchPayload { expected: 5 })
+    );
+    assert_eq!(transmission.advance(2), Ok(()));
+    let need = |offset, length| Need::Payload {
+        cookie: Default::default(),
+        offset,
+        length,
+    };
+    assert_eq!(transmission.need(), need(2, 3));
+    assert_eq!(transmission.advance(3), Ok(()));
+    assert_eq!(transmission.need(), Need::Header(0));
+}
+
+#[test]
+fn contexts_have_the_numbers_of_a_handshake() {
+    let mut export = Negotiated::new(Framing::Structured, 1, TransmissionFlags::NONE);
+    let width = Width::Narrow;
+    for (id, good) in [(31, true), (32, false)] {
+        let id = ContextId(id);
+        export.contexts.push(Context { id, width }).unwrap();
+        let result = Transmission::new(export, Limits::DEFAULT).map(drop);
+        assert_eq!(
+            result,
+            if good {
+                Ok(())
+            } else {
+                Err(Misuse::Context(id))
+            }
+        );
+    }
+}
+
+#[test]
+fn chunks_lie_within_the_read_once() {
+    let chunks = || {
+        token!(Framing::Structured, Read, READ)
+            .into_chunks()
+            .unwrap()
+    };
+    let mut it = chunks();
+    for (offset, length) in [
+        (0xfff, 2),
+        (0x0, 0x1000),
+        (0x1fff, 2),
+        (0x2000, 1),
+        (0x1000, 0x1001),
+        (u64::MAX, 1),
+        (u64::MAX, u32::MAX),
+    ] {
+        assert_eq!(it.data(offset, length), Err(Misuse::OutsideRequest));
+        assert_eq!(it.hole(offset, length), Err(Misuse::OutsideRequest));
+    }
+    assert_eq!(it.data(0x1000, 0), Err(Misuse::ZeroLength));
+    assert_eq!(it.hole(0x1000, 0), Err(Misuse::ZeroLength));
+    let error = it.error_at(ErrorValue::EIO, 0x2000, "");
+    assert_eq!(error, Err(Misuse::OutsideRequest));
+    // Nothing has changed: it is still all to do.
+    let it = it.finish().unwrap_err();
+    assert_eq!(it.misuse, Misuse::Incomplete);
+    let mut it = it.token;
+    assert_eq!(it, chunks());
+    let _ = it.data(0x1000, 0x800).unwrap();
+    assert_eq!(it.data(0x1000, 0x801), Err(Misuse::Overlap));
+    let it = it.finish_with_data(0x1800, 0x7ff).unwrap_err();
+    assert_eq!(it.misuse, Misuse::Incomplete);
+    let it = it.token.finish_with_hole(0x1800, 0x900).unwrap_err();
+    assert_eq!(it.misuse, Misuse::OutsideRequest);
+    assert!(it.token.finish_with_hole(0x1800, 0x800).is_ok());
+
+    // An overlap that leaves a gap is found at the end.
+    let mut it = chunks();
+    let _ = it.data(0x1000, 0x800).unwrap();
+    let _ = it.data(0x1000, 0x800).unwrap();
+    assert_eq!(it.finish().unwrap_err().misuse, Misuse::Overlap);
+
+    // DF: one piece, and a whole one.
+    let mut it = token!(Framing::Structured, Read, READ, CommandFlags::DF)
+        .into_chunks()
+        .unwrap();
+    let _ = it.hole(0x1000, 0x800).unwrap();
+    assert_eq!(it.data(0x1800, 0x800), Err(Misuse::Fragmented));
+    assert_eq!(it.finish().unwrap_err().misuse, Misuse::Incomplete);
+
+    // Content does not follow an error it holds.
+    let mut it = chunks();
+    let _ = it.error_at(ErrorValue::EIO, 0x1400, "").unwrap();
+    assert_eq!(it.data(0x1000, 0x401), Err(Misuse::Overlap));
+    assert!(it.data(0x1000, 0x400).is_ok());
+    assert!(it.data(0x1401, 0x100).is_ok());
+    assert!(it.finish().is_ok());
+}
+
+#[test]
+fn places_of_errors_lie_within_the_request() {
+    for place in [0xfff, 0x2000, u64::MAX, 0] {
+        let read = token!(Framing::Structured, Read, READ);
+        let read = read.fail_at(ErrorValue::EIO, place, "").unwrap_err();
+        assert_eq!(read.misuse, Misuse::OutsideRequest);
+        assert_eq!(read.token, token!(Framing::Structured, Read, READ));
+        let trim = token!(Framing::Simple, Trim, TRIM);
+        let trim = trim.fail_at(ErrorValue::EIO, place, "").unwrap_err();
+        assert_eq!(trim.misuse, Misuse::OutsideRequest);
+        let status = token!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
+        let status = status.fail_at(ErrorValue::EIO, place, "").unwrap_err();
+        assert_eq!(status.misuse, Misuse::OutsideRequest);
+    }
+}
+
+#[test]
+fn extents_keep_the_rules() {
+    let mut out = Vec::new();
+    let mut narrow = |flags, context, extents: &[_], misuse| {
+        let status = token!(Framing::Structured, BlockStatus32, BLOCK_STATUS, flags);
+        let again = token!(Framing::Structured, BlockStatus32, BLOCK_STATUS, flags);
+        let context = ContextId(context);
+        let result = status.answer(context, extents.iter().copied(), &mut out);
+        let returned = result.unwrap_err();
+        assert_eq!(returned.misuse, misuse);
+        assert_eq!(returned.token, again);
+        assert!(out.is_empty());
+    };
+    let (none, one) = (CommandFlags::NONE, CommandFlags::REQ_ONE);
+    narrow(none, 1, &[slim(1, 0)], Misuse::Context(ContextId(1)));
+    narrow(none, 35, &[slim(1, 0)], Misuse::Context(ContextId(35)));
+    narrow(none, 0, &[], Misuse::EmptyExtent);
+    narrow(none, 0, &[slim(1, 0), slim(0, 0)], Misuse::EmptyExtent);
+    narrow(
+        none,
+        0,
+        &[slim(0x1000, 0), slim(1, 0)],
+        Misuse::ExtentBeyond,
+    );
+    narrow(none, 0, &[slim(u32::MAX, 0); 3], Misuse::ExtentBeyond);
+    narrow(one, 0, &[slim(0x1001, 0)], Misuse::NotOne);
+    narrow(one, 0, &[slim(1, 0), slim(1, 0)], Misuse::NotOne);
+    narrow(one, 0, &[], Misuse::EmptyExtent);
+
+    // Once each.
+    let status = token!(Framing::Structured, BlockStatus32, BLOCK_STATUS);
+    let status = status
+        .answer(ContextId(0), [slim(1, 0)], &mut out)
+        .unwrap()
+        .unwrap();
+    let again = status
+        .answer(ContextId(0), [slim(1, 0)], &mut out)
+        .unwrap_err();
+    assert_eq!(again.misuse, Misuse::Context(ContextId(0)));
+
+    // More bits than the context has; the sum of lengths does not wrap.
+    out.clear();
+    let status = token!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
+    let extents = [wide(1, 1 << 32)];
+    let status = status.answer(ContextId(0), extents, &mut out).unwrap_err();
+    assert_eq!(status.misuse, Misuse::StatusTooWide(ContextId(0)));
+    let extents = [wide(u64::MAX, 0), wide(2, 0)];
+    let status = status
+        .token
+        .answer(ContextId(0), extents, &mut out)
+        .unwrap_err();
+    assert_eq!(status.misuse, Misuse::ExtentBeyond);
+    // A sink that is too small takes nothing.
+    let mut small = [0xee; 55];
+    let status = status
+        .token
+        .answer(ContextId(0), [wide(1, 1)], &mut &mut small[..]);
+    let status = status.unwrap_err();
+    assert_eq!(
+        status.misuse,
+        Misuse::Encode(EncodeError::NoRoom { needed: 56 })
+    );
+    assert_eq!(small, [0xee; 55]);
+    assert!(
+        status
+            .token
+            .answer(ContextId(0), [wide(1, 1)], &mut out)
+            .is_ok()
+    );
+}
+
+/// No chunk has more extents than the maximum payload, or than 2^20.
+#[test]
+fn extents_are_few_enough() {
+    let mut sized = export(Framing::Structured, TransmissionFlags::NONE);
+    sized.block_sizes = Some(BlockSizes {
+        minimum: 1,
+        preferred: 512,
+        maximum: 512,
+    });
+    let status = || match request_of(sized, Command::BLOCK_STATUS, CommandFlags::NONE) {
+        Request::BlockStatus32(status) => status,
+        other => panic!("{other:?}"),
+    };
+    let mut out = Vec::new();
+    let many = [slim(1, 0); 65];
+    let returned = status().answer(ContextId(0), many, &mut out).unwrap_err();
+    assert_eq!(returned.misuse, Misuse::TooManyExtents { maximum: 64 });
+    assert_eq!(status().cut(many.into_iter()).count(), 64);
+    assert!(
+        status()
+            .answer(ContextId(0), many[..64].iter().copied(), &mut out)
+            .is_ok()
+    );
+
+    let mut large = export(Framing::Structured, TransmissionFlags::NONE);
+    large.block_sizes = Some(BlockSizes {
+        maximum: u32::MAX,
+        ..BlockSizes::DEFAULT
+    });
+    let Request::BlockStatus32(status) =
+        request_of(large, Command::BLOCK_STATUS, CommandFlags::NONE)
+    else {
+        panic!("no status");
+    };
+    let endless = std::iter::repeat(slim(1, 0));
+    let returned = status.answer(ContextId(0), endless, &mut out).unwrap_err();
+    assert_eq!(returned.misuse, Misuse::TooManyExtents { maximum: 1 << 20 });
+}
+
+/// Extents are multiples of the minimum block size.
+#[test]
+fn extents_are_aligned() {
+    let mut aligned = export(Framing::Structured, TransmissionFlags::NONE);
+    aligned.block_sizes = Some(BlockSizes {
+        minimum: 512,
+        ..BlockSizes::DEFAULT
+    });
+    let Request::BlockStatus32(status) =
+        request_of(aligned, Command::BLOCK_STATUS, CommandFlags::NONE)
+    else {
+        panic!("no status");
+    };
+    let mut out = Vec::new();
+    let returned = status.answer(ContextId(0), [slim(512, 0), slim(513, 0)], &mut out);
+    let returned = returned.unwrap_err();
+    assert_eq!(returned.misuse, Misuse::Misaligned { minimum: 512 });
+    assert!(
+        returned
+            .token
+            .answer(ContextId(0), [slim(512, 0)], &mut out)
+            .is_ok()
+    );
+}

@@ -267,6 +267,20 @@ fn go_and_info_say_what_is_asked() {
     );
 }
 
+/// Nothing to say is not said.
+#[test]
+fn an_export_without_description_has_none() {
+    play_with(
+        &[Export::new("disk", 1 << 20, TransmissionFlags::SEND_FLUSH)],
+        &fixed(
+            "C: IHAVEOPT INFO 4{ 4{ } 0001 0002 }
+             E: Export NBD_OPT_INFO \"\" [NBD_INFO_DESCRIPTION]
+             S: REPLY INFO REP_INFO 4{ 0000 0000_0000_0010_0000 0005 }
+             S: REPLY INFO ACK 4{ }",
+        ),
+    );
+}
+
 #[test]
 fn malformed_options_are_answered() {
     let malformed = |option: &str, data: &str| {
@@ -634,6 +648,24 @@ fn what_an_export_requires_is_said() {
             "C: IHAVEOPT EXPORT_NAME 4{ \"disk\" }
              E: Export NBD_OPT_EXPORT_NAME \"disk\" []
              X: the export was refused, and NBD_OPT_EXPORT_NAME has no reply that says so",
+        ),
+    );
+}
+
+/// What an export requires is for those who enter it: its contexts in `base:`
+/// must not be answered `ERR_EXT_HEADER_REQD`.
+#[test]
+fn contexts_are_told_before_the_export_is_entered() {
+    let mut export = with_contexts();
+    export.requires_extended = true;
+    export.requires_block_sizes = true;
+    play_with(
+        &[export],
+        &fixed(
+            "C: IHAVEOPT LIST_META 4{ 4{ \"disk\" } 00000001 4{ \"base:\" } }
+             E: MetaContexts NBD_OPT_LIST_META_CONTEXT \"disk\" [\"base:\"]
+             S: REPLY LIST_META REP_META 4{ 0000_0000 \"base:allocation\" }
+             S: REPLY LIST_META ACK 4{ }",
         ),
     );
 }

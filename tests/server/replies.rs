@@ -1,1 +1,438 @@
-//! replies
+//! Replies: the bytes of each, in each framing.
+
+use nbd_codec::server::{Event, Request, Transmission, narrow};
+use nbd_codec::wire::extent::{Extent32, Extent64};
+use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
+use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
+use nbd_codec::wire::option_reply::BlockSizes;
+use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
+use nbd_codec::{Framing, Limits, Negotiated};
+
+use crate::requests::export;
+use crate::script::bytes;
+
+pub(crate) const OFFSET: u64 = 0x1000;
+pub(crate) const LENGTH: u32 = 0x1000;
+const FLAGS: TransmissionFlags = TransmissionFlags(0x1ffd);
+const COOKIE: &str = "0000_0000_0000_00cc";
+const AT: &str = "0000_0000_0000_1000";
+
+/// A request of 4 KiB at 4 KiB, as the machine hands it over.
+pub(crate) fn request(framing: Framing, command: Command, flags: CommandFlags) -> Request {
+    request_of(export(framing, FLAGS), command, flags)
+}
+
+pub(crate) fn request_of(export: Negotiated, command: Command, flags: CommandFlags) -> Request {
+    let framing = export.framing;
+    let mut transmission = Transmission::new(export, Limits::DEFAULT).unwrap();
+    let cookie = Cookie(0xcc);
+    let mut input = match framing {
+        Framing::Extended => ExtendedRequest {
+            flags: match command {
+                Command::WRITE => flags | CommandFlags::PAYLOAD_LEN,
+                _ => flags,
+            },
+            command,
+            cookie,
+            offset: OFFSET,
+            length: LENGTH.into(),
+        }
+        .encode()
+        .to_vec(),
+        _ => CompactRequest {
+            flags,
+            command,
+            cookie,
+            offset: OFFSET,
+            length: LENGTH,
+        }
+        .encode()
+        .to_vec(),
+    };
+    if command == Command::WRITE {
+        input.resize(input.len() + LENGTH as usize, 7);
+    }
+    let mut input = &input[..];
+    loop {
+        match transmission.receive(&mut input) {
+            Ok(Some(Event::Request(request))) => return request,
+            Ok(Some(Event::Payload { .. } | Event::Data { .. })) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+macro_rules! token {
+    ($framing:expr, $kind:ident, $command:ident, $flags:expr) => {
+        match crate::replies::request($framing, Command::$command, $flags) {
+            Request::$kind(token) => token,
+            other => panic!("{other:?}"),
+        }
+    };
+    ($framing:expr, $kind:ident, $command:ident) => {
+        token!($framing, $kind, $command, CommandFlags::NONE)
+    };
+}
+pub(crate) use token;
+
+/// What was written against a transcript.
+#[track_caller]
+fn assert_bytes(written: impl AsRef<[u8]>, expected: &str) {
+    let show = |bytes: &[u8]| bytes.escape_ascii().to_string();
+    assert_eq!(show(written.as_ref()), show(&bytes(expected)));
+}
+
+fn encoded(reply: nbd_codec::server::Reply<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    assert_eq!(reply.encode(&mut out), Ok(reply.size()));
+    assert_eq!(reply.parts().concat(), out);
+    out
+}
+
+const SIMPLE: Framing = Framing::Simple;
+const STRUCTURED: Framing = Framing::Structured;
+const EXTENDED: Framing = Framing::Extended;
+
+/// Every request can fail, in the style of the framing.
+#[test]
+fn any_request_fails_in_the_style_of_the_framing() {
+    let commands = [
+        Command::READ,
+        Command::WRITE,
+        Command::FLUSH,
+        Command::TRIM,
+        Command::CACHE,
+        Command::WRITE_ZEROES,
+        Command::BLOCK_STATUS,
+        Command::RESIZE,
+    ];
+    for command in commands {
+        let fail = |framing| {
+            let request = request(framing, command, CommandFlags::NONE);
+            assert_eq!(request.cookie(), Cookie(0xcc));
+            assert_eq!(request.command(), command);
+            encoded(request.fail(ErrorValue::ESHUTDOWN, "going down"))
+        };
+        if command != Command::BLOCK_STATUS {
+            assert_bytes(fail(SIMPLE), &format!("SIMPLE ESHUTDOWN {COOKIE}"));
+        }
+        assert_bytes(
+            fail(STRUCTURED),
+            &format!("CHUNK DONE ERROR {COOKIE} 4{{ ESHUTDOWN 2{{ \"going down\" }} }}"),
+        );
+        assert_bytes(
+            fail(EXTENDED),
+            &format!("EXTCHUNK DONE ERROR {COOKIE} {AT} 8{{ ESHUTDOWN 2{{ \"going down\" }} }}"),
+        );
+    }
+}
+
+#[test]
+fn errors_have_a_place_where_the_request_has_a_range() {
+    macro_rules! at {
+        ($($kind:ident $command:ident $(not in $simple:ident)?;)*) => {$(
+            for framing in [SIMPLE, STRUCTURED, EXTENDED] {
+                $(if framing == $simple { continue; })?
+                at!(@ framing, $kind, $command, $kind);
+            }
+        )*};
+        (@ $framing:expr, BlockStatus, $command:ident, $_:ident) => {
+            let out = match $framing {
+                EXTENDED => encoded(token!($framing, BlockStatus64, $command)
+                    .fail_at(ErrorValue::EIO, 0x1fff, "here").unwrap()),
+                _ => encoded(token!($framing, BlockStatus32, $command)
+                    .fail_at(ErrorValue::EIO, 0x1fff, "here").unwrap()),
+            };
+            check($framing, out);
+        };
+        (@ $framing:expr, $kind:ident, $command:ident, $_:ident) => {
+            let token = token!($framing, $kind, $command);
+            check($framing, encoded(token.fail_at(ErrorValue::EIO, 0x1fff, "here").unwrap()));
+        };
+    }
+    fn check(framing: Framing, out: Vec<u8>) {
+        let body = "EIO 2{ \"here\" } 0000_0000_0000_1fff";
+        match framing {
+            SIMPLE => assert_bytes(out, &format!("SIMPLE EIO {COOKIE}")),
+            STRUCTURED => {
+                assert_bytes(
+                    out,
+                    &format!("CHUNK DONE ERROR_OFFSET {COOKIE} 4{{ {body} }}"),
+                );
+            }
+            EXTENDED => assert_bytes(
+                out,
+                &format!("EXTCHUNK DONE ERROR_OFFSET {COOKIE} {AT} 8{{ {body} }}"),
+            ),
+        }
+    }
+    at! {
+        Read READ;
+        Write WRITE;
+        Trim TRIM;
+        Cache CACHE;
+        WriteZeroes WRITE_ZEROES;
+        BlockStatus BLOCK_STATUS not in SIMPLE;
+    }
+}
+
+/// No error number, no error: the client must not take it for success.
+#[test]
+fn an_error_of_zero_is_eio() {
+    let reply = token!(SIMPLE, Read, READ).fail(ErrorValue::NONE, "");
+    assert_bytes(encoded(reply), &format!("SIMPLE EIO {COOKIE}"));
+    let reply = token!(STRUCTURED, Trim, TRIM).fail(ErrorValue::NONE, "");
+    let expected = format!("CHUNK DONE ERROR {COOKIE} 4{{ EIO 0000 }}");
+    assert_bytes(encoded(reply), &expected);
+}
+
+/// A text is at most 4096 bytes, whole characters, and no NUL.
+#[test]
+fn texts_are_capped() {
+    let sent = |text: &str| {
+        let reply = token!(STRUCTURED, Flush, FLUSH).fail(ErrorValue::EIO, text);
+        let out = encoded(reply);
+        assert_eq!(
+            out.len(),
+            26 + usize::from(u16::from_be_bytes([out[24], out[25]]))
+        );
+        String::from_utf8(out[26..].to_vec()).unwrap()
+    };
+    assert_eq!(sent(&"x".repeat(70_000)), "x".repeat(4096));
+    // Three bytes each: 1365 of them are 4095 bytes.
+    assert_eq!(sent(&"€".repeat(3000)), "€".repeat(1365));
+    assert_eq!(sent("before\0behind"), "before");
+    assert_eq!(sent(""), "");
+    // No part of a chunk is longer than the maximum payload.
+    let mut export = export(STRUCTURED, FLAGS);
+    export.block_sizes = Some(BlockSizes {
+        minimum: 1,
+        preferred: 512,
+        maximum: 512,
+    });
+    let request = request_of(export, Command::FLUSH, CommandFlags::NONE);
+    let text = "y".repeat(4096);
+    let reply = request.fail(ErrorValue::EIO, &text);
+    assert_eq!(reply.size(), 26 + 512);
+}
+
+#[test]
+fn a_read_in_chunks() {
+    let mut chunks = token!(STRUCTURED, Read, READ).into_chunks().unwrap();
+    let head = chunks.data(0x1800, 0x400).unwrap();
+    assert_bytes(
+        head,
+        &format!("CHUNK MORE OFFSET_DATA {COOKIE} 0000_0408 0000_0000_0000_1800"),
+    );
+    assert_eq!(head.payload_length(), 0x400);
+    assert_bytes(
+        encoded(chunks.hole(0x1000, 0x800).unwrap()),
+        &format!("CHUNK MORE OFFSET_HOLE {COOKIE} 4{{ 0000_0000_0000_1000 0000_0800 }}"),
+    );
+    assert_bytes(
+        chunks.data(0x1c00, 0x400).unwrap(),
+        &format!("CHUNK MORE OFFSET_DATA {COOKIE} 0000_0408 0000_0000_0000_1c00"),
+    );
+    assert_bytes(
+        encoded(chunks.finish().unwrap()),
+        &format!("CHUNK DONE NONE {COOKIE} 4{{ }}"),
+    );
+
+    let mut chunks = token!(EXTENDED, Read, READ).into_chunks().unwrap();
+    assert_bytes(
+        chunks.data(0x1000, 0x800).unwrap(),
+        &format!("EXTCHUNK MORE OFFSET_DATA {COOKIE} {AT} 0000_0000_0000_0808 {AT}"),
+    );
+    assert_bytes(
+        encoded(chunks.hole(0x1800, 0x400).unwrap()),
+        &format!("EXTCHUNK MORE OFFSET_HOLE {COOKIE} {AT} 8{{ 0000_0000_0000_1800 0000_0400 }}"),
+    );
+    // The last chunk ends the reply.
+    assert_bytes(
+        chunks.finish_with_data(0x1c00, 0x400).unwrap(),
+        &format!("EXTCHUNK DONE OFFSET_DATA {COOKIE} {AT} 0000_0000_0000_0408 0000_0000_0000_1c00"),
+    );
+
+    let chunks = token!(EXTENDED, Read, READ, CommandFlags::DF)
+        .into_chunks()
+        .unwrap();
+    assert_bytes(
+        encoded(chunks.finish_with_hole(0x1000, 0x1000).unwrap()),
+        &format!("EXTCHUNK DONE OFFSET_HOLE {COOKIE} {AT} 8{{ {AT} 0000_1000 }}"),
+    );
+}
+
+#[test]
+fn a_read_with_errors_in_it() {
+    let mut chunks = token!(STRUCTURED, Read, READ).into_chunks().unwrap();
+    let _ = chunks.data(0x1000, 0x800).unwrap();
+    assert_bytes(
+        encoded(
+            chunks
+                .error_at(ErrorValue::EIO, 0x1400, "bad block")
+                .unwrap(),
+        ),
+        &format!(
+            "CHUNK MORE ERROR_OFFSET {COOKIE} 4{{ EIO 2{{ \"bad block\" }} 0000_0000_0000_1400 }}"
+        ),
+    );
+    let _ = chunks.hole(0x1c00, 0x100).unwrap();
+    // Nothing more is claimed, so nothing is missing.
+    assert_bytes(
+        encoded(chunks.finish().unwrap()),
+        &format!("CHUNK DONE NONE {COOKIE} 4{{ }}"),
+    );
+
+    // Shutdown in the middle of a reply.
+    let mut chunks = token!(EXTENDED, Read, READ).into_chunks().unwrap();
+    let _ = chunks.data(0x1000, 0x800).unwrap();
+    assert_bytes(
+        encoded(chunks.fail(ErrorValue::ESHUTDOWN, "")),
+        &format!("EXTCHUNK DONE ERROR {COOKIE} {AT} 8{{ ESHUTDOWN 0000 }}"),
+    );
+}
+
+#[test]
+fn simple_framing_has_no_chunks() {
+    let read = token!(SIMPLE, Read, READ);
+    let read = read.into_chunks().expect_err("chunks in simple framing");
+    let head = read.data();
+    assert_bytes(head, &format!("SIMPLE OK {COOKIE}"));
+    assert_eq!(head.payload_length(), LENGTH);
+}
+
+pub(crate) fn wide(length: u64, flags: u64) -> Extent64 {
+    Extent64 { length, flags }
+}
+
+pub(crate) fn slim(length: u32, flags: u32) -> Extent32 {
+    Extent32 { length, flags }
+}
+
+/// One chunk for each context, in any order; the last one ends the reply.
+#[test]
+fn narrow_status() {
+    let status = token!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
+    let contexts: Vec<_> = status.contexts().collect();
+    assert_eq!(contexts, [ContextId(0), ContextId(3)]);
+    let mut out = Vec::new();
+    // The last extent may reach beyond the question.
+    let extents = [slim(0xfff, 1), slim(u32::MAX, 0)];
+    let status = status
+        .answer(ContextId(3), extents, &mut out)
+        .unwrap()
+        .unwrap();
+    assert!(status.contexts().eq([ContextId(0)]));
+    let end = status.answer(ContextId(0), [slim(1, u32::MAX)], &mut out);
+    assert_eq!(end, Ok(None));
+    assert_bytes(
+        out,
+        &format!(
+            "CHUNK MORE STATUS {COOKIE} 4{{ 0000_0003 0000_0fff 0000_0001 ffff_ffff 0000_0000 }}
+             CHUNK DONE STATUS {COOKIE} 4{{ 0000_0000 0000_0001 ffff_ffff }}"
+        ),
+    );
+}
+
+#[test]
+fn wide_status() {
+    let status = token!(EXTENDED, BlockStatus64, BLOCK_STATUS);
+    let mut out = Vec::new();
+    let extents = [wide(0xfff, 1), wide(u64::MAX, 0xffff_ffff)];
+    let status = status
+        .answer(ContextId(0), extents, &mut out)
+        .unwrap()
+        .unwrap();
+    // More than 32 bits where the context has them.
+    let end = status.answer(ContextId(3), [wide(1, u64::MAX)], &mut out);
+    assert_eq!(end, Ok(None));
+    assert_bytes(
+        out,
+        &format!(
+            "EXTCHUNK MORE STATUS_EXT {COOKIE} {AT} 8{{ 0000_0000 0000_0002
+                0000_0000_0000_0fff 0000_0000_0000_0001
+                ffff_ffff_ffff_ffff 0000_0000_ffff_ffff }}
+             EXTCHUNK DONE STATUS_EXT {COOKIE} {AT} 8{{ 0000_0003 0000_0001
+                0000_0000_0000_0001 ffff_ffff_ffff_ffff }}"
+        ),
+    );
+}
+
+/// A reply can fail between its contexts.
+#[test]
+fn status_fails_halfway() {
+    let status = token!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
+    let mut out = Vec::new();
+    let status = status
+        .answer(ContextId(0), [slim(1, 0)], &mut out)
+        .unwrap()
+        .unwrap();
+    assert_bytes(
+        encoded(status.fail(ErrorValue::ESHUTDOWN, "")),
+        &format!("CHUNK DONE ERROR {COOKIE} 4{{ ESHUTDOWN 0000 }}"),
+    );
+}
+
+/// What may be sent of a longer map.
+#[test]
+fn maps_are_cut_to_the_question() {
+    let status = token!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
+    let map = [slim(0x800, 1), slim(0x800, 0), slim(0x800, 1)];
+    assert!(status.cut(map.into_iter()).eq(map[..2].iter().copied()));
+    let map = [slim(0xfff, 1), slim(0x800, 0), slim(0x800, 1)];
+    assert!(status.cut(map.into_iter()).eq(map[..2].iter().copied()));
+    let map = [slim(0x5000, 1), slim(0x800, 0)];
+    assert!(status.cut(map.into_iter()).eq([map[0]]));
+    assert!(status.cut(map[..0].iter().copied()).eq([]));
+
+    let one = token!(
+        STRUCTURED,
+        BlockStatus32,
+        BLOCK_STATUS,
+        CommandFlags::REQ_ONE
+    );
+    assert!(one.one());
+    assert!(one.cut(map.into_iter()).eq([slim(0x1000, 1)]));
+    let map = [slim(0x200, 1), slim(0x800, 0)];
+    assert!(one.cut(map.into_iter()).eq([map[0]]));
+
+    let one = token!(EXTENDED, BlockStatus64, BLOCK_STATUS, CommandFlags::REQ_ONE);
+    assert!(
+        one.cut([wide(u64::MAX, 9)].into_iter())
+            .eq([wide(0x1000, 9)])
+    );
+    let all = token!(EXTENDED, BlockStatus64, BLOCK_STATUS);
+    let map = [wide(u64::MAX, 9), wide(1, 0)];
+    assert!(all.cut(map.into_iter()).eq([map[0]]));
+}
+
+/// How an extent of 64 bits becomes narrow ones.
+#[test]
+fn wide_extents_are_split_on_request() {
+    let split = |length, flags| {
+        narrow::split(wide(length, flags))
+            .unwrap()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(split(0, 1), []);
+    assert_eq!(split(1, 1), [slim(1, 1)]);
+    assert_eq!(split(0xffff_0000, 1), [slim(0xffff_0000, 1)]);
+    assert_eq!(split(0xffff_0001, 1), [slim(0xffff_0000, 1), slim(1, 1)]);
+    assert_eq!(
+        split(0x1_ffff_0000, 3),
+        [
+            slim(0xffff_0000, 3),
+            slim(0xffff_0000, 3),
+            slim(0x1_0000, 3)
+        ]
+    );
+    // An export as large as they come is split without an end in sight.
+    let pieces = narrow::split(wide(u64::MAX, u64::from(u32::MAX))).unwrap();
+    assert!(
+        pieces
+            .take(1000)
+            .all(|piece| piece == slim(0xffff_0000, u32::MAX))
+    );
+    let whole = wide(4096, 1 << 32);
+    assert_eq!(narrow::split(whole).unwrap_err().0, whole);
+}
