@@ -71,11 +71,22 @@ pub struct Context {
 
 /// The metadata contexts selected for transmission, in the order the server
 /// granted them.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Contexts {
-    list: [Context; Self::CAPACITY],
+    /// The numbers; what stands behind `len` means nothing.
+    ids: [ContextId; Self::CAPACITY],
+    /// One bit for each: whether it is wide.
+    wide: u32,
     len: u8,
 }
+
+impl PartialEq for Contexts {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Contexts {}
 
 /// No room for another context, or its number is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -97,10 +108,8 @@ impl Contexts {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            list: [Context {
-                id: ContextId(0),
-                width: Width::Narrow,
-            }; Self::CAPACITY],
+            ids: [ContextId(0); Self::CAPACITY],
+            wide: 0,
             len: 0,
         }
     }
@@ -111,26 +120,43 @@ impl Contexts {
     ///
     /// [`ContextsError`]; nothing changed.
     pub fn push(&mut self, context: Context) -> Result<(), ContextsError> {
-        if self.position(context.id).is_some() {
-            return Err(ContextsError::Repeated(context.id));
+        let Context { id, width } = context;
+        if self.position(id).is_some() {
+            return Err(ContextsError::Repeated(id));
         }
         let len = usize::from(self.len);
-        let place = self.list.get_mut(len).ok_or(ContextsError::Full)?;
-        *place = context;
+        let place = self.ids.get_mut(len).ok_or(ContextsError::Full)?;
+        *place = id;
         self.len = self.len.saturating_add(1);
+        self.set_width(id, width);
         Ok(())
     }
 
-    /// The contexts as a slice.
-    #[must_use]
-    pub fn as_slice(&self) -> &[Context] {
-        self.list.get(..usize::from(self.len)).unwrap_or_default()
+    /// Takes all of them out.
+    pub(crate) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Changes the width of the context with this number, if it is there.
+    pub(crate) fn set_width(&mut self, id: ContextId, width: Width) {
+        let Some((bit, _)) = self.bit(id) else {
+            return;
+        };
+        match width {
+            Width::Narrow => self.wide &= !bit,
+            Width::Wide => self.wide |= bit,
+        }
+    }
+
+    /// The contexts in the order of the list.
+    pub fn iter(&self) -> impl Iterator<Item = Context> + Clone {
+        self.bits().map(|(_, context)| context)
     }
 
     /// Where the context with this number stands in the list.
     #[must_use]
     pub fn position(&self, id: ContextId) -> Option<usize> {
-        self.as_slice().iter().position(|context| context.id == id)
+        self.iter().position(|context| context.id == id)
     }
 
     /// How many there are.
@@ -153,14 +179,19 @@ impl Contexts {
 
     /// The bit of the context with this number, and the context.
     pub(crate) fn bit(&self, id: ContextId) -> Option<(u32, Context)> {
-        let mut bit = 1u32;
-        for context in self.as_slice() {
-            if context.id == id {
-                return Some((bit, *context));
-            }
-            bit = bit.wrapping_shl(1);
-        }
-        None
+        self.bits().find(|(_, context)| context.id == id)
+    }
+
+    fn bits(&self) -> impl Iterator<Item = (u32, Context)> + Clone {
+        let bits = (0..32).map(|n| 1u32.wrapping_shl(n));
+        let ids = self.ids.iter().take(usize::from(self.len));
+        ids.zip(bits).map(|(id, bit)| {
+            let width = match self.wide & bit {
+                0 => Width::Narrow,
+                _ => Width::Wide,
+            };
+            (bit, Context { id: *id, width })
+        })
     }
 }
 
@@ -172,7 +203,7 @@ impl Default for Contexts {
 
 impl fmt::Debug for Contexts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.as_slice()).finish()
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 

@@ -51,11 +51,11 @@ sizes! {
     }
     for_each_connection {
         Limits = 24;
-        Contexts = 260;
-        Negotiated = 296;
-        Transmission<[Slot; 0]> = 480;
-        Transmission<[Slot; 16]> = 1504;
-        Handshake = 432;
-        Connect<'static> = 504;
+        Contexts = 136;
+        Negotiated = 168;
+        Transmission<[Slot; 0]> = 352;
+        Transmission<[Slot; 16]> = 1376;
+        Handshake = 304;
+        Connect<'static> = 376;
     }
 }

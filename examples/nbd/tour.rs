@@ -89,7 +89,7 @@ impl Shown {
             machine: Transmission::new(negotiated, [Slot::EMPTY], Limits::DEFAULT),
             server,
         };
-        let contexts: Vec<_> = negotiated.contexts.as_slice().to_vec();
+        let contexts: Vec<_> = negotiated.contexts.iter().collect();
         let ids: Vec<_> = contexts.iter().map(|context| context.id).collect();
         let mut status = Status::new(&ids, 0..negotiated.size);
         while let Some((offset, length)) = status.next(&negotiated)? {

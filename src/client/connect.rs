@@ -300,22 +300,10 @@ impl<'a> Connect<'a> {
         reason = "the machine is the caller's, and comes back whole"
     )]
     pub fn into_negotiated(self) -> Result<Negotiated, Self> {
-        let Self {
-            plan,
-            handshake,
-            next,
-            ended,
-        } = self;
-        let back = |handshake| Self {
-            plan,
-            handshake,
-            next,
-            ended,
-        };
-        match ended {
+        match self.handshake.ready() {
             // An oldstyle server is ready whatever it was told.
-            true => Err(back(handshake)),
-            false => handshake.into_negotiated().map_err(back),
+            Some(negotiated) if !self.ended => Ok(*negotiated),
+            _ => Err(self),
         }
     }
 

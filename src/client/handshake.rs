@@ -6,7 +6,7 @@ use crate::error::{Error, Misuse, Violation};
 use crate::limits::Limits;
 use crate::name::Name;
 use crate::need::Need;
-use crate::negotiated::{Context, Contexts, Framing, Negotiated, Width};
+use crate::negotiated::{Framing, Negotiated, Width};
 use crate::wire::bytes::{clip, take_slice};
 use crate::wire::flags::{HandshakeFlags, TransmissionFlags};
 use crate::wire::greeting::{ExportNameReply, Greeting, NewstyleGreeting, RESERVED_ZEROES};
@@ -207,15 +207,7 @@ impl Handshake {
     /// States whether a metadata context that was granted has at most 32 bits
     /// of status; until then it may have 64 with extended headers.
     pub(super) fn set_width(&mut self, id: ContextId, width: Width) {
-        let mut contexts = Contexts::new();
-        for context in self.agreed.contexts.as_slice() {
-            let width = match context.id == id {
-                true => width,
-                false => context.width,
-            };
-            let _ = contexts.push(Context { width, ..*context });
-        }
-        self.agreed.contexts = contexts;
+        self.agreed.contexts.set_width(id, width);
     }
 
     /// What was agreed on so far.
@@ -235,9 +227,17 @@ impl Handshake {
         reason = "the handshake is the caller's, and comes back whole"
     )]
     pub fn into_negotiated(self) -> Result<Negotiated, Self> {
+        match self.ready() {
+            Some(negotiated) => Ok(*negotiated),
+            None => Err(self),
+        }
+    }
+
+    /// What was agreed on, if [`Event::Ready`] was reported.
+    pub(super) fn ready(&self) -> Option<&Negotiated> {
         match (self.state, self.failed) {
-            (State::Ready { reported: true }, None) => Ok(self.agreed),
-            _ => Err(self),
+            (State::Ready { reported: true }, None) => Some(&self.agreed),
+            _ => None,
         }
     }
 

@@ -140,7 +140,7 @@ impl Handshake {
 
     /// Selecting contexts replaces those selected before, even where it fails.
     fn select_for(&mut self, export: Option<Text<'_>>) {
-        self.agreed.contexts = Contexts::new();
+        self.agreed.contexts.clear();
         self.contexts_for = export.map(Name::of);
     }
 

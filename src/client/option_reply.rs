@@ -2,7 +2,7 @@
 
 use super::handshake::{Event, Handshake, State};
 use crate::error::{Error, Violation};
-use crate::negotiated::{Context, Contexts, Framing, Negotiated, Style, Width};
+use crate::negotiated::{Context, Framing, Negotiated, Style, Width};
 use crate::wire::DecodeError;
 use crate::wire::bytes::{clip, take, take_slice};
 use crate::wire::flags::{HandshakeFlags, TransmissionFlags};
@@ -196,7 +196,7 @@ impl Handshake {
         if option == OptionType::SET_META_CONTEXT {
             // "If an error is returned, the client MUST disregard any context
             // replies that may have been sent."
-            self.agreed.contexts = Contexts::new();
+            self.agreed.contexts.clear();
         }
         self.state = State::Idle;
         Event::Refused {
@@ -236,7 +236,7 @@ impl Handshake {
     /// Contexts hold only for the export they were selected for.
     pub(super) fn drop_foreign_contexts(&mut self) {
         if self.contexts_for != Some(self.chosen) {
-            self.agreed.contexts = Contexts::new();
+            self.agreed.contexts.clear();
         }
     }
 }

@@ -364,7 +364,12 @@ impl Handshake {
                 id,
                 width: own.width,
             };
-            if self.agreed.contexts.as_slice().contains(&selected) {
+            if self
+                .agreed
+                .contexts
+                .iter()
+                .any(|context| context == selected)
+            {
                 let _ = contexts.push(selected);
             }
         }

@@ -82,7 +82,7 @@ pub(super) struct Rules {
 impl Rules {
     /// The contexts selected.
     pub(super) fn contexts(&self) -> ContextSet {
-        let contexts = self.export.contexts.as_slice().iter();
+        let contexts = self.export.contexts.iter();
         contexts.fold(ContextSet::NONE, |set, context| set.with(context.id))
     }
 

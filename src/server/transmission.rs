@@ -100,7 +100,7 @@ impl Transmission {
     /// [`Misuse::Context`] for a context whose id is not below 32, which no
     /// [`Handshake`](super::Handshake) makes.
     pub fn new(negotiated: Negotiated, limits: Limits) -> Result<Self, Misuse> {
-        for context in negotiated.contexts.as_slice() {
+        for context in negotiated.contexts.iter() {
             if ContextSet::of(context.id).is_empty() {
                 return Err(Misuse::Context(context.id));
             }
@@ -413,7 +413,7 @@ impl Transmission {
     }
 
     fn block_status(&self, ticket: Ticket, missing: ContextSet) -> Request {
-        let contexts = self.rules.export.contexts.as_slice().iter();
+        let contexts = self.rules.export.contexts.iter();
         let wide = contexts
             .filter(|context| context.width == Width::Wide)
             .fold(ContextSet::NONE, |set, context| set.with(context.id));

@@ -1,5 +1,7 @@
 //! Taking big-endian fields off the front of a slice, without a panic branch.
 
+use nom::IResult;
+
 /// Takes `N` bytes off the front, or nothing.
 #[inline]
 pub(crate) fn take<'i, const N: usize>(input: &mut &'i [u8]) -> Option<&'i [u8; N]> {
@@ -14,6 +16,41 @@ pub(crate) fn take_slice<'i>(input: &mut &'i [u8], n: usize) -> Option<&'i [u8]>
     let (head, rest) = input.split_at_checked(n)?;
     *input = rest;
     Some(head)
+}
+
+// Parsers for nom to combine. Its own index the slice, which leaves a panic
+// branch in images that are built for size.
+
+fn field<const N: usize>(mut input: &[u8]) -> IResult<&[u8], &[u8; N], ()> {
+    match take(&mut input) {
+        Some(bytes) => Ok((input, bytes)),
+        None => Err(nom::Err::Error(())),
+    }
+}
+
+pub(crate) fn be_u16(input: &[u8]) -> IResult<&[u8], u16, ()> {
+    field(input).map(|(rest, bytes)| (rest, u16::from_be_bytes(*bytes)))
+}
+
+pub(crate) fn be_u32(input: &[u8]) -> IResult<&[u8], u32, ()> {
+    field(input).map(|(rest, bytes)| (rest, u32::from_be_bytes(*bytes)))
+}
+
+pub(crate) fn be_u64(input: &[u8]) -> IResult<&[u8], u64, ()> {
+    field(input).map(|(rest, bytes)| (rest, u64::from_be_bytes(*bytes)))
+}
+
+/// `n` bytes.
+pub(crate) fn bytes<'i>(n: u32) -> impl FnMut(&'i [u8]) -> IResult<&'i [u8], &'i [u8], ()> {
+    move |mut input| match take_slice(&mut input, clip(n.into())) {
+        Some(bytes) => Ok((input, bytes)),
+        None => Err(nom::Err::Error(())),
+    }
+}
+
+/// All that is left.
+pub(crate) fn rest(input: &[u8]) -> IResult<&[u8], &[u8], ()> {
+    Ok((&[], input))
 }
 
 /// Whether the front of `input` is, as far as it goes, the front of `magic`.

@@ -1,12 +1,9 @@
 //! Option haggling, client side: the header and data of every option
 //! (specification, "Newstyle negotiation" and "Option types").
 
-use nom::bytes::complete::take as nom_take;
-use nom::multi::length_data;
-use nom::number::complete::{be_u16, be_u32};
 use nom::{IResult, Parser};
 
-use super::bytes::{Fields, Writer, starts_like, take, take_slice};
+use super::bytes::{Fields, Writer, be_u16, be_u32, bytes, starts_like, take, take_slice};
 use super::greeting::OPTION_MAGIC;
 use super::number::{InfoType, OptionType};
 use super::sink::{all_or_nothing, measure};
@@ -279,13 +276,14 @@ pub(super) fn body<'a, T>(
 
 /// A text behind its 32-bit length.
 pub(super) fn text(input: &[u8]) -> IResult<&[u8], Text<'_>, ()> {
-    length_data(be_u32).map(Text::new).parse(input)
+    let (input, length) = be_u32(input)?;
+    bytes(length).map(Text::new).parse(input)
 }
 
 fn info_request(input: &[u8]) -> IResult<&[u8], InfoRequest<'_>, ()> {
     let (input, export) = text(input)?;
     let (input, count) = be_u16(input)?;
-    let (input, requests) = nom_take(u32::from(count).saturating_mul(2)).parse(input)?;
+    let (input, requests) = bytes(u32::from(count).saturating_mul(2)).parse(input)?;
     let requests = InfoTypes(Infos::Wire(requests));
     Ok((input, InfoRequest { export, requests }))
 }

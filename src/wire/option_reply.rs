@@ -2,10 +2,8 @@
 //! (specification, "Fixed newstyle negotiation" and "Option reply types").
 
 use nom::Parser;
-use nom::combinator::rest;
-use nom::number::complete::{be_u16, be_u32, be_u64};
 
-use super::bytes::{Fields, Writer, starts_like, take};
+use super::bytes::{Fields, Writer, be_u16, be_u32, be_u64, rest, starts_like, take};
 use super::flags::TransmissionFlags;
 use super::number::{ContextId, InfoType, OptionReplyType, OptionType};
 use super::option::{body, put_text, text};
@@ -245,11 +243,7 @@ impl<'a> Info<'a> {
     /// [`DecodeError::Overrun`] or [`DecodeError::Trailing`] where the length
     /// is not the one the information has.
     pub fn decode(data: &'a [u8]) -> Result<Self, DecodeError> {
-        let (info, data) = body(
-            "NBD_REP_INFO",
-            (be_u16.map(InfoType), rest::<&[u8], ()>),
-            data,
-        )?;
+        let (info, data) = body("NBD_REP_INFO", (be_u16.map(InfoType), rest), data)?;
         match info {
             InfoType::EXPORT => body(
                 "NBD_INFO_EXPORT",

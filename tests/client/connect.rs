@@ -90,7 +90,6 @@ fn everything_granted() {
     assert_eq!(agreed.constraints().minimum, 512);
     let contexts: Vec<_> = agreed
         .contexts
-        .as_slice()
         .iter()
         .map(|context| (context.id.0, context.width))
         .collect();
@@ -433,7 +432,7 @@ fn contexts_granted() {
     for (answer, ids) in [(wildcard, vec![4, 5]), (none, vec![]), (error, vec![])] {
         let transcript = [GREETED, EXTENDED, ask, answer, go, GRANTED].concat();
         let agreed = reaches(plan, &transcript);
-        let contexts = agreed.contexts.as_slice();
+        let contexts: Vec<_> = agreed.contexts.iter().collect();
         assert_eq!(contexts.iter().map(|c| c.id.0).collect::<Vec<_>>(), ids);
         // Of what a wildcard brought nothing is known.
         let width = |id: u32| {

@@ -41,7 +41,7 @@ fn long_replies_are_skipped() {
         S: rep GO ACK
         "#,
     );
-    let ids: Vec<u32> = agreed.contexts.as_slice().iter().map(|c| c.id.0).collect();
+    let ids: Vec<u32> = agreed.contexts.iter().map(|c| c.id.0).collect();
     assert_eq!(ids, [5, 6]);
     assert_eq!(agreed.size, 1 << 20);
 }

@@ -244,7 +244,7 @@ fn contexts_that_hold() {
     "#;
     let ids = |lines: String| -> Vec<u32> {
         let agreed = agreed_after(&lines);
-        agreed.contexts.as_slice().iter().map(|c| c.id.0).collect()
+        agreed.contexts.iter().map(|c| c.id.0).collect()
     };
     for end in [go, export_name] {
         let all = |lines: &[&str]| ids([&[structured], lines, &[end]].concat().concat());

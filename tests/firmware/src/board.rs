@@ -1,0 +1,165 @@
+//! The board: a UART, a way to tell a debugger how it went, and the stack.
+//!
+//! Everything unsafe is here.
+
+use core::arch::asm;
+use core::panic::PanicInfo;
+use core::ptr::{read_volatile, write_volatile};
+
+use nbd_codec::wire::Sink;
+
+/// UART0, a PL011, polled.
+pub struct Uart(());
+
+const UART0: usize = 0x4000_c000;
+/// Data.
+const DR: *mut u32 = UART0 as *mut u32;
+/// Flags: busy, receive queue empty, send queue full.
+const FR: *mut u32 = (UART0 + 0x18) as *mut u32;
+const FR_BUSY: u32 = 1 << 3;
+const FR_RXFE: u32 = 1 << 4;
+const FR_TXFF: u32 = 1 << 5;
+/// Line control: words of 8 bits. The queues of 16 bytes stay off: switching
+/// them on empties them, and the emulator has the peer's first byte by then.
+const LCRH: *mut u32 = (UART0 + 0x2c) as *mut u32;
+const LCRH_8N1: u32 = 3 << 5;
+/// Control: on, sending, receiving.
+const CR: *mut u32 = (UART0 + 0x30) as *mut u32;
+const CR_ON: u32 = 1 | 1 << 8 | 1 << 9;
+
+impl Uart {
+    /// Switches the UART on.
+    ///
+    /// # Safety
+    ///
+    /// There is one `Uart` at a time.
+    pub unsafe fn start() -> Self {
+        // SAFETY: registers of the board's UART0, which only `Uart` uses.
+        unsafe {
+            write_volatile(LCRH, LCRH_8N1);
+            write_volatile(CR, CR_ON);
+        }
+        Self(())
+    }
+
+    fn wait_while(&self, flag: u32) {
+        // SAFETY: as in `start`; reading the flags changes nothing.
+        while unsafe { read_volatile(FR) } & flag != 0 {}
+    }
+
+    pub fn read_byte(&mut self) -> u8 {
+        self.wait_while(FR_RXFE);
+        // SAFETY: as in `start`. The upper bits are error flags.
+        unsafe { read_volatile(DR) as u8 }
+    }
+
+    pub fn read(&mut self, bytes: &mut [u8]) {
+        for byte in bytes {
+            *byte = self.read_byte();
+        }
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.wait_while(FR_TXFF);
+            // SAFETY: as in `start`.
+            unsafe { write_volatile(DR, u32::from(*byte)) };
+        }
+    }
+
+    /// Waits until the last byte is on the line.
+    pub fn drain(&mut self) {
+        self.wait_while(FR_BUSY);
+    }
+}
+
+/// Handshake messages need no buffer: they go out as they are made.
+impl Sink for Uart {
+    fn room(&self) -> usize {
+        usize::MAX
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.write(bytes);
+    }
+}
+
+/// Asks the debugger for something (Arm semihosting).
+///
+/// # Safety
+///
+/// `argument` is what `operation` wants.
+unsafe fn semihosting(operation: u32, argument: *const u32) {
+    // SAFETY: the caller keeps the contract of the operation.
+    unsafe { asm!("bkpt 0xab", inout("r0") operation => _, in("r1") argument) };
+}
+
+/// Tells the debugger a figure: `name 0123abcd`, a line.
+pub fn tell(name: &str, value: u32) {
+    for byte in name.bytes().chain([b' ']) {
+        tell_byte(byte);
+    }
+    for place in (0..8).rev() {
+        let digit = (value >> (place * 4)) as u8 & 15;
+        tell_byte(digit + if digit < 10 { b'0' } else { b'a' - 10 });
+    }
+    tell_byte(b'\n');
+}
+
+fn tell_byte(byte: u8) {
+    let word = u32::from(byte);
+    // SAFETY: SYS_WRITEC writes the byte that the argument points to.
+    unsafe { semihosting(0x03, &word) };
+}
+
+/// Ends the program with a status.
+pub fn exit(status: u32) -> ! {
+    let block = [0x2_0026, status];
+    loop {
+        // SAFETY: SYS_EXIT_EXTENDED takes a reason (the program ended) and a
+        // status.
+        unsafe { semihosting(0x20, block.as_ptr()) };
+    }
+}
+
+/// Nothing panics; the linker leaves this out.
+#[panic_handler]
+fn panic(_: &PanicInfo<'_>) -> ! {
+    exit(101)
+}
+
+unsafe extern "C" {
+    /// Where free memory begins, and where the stack does, at the other end.
+    static mut __sheap: u32;
+    static mut _stack_start: u32;
+}
+
+const PAINT: u32 = 0x5aa5_c33c;
+
+/// Fills the memory that the stack may grow into with a pattern.
+pub fn paint_stack() {
+    let sp: usize;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, sp", out(reg) sp) };
+    let mut at = &raw mut __sheap;
+    // This function's own frame is above its stack pointer.
+    while (at as usize) < sp {
+        // SAFETY: memory between the statics and the stack is nobody's.
+        unsafe {
+            write_volatile(at, PAINT);
+            at = at.add(1);
+        }
+    }
+}
+
+/// How deep the stack has been since it was painted, in bytes.
+pub fn deepest_stack() -> u32 {
+    let mut at = &raw const __sheap;
+    let end = &raw const _stack_start;
+    // SAFETY: as in `paint_stack`; what the stack has written over is read as
+    // what it is, words.
+    while at < end && unsafe { read_volatile(at) } == PAINT {
+        at = at.wrapping_add(1);
+    }
+    (end as usize - at as usize) as u32
+}
