@@ -84,7 +84,7 @@ pub enum Violation {
     /// A reply to no command in flight: never sent, or completed already.
     #[error("a reply for cookie {0}, which is not in flight")]
     UnknownCookie(Cookie),
-    /// A simple reply where a structured one is due.
+    /// A simple reply where a structured one is due, or is under way.
     #[error("a simple reply to {0}, which needs a structured one")]
     SimpleReply(Command),
     /// The offset of an extended header is not the request's.

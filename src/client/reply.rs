@@ -150,7 +150,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let read = slot.command == Command::READ;
         if framing == Framing::Structured {
             let status = slot.command == Command::BLOCK_STATUS && !error.is_error();
-            if read || status {
+            // A reply that began with chunks ends with one, or what they said
+            // would be forgotten.
+            let chunks = slot.error.is_error() || slot.missing != slot.asked;
+            if read || status || chunks {
                 return Err(Violation::SimpleReply(slot.command).into());
             }
         }

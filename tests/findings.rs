@@ -1,0 +1,55 @@
+//! What the fuzzers have found, one test each, named after what must hold.
+//! Each input is the smallest that showed the fault.
+
+use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
+use nbd_codec::{Error, Framing, Limits, Negotiated, Violation};
+
+/// An export of 1 MiB with everything.
+fn export(framing: Framing) -> Negotiated {
+    let all = TransmissionFlags::KNOWN - TransmissionFlags::READ_ONLY;
+    Negotiated::new(framing, 1 << 20, all)
+}
+
+fn session(negotiated: Negotiated) -> Transmission<[Slot; 4]> {
+    Transmission::new(negotiated, [Slot::EMPTY; 4], Limits::DEFAULT)
+}
+
+/// Fields as they are on the wire, with spaces between them.
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text
+        .bytes()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .collect();
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(pair).collect()
+}
+
+/// A simple reply behind an error chunk of the same command ended it as a
+/// success, and the error was lost.
+#[test]
+fn a_simple_reply_does_not_end_a_reply_that_began_with_chunks() {
+    let mut session = session(export(Framing::Structured));
+    let cookie = session.submit(Request::write(0, 1)).unwrap().cookie();
+    assert_eq!(cookie, Cookie(1 << 32));
+    // S: ERROR without DONE (EIO), then a simple reply without error
+    let input = hex(
+        "668e33ef 0000 8001 00000001 00000000 00000006  00000005 0000
+                     67446698 00000000 00000001 00000000",
+    );
+    let mut input = &input[..];
+    let event = session.receive(&mut input).unwrap().unwrap();
+    assert!(matches!(
+        event,
+        Event::Error {
+            error: ErrorValue::EIO,
+            ..
+        }
+    ));
+    let violation = Violation::SimpleReply(Command::WRITE);
+    assert_eq!(
+        session.receive(&mut input),
+        Err(Error::Violation(violation))
+    );
+}
