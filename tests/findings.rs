@@ -53,3 +53,17 @@ fn a_simple_reply_does_not_end_a_reply_that_began_with_chunks() {
         Err(Error::Violation(violation))
     );
 }
+
+/// A lenient caller can have two in flight; the size became that of the second
+/// when the first was done.
+#[test]
+fn a_resize_sets_the_size_that_it_asked_for() {
+    let mut session = session(export(Framing::Simple)).lenient();
+    let _first = session.submit(Request::resize(512)).unwrap();
+    let _second = session.submit(Request::resize(1024)).unwrap();
+    // S: a simple reply without error to the first
+    let input = hex("67446698 00000000 00000001 00000000");
+    let event = session.receive(&mut &input[..]).unwrap().unwrap();
+    assert!(matches!(event, Event::Done { result: Ok(()), .. }));
+    assert_eq!(session.negotiated().size, 512);
+}

@@ -367,8 +367,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             }
         }
         if slot.command == Command::RESIZE {
-            if let (Ok(()), Some(size)) = (result, self.resizing) {
-                self.export.size = size;
+            if result.is_ok() {
+                self.export.size = slot.offset;
             }
             self.resizing = None;
         }
