@@ -4,7 +4,7 @@
 use nbd_codec::client::{Event, Request, Slot, Transmission};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
-use nbd_codec::{Error, Framing, Limits, Negotiated, Violation};
+use nbd_codec::{Error, Framing, Limits, Need, Negotiated, Violation};
 
 /// An export of 1 MiB with everything.
 fn export(framing: Framing) -> Negotiated {
@@ -66,4 +66,35 @@ fn a_resize_sets_the_size_that_it_asked_for() {
     let event = session.receive(&mut &input[..]).unwrap().unwrap();
     assert!(matches!(event, Event::Done { result: Ok(()), .. }));
     assert_eq!(session.negotiated().size, 512);
+}
+
+/// Behind data that was read directly, as much was needed as the header in
+/// front of the data had: a driver that reads exactly that waited for ever.
+#[test]
+fn need_behind_advance_is_the_least_header() {
+    for (framing, chunk, least) in [
+        // S: OFFSET_DATA without DONE, offset 0, length 8 + 4
+        (
+            Framing::Structured,
+            "668e33ef 0000 0001 00000001 00000000 0000000c 00000000 00000000",
+            16,
+        ),
+        (
+            Framing::Extended,
+            "6e8a278c 0000 0001 00000001 00000000 00000000 00000000 00000000 0000000c
+             00000000 00000000",
+            32,
+        ),
+    ] {
+        let mut session = session(export(framing));
+        let _ = session.submit(Request::read(0, 4)).unwrap();
+        let input = hex(chunk);
+        // The header first, without the offset behind it.
+        let (header, _) = input.split_at(input.len() - 8);
+        assert_eq!(session.receive(&mut &header[..]), Ok(None));
+        assert_eq!(session.need(), Need::Header(input.len()));
+        assert_eq!(session.receive(&mut &input[..]), Ok(None));
+        session.advance(4).unwrap();
+        assert_eq!(session.need(), Need::Header(least), "{framing}");
+    }
 }

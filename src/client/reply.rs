@@ -49,7 +49,11 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         }
         if let State::Header = self.state {
             match self.header(input)? {
-                Next::State(state) => self.state = state,
+                Next::State(state) => {
+                    self.state = state;
+                    // Of the header behind this one nothing is known yet.
+                    self.want = self.least_header();
+                }
                 Next::Short(want) => {
                     self.want = want;
                     return Ok(None);
@@ -85,7 +89,6 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     #[inline]
     fn behind(&mut self, part: Part) {
         self.state = part.after();
-        self.want = self.least_header();
     }
 
     /// The first bytes of a reply: the magic number tells its kind as soon as
@@ -374,7 +377,6 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         }
         self.slots.remove(cookie);
         self.state = State::Header;
-        self.want = self.least_header();
         Ok(Event::Done { cookie, result })
     }
 }
