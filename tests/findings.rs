@@ -3,8 +3,8 @@
 
 use nbd_codec::client::{Event, Request, Slot, Transmission};
 use nbd_codec::wire::flags::TransmissionFlags;
-use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
-use nbd_codec::{Error, Framing, Limits, Need, Negotiated, Violation};
+use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
+use nbd_codec::{Context, Error, Framing, Limits, Need, Negotiated, Violation, Width};
 
 /// An export of 1 MiB with everything.
 fn export(framing: Framing) -> Negotiated {
@@ -96,5 +96,31 @@ fn need_behind_advance_is_the_least_header() {
         assert_eq!(session.receive(&mut &input[..]), Ok(None));
         session.advance(4).unwrap();
         assert_eq!(session.need(), Need::Header(least), "{framing}");
+    }
+}
+
+/// Lengths whose sum has no number hid that the second extent begins behind
+/// the request, but only if both came at once.
+#[test]
+fn extents_behind_the_request_are_found_in_any_fragmentation() {
+    let mut negotiated = export(Framing::Extended);
+    let (id, width) = (ContextId(1), Width::Wide);
+    negotiated.contexts.push(Context { id, width }).unwrap();
+    // S: BLOCK_STATUS_EXT with DONE: two extents, each as long as can be said
+    let input = hex(
+        "6e8a278c 0001 0006 00000001 00000000 00000000 00000000 00000000 00000028
+                     00000001 00000002 ffffffff ffffffff 00000000 00000000
+                                       ffffffff ffffffff 00000000 00000000",
+    );
+    let (first, _) = input.split_at(input.len() - 16);
+    for pieces in [&[&input[..]][..], &[first, &input[first.len()..]]] {
+        let mut session = session(negotiated);
+        let cookie = session
+            .submit(Request::block_status(0, 512))
+            .unwrap()
+            .cookie();
+        let results = pieces.iter().map(|piece| session.receive(&mut &piece[..]));
+        let violation = Violation::ExtentBeyond(cookie);
+        assert_eq!(results.last().unwrap(), Err(Error::Violation(violation)));
     }
 }

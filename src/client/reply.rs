@@ -244,7 +244,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         };
         let slot = find(&mut self.slots, cookie)?;
         let offset = slot.offset.saturating_add(extents.at);
-        let (event, total, last) = if extents.width == Width::Wide {
+        let (event, total, begins) = if extents.width == Width::Wide {
             let (extents64, _) = Extents64::split(bytes);
             if extents.status == Width::Narrow && extents64.any_wide_flags() {
                 return Err(Violation::StatusTooWide(context).into());
@@ -255,7 +255,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 offset,
                 extents: extents64,
             };
-            (event, extents64.total()?, extents64.last_length())
+            let total = extents64.total()?;
+            (event, total, extents64.last_begins(total))
         } else {
             let (extents32, _) = Extents32::split(bytes);
             let event = Event::Extents32 {
@@ -264,13 +265,14 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 offset,
                 extents: extents32,
             };
-            (event, extents32.total()?, extents32.last_length())
+            let total = extents32.total()?;
+            (event, total, extents32.last_begins(total))
         };
         if slot.flags.contains(CommandFlags::REQ_ONE) && total > slot.length {
             return Err(Violation::NotOne(cookie).into());
         }
         // The last extent may reach beyond the request, none may begin there.
-        let begins = extents.at.saturating_add(total.saturating_sub(last));
+        let begins = extents.at.saturating_add(begins);
         if begins >= slot.length && slot.length > 0 {
             return Err(Violation::ExtentBeyond(cookie).into());
         }

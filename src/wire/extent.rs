@@ -127,12 +127,20 @@ macro_rules! extents {
                 self.0.is_empty()
             }
 
-            /// The length of the last one in bytes, zero if there is none.
+            /// Where the last one begins, in bytes behind the first; `total` is
+            /// the sum of all lengths.
             #[inline]
-            pub(crate) fn last_length(self) -> u64 {
-                self.0
-                    .last()
-                    .map_or(0, |bytes| u64::from($extent::decode(bytes).length))
+            pub(crate) fn last_begins(self, total: u64) -> u64 {
+                let Some((last, before)) = self.0.split_last() else {
+                    return 0;
+                };
+                if total < u64::MAX {
+                    return total.saturating_sub(u64::from($extent::decode(last).length));
+                }
+                // The sum may have been cut, and is no help.
+                $iter(before).fold(0, |sum: u64, extent| {
+                    sum.saturating_add(u64::from(extent.length))
+                })
             }
 
             /// The sum of all lengths in bytes; `u64::MAX` if it is larger.
