@@ -137,6 +137,7 @@
 //! | (none) | | both layers, in `core` alone: no allocator, no operating system |
 //! | `alloc` | through `std` | sinks that grow (`Vec<u8>`, `bytes::BytesMut`), and the module `uri` |
 //! | `std` | yes | `std` in the dependencies |
+//! | `arbitrary` | no | `arbitrary::Arbitrary` for wire values, for fuzzers and property tests |
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(
@@ -159,6 +160,8 @@ extern crate no_std_compat as std;
 #[cfg(feature = "std")]
 extern crate std;
 
+#[cfg(feature = "arbitrary")]
+mod arbitrary;
 pub mod client;
 mod coverage;
 mod error;

@@ -3,8 +3,8 @@
 
 use nbd_codec::client::{Event, Request, Slot, Transmission};
 use nbd_codec::wire::flags::TransmissionFlags;
-use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
-use nbd_codec::{Error, Framing, Limits, Negotiated, Violation};
+use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
+use nbd_codec::{Context, Error, Framing, Limits, Need, Negotiated, Violation, Width};
 
 /// An export of 1 MiB with everything.
 fn export(framing: Framing) -> Negotiated {
@@ -66,4 +66,61 @@ fn a_resize_sets_the_size_that_it_asked_for() {
     let event = session.receive(&mut &input[..]).unwrap().unwrap();
     assert!(matches!(event, Event::Done { result: Ok(()), .. }));
     assert_eq!(session.negotiated().size, 512);
+}
+
+/// Behind data that was read directly, as much was needed as the header in
+/// front of the data had: a driver that reads exactly that waited for ever.
+#[test]
+fn need_behind_advance_is_the_least_header() {
+    for (framing, chunk, least) in [
+        // S: OFFSET_DATA without DONE, offset 0, length 8 + 4
+        (
+            Framing::Structured,
+            "668e33ef 0000 0001 00000001 00000000 0000000c 00000000 00000000",
+            16,
+        ),
+        (
+            Framing::Extended,
+            "6e8a278c 0000 0001 00000001 00000000 00000000 00000000 00000000 0000000c
+             00000000 00000000",
+            32,
+        ),
+    ] {
+        let mut session = session(export(framing));
+        let _ = session.submit(Request::read(0, 4)).unwrap();
+        let input = hex(chunk);
+        // The header first, without the offset behind it.
+        let (header, _) = input.split_at(input.len() - 8);
+        assert_eq!(session.receive(&mut &header[..]), Ok(None));
+        assert_eq!(session.need(), Need::Header(input.len()));
+        assert_eq!(session.receive(&mut &input[..]), Ok(None));
+        session.advance(4).unwrap();
+        assert_eq!(session.need(), Need::Header(least), "{framing}");
+    }
+}
+
+/// Lengths whose sum has no number hid that the second extent begins behind
+/// the request, but only if both came at once.
+#[test]
+fn extents_behind_the_request_are_found_in_any_fragmentation() {
+    let mut negotiated = export(Framing::Extended);
+    let (id, width) = (ContextId(1), Width::Wide);
+    negotiated.contexts.push(Context { id, width }).unwrap();
+    // S: BLOCK_STATUS_EXT with DONE: two extents, each as long as can be said
+    let input = hex(
+        "6e8a278c 0001 0006 00000001 00000000 00000000 00000000 00000000 00000028
+                     00000001 00000002 ffffffff ffffffff 00000000 00000000
+                                       ffffffff ffffffff 00000000 00000000",
+    );
+    let (first, _) = input.split_at(input.len() - 16);
+    for pieces in [&[&input[..]][..], &[first, &input[first.len()..]]] {
+        let mut session = session(negotiated);
+        let cookie = session
+            .submit(Request::block_status(0, 512))
+            .unwrap()
+            .cookie();
+        let results = pieces.iter().map(|piece| session.receive(&mut &piece[..]));
+        let violation = Violation::ExtentBeyond(cookie);
+        assert_eq!(results.last().unwrap(), Err(Error::Violation(violation)));
+    }
 }

@@ -408,3 +408,34 @@ impl<'a> From<&'a [&'a str]> for Queries<'a> {
 
 super::list_traits!(InfoTypes);
 super::list_traits!(Queries);
+
+/// Bytes of the wire, for lists that can stand nowhere else.
+#[cfg(feature = "arbitrary")]
+mod arbitrary_lists {
+    use arbitrary::{Arbitrary, Result, Unstructured};
+
+    use super::{InfoTypes, Infos, List, Queries, text};
+
+    impl<'a> Arbitrary<'a> for InfoTypes<'a> {
+        fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+            let bytes: &[u8] = u.arbitrary()?;
+            let (pairs, _) = bytes.as_chunks::<2>();
+            Ok(Self(Infos::Wire(pairs.as_flattened())))
+        }
+    }
+
+    /// The longest front of some bytes that is a list of queries.
+    impl<'a> Arbitrary<'a> for Queries<'a> {
+        fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+            let bytes: &[u8] = u.arbitrary()?;
+            let (mut rest, mut count) = (bytes, 0u32);
+            while let Ok((behind, _)) = text(rest) {
+                rest = behind;
+                count = count.saturating_add(1);
+            }
+            let length = bytes.len().saturating_sub(rest.len());
+            let bytes = bytes.get(..length).unwrap_or_default();
+            Ok(Self(List::Wire { count, bytes }))
+        }
+    }
+}

@@ -279,3 +279,12 @@ impl<'a> From<&'a [ContextId]> for ContextIds<'a> {
 }
 
 super::list_traits!(ContextIds);
+
+#[cfg(feature = "arbitrary")]
+impl<'a> arbitrary::Arbitrary<'a> for ContextIds<'a> {
+    fn arbitrary(u: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
+        let bytes: &[u8] = u.arbitrary()?;
+        let (ids, _) = bytes.as_chunks::<4>();
+        Ok(Self(Ids::Wire(ids.as_flattened())))
+    }
+}
