@@ -22,6 +22,9 @@ const WINDOW: u64 = 1 << 30;
 /// Where zeroes are looked for in data, a block of so many bytes is a hole.
 const BLOCK: u64 = 4096;
 
+/// As many zeroes as the largest block a server can insist on has.
+static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+
 /// A part of what is copied.
 pub enum Part {
     Data { offset: u64, data: Vec<u8> },
@@ -30,7 +33,7 @@ pub enum Part {
 
 pub enum Source {
     Export {
-        session: Session,
+        session: Box<Session>,
         /// The context `base:allocation`, if the server has it.
         allocation: Option<ContextId>,
     },
@@ -46,7 +49,7 @@ impl Source {
             .find(|(_, name)| name == "base:allocation")
             .map(|(id, _)| *id);
         Self::Export {
-            session,
+            session: Box::new(session),
             allocation,
         }
     }
@@ -230,7 +233,7 @@ fn split(
         let block = block as usize;
         let blocks = data.chunks(block).enumerate();
         holes = blocks
-            .filter(|(_, bytes)| bytes.iter().all(|byte| *byte == 0))
+            .filter(|(_, bytes)| **bytes == ZEROES[..bytes.len()])
             .map(|(index, bytes)| index * block..index * block + bytes.len())
             .collect();
     }

@@ -12,7 +12,7 @@ use crate::source::{Part, Source};
 use crate::writer::Writer;
 
 pub enum Target {
-    Export(Writer),
+    Export(Box<Writer>),
     /// A file that is as long as the source, and all hole so far.
     Sparse(File),
     /// A block device.
@@ -24,12 +24,12 @@ impl Target {
     pub fn export(writer: Writer, size: u64) -> Result<Self> {
         check_room(writer.size(), size)?;
         let alignment = writer.alignment();
-        if size % alignment != 0 {
+        if !size.is_multiple_of(alignment) {
             bail!(
                 "the source has {size} bytes, and the export takes only multiples of {alignment}"
             );
         }
-        Ok(Self::Export(writer))
+        Ok(Self::Export(Box::new(writer)))
     }
 
     /// A file, which is replaced, or a block device with room for `size`

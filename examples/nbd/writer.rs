@@ -99,8 +99,8 @@ impl Writer {
             self.session.step(&mut self.pending)?;
             self.pending.check()?;
             while let Some(refused) = self.pending.refused.pop() {
-                // nbdkit advertises the command with oldstyle and does not do
-                // it.
+                // There are servers that advertise the command and do not do
+                // it, as nbdkit with oldstyle.
                 self.zeroes = false;
                 self.zeroes(refused.offset, refused.length)?;
             }

@@ -118,7 +118,8 @@ fn a_hole_of_5_gib_is_zeroed_by_one_wide_command() {
     assert!(record.contains(&format!("{offset}{length}")));
 }
 
-/// The server has no WRITE_ZEROES: zeroes are sent as data.
+/// The server has no WRITE_ZEROES, or says so and refuses it: zeroes are sent
+/// as data.
 #[test]
 fn zeroes_overwrite_old_data_without_a_command_for_it() {
     needs!("nbdkit");
@@ -126,11 +127,22 @@ fn zeroes_overwrite_old_data_without_a_command_for_it() {
     let path = |name: &str| folder.path().join(name);
     let (image, served) = (path("image"), path("served"));
     sparse(&image, 64 * MIB, &[(10 * MIB, MIB)]);
-    std::fs::write(&served, noise(3, 64 * MIB as usize)).expect("old data");
     let file = format!("file={}", served.to_str().expect("UTF-8"));
-    let peer = Peer::nbdkit(&["--filter=nozero", "file", &file]);
-    copy(&image, peer.uri(""), "extended");
-    assert_same(&image, &served);
+    for filter in [
+        &["--filter=nozero", "file", &file][..],
+        &[
+            "--filter=error",
+            "file",
+            &file,
+            "error-zero=EINVAL",
+            "error-zero-rate=100%",
+        ],
+    ] {
+        std::fs::write(&served, noise(3, 64 * MIB as usize)).expect("old data");
+        let peer = Peer::nbdkit(filter);
+        copy(&image, peer.uri(""), "extended");
+        assert_same(&image, &served);
+    }
 }
 
 /// The server takes only whole blocks of 64 KiB; data begins and ends between.

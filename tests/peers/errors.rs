@@ -5,10 +5,9 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
 
 use crate::images::{MIB, sparse};
-use crate::peer::Peer;
+use crate::peer::{Peer, poll_for};
 use crate::program::{nbd, needs, run_nbd, start, wait};
 
 /// Every command that takes one URI.
@@ -145,17 +144,22 @@ fn a_server_killed_in_the_middle_of_a_copy() {
         "wdelay=100ms",
     ];
 
-    let mut peer = Peer::nbdkit(&delayed);
-    let child = start(nbd().arg("copy").arg(peer.uri("")).arg(&target));
-    thread::sleep(Duration::from_millis(300));
-    peer.kill();
-    wait(child).refused(&["connection", peer.socket().to_str().expect("UTF-8")]);
-
-    let mut peer = Peer::nbdkit(&delayed);
-    let child = start(nbd().arg("copy").arg(&image).arg(peer.uri("")));
-    thread::sleep(Duration::from_millis(300));
-    peer.kill();
-    wait(child).refused(&["connection", peer.socket().to_str().expect("UTF-8")]);
+    let killed = |copy: &dyn Fn(&str) -> [std::ffi::OsString; 2]| {
+        let mut peer = Peer::nbdkit(&delayed);
+        let record = folder.path().join("record");
+        let _ = fs::remove_file(&record);
+        let mut command = nbd();
+        command.arg("copy").arg("--record").arg(&record);
+        let child = start(command.args(copy(&peer.uri(""))));
+        poll_for("a first command", || {
+            let text = fs::read_to_string(&record).ok()?;
+            text.contains("C: 25609513").then_some(())
+        });
+        peer.kill();
+        wait(child).refused(&["connection", peer.socket().to_str().expect("UTF-8")]);
+    };
+    killed(&|uri| [uri.into(), target.clone().into()]);
+    killed(&|uri| [image.clone().into(), uri.into()]);
 }
 
 #[test]

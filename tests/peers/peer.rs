@@ -134,14 +134,17 @@ impl Drop for Peer {
     }
 }
 
-/// Looks again and again until there is something; for ten seconds at most.
-fn poll_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
+/// Looks again and again until there is something; for thirty seconds at most.
+pub fn poll_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "{what}: not within ten seconds");
+        assert!(
+            Instant::now() < deadline,
+            "{what}: not within thirty seconds"
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }
