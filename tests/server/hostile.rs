@@ -589,6 +589,6 @@ fn names_that_look_alike_give_nothing_away() {
     ask(&mut handshake, &go, CONTEXTS);
     handshake.receive(&mut &[][..]).unwrap();
     let negotiated = handshake.into_negotiated().unwrap();
-    assert_eq!(negotiated.contexts.as_slice().len(), 1);
-    assert_eq!(negotiated.contexts.as_slice()[0].id, ContextId(0));
+    assert_eq!(negotiated.contexts.len(), 1);
+    assert_eq!(negotiated.contexts.position(ContextId(0)), Some(0));
 }
