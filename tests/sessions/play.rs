@@ -272,9 +272,12 @@ impl Player<'_> {
                         }
                         continue;
                     }
-                    if connect.transmit(&mut self.due).expect("room") == 0 {
+                    let mut out = [0; 1024];
+                    let n = connect.transmit(&mut &mut out[..]).expect("room");
+                    if n == 0 {
                         break;
                     }
+                    self.due.extend_from_slice(&out[..n]);
                     self.compare();
                 }
                 Machine::Transmission(session) => {
