@@ -204,8 +204,9 @@ const MORE: bool = false;
 
 /// S: a chunk.
 fn chunk(framing: Framing, cookie: Cookie, offset: u64, last: bool, chunk: Chunk<'_>) -> Vec<u8> {
-    let mut payload = Vec::new();
-    chunk.encode(&mut payload).unwrap();
+    let mut room = [0; 8192];
+    let n = chunk.encode(&mut &mut room[..]).unwrap();
+    let payload = &room[..n];
     let flags = match last {
         true => ReplyFlags::DONE,
         false => ReplyFlags::NONE,
@@ -451,7 +452,9 @@ fn a_payload_may_be_longer_than_memory() {
 type Server = fn(OptionType, &mut Vec<u8>);
 
 fn reply(option: OptionType, reply: OptionReply<'_>, line: &mut Vec<u8>) {
-    reply.encode(option, line).unwrap();
+    let mut room = [0; 8192];
+    let n = reply.encode(option, &mut &mut room[..]).unwrap();
+    line.extend_from_slice(&room[..n]);
 }
 
 fn refuse(option: OptionType, message: &str, line: &mut Vec<u8>) {
