@@ -50,24 +50,28 @@ mod tests {
 
     #[test]
     fn zeroes_shrink_to_the_alignment() {
-        let cut = |zeroes: &[Range<u64>], whole, alignment| {
-            aligned(zeroes.iter().cloned(), whole, alignment)
+        let cut = |zeroes: &[(u64, u64)], whole, alignment| {
+            aligned(
+                zeroes.iter().map(|(start, end)| *start..*end),
+                whole,
+                alignment,
+            )
         };
         let (data, zero) = (false, true);
         assert_eq!(cut(&[], 0..100, 1), [(0..100, data)]);
         assert_eq!(cut(&[], 5..5, 1), []);
-        let all = cut(&[0..100], 0..100, 512);
+        let all = cut(&[(0, 100)], 0..100, 512);
         assert_eq!(all, [(0..100, zero)]);
-        let inside = cut(&[10..2000], 0..3000, 512);
+        let inside = cut(&[(10, 2000)], 0..3000, 512);
         assert_eq!(
             inside,
             [(0..512, data), (512..1536, zero), (1536..3000, data)]
         );
-        let touching = cut(&[10..1000, 1000..2000], 0..3000, 512);
+        let touching = cut(&[(10, 1000), (1000, 2000)], 0..3000, 512);
         assert_eq!(touching, inside);
-        let small_and_last = cut(&[10..20, 2000..3000], 0..3000, 512);
+        let small_and_last = cut(&[(10, 20), (2000, 3000)], 0..3000, 512);
         assert_eq!(small_and_last, [(0..2048, data), (2048..3000, zero)]);
-        let first = cut(&[512..1024, 2000..2100], 512..2512, 512);
+        let first = cut(&[(512, 1024), (2000, 2100)], 512..2512, 512);
         assert_eq!(first, [(512..1024, zero), (1024..2512, data)]);
     }
 }
