@@ -25,7 +25,7 @@ pub struct Cli {
 const URIS: &str = "\
 URIs:
   nbd://HOST[:PORT]/EXPORT              TCP, port 10809 unless given
-  nbd+unix:///EXPORT?socket=PATH        Unix socket; @NAME for an abstract one: socket=%00NAME
+  nbd+unix:///EXPORT?socket=PATH        Unix socket; socket=%00NAME for an abstract one
 
 Sizes and offsets are in bytes, or with K, M, G, T in powers of 1024.";
 

@@ -84,7 +84,7 @@ pub fn bar(context: &str, extents: &[Placed], total: u64, palette: &Palette) -> 
     }
     let cells = palette.columns.saturating_sub(4).clamp(10, 120) as u64;
     let cells = cells.min(total);
-    let mut text = String::from("  ");
+    let mut drawn = Vec::new();
     let mut at = 0;
     for cell in 0..cells {
         // In 128 bits: exports go to 2^64 - 1 bytes.
@@ -94,7 +94,12 @@ pub fn bar(context: &str, extents: &[Placed], total: u64, palette: &Palette) -> 
             at += 1;
         }
         let shares = shares(&extents[at..], start, end);
-        text += &draw_cell(context, &shares, end - start, palette);
+        drawn.push(draw_cell(context, &shares, end - start));
+    }
+    let mut text = String::from("  ");
+    for run in drawn.chunk_by(|a, b| a.1 == b.1) {
+        let signs: String = run.iter().map(|(sign, _)| sign).collect();
+        text += &palette.paint(&signs, run[0].1);
     }
     text.push('\n');
     text += &ruler(total, cells as usize, palette);
@@ -112,7 +117,8 @@ fn shares(extents: &[Placed], start: u64, end: u64) -> BTreeMap<u64, u64> {
     shares
 }
 
-fn draw_cell(context: &str, shares: &BTreeMap<u64, u64>, total: u64, palette: &Palette) -> String {
+/// The sign of a cell of `total` bytes, and its colour.
+fn draw_cell(context: &str, shares: &BTreeMap<u64, u64>, total: u64) -> (char, &'static str) {
     let (mut filled, mut most, mut colour) = (0u64, 0u64, GREEN);
     let (mut empty, mut sign) = (0u64, ' ');
     for (flags, bytes) in shares {
@@ -128,11 +134,11 @@ fn draw_cell(context: &str, shares: &BTreeMap<u64, u64>, total: u64, palette: &P
         }
     }
     if filled == 0 {
-        return palette.dim(&sign.to_string());
+        return (sign, DIM);
     }
     let height = u128::from(filled) * 8 / u128::from(total.max(1));
     let height = (height as usize).clamp(1, 8);
-    palette.paint(&HEIGHTS[height - 1].to_string(), colour)
+    (HEIGHTS[height - 1], colour)
 }
 
 /// Sizes below the bar: its ends and its middle.
@@ -143,7 +149,7 @@ fn ruler(total: u64, cells: usize, palette: &Palette) -> String {
     }
     let left = cells / 2 - 1;
     let right = cells - left - 1 - middle.chars().count();
-    palette.dim(&format!("  {:<left$} {middle}{end:>right$}\n", "0"))
+    palette.dim(&format!("  {:<left$} {middle}{end:>right$}", "0")) + "\n"
 }
 
 /// What the signs mean, and how much there is of each.

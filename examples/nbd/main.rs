@@ -1,6 +1,7 @@
 //! `nbd`: a client for NBD servers on blocking terms, made of `nbd-codec` and
 //! the sockets of the standard library.
 
+mod align;
 mod args;
 mod canned;
 mod connection;

@@ -130,9 +130,9 @@ fn table(map: &Mapped, palette: &Palette) -> String {
     let offset = width("offset", &|extent| extent.offset);
     let length = width("length", &|extent| extent.length);
     let mut text = palette.dim(&format!(
-        "  {:>offset$}  {:>length$}  {:>10}  type\n",
+        "  {:>offset$}  {:>length$}  {:>10}  type",
         "offset", "length", ""
-    ));
+    )) + "\n";
     for extent in &map.extents {
         let kind = match describe(&map.context, extent.flags) {
             Some(description) => format!("{}  {description}", extent.flags),

@@ -10,6 +10,7 @@ use nbd_codec::wire::number::ContextId;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use crate::align::aligned;
 use crate::connection::Connection;
 use crate::extents;
 use crate::reader::{self, CHUNK, Piece};
@@ -183,39 +184,6 @@ fn zeroes_of(range: Range<u64>) -> Part {
     }
 }
 
-/// All of `whole` in aligned parts that are zeroes (true) or data: zeroes
-/// shrink to the alignment, data grows.
-fn aligned(
-    zeroes: impl Iterator<Item = Range<u64>>,
-    whole: Range<u64>,
-    alignment: u64,
-) -> Vec<(Range<u64>, bool)> {
-    let mut parts: Vec<(Range<u64>, bool)> = Vec::new();
-    let mut at = whole.start;
-    for zero in zeroes {
-        let start = zero.start.next_multiple_of(alignment).max(at);
-        let end = match zero.end == whole.end {
-            true => zero.end,
-            false => zero.end / alignment * alignment,
-        };
-        if start >= end {
-            continue;
-        }
-        if at < start {
-            parts.push((at..start, false));
-        }
-        match parts.last_mut() {
-            Some((last, true)) if last.end == start => last.end = end,
-            _ => parts.push((start..end, true)),
-        }
-        at = end;
-    }
-    if at < whole.end {
-        parts.push((at..whole.end, false));
-    }
-    parts
-}
-
 /// Hands over a piece without its holes; with `look`, neither with blocks that
 /// are all zeroes.
 fn split(
@@ -257,31 +225,4 @@ fn split(
         })?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zeroes_shrink_to_the_alignment() {
-        let cut = |zeroes: &[Range<u64>], whole, alignment| {
-            aligned(zeroes.iter().cloned(), whole, alignment)
-        };
-        assert_eq!(cut(&[], 0..100, 1), [(0..100, false)]);
-        assert_eq!(cut(&[0..100], 0..100, 512), [(0..100, true)]);
-        assert_eq!(
-            cut(&[10..1000, 1000..2000], 0..3000, 512),
-            [(0..512, false), (512..1536, true), (1536..3000, false)]
-        );
-        assert_eq!(
-            cut(&[10..20, 2048..3000], 0..3000, 512),
-            [(0..2048, false), (2048..3000, true)]
-        );
-        assert_eq!(
-            cut(&[512..1024, 1024..2048], 0..3000, 512),
-            [(0..512, false), (512..2048, true), (2048..3000, false)]
-        );
-        assert_eq!(cut(&[], 5..5, 1), []);
-    }
 }

@@ -5,6 +5,13 @@
 //! so and does nothing; with `NBD_CODEC_PEERS=required` in the environment it
 //! fails.
 
+// Parts of the example that have tests of their own: cargo does not run those
+// of examples.
+#[path = "../../examples/nbd/align.rs"]
+mod align;
+#[path = "../../examples/nbd/size.rs"]
+mod size;
+
 mod commands;
 mod copy;
 mod describe;

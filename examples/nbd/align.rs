@@ -1,0 +1,77 @@
+//! Zeroes and data, cut to a block size.
+
+use std::ops::Range;
+
+/// All of `whole` in aligned parts that are zeroes (true) or data: zeroes
+/// shrink to the alignment, data grows. `zeroes` are in order.
+pub fn aligned(
+    zeroes: impl Iterator<Item = Range<u64>>,
+    whole: Range<u64>,
+    alignment: u64,
+) -> Vec<(Range<u64>, bool)> {
+    let mut parts = Vec::new();
+    let mut at = whole.start;
+    for zero in joined(zeroes) {
+        let start = zero.start.next_multiple_of(alignment);
+        let end = match zero.end == whole.end {
+            true => zero.end,
+            false => zero.end / alignment * alignment,
+        };
+        if start >= end {
+            continue;
+        }
+        if at < start {
+            parts.push((at..start, false));
+        }
+        parts.push((start..end, true));
+        at = end;
+    }
+    if at < whole.end {
+        parts.push((at..whole.end, false));
+    }
+    parts
+}
+
+/// Ranges that touch become one: what lies at their border is not lost.
+fn joined(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeroes_shrink_to_the_alignment() {
+        let cut = |zeroes: &[(u64, u64)], whole, alignment| {
+            aligned(
+                zeroes.iter().map(|(start, end)| *start..*end),
+                whole,
+                alignment,
+            )
+        };
+        let (data, zero) = (false, true);
+        assert_eq!(cut(&[], 0..100, 1), [(0..100, data)]);
+        assert_eq!(cut(&[], 5..5, 1), []);
+        let all = cut(&[(0, 100)], 0..100, 512);
+        assert_eq!(all, [(0..100, zero)]);
+        let inside = cut(&[(10, 2000)], 0..3000, 512);
+        assert_eq!(
+            inside,
+            [(0..512, data), (512..1536, zero), (1536..3000, data)]
+        );
+        let touching = cut(&[(10, 1000), (1000, 2000)], 0..3000, 512);
+        assert_eq!(touching, inside);
+        let small_and_last = cut(&[(10, 20), (2000, 3000)], 0..3000, 512);
+        assert_eq!(small_and_last, [(0..2048, data), (2048..3000, zero)]);
+        let first = cut(&[(512, 1024), (2000, 2100)], 512..2512, 512);
+        assert_eq!(first, [(512..1024, zero), (1024..2512, data)]);
+    }
+}
