@@ -223,6 +223,18 @@ impl Uri {
         })
     }
 
+    /// The same URI for another export of the same server.
+    ///
+    /// # Errors
+    ///
+    /// If `export` has a `NUL` or more than 4096 bytes ([`UriError::Nul`],
+    /// [`UriError::ExportTooLong`]); with an offset into it.
+    pub fn with_export(mut self, export: &str) -> Result<Self, UriError> {
+        parse::check_export(export.as_bytes(), |index| index)?;
+        self.export = String::from(export);
+        Ok(self)
+    }
+
     /// The same URI with the scheme that requires TLS.
     #[must_use]
     pub fn require_tls(mut self) -> Self {

@@ -623,3 +623,15 @@ fn long_inputs() {
         }
     }
 }
+
+#[test]
+fn another_export_of_the_same_server() {
+    let uri = parse("nbds://u@h:1/a?tls-hostname=n&x-y=z");
+    let other = uri.clone().with_export("b c").unwrap();
+    assert_eq!(other, parse("nbds://u@h:1/b%20c?tls-hostname=n&x-y=z"));
+    assert_eq!(
+        uri.with_export("b\0"),
+        Err(UriError::Nul { at: 1 }),
+        "a name that has no encoding"
+    );
+}

@@ -40,7 +40,10 @@ pub fn open(
     contexts: &[&str],
     settings: &Settings,
 ) -> Result<Connection> {
-    let queries: Vec<_> = contexts.iter().map(|name| query(name)).collect();
+    let queries: Vec<_> = contexts
+        .iter()
+        .map(|name| ContextQuery::new(name))
+        .collect();
     let mut plan = Plan::new(uri.export());
     plan.contexts = &queries;
     plan.tls = TlsPolicy::Never;
@@ -88,12 +91,6 @@ pub fn open(
         session: Session::new(link.socket, link.inbox, negotiated),
         contexts: granted,
     })
-}
-
-/// Contexts whose width nothing is known of are asked for in any framing: a
-/// server that needs extended headers for one leaves it out.
-fn query(name: &str) -> ContextQuery<'_> {
-    ContextQuery::narrow(name)
 }
 
 /// The end of input in the middle of a handshake.

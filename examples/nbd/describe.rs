@@ -3,9 +3,8 @@
 
 use anyhow::{Context, Result, bail};
 use nbd_codec::client::Handshake;
-use nbd_codec::client::connect::Failure;
 use nbd_codec::client::handshake::Event;
-use nbd_codec::uri::{Transport, Uri};
+use nbd_codec::uri::Uri;
 use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
 use nbd_codec::wire::greeting::Greeting;
 use nbd_codec::wire::number::{InfoType, OptionReplyType};
@@ -99,11 +98,7 @@ pub fn all(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
 
 /// The URI of another export of the same server.
 fn of_export(uri: &Uri, export: &str) -> Result<Uri> {
-    let other = match uri.transport() {
-        Transport::Tcp { host, port } => Uri::tcp(host.clone(), *port, export),
-        Transport::Unix { path } => Uri::unix(path.clone(), export),
-        _ => bail!("this transport is not supported"),
-    };
+    let other = uri.clone().with_export(export);
     other.with_context(|| format!("the server lists an export with an impossible name, {export:?}"))
 }
 
@@ -241,14 +236,7 @@ impl Haggle {
             }
             Some(refusal) if refusal.error == OptionReplyType::ERR_UNSUP => Ok(false),
             Some(Refusal { error, message }) => {
-                let reason = match error {
-                    OptionReplyType::ERR_UNKNOWN => Failure::UnknownExport,
-                    OptionReplyType::ERR_TLS_REQD => Failure::ServerRequiresTls,
-                    OptionReplyType::ERR_SHUTDOWN => Failure::Shutdown,
-                    OptionReplyType::ERR_EXT_HEADER_REQD => Failure::ServerRequiresExtended,
-                    error => Failure::Refused(error),
-                };
-                Err(refused(reason, Some(message.as_str().into()), name))
+                Err(refused(error.into(), Some(message.as_str().into()), name))
             }
         }
     }

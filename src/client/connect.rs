@@ -139,6 +139,19 @@ pub enum Failure {
     Refused(OptionReplyType),
 }
 
+/// What an error in reply to `INFO` or `GO` means for the export.
+impl From<OptionReplyType> for Failure {
+    fn from(error: OptionReplyType) -> Self {
+        match error {
+            OptionReplyType::ERR_UNKNOWN => Self::UnknownExport,
+            OptionReplyType::ERR_TLS_REQD => Self::ServerRequiresTls,
+            OptionReplyType::ERR_SHUTDOWN => Self::Shutdown,
+            OptionReplyType::ERR_EXT_HEADER_REQD => Self::ServerRequiresExtended,
+            error => Self::Refused(error),
+        }
+    }
+}
+
 /// What is sent next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -154,9 +167,10 @@ enum Step {
 
 /// Drives a [`Handshake`] by a [`Plan`].
 ///
-/// The loop of a driver: write what [`transmit`](Self::transmit) puts out,
-/// offer what arrives to [`receive`](Self::receive), until
-/// [`Event::Ready`].
+/// The loop of a driver, spelled out in the [crate's guide](crate): offer what
+/// arrived to [`receive`](Self::receive). On `None` write what
+/// [`transmit`](Self::transmit) puts out; only if that is nothing, read more.
+/// [`Event::Ready`] and [`Event::Failed`] end it.
 #[derive(Debug)]
 pub struct Connect<'a> {
     plan: Plan<'a>,
@@ -364,7 +378,8 @@ impl<'a> Connect<'a> {
         // brought in nothing is known.
         let width = wanted
             .and_then(|index| self.plan.contexts.get(index))
-            .map_or(Width::Wide, |query| query.width);
+            .and_then(|query| query.width)
+            .unwrap_or(Width::Wide);
         self.handshake.set_width(id, width);
         Event::Context { wanted, id, name }
     }
@@ -375,23 +390,18 @@ impl<'a> Connect<'a> {
         error: OptionReplyType,
         message: Option<Text<'i>>,
     ) -> Option<Event<'i>> {
-        let choosing = matches!(option, OptionType::GO | OptionType::INFO);
         let reason = match (option, error) {
             (OptionType::ABORT, _) => return None,
-            (_, OptionReplyType::ERR_SHUTDOWN) => Failure::Shutdown,
+            (_, error @ OptionReplyType::ERR_SHUTDOWN) => error.into(),
             (OptionType::STARTTLS, error) if self.plan.tls == TlsPolicy::Require => {
                 Failure::TlsRefused(error)
             }
             (OptionType::STARTTLS, _) => return self.fall_back(option, error, message),
-            (_, OptionReplyType::ERR_TLS_REQD) => Failure::ServerRequiresTls,
+            (_, error @ OptionReplyType::ERR_TLS_REQD) => error.into(),
             (OptionType::GO, OptionReplyType::ERR_UNSUP) if self.framing() != Framing::Extended => {
                 return self.fall_back(option, error, message);
             }
-            (_, OptionReplyType::ERR_UNKNOWN) if choosing => Failure::UnknownExport,
-            (_, OptionReplyType::ERR_EXT_HEADER_REQD) if choosing => {
-                Failure::ServerRequiresExtended
-            }
-            (_, error) if choosing => Failure::Refused(error),
+            (OptionType::GO, error) => error.into(),
             _ => return self.fall_back(option, error, message),
         };
         self.fail(reason, message)

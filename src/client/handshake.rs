@@ -80,18 +80,25 @@ pub enum Event<'i> {
 pub struct ContextQuery<'a> {
     /// Its name, as `base:allocation`.
     pub name: &'a str,
-    /// Whether it is known to need 64 bits of status: then it is not asked for
-    /// without extended headers.
-    pub width: Width,
+    /// How many bits of status it has, if that is known. One known to need 64
+    /// is not asked for without extended headers; one known to have 32 is held
+    /// to them.
+    pub width: Option<Width>,
 }
 
 impl<'a> ContextQuery<'a> {
+    /// A context of which no more than the name is known.
+    #[must_use]
+    pub const fn new(name: &'a str) -> Self {
+        Self { name, width: None }
+    }
+
     /// A context of at most 32 bits of status.
     #[must_use]
     pub const fn narrow(name: &'a str) -> Self {
         Self {
             name,
-            width: Width::Narrow,
+            width: Some(Width::Narrow),
         }
     }
 
@@ -100,15 +107,15 @@ impl<'a> ContextQuery<'a> {
     pub const fn wide(name: &'a str) -> Self {
         Self {
             name,
-            width: Width::Wide,
+            width: Some(Width::Wide),
         }
     }
 
     /// Whether a client may ask for it with this framing.
     pub(super) fn can_be_asked(&self, framing: Framing) -> bool {
         match self.width {
-            Width::Narrow => framing >= Framing::Structured,
-            Width::Wide => framing == Framing::Extended,
+            Some(Width::Wide) => framing == Framing::Extended,
+            Some(Width::Narrow) | None => framing >= Framing::Structured,
         }
     }
 }

@@ -6,7 +6,7 @@ use nbd_codec::wire::flags::ClientFlags;
 use nbd_codec::wire::number::{InfoType, OptionType};
 use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest as O, Queries};
 use nbd_codec::wire::text::{Text, TextError};
-use nbd_codec::{Error, Misuse, Width};
+use nbd_codec::{Error, Misuse};
 
 use super::machines::{ByHand, Bytes, small};
 use super::script::{self, NoCommands};
@@ -221,10 +221,7 @@ fn wide_contexts_need_extended_headers() {
     );
 
     let mut hand = negotiating(false, &["STRUCTURED_REPLY"]);
-    let many = [ContextQuery {
-        name: "base:allocation",
-        width: Width::Narrow,
-    }; 33];
+    let many = [ContextQuery::new("base:allocation"); 33];
     let mut sink = Bytes::default();
     let result = hand.handshake.select("disk".into(), &many, &mut sink);
     assert_eq!(result, Err(Misuse::TooManyContexts));
