@@ -99,7 +99,7 @@ structures! {
     Extent32 { length, flags }
     Extent64 { length, flags }
     Context { id, width }
-    Limits { option_data, error_message, payload, extents }
+    Limits { option_data, error_message, payload, effect, extents }
     Request { command, flags, offset, length }
     Negotiated { framing, size, flags, block_sizes, contexts, style, tls }
 }
