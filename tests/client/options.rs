@@ -485,3 +485,20 @@ fn impossible_contexts() {
         .collect();
     fixed(&format!("{head}{many}{due}! Violation(Contexts(Full))"));
 }
+
+/// EXPORT_NAME says nothing of block sizes, and what INFO said of them was not
+/// agreed on.
+#[test]
+fn export_name_has_no_block_sizes() {
+    let agreed = agreed_after(
+        r#"
+        C: opt INFO 0:32 1:16 BLOCK_SIZE:16
+        S: rep INFO INFO BLOCK_SIZE:16 512:32 4096:32 1M:32
+        S: rep INFO INFO EXPORT:16 2M:64 3:16
+        S: rep INFO ACK
+        C: opt EXPORT_NAME ""
+        S: 1M:64 1:16
+        "#,
+    );
+    assert_eq!((agreed.size, agreed.block_sizes), (1 << 20, None));
+}
