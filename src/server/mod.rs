@@ -133,11 +133,12 @@
 //!     }
 //! }
 //!
-//! /// Reads until as much is held as is needed, never more.
+//! /// Reads until as much is held as is needed, or as there is room for: what
+//! /// is skipped may be longer, and passes through in pieces.
 //! fn fill(stream: &mut impl Read, held: &mut Vec<u8>, need: Need) -> std::io::Result<()> {
 //!     if let Need::Header(n) = need {
 //!         let at = held.len();
-//!         held.resize(n.max(at), 0);
+//!         held.resize(n.min(1 << 14).max(at), 0);
 //!         stream.read_exact(&mut held[at..])?;
 //!     }
 //!     Ok(())

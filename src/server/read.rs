@@ -32,8 +32,7 @@ impl Read {
     /// How much, in bytes; never zero, and at most the maximum payload.
     #[must_use]
     pub fn length(&self) -> u32 {
-        // A read is judged by its length before it becomes one.
-        u32::try_from(self.ticket.length).unwrap_or(u32::MAX)
+        self.ticket.length32()
     }
 
     /// Whether the data must come in one piece (`DF`). Answered whole, it
@@ -93,6 +92,11 @@ impl Read {
 }
 
 impl Ticket {
+    /// The length of a read, which is judged by it before it becomes one.
+    fn length32(&self) -> u32 {
+        u32::try_from(self.length).unwrap_or(u32::MAX)
+    }
+
     /// The head of content; with simple framing it is all the content there
     /// is.
     #[inline]
@@ -130,6 +134,24 @@ impl Chunks {
     #[must_use]
     pub const fn cookie(&self) -> Cookie {
         self.ticket.cookie
+    }
+
+    /// Where the read begins, in bytes from the start of the export.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.ticket.offset
+    }
+
+    /// How much is read, in bytes.
+    #[must_use]
+    pub fn length(&self) -> u32 {
+        self.ticket.length32()
+    }
+
+    /// Whether there may be one piece only (`DF`).
+    #[must_use]
+    pub const fn dont_fragment(&self) -> bool {
+        self.ticket.flags.contains(CommandFlags::DF)
     }
 
     /// A piece of data; `offset` in bytes from the start of the export.
@@ -235,8 +257,7 @@ impl Chunks {
         if !self.ticket.holds(offset, length) {
             return Err(Misuse::OutsideRequest);
         }
-        let one = self.ticket.flags.contains(CommandFlags::DF);
-        if one && !self.coverage.is_empty() {
+        if self.dont_fragment() && !self.coverage.is_empty() {
             return Err(Misuse::Fragmented);
         }
         let end = offset.saturating_add(length);

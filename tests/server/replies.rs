@@ -219,6 +219,8 @@ fn texts_are_capped() {
 #[test]
 fn a_read_in_chunks() {
     let mut chunks = token!(STRUCTURED, Read, READ).into_chunks().unwrap();
+    assert_eq!((chunks.offset(), chunks.length()), (OFFSET, LENGTH));
+    assert!(!chunks.dont_fragment());
     let head = chunks.data(0x1800, 0x400).unwrap();
     assert_bytes(
         head,
@@ -435,4 +437,24 @@ fn wide_extents_are_split_on_request() {
     );
     let whole = wide(4096, 1 << 32);
     assert_eq!(narrow::split(whole).unwrap_err().0, whole);
+}
+
+/// What a server keeps for each connection and each request.
+#[test]
+fn machines_and_tokens_are_small() {
+    use nbd_codec::server::{Handshake, Head, Reply};
+    assert!(size_of::<Request>() <= 64, "{}", size_of::<Request>());
+    assert!(
+        size_of::<Option<Event<'_>>>() <= 96,
+        "{}",
+        size_of::<Event<'_>>()
+    );
+    assert!(size_of::<Reply<'_>>() <= 72, "{}", size_of::<Reply<'_>>());
+    assert!(size_of::<Head>() <= 52, "{}", size_of::<Head>());
+    assert!(size_of::<Handshake>() <= 512, "{}", size_of::<Handshake>());
+    assert!(
+        size_of::<Transmission>() <= 512,
+        "{}",
+        size_of::<Transmission>()
+    );
 }
