@@ -106,6 +106,13 @@ pub fn tell(name: &str, value: u32) {
     tell_byte(b'\n');
 }
 
+/// Tells the debugger bytes.
+pub fn tell_bytes(bytes: &[u8]) {
+    for byte in bytes {
+        tell_byte(*byte);
+    }
+}
+
 fn tell_byte(byte: u8) {
     let word = u32::from(byte);
     // SAFETY: SYS_WRITEC writes the byte that the argument points to.

@@ -176,7 +176,11 @@ impl Client<'_, '_> {
                         count(&mut self.report, &mut self.status_end, extent);
                     }
                 }
-                Some(Event::Hole { cookie, offset, length }) => {
+                Some(Event::Hole {
+                    cookie,
+                    offset,
+                    length,
+                }) => {
                     place(self.data, &self.lanes, cookie, offset, length.into())?.fill(0);
                 }
                 _ => {}
@@ -189,7 +193,11 @@ impl Client<'_, '_> {
             if waits {
                 match self.session.need() {
                     Need::Header(n) => self.inbox.fill(self.link, n)?,
-                    Need::Payload { cookie, offset, length } => {
+                    Need::Payload {
+                        cookie,
+                        offset,
+                        length,
+                    } => {
                         // From the line to its place, with no buffer between.
                         let room = place(self.data, &self.lanes, cookie, offset, length)?;
                         self.link.read(room);
