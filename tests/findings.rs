@@ -1,7 +1,8 @@
 //! What the fuzzers have found, one test each, named after what must hold.
 //! Each input is the smallest that showed the fault.
 
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::connect::{self, Connect, Failure, Plan};
+use nbd_codec::client::{Event, Handshake, Request, Slot, Transmission};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 use nbd_codec::{Context, Error, Framing, Limits, Need, Negotiated, Violation, Width};
@@ -123,4 +124,36 @@ fn extents_behind_the_request_are_found_in_any_fragmentation() {
         let violation = Violation::ExtentBeyond(cookie);
         assert_eq!(results.last().unwrap(), Err(Error::Violation(violation)));
     }
+}
+
+/// 18 bytes were needed, the size of a newstyle greeting, when they were all
+/// there and the greeting was an oldstyle one.
+#[test]
+fn need_before_an_oldstyle_greeting_is_more_than_is_there() {
+    // S: NBDMAGIC, cliserv_magic, size, flags
+    let greeting = hex("4e42444d41474943 0000420281861253 0000000000001000 00000001");
+    let mut handshake = Handshake::new(false, Limits::DEFAULT);
+    for held in 0..greeting.len() {
+        let (mut input, _) = greeting.split_at(held);
+        assert_eq!(handshake.receive(&mut input), Ok(None));
+        let needed = if held < 18 { 18 } else { 28 };
+        assert_eq!(handshake.need(), Need::Header(needed), "{held} held");
+    }
+}
+
+/// An oldstyle server was turned down, because an export was asked for by its
+/// name, and could be used all the same.
+#[test]
+fn a_connect_that_failed_yields_nothing() {
+    // S: NBDMAGIC, cliserv_magic, size, flags, 124 reserved bytes
+    let mut input = hex("4e42444d41474943 0000420281861253 0000000000001000 00000001");
+    input.resize(input.len() + 124, 0);
+    let mut input = &input[..];
+    let mut connect = Connect::new(Plan::new("disk")).unwrap();
+    let event = connect.receive(&mut input).unwrap().unwrap();
+    let reason = Failure::NoExportNames;
+    let message = None;
+    assert_eq!(event, connect::Event::Failed { reason, message });
+    assert_eq!(connect.receive(&mut input), Ok(None));
+    assert!(connect.into_negotiated().is_err());
 }
