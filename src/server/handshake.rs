@@ -97,7 +97,7 @@ pub struct Handshake {
     pub(super) shutting_down: bool,
     /// What is agreed on so far.
     pub(super) agreed: Negotiated,
-    /// For which export the contexts were selected.
+    /// For which export the contexts were selected, if there are any.
     pub(super) contexts_for: Option<Name>,
 }
 
@@ -421,9 +421,6 @@ impl Handshake {
             self.answer(Answer::invalid(option, "malformed option"));
             return Ok(None);
         };
-        if option == OptionType::STARTTLS && !input.is_empty() {
-            return Err(Violation::PlaintextAfterStartTls.into());
-        }
         self.apply(request)
     }
 
@@ -431,7 +428,6 @@ impl Handshake {
     fn begin(&mut self, option: OptionType) {
         if option == OptionType::SET_META_CONTEXT {
             self.agreed.contexts = Contexts::new();
-            self.contexts_for = None;
         }
     }
 
@@ -449,7 +445,7 @@ impl Handshake {
                 return Ok(Some(Event::List));
             }
             OptionRequest::StructuredReply => {
-                self.agreed.framing = self.agreed.framing.max(Framing::Structured);
+                self.agreed.framing = Framing::Structured;
                 return Ok(self.acknowledge(option));
             }
             OptionRequest::ExtendedHeaders => {
@@ -458,11 +454,7 @@ impl Handshake {
             }
             OptionRequest::StartTls => {
                 // Whatever was said in plain text was never said.
-                self.agreed = Negotiated {
-                    style: self.agreed.style,
-                    ..Negotiated::new(Framing::Simple, 0, TransmissionFlags::NONE)
-                };
-                self.contexts_for = None;
+                self.agreed = Negotiated::new(Framing::Simple, 0, TransmissionFlags::NONE);
                 return Ok(self.acknowledge(option));
             }
             OptionRequest::ExportName(name) => {

@@ -39,13 +39,19 @@ impl From<CompactRequest> for Header {
 impl From<ExtendedRequest> for Header {
     #[inline]
     fn from(request: ExtendedRequest) -> Self {
+        let payload = match request.command {
+            // It must say so with PAYLOAD_LEN. QEMU's client does not, and a
+            // write without its data has no meaning.
+            Command::WRITE => request.length,
+            _ => request.payload_length(),
+        };
         Self {
             flags: request.flags,
             command: request.command,
             cookie: request.cookie,
             offset: request.offset,
             length: request.length,
-            payload: request.payload_length(),
+            payload,
         }
     }
 }
@@ -177,9 +183,6 @@ impl Rules {
         let with = header.flags.contains(CommandFlags::PAYLOAD_LEN);
         let maximum = u64::from(self.export.constraints().maximum);
         match header.command {
-            Command::WRITE if self.export.framing == Framing::Extended && !with => {
-                Err(invalid("a write without PAYLOAD_LEN"))
-            }
             Command::WRITE if header.payload > maximum => {
                 Err(invalid("longer than the maximum payload"))
             }
