@@ -3,7 +3,6 @@
 
 mod align;
 mod args;
-mod canned;
 mod connection;
 mod copy;
 mod describe;
@@ -12,10 +11,11 @@ mod extents;
 mod inbox;
 mod info;
 mod map;
+mod model;
 mod out;
 mod progress;
-
 mod reader;
+mod server;
 mod session;
 mod size;
 mod socket;

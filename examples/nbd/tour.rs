@@ -1,27 +1,31 @@
-//! What `nbd` shows without a command: the client at work, in each framing,
-//! against a server in memory.
+//! What `nbd` shows without a command: client and server at work, in each
+//! framing, joined by two queues of bytes.
 
 use std::fmt::Write;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use nbd_codec::client::connect::{self, Connect, Plan};
 use nbd_codec::client::handshake::ContextQuery;
-use nbd_codec::client::{Event, Head, Request, Slot, Transmission};
+use nbd_codec::client::{Event, Request, Slot, Transmission};
 use nbd_codec::wire::flags::AllocationFlags;
+use nbd_codec::wire::number::Cookie;
+use nbd_codec::wire::option::OptionHeader;
 use nbd_codec::{Framing, Limits, Negotiated};
 
-use crate::canned::{Canned, Said};
 use crate::draw::{self, Palette};
 use crate::extents::{Placed, Status};
+use crate::model::Disk;
+use crate::server::{Link, Said, Server};
 use crate::session::Replies;
 use crate::{out, size};
 
+const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const DATA: AllocationFlags = AllocationFlags::NONE;
 const ZERO: AllocationFlags = AllocationFlags::ZERO;
 const HOLE: AllocationFlags = AllocationFlags(AllocationFlags::HOLE.0 | AllocationFlags::ZERO.0);
 
-/// The pretend disk: 16 GiB, with a hole in it of more than 32 bits.
+/// The model disk: 16 GiB, with a hole in it of more than 32 bits.
 const DISK: &[(u64, AllocationFlags)] = &[
     (MIB, DATA),
     (255 * MIB, HOLE),
@@ -34,8 +38,13 @@ const DISK: &[(u64, AllocationFlags)] = &[
     (4608 * MIB, HOLE),
 ];
 
-/// A read over the end of data: the first half of it is data, the rest hole.
-const READ: Request = Request::read(MIB - 64 * 1024, 128 * 1024);
+/// Where the pattern goes: into the last hole, so that there is hole between
+/// its two halves.
+const PLACE: u64 = 14 * 1024 * MIB;
+const HALF: u64 = 64 * KIB;
+const HALVES: [u64; 2] = [PLACE, PLACE + 2 * HALF];
+/// What is read back: the halves, and the hole behind each.
+const READ: Request = Request::read(PLACE, 4 * HALF);
 
 pub fn run() -> Result<()> {
     let palette = Palette::of_stdout();
@@ -44,9 +53,11 @@ pub fn run() -> Result<()> {
         let shown = Shown::new(framing)?;
         writeln!(text, "\n{}", palette.paint(&shown.headline(), BOLD))?;
         text += &wire(&shown.said, &palette);
-        writeln!(text, "  {}", shown.conclusion())?;
+        for line in shown.conclusion() {
+            writeln!(text, "  {line}")?;
+        }
         if framing == Framing::Extended {
-            text += "\nThe disk:\n";
+            text += "\nThe disk, with what was written into its last hole:\n";
             text += &draw::bar("base:allocation", &shown.extents, shown.size, &palette);
         }
     }
@@ -57,10 +68,10 @@ pub fn run() -> Result<()> {
 const BOLD: &str = "1";
 
 const INTRODUCTION: &str = "\
-nbd-codec speaks NBD and does no I/O. Here its client machines meet a server in
-memory that pretends to have a sparse disk of 16 GiB: handshake, a map of the
-whole disk, one read of 128 KiB half of which is hole, goodbye. Every byte below
-was made by the library and read by it.
+nbd-codec speaks NBD and does no I/O. Here its client and its server are joined
+by two queues of bytes. The server has a model of a sparse disk of 16 GiB. The
+client writes a pattern into a hole of it, in two halves with hole between them,
+maps the whole disk, reads the pattern back, compares it, and says goodbye.
 ";
 
 const HINTS: &str = "
@@ -77,32 +88,43 @@ struct Shown {
     framing: Framing,
     size: u64,
     extents: Vec<Placed>,
+    /// How many bytes of what was read back came as holes.
+    holes: u64,
     said: Vec<Said>,
 }
 
 impl Shown {
     fn new(framing: Framing) -> Result<Self> {
-        let mut wire = Vec::new();
-        let mut server = Canned::new(framing, DISK, &mut wire);
-        let negotiated = handshake(&mut server, framing, wire)?;
+        let mut disk = Disk::new(DISK);
+        let mut server = Server::new(framing, &mut disk)?;
+        let mut link = Link::default();
+        let negotiated = handshake(&mut server, framing, &mut link)?;
+        let machine = Transmission::new(negotiated, [Slot::EMPTY; 2], Limits::DEFAULT);
         let mut client = Client {
-            machine: Transmission::new(negotiated, [Slot::EMPTY], Limits::DEFAULT),
+            machine,
             server,
+            link,
         };
+        client.write_pattern()?;
+
         let contexts: Vec<_> = negotiated.contexts.iter().collect();
         let ids: Vec<_> = contexts.iter().map(|context| context.id).collect();
         let mut status = Status::new(&ids, 0..negotiated.size);
         while let Some((offset, length)) = status.next(&negotiated)? {
-            client.exchange(Request::block_status(offset, length), &mut status)?;
+            client.submit(Request::block_status(offset, length), &[])?;
+            client.exchange(&mut status)?;
         }
-        client.exchange(READ, &mut Ignore)?;
-        let goodbye = client.machine.disconnect()?;
-        client.send(goodbye);
+        let mut read = ReadBack::new();
+        client.submit(READ, &[])?;
+        client.exchange(&mut read)?;
+        read.verify()?;
+        client.goodbye()?;
         Ok(Self {
             framing,
             size: negotiated.size,
             extents: status.extents.into_iter().flatten().collect(),
-            said: client.server.said,
+            holes: read.holes,
+            said: client.link.said,
         })
     }
 
@@ -116,26 +138,30 @@ impl Shown {
         format!("{name}: {} messages, {bytes} bytes", self.said.len())
     }
 
-    fn conclusion(&self) -> String {
-        let hole = self.extents.iter().map(|extent| extent.length).max();
-        let hole = size::rounded(hole.unwrap_or(0));
+    fn conclusion(&self) -> [String; 2] {
+        let longest = self.extents.iter().map(|extent| extent.length).max();
+        let longest = size::rounded(longest.unwrap_or(0));
         let count = self.extents.len();
-        match self.framing {
-            Framing::Simple => {
-                "No block status, so no map; and the hole that was read came as zeroes.".into()
-            }
+        let map = match self.framing {
+            Framing::Simple => "No block status, so no map.".into(),
             Framing::Structured => format!(
-                "{count} narrow extents: 32 bits end below 4 GiB, so the long ones came in parts. The hole that was read came in 12 bytes."
+                "{count} narrow extents, the longest {longest}: 32 bits end below 4 GiB, so long ones came in parts."
             ),
             Framing::Extended => {
-                format!("{count} wide extents in one reply, the longest {hole}, whole.")
+                format!("{count} wide extents in one reply, the longest {longest}, whole.")
             }
-        }
+        };
+        let read = format!(
+            "Read back {}, equal to what was written; {} of it came as holes.",
+            size::rounded(READ.length),
+            size::rounded(self.holes)
+        );
+        [map, read]
     }
 }
 
 /// Lets client and server agree.
-fn handshake(server: &mut Canned, framing: Framing, mut wire: Vec<u8>) -> Result<Negotiated> {
+fn handshake(server: &mut Server<'_>, framing: Framing, link: &mut Link) -> Result<Negotiated> {
     let contexts = [ContextQuery::narrow("base:allocation")];
     let mut plan = Plan::new("pretend");
     plan.contexts = &contexts;
@@ -144,11 +170,14 @@ fn handshake(server: &mut Canned, framing: Framing, mut wire: Vec<u8>) -> Result
     plan.framing = framing;
     let mut client = Connect::new(plan)?;
     loop {
-        let mut input = wire.as_slice();
+        server.serve(link)?;
+        let answer = std::mem::take(&mut link.down);
+        let mut input = answer.as_slice();
         let mut ready = false;
         while let Some(event) = client.receive(&mut input)? {
             ready |= event == connect::Event::Ready;
         }
+        ensure!(input.is_empty(), "{} bytes are left over", input.len());
         if ready {
             break;
         }
@@ -156,8 +185,10 @@ fn handshake(server: &mut Canned, framing: Framing, mut wire: Vec<u8>) -> Result
         if client.transmit(&mut request)? == 0 {
             bail!("the handshake came to a halt");
         }
-        wire.clear();
-        server.hear(&request, &mut wire);
+        match OptionHeader::decode(&mut request.as_slice()) {
+            Ok(Some(header)) => link.ask(header.option, &[&request]),
+            _ => link.ask("client flags", &[&request]),
+        }
     }
     match client.into_negotiated() {
         Ok(negotiated) => Ok(negotiated),
@@ -165,43 +196,132 @@ fn handshake(server: &mut Canned, framing: Framing, mut wire: Vec<u8>) -> Result
     }
 }
 
-struct Client {
-    machine: Transmission<[Slot; 1]>,
-    server: Canned,
+struct Client<'d> {
+    machine: Transmission<[Slot; 2]>,
+    server: Server<'d>,
+    link: Link,
 }
 
-impl Client {
-    fn send(&mut self, head: Head) -> Vec<u8> {
-        let mut answer = Vec::new();
-        self.server.hear(head.as_bytes(), &mut answer);
-        answer
+impl Client<'_> {
+    /// Two writes, both in flight before the first is answered.
+    fn write_pattern(&mut self) -> Result<()> {
+        for offset in HALVES {
+            self.submit(Request::write(offset, HALF), &pattern(offset))?;
+        }
+        self.exchange(&mut Written)
     }
 
-    /// One command, and all that is said in reply.
-    fn exchange(&mut self, request: Request, replies: &mut dyn Replies) -> Result<()> {
+    fn submit(&mut self, request: Request, payload: &[u8]) -> Result<()> {
         let head = self.machine.submit(request)?;
-        let answer = self.send(head);
+        self.link.ask(request.command, &[head.as_bytes(), payload]);
+        Ok(())
+    }
+
+    /// Lets the server answer all that is in flight.
+    fn exchange(&mut self, replies: &mut dyn Replies) -> Result<()> {
+        self.server.serve(&mut self.link)?;
+        let answer = std::mem::take(&mut self.link.down);
         let mut input = answer.as_slice();
         while let Some(event) = self.machine.receive(&mut input)? {
-            replies.event(event)?;
+            match event {
+                Event::Data {
+                    cookie,
+                    offset,
+                    data,
+                } => match replies.place(cookie, offset, data.len()) {
+                    Some(place) => place.copy_from_slice(data),
+                    None => bail!("data that nobody asked for"),
+                },
+                event => replies.event(event)?,
+            }
         }
         match self.machine.in_flight() {
             0 => Ok(()),
             _ => bail!("the answer is not complete"),
         }
     }
+
+    fn goodbye(&mut self) -> Result<()> {
+        let head = self.machine.disconnect()?;
+        self.link.ask("NBD_CMD_DISC", &[head.as_bytes()]);
+        self.server.serve(&mut self.link)
+    }
 }
 
-/// For a read whose data nobody wants.
-struct Ignore;
+/// What is written at an offset: bytes like none of their neighbours.
+fn pattern(offset: u64) -> Vec<u8> {
+    let words = (offset..offset + HALF).step_by(8);
+    words
+        .flat_map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes())
+        .collect()
+}
 
-impl Replies for Ignore {
-    fn place(&mut self, _: nbd_codec::wire::number::Cookie, _: u64, _: usize) -> Option<&mut [u8]> {
+/// For writes, which must not fail.
+struct Written;
+
+impl Replies for Written {
+    fn place(&mut self, _: Cookie, _: u64, _: usize) -> Option<&mut [u8]> {
         None
     }
 
-    fn event(&mut self, _: Event<'_>) -> Result<()> {
+    fn event(&mut self, event: Event<'_>) -> Result<()> {
+        match event {
+            Event::Done { result, .. } => Ok(result?),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The read, and its data.
+struct ReadBack {
+    data: Vec<u8>,
+    holes: u64,
+}
+
+impl ReadBack {
+    fn new() -> Self {
+        Self {
+            data: vec![0xee; READ.length as usize],
+            holes: 0,
+        }
+    }
+
+    fn verify(&self) -> Result<()> {
+        let mut expected = vec![0; READ.length as usize];
+        for offset in HALVES {
+            let at = (offset - READ.offset) as usize;
+            expected[at..at + HALF as usize].copy_from_slice(&pattern(offset));
+        }
+        ensure!(
+            self.data == expected,
+            "what was read is not what was written"
+        );
         Ok(())
+    }
+}
+
+impl Replies for ReadBack {
+    fn place(&mut self, _: Cookie, offset: u64, length: usize) -> Option<&mut [u8]> {
+        let at = (offset - READ.offset) as usize;
+        self.data.get_mut(at..at + length)
+    }
+
+    fn event(&mut self, event: Event<'_>) -> Result<()> {
+        match event {
+            Event::Hole {
+                cookie,
+                offset,
+                length,
+            } => {
+                self.holes += u64::from(length);
+                if let Some(place) = self.place(cookie, offset, length as usize) {
+                    place.fill(0);
+                }
+                Ok(())
+            }
+            Event::Done { result, .. } => Ok(result?),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -215,6 +215,9 @@ numbers! {
     }
 }
 
+/// So that the result of a command can be passed on with `?`.
+impl core::error::Error for ErrorValue {}
+
 impl ErrorValue {
     /// The error a client should act on: itself if the specification defines
     /// it, `EINVAL` for any other number but zero.

@@ -1,0 +1,202 @@
+//! A server for tokio: an export in memory, any number of connections, many
+//! requests in flight on each, and each answered when it is done: a long one
+//! does not hold up those behind it.
+//!
+//! ```text
+//! cargo run --release --example tokio_server -- 127.0.0.1:10809 64M
+//! ```
+
+use std::sync::Arc;
+
+use nbd_codec::server::handshake::{Event as Wish, Handshake};
+use nbd_codec::server::{Event, Export, Offer, Request, Transmission};
+use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::number::{ErrorValue, OptionReplyType};
+use nbd_codec::{Limits, Need, Negotiated};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{RwLock, Semaphore, mpsc};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type Disk = Arc<RwLock<Vec<u8>>>;
+
+const EXPORT: &str = "memory";
+/// Most requests in flight on a connection, and the longest payload of each:
+/// together, the memory that a connection can take.
+const IN_FLIGHT: usize = 16;
+const MAXIMUM: u32 = 4 << 20;
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let mut args = std::env::args().skip(1);
+    let usage = "usage: tokio_server ADDR:PORT SIZE[K|M|G]";
+    let (address, size) = (args.next().ok_or(usage)?, args.next().ok_or(usage)?);
+    let digits = size.trim_end_matches(['K', 'M', 'G']);
+    let unit = match &size[digits.len()..] {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        _ => return Err(usage.into()),
+    };
+    let size = digits
+        .parse::<usize>()?
+        .checked_mul(unit)
+        .ok_or("too large")?;
+    let disk: Disk = Arc::new(RwLock::new(vec![0; size]));
+    let listener = TcpListener::bind(address).await?;
+    println!("nbd://{}/{EXPORT}", listener.local_addr()?);
+    loop {
+        let Ok((stream, peer)) = listener.accept().await else {
+            // One that has left already, or one too many: the others go on.
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let disk = Arc::clone(&disk);
+        tokio::spawn(async move {
+            if let Err(error) = serve(stream, disk, size as u64).await {
+                eprintln!("{peer}: {error}");
+            }
+        });
+    }
+}
+
+async fn serve(mut stream: TcpStream, disk: Disk, size: u64) -> Result<(), Error> {
+    stream.set_nodelay(true)?;
+    let Some((negotiated, held)) = handshake(&mut stream, size).await? else {
+        return Ok(());
+    };
+    let (from, to) = stream.into_split();
+    let (replies, queue) = mpsc::channel(IN_FLIGHT);
+    // It ends when the last request in flight has given its reply away.
+    let writer = tokio::spawn(write(to, queue));
+    let received = receive(from, negotiated, held, disk, replies).await;
+    let written = writer.await?;
+    received.and(written)
+}
+
+/// Writes replies, each in one piece, in the order in which they are done.
+async fn write(mut to: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) -> Result<(), Error> {
+    while let Some(reply) = queue.recv().await {
+        to.write_all(&reply).await?;
+    }
+    Ok(())
+}
+
+/// Takes requests out of what arrives, and starts a task for each.
+async fn receive(
+    mut from: impl AsyncReadExt + Unpin,
+    negotiated: Negotiated,
+    mut held: Vec<u8>,
+    disk: Disk,
+    replies: mpsc::Sender<Vec<u8>>,
+) -> Result<(), Error> {
+    let mut machine = Transmission::new(negotiated, Limits::DEFAULT)?;
+    let room = Arc::new(Semaphore::new(IN_FLIGHT));
+    let mut payload = Vec::new();
+    loop {
+        let mut input = held.as_slice();
+        while let Some(event) = machine.receive(&mut input)? {
+            match event {
+                Event::Payload { length, .. } => payload.reserve_exact(length as usize),
+                Event::Data { data, .. } => payload.extend(data),
+                Event::Request(request) => {
+                    let permit = Arc::clone(&room).acquire_owned().await?;
+                    let payload = std::mem::take(&mut payload);
+                    let (disk, replies) = (Arc::clone(&disk), replies.clone());
+                    tokio::spawn(async move {
+                        let reply = answer(request, &payload, &disk).await;
+                        // An error means that the connection is gone.
+                        let _ = replies.send(reply).await;
+                        drop(permit);
+                    });
+                }
+                Event::Rejected { reply, .. } => replies.send(reply.parts().concat()).await?,
+                Event::Disconnect => return Ok(()),
+                _ => {}
+            }
+        }
+        let used = held.len() - input.len();
+        held.drain(..used);
+        held.reserve(256 << 10);
+        if from.read_buf(&mut held).await? == 0 {
+            return Ok(machine.end_of_input()?);
+        }
+    }
+}
+
+/// Does a request, which was checked already, and makes its reply.
+async fn answer(request: Request, payload: &[u8], disk: &Disk) -> Vec<u8> {
+    let place = |offset: u64, length: u64| offset as usize..(offset + length) as usize;
+    let reply = match request {
+        Request::Read(read) => {
+            let place = place(read.offset(), read.length().into());
+            let disk = disk.read().await;
+            return [read.data().as_bytes(), &disk[place]].concat();
+        }
+        Request::Write(write) => {
+            let place = place(write.offset(), write.length());
+            disk.write().await[place].copy_from_slice(payload);
+            write.succeed()
+        }
+        Request::WriteZeroes(zeroes) => {
+            let place = place(zeroes.offset(), zeroes.length());
+            disk.write().await[place].fill(0);
+            zeroes.succeed()
+        }
+        Request::Flush(flush) => flush.succeed(),
+        // Nothing else is advertised.
+        other => other.fail(ErrorValue::EINVAL, "not advertised"),
+    };
+    reply.parts().concat()
+}
+
+/// From the greeting to transmission, and what arrived behind it. `None`: the
+/// client only looked.
+async fn handshake(
+    stream: &mut TcpStream,
+    size: u64,
+) -> Result<Option<(Negotiated, Vec<u8>)>, Error> {
+    let flags = TransmissionFlags::SEND_FLUSH
+        | TransmissionFlags::SEND_WRITE_ZEROES
+        | TransmissionFlags::SEND_DF
+        | TransmissionFlags::CAN_MULTI_CONN;
+    let mut export = Export::new(EXPORT, size, flags);
+    export.block_sizes.maximum = MAXIMUM;
+    let mut machine = Handshake::new(Offer::default())?;
+    let (mut held, mut out) = (Vec::new(), Vec::new());
+    loop {
+        machine.transmit(&mut out)?;
+        stream.write_all(&out).await?;
+        out.clear();
+        let mut input = held.as_slice();
+        let event = machine.receive(&mut input)?;
+        let idle = event.is_none() && machine.need() != Need::Nothing;
+        let mut over = false;
+        match event {
+            Some(Wish::List) => {
+                machine.list(&export, &mut out)?;
+                machine.done(&mut out)?;
+            }
+            Some(Wish::Export(inquiry) | Wish::MetaContexts(inquiry)) => {
+                match inquiry.export() {
+                    "" | EXPORT => machine.grant(&inquiry, &export, &mut out)?,
+                    _ => {
+                        machine.refuse(OptionReplyType::ERR_UNKNOWN, "no such export", &mut out)?
+                    }
+                };
+            }
+            Some(Wish::Ready | Wish::Aborted) => over = true,
+            _ => {}
+        }
+        let used = held.len() - input.len();
+        held.drain(..used);
+        if over {
+            return Ok(machine.into_negotiated().ok().map(|agreed| (agreed, held)));
+        }
+        if idle && stream.read_buf(&mut held).await? == 0 {
+            machine.end_of_input()?;
+        }
+    }
+}
