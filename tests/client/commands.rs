@@ -298,8 +298,10 @@ fn resize() {
         let beyond = Request::trim(1 << 20, 512);
         let too_early = sending.machine.submit(beyond);
         assert_eq!(too_early, Err(Misuse::OutOfBounds { size: 1 << 20 }));
-        let again = sending.machine.submit(Request::resize(0));
-        assert_eq!(again, Err(Misuse::Resizing));
+        for size in [0, 2 << 20, 4 << 20] {
+            let again = sending.machine.submit(Request::resize(size));
+            assert_eq!(again, Err(Misuse::Resizing));
+        }
         let reply = super::script::server(reply, &sending);
         let mut input = reply.as_slice();
         while sending.receive(&mut input).unwrap().is_some() {}

@@ -49,6 +49,16 @@ fn a_simple_reply_does_not_undo_an_error() {
         ! Violation(SimpleReply(NBD_CMD_WRITE))
         "#,
     );
+    transmission(
+        with_contexts(Structured, 1),
+        r#"
+        C: STATUS 0 4K
+        S: chunk BLOCK_STATUS #0 1:32 4K:32 0:32
+        S: simple EIO #0
+        E: #0 narrow 1 @0 4096/0x0
+        ! Violation(SimpleReply(NBD_CMD_BLOCK_STATUS))
+        "#,
+    );
 }
 
 /// Where an error may lie: within the request. Commands without a range have

@@ -210,6 +210,12 @@ impl<M: Machine> Link<M> {
                 self.receive();
             } else {
                 self.feed(now);
+                if now.len() < n.min(most) && self.error.is_none() && self.buffer.is_empty() {
+                    // All was taken: what is missing is all that was asked for,
+                    // or a reader would have waited for more than there is.
+                    let missing = Need::Header(n - now.len());
+                    assert_eq!(self.machine.need(), missing, "more than needed");
+                }
             }
         }
         if self.error.is_none() && !bytes.is_empty() {
