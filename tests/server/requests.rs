@@ -752,7 +752,14 @@ fn resize_moves_the_end() {
              S: SIMPLE OK {COOKIE}
              C: REQUEST 0000 TRIM {COOKIE} {beyond} 0000_1001
              E: trim 0xfffffffff000+0x1001
-             S: SIMPLE OK {COOKIE}"
+             S: SIMPLE OK {COOKIE}
+             # The same, of what an earlier resize had added.
+             C: REQUEST 0000 RESIZE {COOKIE} 0000_0000_0000_2000 0000_0000
+             E: resize 0x2000
+             S: SIMPLE OK {COOKIE}
+             C: REQUEST 0000 TRIM {COOKIE} {beyond} 0000_1001
+             E: rejected NBD_CMD_TRIM NBD_ENOSPC
+             S: SIMPLE ENOSPC {COOKIE}"
         ),
     );
 }
