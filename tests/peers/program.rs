@@ -44,15 +44,20 @@ macro_rules! needs {
 }
 pub(crate) use needs;
 
-/// The example, as `cargo test` has built it.
+/// The example `nbd`.
 pub fn nbd() -> Command {
+    example("nbd")
+}
+
+/// An example, as `cargo test` has built it.
+pub fn example(name: &str) -> Command {
     let mut folder = env::current_exe().expect("the path of this test");
     folder.pop();
     folder.pop();
-    let program: PathBuf = folder.join("examples").join("nbd");
+    let program: PathBuf = folder.join("examples").join(name);
     assert!(
         program.is_file(),
-        "{} is not there: run `cargo test` without `--test`, or `cargo build --example nbd` first",
+        "{} is not there: run `cargo test` without `--test`, or `cargo build --examples` first",
         program.display()
     );
     Command::new(program)

@@ -1,0 +1,186 @@
+//! A client that insists on TLS, with rustls: `STARTTLS` first of all, and the
+//! name of the export only behind it. The server's certificate must be good for
+//! HOST; a certificate of the client's own goes along where there is one.
+//!
+//! Copies an export to standard output. CERTIFICATES is a folder as QEMU,
+//! libnbd and nbdkit have it: `ca-cert.pem`, and perhaps `client-cert.pem` and
+//! `client-key.pem`.
+//!
+//! ```text
+//! cargo run --example tls_client -- HOST:PORT EXPORT CERTIFICATES > disk.img
+//! ```
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use nbd_codec::client::connect::{self, Connect, Plan, TlsPolicy};
+use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::{Limits, Need, Negotiated};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Error> {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    let [address, export, folder] = args.as_slice() else {
+        return Err("usage: tls_client HOST:PORT EXPORT CERTIFICATES".into());
+    };
+    let (host, _) = address.rsplit_once(':').ok_or("HOST:PORT is needed")?;
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
+    let tls = ClientConnection::new(Arc::new(config(Path::new(folder))?), name)?;
+
+    let mut tcp = TcpStream::connect(address)?;
+    tcp.set_nodelay(true)?;
+    let (mut stream, negotiated) = connect(&mut tcp, tls, export)?;
+    copy(&mut stream, negotiated, &mut io::stdout())?;
+    stream.conn.send_close_notify();
+    Ok(stream.flush()?)
+}
+
+fn config(folder: &Path) -> Result<ClientConfig, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(folder.join("ca-cert.pem"))? {
+        roots.add(certificate?)?;
+    }
+    let config = ClientConfig::builder().with_root_certificates(roots);
+    let own = folder.join("client-cert.pem");
+    if !own.exists() {
+        return Ok(config.with_no_client_auth());
+    }
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(own)?.collect();
+    let key = PrivateKeyDer::from_pem_file(folder.join("client-key.pem"))?;
+    Ok(config.with_client_auth_cert(chain?, key)?)
+}
+
+type Tls<'t> = StreamOwned<ClientConnection, &'t mut TcpStream>;
+
+/// The handshake of NBD, with that of TLS in the middle of it.
+fn connect<'t>(
+    tcp: &'t mut TcpStream,
+    mut tls: ClientConnection,
+    export: &str,
+) -> Result<(Tls<'t>, Negotiated), Error> {
+    let mut plan = Plan::new(export);
+    plan.tls = TlsPolicy::Require;
+    let mut machine = Connect::new(plan)?;
+    // The machine sees to it: no plain text comes to `Ready`.
+    if negotiate(&mut machine, tcp)? != Turn::StartTls {
+        return Err("the server has not started TLS".into());
+    }
+    while tls.is_handshaking() {
+        if let Err(error) = tls.complete_io(tcp) {
+            // The session is over, whatever comes.
+            machine.tls_failed();
+            return Err(error.into());
+        }
+    }
+    // The certificate was checked: rustls fails the handshake otherwise.
+    machine.tls_established()?;
+    let mut stream = StreamOwned::new(tls, tcp);
+    negotiate(&mut machine, &mut stream)?;
+    let negotiated = machine.into_negotiated().map_err(|_| "not ready")?;
+    Ok((stream, negotiated))
+}
+
+#[derive(PartialEq)]
+enum Turn {
+    StartTls,
+    Ready,
+}
+
+/// Goes on with the handshake, in plain text or not.
+fn negotiate(machine: &mut Connect<'_>, stream: &mut (impl Read + Write)) -> Result<Turn, Error> {
+    let mut held = Vec::new();
+    loop {
+        let mut input = held.as_slice();
+        let event = machine.receive(&mut input)?;
+        let idle = event.is_none();
+        let mut failed = None;
+        match event {
+            Some(connect::Event::StartTls) => return Ok(Turn::StartTls),
+            Some(connect::Event::Ready) => return Ok(Turn::Ready),
+            Some(connect::Event::Failed { reason, .. }) => failed = Some(reason),
+            _ => {}
+        }
+        let used = held.len() - input.len();
+        held.drain(..used);
+        let mut out = Vec::new();
+        machine.transmit(&mut out)?;
+        stream.write_all(&out)?;
+        stream.flush()?;
+        match failed {
+            Some(reason) => return Err(reason.into()),
+            // Never more than is needed: nothing is left over at the end.
+            None if idle => fill(stream, &mut held, machine.need())?,
+            None => {}
+        }
+    }
+}
+
+/// Reads the whole export, one command at a time.
+fn copy(
+    stream: &mut (impl Read + Write),
+    negotiated: Negotiated,
+    to: &mut impl Write,
+) -> Result<(), Error> {
+    let size = negotiated.size;
+    let most = u64::from(negotiated.constraints().maximum).min(1 << 20);
+    let mut machine = Transmission::new(negotiated, [Slot::EMPTY], Limits::DEFAULT);
+    let (mut held, mut data) = (Vec::new(), Vec::new());
+    let mut start = 0;
+    while start < size {
+        let length = most.min(size - start);
+        data.resize(length as usize, 0);
+        let head = machine.submit(Request::read(start, length))?;
+        stream.write_all(head.as_bytes())?;
+        stream.flush()?;
+        let place = |offset: u64| (offset - start) as usize;
+        let mut done = None;
+        while done.is_none() {
+            let mut input = held.as_slice();
+            let event = machine.receive(&mut input)?;
+            let idle = event.is_none();
+            match event {
+                Some(Event::Done { result, .. }) => done = Some(result),
+                Some(Event::Hole { offset, length, .. }) => {
+                    data[place(offset)..][..length as usize].fill(0);
+                }
+                _ => {}
+            }
+            let used = held.len() - input.len();
+            held.drain(..used);
+            match machine.need() {
+                _ if !idle => {}
+                Need::Payload { offset, length, .. } => {
+                    stream.read_exact(&mut data[place(offset)..][..length as usize])?;
+                    machine.advance(length)?;
+                }
+                need => fill(stream, &mut held, need)?,
+            }
+        }
+        done.unwrap_or(Ok(()))?;
+        to.write_all(&data)?;
+        start += length;
+    }
+    Ok(stream.write_all(machine.disconnect()?.as_bytes())?)
+}
+
+/// Reads what is needed, or the first part of it.
+fn fill(stream: &mut impl Read, held: &mut Vec<u8>, need: Need) -> io::Result<()> {
+    let Need::Header(needed) = need else {
+        return Ok(());
+    };
+    let missing = needed.saturating_sub(held.len()).min(8192);
+    let start = held.len();
+    held.resize(start + missing, 0);
+    let read = stream.read(&mut held[start..])?;
+    held.truncate(start + read);
+    match missing > 0 && read == 0 {
+        true => Err(io::ErrorKind::UnexpectedEof.into()),
+        false => Ok(()),
+    }
+}

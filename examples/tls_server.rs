@@ -1,0 +1,228 @@
+//! A server that insists on TLS, with rustls and a thread for each client: in
+//! plain text there is nothing but `STARTTLS`. Clients show a certificate of
+//! the same authority.
+//!
+//! CERTIFICATES is a folder as QEMU and nbdkit have it: `ca-cert.pem`,
+//! `server-cert.pem` and `server-key.pem`. SIZE is in bytes.
+//!
+//! ```text
+//! cargo run --example tls_server -- 127.0.0.1:10809 67108864 CERTIFICATES
+//! ```
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use nbd_codec::server::handshake::{Event as Wish, Handshake};
+use nbd_codec::server::{Event, Export, Offer, Request, TlsMode, Transmission};
+use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::number::{ErrorValue, OptionReplyType};
+use nbd_codec::{Limits, Need, Negotiated};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+type Error = Box<dyn std::error::Error>;
+type Disk = RwLock<Vec<u8>>;
+
+const EXPORT: &str = "memory";
+/// How long a client may say nothing before it has chosen an export.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn main() -> Result<(), Error> {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    let [address, size, folder] = args.as_slice() else {
+        return Err("usage: tls_server ADDR:PORT SIZE CERTIFICATES".into());
+    };
+    let config = Arc::new(config(Path::new(folder))?);
+    let disk = Arc::new(Disk::new(vec![0; size.parse()?]));
+    let listener = TcpListener::bind(address)?;
+    println!("nbds://{}/{EXPORT}", listener.local_addr()?);
+    for stream in listener.incoming() {
+        // A client that has left already is no reason to stop.
+        let Ok(stream) = stream else { continue };
+        let (config, disk) = (Arc::clone(&config), Arc::clone(&disk));
+        thread::spawn(move || {
+            if let Err(error) = serve(stream, config, &disk) {
+                eprintln!("{error}");
+            }
+        });
+    }
+    Ok(())
+}
+
+fn config(folder: &Path) -> Result<ServerConfig, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(folder.join("ca-cert.pem"))? {
+        roots.add(certificate?)?;
+    }
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build()?;
+    let chain = CertificateDer::pem_file_iter(folder.join("server-cert.pem"))?;
+    let chain: Result<Vec<_>, _> = chain.collect();
+    let key = PrivateKeyDer::from_pem_file(folder.join("server-key.pem"))?;
+    let config = ServerConfig::builder().with_client_cert_verifier(verifier);
+    Ok(config.with_single_cert(chain?, key)?)
+}
+
+/// The handshake of NBD, with that of TLS in the middle of it; then requests.
+fn serve(mut tcp: TcpStream, config: Arc<ServerConfig>, disk: &Disk) -> Result<(), Error> {
+    tcp.set_nodelay(true)?;
+    tcp.set_read_timeout(Some(PATIENCE))?;
+    let size = disk.read().unwrap_or_else(PoisonError::into_inner).len();
+    let flags = TransmissionFlags::SEND_FLUSH | TransmissionFlags::SEND_DF;
+    let export = Export::new(
+        EXPORT,
+        size as u64,
+        flags | TransmissionFlags::CAN_MULTI_CONN,
+    );
+    let mut offer = Offer::default();
+    offer.tls = TlsMode::Forced;
+    let mut machine = Handshake::new(offer)?;
+
+    let mut held = Vec::new();
+    if negotiate(&mut machine, &mut tcp, &mut held, &export)? != Turn::StartTls {
+        return Ok(());
+    }
+    // Here `held` is empty, or the machine would have refused: what somebody
+    // put behind STARTTLS in plain text must not be taken for protected.
+    let mut tls = ServerConnection::new(config)?;
+    while tls.is_handshaking() {
+        if let Err(error) = tls.complete_io(&mut tcp) {
+            machine.tls_failed();
+            return Err(error.into());
+        }
+    }
+    machine.tls_established()?;
+    let mut stream = StreamOwned::new(tls, tcp);
+    if negotiate(&mut machine, &mut stream, &mut held, &export)? != Turn::Ready {
+        return Ok(());
+    }
+    let negotiated = machine.into_negotiated().map_err(|_| "not ready")?;
+    stream.sock.set_read_timeout(None)?;
+    transmit(&mut stream, negotiated, held, disk)?;
+    stream.conn.send_close_notify();
+    Ok(stream.flush()?)
+}
+
+#[derive(PartialEq)]
+enum Turn {
+    StartTls,
+    Ready,
+    /// The client only looked.
+    Over,
+}
+
+/// Goes on with the handshake, in plain text or not.
+fn negotiate(
+    machine: &mut Handshake,
+    stream: &mut (impl Read + Write),
+    held: &mut Vec<u8>,
+    export: &Export<'_>,
+) -> Result<Turn, Error> {
+    let mut out = Vec::new();
+    loop {
+        machine.transmit(&mut out)?;
+        stream.write_all(&out)?;
+        stream.flush()?;
+        out.clear();
+        let mut input = held.as_slice();
+        let event = machine.receive(&mut input)?;
+        let idle = event.is_none() && machine.need() != Need::Nothing;
+        let mut turn = None;
+        match event {
+            Some(Wish::List) => {
+                machine.list(export, &mut out)?;
+                machine.done(&mut out)?;
+            }
+            Some(Wish::Export(inquiry) | Wish::MetaContexts(inquiry)) => {
+                match inquiry.export() {
+                    "" | EXPORT => machine.grant(&inquiry, export, &mut out)?,
+                    _ => {
+                        machine.refuse(OptionReplyType::ERR_UNKNOWN, "no such export", &mut out)?
+                    }
+                };
+            }
+            Some(Wish::StartTls) => turn = Some(Turn::StartTls),
+            Some(Wish::Ready) => turn = Some(Turn::Ready),
+            Some(Wish::Aborted) => turn = Some(Turn::Over),
+            _ => {}
+        }
+        let used = held.len() - input.len();
+        held.drain(..used);
+        if let Some(turn) = turn {
+            return Ok(turn);
+        }
+        if idle && read_more(stream, held)? == 0 {
+            machine.end_of_input()?;
+        }
+    }
+}
+
+/// Does one request after the other.
+fn transmit(
+    stream: &mut (impl Read + Write),
+    negotiated: Negotiated,
+    mut held: Vec<u8>,
+    disk: &Disk,
+) -> Result<(), Error> {
+    let mut machine = Transmission::new(negotiated, Limits::DEFAULT)?;
+    let (mut payload, mut out) = (Vec::new(), Vec::new());
+    loop {
+        let mut input = held.as_slice();
+        while let Some(event) = machine.receive(&mut input)? {
+            match event {
+                Event::Payload { .. } => payload.clear(),
+                Event::Data { data, .. } => payload.extend(data),
+                Event::Request(request) => {
+                    answer(request, &payload, disk, &mut out);
+                    stream.write_all(&out)?;
+                    out.clear();
+                }
+                Event::Rejected { reply, .. } => stream.write_all(&reply.parts().concat())?,
+                Event::Disconnect => return Ok(()),
+                _ => {}
+            }
+        }
+        stream.flush()?;
+        let used = held.len() - input.len();
+        held.drain(..used);
+        if read_more(stream, &mut held)? == 0 {
+            return Ok(machine.end_of_input()?);
+        }
+    }
+}
+
+fn answer(request: Request, payload: &[u8], disk: &Disk, out: &mut Vec<u8>) {
+    let place = |offset: u64, length: u64| offset as usize..(offset + length) as usize;
+    let reply = match request {
+        Request::Read(read) => {
+            let place = place(read.offset(), read.length().into());
+            let disk = disk.read().unwrap_or_else(PoisonError::into_inner);
+            out.extend(read.data().as_bytes());
+            return out.extend(&disk[place]);
+        }
+        Request::Write(write) => {
+            let place = place(write.offset(), write.length());
+            let mut disk = disk.write().unwrap_or_else(PoisonError::into_inner);
+            disk[place].copy_from_slice(payload);
+            write.succeed()
+        }
+        Request::Flush(flush) => flush.succeed(),
+        // Nothing else is advertised.
+        other => other.fail(ErrorValue::EINVAL, "not advertised"),
+    };
+    out.extend(reply.parts().concat());
+}
+
+/// Reads what there is; zero bytes at the end.
+fn read_more(stream: &mut impl Read, held: &mut Vec<u8>) -> std::io::Result<usize> {
+    let start = held.len();
+    held.resize(start + (64 << 10), 0);
+    let read = stream.read(&mut held[start..]);
+    held.truncate(start + read.as_ref().unwrap_or(&0));
+    read
+}

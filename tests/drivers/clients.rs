@@ -1,0 +1,118 @@
+//! The clients: what one writes, the others read.
+
+use std::fs::{self, File};
+use std::process::Stdio;
+
+use crate::images::{MIB, noise};
+use crate::peer::Peer;
+use crate::place::{Bridge, Example, blank};
+use crate::program::{Ended, example, needs, run, wait};
+
+const SIZE: usize = 16 * MIB as usize;
+
+/// Writes through the tokio client, reads through the other two.
+fn exercise(address: &str, export: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (input, output) = (folder.path().join("input"), folder.path().join("output"));
+    // More than is in flight at once, and no whole number of parts.
+    let mut disk = noise(7, 3 * MIB as usize + 4096);
+    fs::write(&input, &disk).expect("input");
+    let text = format!("{} bytes written, read back and equal\n", disk.len());
+    let pushed = push(address, export, File::open(&input).expect("input")).ok();
+    assert_eq!(String::from_utf8_lossy(&pushed.stdout), text);
+
+    disk.resize(SIZE, 0);
+    let pulled = run(example("blocking_client").args([address, export])).ok();
+    assert!(
+        pulled.stdout == disk,
+        "blocking_client reads something else"
+    );
+    run(example("direct_reads").args([address, export]).arg(&output)).ok();
+    let pulled = fs::read(&output).expect("output");
+    assert!(pulled == disk, "direct_reads reads something else");
+}
+
+fn push(address: &str, export: &str, input: File) -> Ended {
+    let mut command = example("tokio_client");
+    command.args([address, export]).stdin(input);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    wait(command.spawn().expect("tokio_client"))
+}
+
+#[test]
+fn with_the_tokio_server() {
+    let server = Example::start("tokio_server", &["127.0.0.1:0", "16M"]);
+    exercise(server.address(), "memory");
+    // The default export is the same.
+    exercise(server.address(), "");
+}
+
+#[test]
+fn with_qemu_nbd() {
+    needs!("qemu-nbd");
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = blank(folder.path(), SIZE as u64);
+    let peer = Peer::qemu(&["--format=raw", "--export-name=disk"], &image);
+    let bridge = Bridge::new(peer);
+    exercise(&bridge.address(), "disk");
+}
+
+#[test]
+fn with_nbdkit() {
+    needs!("nbdkit");
+    let bridge = Bridge::new(Peer::nbdkit(&["memory", "16M"]));
+    exercise(&bridge.address(), "");
+}
+
+#[test]
+fn with_nbdkit_that_speaks_simple_replies_only() {
+    needs!("nbdkit");
+    let bridge = Bridge::new(Peer::nbdkit(&["--no-sr", "memory", "16M"]));
+    exercise(&bridge.address(), "");
+}
+
+#[test]
+fn an_export_that_is_not_there() {
+    let server = Example::start("tokio_server", &["127.0.0.1:0", "64K"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("output");
+    let address = server.address();
+    let ended = [
+        run(example("blocking_client").args([address, "other"])),
+        run(example("direct_reads")
+            .args([address, "other"])
+            .arg(&output)),
+        push(address, "other", File::open("/dev/null").expect("nothing")),
+    ];
+    for ended in ended {
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("UnknownExport"), "{ended:?}");
+    }
+}
+
+/// nbdkit's error filter fails every read.
+#[test]
+fn a_server_that_fails() {
+    needs!("nbdkit");
+    let args = [
+        "--filter=error",
+        "memory",
+        "1M",
+        "error-pread-rate=100%",
+        "error=EIO",
+    ];
+    let bridge = Bridge::new(Peer::nbdkit(&args));
+    let folder = tempfile::tempdir().expect("a folder");
+    let (input, output) = (folder.path().join("input"), folder.path().join("output"));
+    fs::write(&input, [1; 4096]).expect("input");
+    let address = bridge.address();
+    let ended = [
+        run(example("blocking_client").args([&address, ""])),
+        run(example("direct_reads").args([&address, ""]).arg(&output)),
+        push(&address, "", File::open(&input).expect("input")),
+    ];
+    for ended in ended {
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("EIO"), "{ended:?}");
+    }
+}

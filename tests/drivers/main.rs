@@ -1,0 +1,23 @@
+//! The teaching drivers and the tour, as programs: against each other, and
+//! against the programs of others.
+//!
+//! Every test names the peers it needs. Where one is missing, the test says so
+//! and does nothing; with `NBD_CODEC_PEERS=required` in the environment it
+//! fails.
+
+#[expect(dead_code, reason = "some of it is for the tests of `nbd` only")]
+#[path = "../peers/images.rs"]
+mod images;
+#[expect(dead_code, reason = "some of it is for the tests of `nbd` only")]
+#[path = "../peers/peer.rs"]
+mod peer;
+#[expect(dead_code, reason = "some of it is for the tests of `nbd` only")]
+#[path = "../peers/program.rs"]
+mod program;
+
+mod certificates;
+mod clients;
+mod place;
+mod server;
+mod tls;
+mod tour;

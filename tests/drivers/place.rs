@@ -1,0 +1,116 @@
+//! Where a server is: an example of ours, or a peer behind a TCP port.
+
+use std::io::{self, BufRead, BufReader};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::peer::Peer;
+use crate::program::example;
+
+/// An example that serves, on a port of its own. Ends with the value.
+pub struct Example {
+    child: Child,
+    /// The line it began with: its URI.
+    pub uri: String,
+}
+
+impl Example {
+    /// Starts an example and waits for its URI.
+    #[track_caller]
+    pub fn start(name: &str, args: &[&str]) -> Self {
+        let mut command = example(name);
+        command.args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::null()).spawn().expect(name);
+        let stdout = child.stdout.take().expect("a pipe");
+        let (send, receive) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            let _ = BufReader::new(stdout).read_line(&mut line);
+            let _ = send.send(line);
+        });
+        let mut this = Self {
+            child,
+            uri: String::new(),
+        };
+        let line = receive.recv_timeout(Duration::from_secs(30));
+        line.expect("a line within thirty seconds")
+            .trim()
+            .clone_into(&mut this.uri);
+        assert!(
+            this.uri.starts_with("nbd"),
+            "{name} began with {:?}",
+            this.uri
+        );
+        this
+    }
+
+    /// Its `ADDR:PORT`.
+    pub fn address(&self) -> &str {
+        let (_, rest) = self.uri.split_once("://").expect("a URI");
+        rest.split('/').next().unwrap_or_default()
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A peer, which listens on a Unix socket, and a port in front of it.
+pub struct Bridge {
+    _peer: Peer,
+    address: SocketAddr,
+}
+
+impl Bridge {
+    pub fn new(peer: Peer) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let socket = peer.socket().to_owned();
+        // It ends with the process of the test.
+        thread::spawn(move || {
+            for tcp in listener.incoming().flatten() {
+                // A peer that is gone closes the connection.
+                let _ = join(tcp, &socket);
+            }
+        });
+        Self {
+            _peer: peer,
+            address,
+        }
+    }
+
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+fn join(tcp: TcpStream, socket: &Path) -> io::Result<()> {
+    let unix = UnixStream::connect(socket)?;
+    let (mut from, mut to) = (tcp.try_clone()?, unix.try_clone()?);
+    thread::spawn(move || {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    let (mut from, mut to) = (unix, tcp);
+    thread::spawn(move || {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    Ok(())
+}
+
+/// An image of `size` zeroes in a folder.
+pub fn blank(folder: &Path, size: u64) -> PathBuf {
+    let image = folder.join("image");
+    crate::images::sparse(&image, size, &[]);
+    image
+}

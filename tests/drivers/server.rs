@@ -1,0 +1,188 @@
+//! The tokio server, under the clients of others, and under some that are no
+//! good.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use nbd_codec::client::connect::{self, Connect, Plan};
+use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::{Limits, Negotiated};
+
+use crate::images::{MIB, noise};
+use crate::place::Example;
+use crate::program::{example, needs, run};
+
+fn start() -> Example {
+    Example::start("tokio_server", &["127.0.0.1:0", "16M"])
+}
+
+#[test]
+fn qemu_io_reads_what_it_wrote() {
+    needs!("qemu-io");
+    let server = start();
+    let mut command = Command::new("qemu-io");
+    for step in [
+        "write -P 0x5a 1M 6M",
+        "write -P 0x11 4k 512",
+        "write -z 2M 64k",
+        "flush",
+        "read -P 0x5a 1M 1M",
+        "read -P 0 2M 64k",
+        "read -P 0x11 4k 512",
+        "read -P 0 8M 8M",
+    ] {
+        command.args(["-c", step]);
+    }
+    run(command.args(["-f", "raw", &server.uri])).ok();
+}
+
+#[test]
+fn qemu_img_keeps_many_in_flight() {
+    needs!("qemu-img");
+    let server = start();
+    let args = [
+        "bench",
+        "-f",
+        "raw",
+        "-w",
+        "-c",
+        "3000",
+        "-d",
+        "32",
+        "-s",
+        "8k",
+        "--pattern=7",
+    ];
+    run(Command::new("qemu-img").args(args).arg(&server.uri)).ok();
+    run(Command::new("qemu-img")
+        .args(["bench", "-f", "raw", "-d", "64"])
+        .arg(&server.uri))
+    .ok();
+    // 3000 times 8 KiB are more than the disk has: every byte was written.
+    let pulled = run(example("blocking_client").arg(server.address()))
+        .ok()
+        .stdout;
+    assert!(pulled == vec![7; 16 * MIB as usize]);
+}
+
+#[test]
+fn nbdcopy_there_and_back() {
+    needs!("nbdcopy");
+    let server = start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (input, output) = (folder.path().join("input"), folder.path().join("output"));
+    let data = noise(3, 16 * MIB as usize);
+    fs::write(&input, &data).expect("input");
+    run(Command::new("nbdcopy").arg(&input).arg(&server.uri)).ok();
+    run(Command::new("nbdcopy").arg(&server.uri).arg(&output)).ok();
+    assert!(fs::read(&output).expect("output") == data);
+}
+
+#[test]
+fn nbdinfo_understands_it() {
+    needs!("nbdinfo");
+    let server = start();
+    let info = run(Command::new("nbdinfo").args(["--json", &server.uri])).json();
+    let export = &info["exports"][0];
+    assert_eq!(export["export-name"], "memory");
+    assert_eq!(export["export-size"], 16 * MIB);
+    assert_eq!(export["can_multi_conn"], true);
+    assert_eq!(export["block_size_maximum"], 4 * MIB);
+}
+
+/// Bad clients cost their own connection.
+#[test]
+fn clients_that_are_no_good() {
+    let server = start();
+    let mut stalled = Vec::new();
+    for junk in [
+        &b""[..],
+        b"\0\0\0\x03",
+        b"\0\0\0\x03IHAVEOPT\0\0",
+        b"GET / HTTP/1.0\r\n\r\n",
+    ] {
+        for stays in [true, false] {
+            let mut stream = TcpStream::connect(server.address()).expect("a connection");
+            stream.write_all(junk).expect("sent");
+            if stays {
+                stalled.push(stream);
+            }
+        }
+    }
+    let pulled = run(example("blocking_client").arg(server.address())).ok();
+    assert_eq!(pulled.stdout.len(), 16 * MIB as usize);
+}
+
+/// A long request does not hold up the short ones behind it. Which one is
+/// done first is for the scheduler to say, so it is given a hundred chances.
+#[test]
+fn replies_overtake_each_other() {
+    let server = start();
+    let mut stream = TcpStream::connect(server.address()).expect("a connection");
+    let limit = Some(Duration::from_secs(30));
+    stream.set_read_timeout(limit).expect("a limit");
+    let negotiated = handshake(&mut stream);
+    let mut machine = Transmission::new(negotiated, [Slot::EMPTY; 8], Limits::DEFAULT);
+    let overtaken = (0..100).any(|_| {
+        let (asked, done) = round(&mut machine, &mut stream);
+        thread::sleep(Duration::from_millis(1));
+        asked != done
+    });
+    assert!(overtaken);
+}
+
+type Cookies = Vec<nbd_codec::wire::number::Cookie>;
+
+/// One long read and seven short ones: in which order they were sent, and in
+/// which they were done.
+fn round(machine: &mut Transmission<[Slot; 8]>, stream: &mut TcpStream) -> (Cookies, Cookies) {
+    let (mut asked, mut done, mut out) = (Vec::new(), Vec::new(), Vec::new());
+    for length in [4 * MIB, 1, 1, 1, 1, 1, 1, 1] {
+        let head = machine.submit(Request::read(0, length)).expect("a read");
+        out.extend(head.as_bytes());
+        asked.push(head.cookie());
+    }
+    stream.write_all(&out).expect("sent");
+    let mut held = Vec::new();
+    let mut buffer = vec![0; 1 << 16];
+    while machine.in_flight() > 0 {
+        let n = stream.read(&mut buffer).expect("replies");
+        assert!(n > 0, "the server has gone");
+        held.extend(&buffer[..n]);
+        let mut input = held.as_slice();
+        while let Some(event) = machine.receive(&mut input).expect("replies") {
+            if let Event::Done { cookie, result } = event {
+                assert_eq!(result, Ok(()));
+                done.push(cookie);
+            }
+        }
+        held = input.to_vec();
+    }
+    (asked, done)
+}
+
+fn handshake(stream: &mut TcpStream) -> Negotiated {
+    let mut machine = Connect::new(Plan::new("memory")).expect("a plan");
+    let (mut held, mut out, mut buffer) = (Vec::new(), Vec::new(), [0; 512]);
+    loop {
+        let mut input: &[u8] = &held;
+        let mut ready = false;
+        while let Some(event) = machine.receive(&mut input).expect("a handshake") {
+            ready |= event == connect::Event::Ready;
+        }
+        held = input.to_vec();
+        if ready {
+            return machine.into_negotiated().expect("ready");
+        }
+        while machine.transmit(&mut out).expect("room") > 0 {}
+        stream.write_all(&out).expect("sent");
+        out.clear();
+        let n = stream.read(&mut buffer).expect("an answer");
+        assert!(n > 0, "the server has gone");
+        held.extend(&buffer[..n]);
+    }
+}
