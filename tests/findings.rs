@@ -3,8 +3,10 @@
 
 use nbd_codec::client::connect::{self, Connect, Failure, Plan};
 use nbd_codec::client::{Event, Handshake, Request, Slot, Transmission};
-use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::DecodeError;
+use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
+use nbd_codec::wire::option::OptionRequest;
 use nbd_codec::{Context, Error, Framing, Limits, Need, Negotiated, Violation, Width};
 
 /// An export of 1 MiB with everything.
@@ -156,4 +158,25 @@ fn a_connect_that_failed_yields_nothing() {
     assert_eq!(event, connect::Event::Failed { reason, message });
     assert_eq!(connect.receive(&mut input), Ok(None));
     assert!(connect.into_negotiated().is_err());
+}
+
+/// The data of an acknowledgement, which must have none, was waited for before
+/// it was a violation.
+#[test]
+fn an_acknowledgement_with_data_is_judged_by_its_header() {
+    let mut handshake = Handshake::new(false, Limits::DEFAULT);
+    let mut out = [0; 64];
+    let mut out = &mut out[..];
+    // S: NBDMAGIC, IHAVEOPT, fixed newstyle
+    let greeting = hex("4e42444d41474943 49484156454f5054 0001");
+    handshake.receive(&mut &greeting[..]).unwrap();
+    handshake
+        .send_client_flags(ClientFlags::KNOWN, &mut out)
+        .unwrap();
+    handshake.send(&OptionRequest::List, &mut out).unwrap();
+    // S: ACK to LIST, with 512 bytes to come
+    let header = hex("0003e889045565a9 00000003 00000001 00000200");
+    let message = "NBD_REP_ACK";
+    let trailing = Err(Error::Decode(DecodeError::Trailing { message }));
+    assert_eq!(handshake.receive(&mut &header[..]), trailing);
 }

@@ -70,6 +70,13 @@ impl Handshake {
             .into());
         }
         check_reply(sent, header.reply)?;
+        // Judged without the data, which may never come.
+        if header.reply == OptionReplyType::ACK && header.length > 0 {
+            return Err(DecodeError::Trailing {
+                message: "NBD_REP_ACK",
+            }
+            .into());
+        }
         let length = clip(u64::from(header.length));
         let least = match header.reply {
             OptionReplyType::INFO => LONGEST_FIXED,
@@ -100,12 +107,6 @@ impl Handshake {
         input: &mut &'i [u8],
     ) -> Result<Flow<'i>, Error> {
         let mut left = header.length;
-        if header.reply == OptionReplyType::ACK {
-            return Err(DecodeError::Trailing {
-                message: "NBD_REP_ACK",
-            }
-            .into());
-        }
         if header.reply == OptionReplyType::META_CONTEXT {
             let Some(behind_id) = left.checked_sub(4) else {
                 return Err(DecodeError::Overrun {
