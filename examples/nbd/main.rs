@@ -16,6 +16,7 @@ mod progress;
 
 mod reader;
 mod session;
+#[path = "../shared/size.rs"]
 mod size;
 mod socket;
 mod source;
