@@ -104,7 +104,10 @@ fn block_sizes(text: &str) -> Result<BlockSizes, String> {
             .into());
     }
     if sizes.maximum > LONGEST_PAYLOAD {
-        return Err(format!("MAX is at most {}", size::exact(LONGEST_PAYLOAD.into())));
+        return Err(format!(
+            "MAX is at most {}",
+            size::exact(LONGEST_PAYLOAD.into())
+        ));
     }
     Ok(sizes)
 }

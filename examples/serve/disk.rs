@@ -98,7 +98,10 @@ impl<'d> Extents<'d> {
         let Extent { length, hole } = self.disk.extent(self.at, left)?;
         let whole = length / self.block * self.block;
         let piece = match hole && whole > 0 {
-            true => Extent { length: whole, hole },
+            true => Extent {
+                length: whole,
+                hole,
+            },
             false => Extent {
                 length: length.max(1).next_multiple_of(self.block).min(left),
                 hole: false,

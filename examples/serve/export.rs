@@ -36,7 +36,7 @@ impl Export {
             oldstyle: args.oldstyle,
         };
         let minimum = export.block_sizes.minimum.into();
-        if export.disk.size() % minimum != 0 {
+        if !export.disk.size().is_multiple_of(minimum) {
             bail!(
                 "the size, {} bytes, is no multiple of the minimum block size, {}",
                 export.disk.size(),

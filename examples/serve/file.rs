@@ -26,7 +26,9 @@ pub struct FileDisk {
 impl FileDisk {
     pub fn open(path: &Path, read_only: bool) -> Result<Self> {
         let name = path.display();
-        let metadata = path.metadata().with_context(|| format!("cannot serve {name}"))?;
+        let metadata = path
+            .metadata()
+            .with_context(|| format!("cannot serve {name}"))?;
         let kind = metadata.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             bail!("cannot serve {name}: neither a file nor a block device");
@@ -60,7 +62,12 @@ impl FileDisk {
         match fallocate(&self.file, FallocateFlags::ZERO_RANGE, offset, length) {
             Err(Errno::OPNOTSUPP) => {
                 self.punch(offset, length)?;
-                Ok(fallocate(&self.file, FallocateFlags::empty(), offset, length)?)
+                Ok(fallocate(
+                    &self.file,
+                    FallocateFlags::empty(),
+                    offset,
+                    length,
+                )?)
             }
             result => Ok(result?),
         }
@@ -138,7 +145,12 @@ impl Disk for FileDisk {
             // No data up to the end.
             Err(Errno::NXIO) => u64::MAX,
             // Nothing is known of holes here.
-            Err(_) => return Ok(Extent { length, hole: false }),
+            Err(_) => {
+                return Ok(Extent {
+                    length,
+                    hole: false,
+                });
+            }
         };
         if data > offset {
             let length = up_to(data);
@@ -146,7 +158,10 @@ impl Disk for FileDisk {
         }
         let end = seek(rustix::fs::SeekFrom::Hole(offset)).unwrap_or(u64::MAX);
         let length = up_to(end.max(offset));
-        Ok(Extent { length, hole: false })
+        Ok(Extent {
+            length,
+            hole: false,
+        })
     }
 }
 

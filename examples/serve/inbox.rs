@@ -51,7 +51,11 @@ impl Inbox {
             IoSliceMut::new(&mut self.bytes[self.end..]),
         ];
         // Not every source knows what to do with an empty slice in front.
-        let slices = if room == 0 { &mut slices[1..] } else { &mut slices };
+        let slices = if room == 0 {
+            &mut slices[1..]
+        } else {
+            &mut slices
+        };
         let n = loop {
             match source.read_vectored(slices) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

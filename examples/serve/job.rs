@@ -79,13 +79,7 @@ fn fail(out: &mut Vec<Message>, reply: &Reply<'_>) {
     put(out, Content::Bytes(bytes));
 }
 
-fn run(
-    request: Request,
-    data: Option<&[u8]>,
-    disk: &dyn Disk,
-    block: u32,
-    out: &mut Vec<Message>,
-) {
+fn run(request: Request, data: Option<&[u8]>, disk: &dyn Disk, block: u32, out: &mut Vec<Message>) {
     let result = match &request {
         Request::Read(_) | Request::BlockStatus32(_) | Request::BlockStatus64(_) => Ok(()),
         Request::Write(write) => self::write(write, data.unwrap_or_default(), disk),
@@ -269,4 +263,6 @@ macro_rules! status {
 
 status!(status64, BlockStatus64, Some::<Extent64>);
 // No flag of base:allocation is beyond 32 bits: every extent can be split.
-status!(status32, BlockStatus32, |wide| narrow::split(wide).into_iter().flatten());
+status!(status32, BlockStatus32, |wide| narrow::split(wide)
+    .into_iter()
+    .flatten());

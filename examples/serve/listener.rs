@@ -21,8 +21,8 @@ pub enum Listener {
 
 impl Listener {
     pub fn tcp(address: &str) -> Result<Self> {
-        let listener = TcpListener::bind(address)
-            .with_context(|| format!("cannot listen on {address}"))?;
+        let listener =
+            TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
         listener.set_nonblocking(true)?;
         Ok(Self::Tcp(listener))
     }
@@ -36,8 +36,7 @@ impl Listener {
             }
             result => result,
         };
-        let listener =
-            listener.with_context(|| format!("cannot listen on {}", path.display()))?;
+        let listener = listener.with_context(|| format!("cannot listen on {}", path.display()))?;
         listener.set_nonblocking(true)?;
         Ok(Self::Unix(listener, SocketFile::new(path)?))
     }

@@ -162,12 +162,18 @@ impl Disk for MemoryDisk {
             for part in parts(offset, length) {
                 if !shard.contains_key(&part.page) {
                     let length = found;
-                    return Ok(Extent { length, hole: false });
+                    return Ok(Extent {
+                        length,
+                        hole: false,
+                    });
                 }
                 found += (part.to - part.from) as u64;
             }
         }
-        Ok(Extent { length, hole: false })
+        Ok(Extent {
+            length,
+            hole: false,
+        })
     }
 }
 

@@ -27,7 +27,7 @@ use crate::team::STACK;
 const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
 
 /// How long what they had asked for may take then.
-const TIME_TO_FINISH: Duration = Duration::from_secs(10);
+const TIME_TO_FINISH: Duration = Duration::from_secs(5);
 
 /// How long to wait where the system has no room for another connection.
 const BREATHER: Duration = Duration::from_millis(100);
@@ -137,7 +137,9 @@ impl Server {
     }
 
     fn cut(&self, how: Shutdown) {
-        self.clients().values().for_each(|socket| socket.shut_down(how));
+        self.clients()
+            .values()
+            .for_each(|socket| socket.shut_down(how));
     }
 
     fn wait_for_nobody(&self, deadline: Instant) {

@@ -106,7 +106,10 @@ impl<'c> Team<'c> {
             self.member(scope);
             anyhow::Ok(())
         });
-        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let state = self
+            .state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
         match (result, state.reading) {
             (Ok(()), Reading::Over(end)) => (state.requests, end),
             (result, _) => (state.requests, result),
@@ -149,7 +152,10 @@ impl<'c> Team<'c> {
                 }
             }
             state.idle += 1;
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .work
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
         };
         if !state.jobs.is_empty() || matches!(state.reading, Reading::Free(_)) {

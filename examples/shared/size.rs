@@ -31,7 +31,7 @@ pub fn exact(bytes: u64) -> String {
     let mut number = bytes;
     let mut suffix = String::new();
     for next in SUFFIXES {
-        if number == 0 || number % 1024 != 0 {
+        if number == 0 || !number.is_multiple_of(1024) {
             break;
         }
         number /= 1024;
