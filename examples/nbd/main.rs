@@ -17,6 +17,7 @@ mod progress;
 mod reader;
 mod server;
 mod session;
+#[path = "../shared/size.rs"]
 mod size;
 mod socket;
 mod source;

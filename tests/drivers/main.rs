@@ -6,13 +6,13 @@
 //! fails.
 
 #[expect(dead_code, reason = "some of it is for the tests of `nbd` only")]
-#[path = "../peers/images.rs"]
+#[path = "../shared/images.rs"]
 mod images;
 #[expect(dead_code, reason = "some of it is for the tests of `nbd` only")]
 #[path = "../peers/peer.rs"]
 mod peer;
 #[expect(dead_code, reason = "some of it is for the tests of `nbd` only")]
-#[path = "../peers/program.rs"]
+#[path = "../shared/program.rs"]
 mod program;
 
 mod certificates;

@@ -17,8 +17,10 @@ mod copy;
 mod describe;
 mod driver;
 mod errors;
+#[path = "../shared/images.rs"]
 mod images;
 mod map;
 mod old;
 mod peer;
+#[path = "../shared/program.rs"]
 mod program;

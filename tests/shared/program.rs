@@ -22,8 +22,15 @@ pub fn have(programs: &[&str]) -> bool {
     if missing.is_empty() {
         return true;
     }
+    skip(&format!("{missing:?}"));
+    false
+}
+
+/// Says that a test is skipped for want of something, or fails where peers are
+/// required.
+pub fn skip(missing: &str) {
     let test = thread::current().name().unwrap_or("a test").to_owned();
-    let text = format!("{test} skipped: needs {missing:?}\n");
+    let text = format!("{test} skipped: needs {missing}\n");
     assert!(
         env::var_os("NBD_CODEC_PEERS").is_none_or(|value| value != "required"),
         "NBD_CODEC_PEERS=required, and {text}"
@@ -31,7 +38,6 @@ pub fn have(programs: &[&str]) -> bool {
     // Past the capture of the test harness: nobody reads what a test that
     // passes has to say.
     let _ = io::stderr().write_all(text.as_bytes());
-    false
 }
 
 /// Leaves a test for which programs are missing.
@@ -84,7 +90,9 @@ impl Ended {
     pub fn refused(self, texts: &[&str]) {
         assert_eq!(self.code, Some(1), "{self:?}");
         assert_eq!(self.stderr.lines().count(), 1, "{}", self.stderr);
-        assert!(self.stderr.starts_with("nbd: "), "{}", self.stderr);
+        let names = ["nbd: ", "serve: "];
+        let named = names.iter().any(|name| self.stderr.starts_with(name));
+        assert!(named, "{}", self.stderr);
         for text in texts {
             assert!(self.stderr.contains(text), "{text:?} in {}", self.stderr);
         }
@@ -102,7 +110,7 @@ pub fn run(command: &mut Command) -> Ended {
     wait(start(command))
 }
 
-/// Runs the example.
+/// Runs the example `nbd`.
 #[track_caller]
 pub fn run_nbd<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Ended {
     run(nbd().args(args))

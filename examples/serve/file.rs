@@ -1,0 +1,174 @@
+//! A raw file or a block device.
+//!
+//! Reads and writes name their offset, so that threads share the file; holes
+//! are found by seeking for them, and made by punching them.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use rustix::io::Errno;
+
+use crate::disk::{Disk, Extent, Zero};
+
+pub struct FileDisk {
+    file: File,
+    size: u64,
+    /// A flush has failed once: what was written before it may be lost, and
+    /// the system says so only once.
+    lost: AtomicBool,
+}
+
+impl FileDisk {
+    pub fn open(path: &Path, read_only: bool) -> Result<Self> {
+        let name = path.display();
+        let metadata = path
+            .metadata()
+            .with_context(|| format!("cannot serve {name}"))?;
+        let kind = metadata.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            bail!("cannot serve {name}: neither a file nor a block device");
+        }
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .read(true)
+            .write(!read_only)
+            .open(path)
+            .with_context(|| match read_only {
+                true => format!("cannot open {name}"),
+                false => format!("cannot open {name} for writing (or use --read-only)"),
+            })?;
+        let size = file
+            .seek(SeekFrom::End(0))
+            .with_context(|| format!("cannot tell the size of {name}"))?;
+        Ok(Self {
+            file,
+            size,
+            lost: AtomicBool::new(false),
+        })
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&self.file, flags, offset, length)?)
+    }
+
+    /// Zeroes that have their space.
+    fn allocate_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        match fallocate(&self.file, FallocateFlags::ZERO_RANGE, offset, length) {
+            Err(Errno::OPNOTSUPP) => {
+                self.punch(offset, length)?;
+                Ok(fallocate(
+                    &self.file,
+                    FallocateFlags::empty(),
+                    offset,
+                    length,
+                )?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn write_zeroes(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
+        static ZEROES: [u8; 1 << 18] = [0; 1 << 18];
+        while length > 0 {
+            let n = length.min(ZEROES.len() as u64);
+            self.file.write_all_at(&ZEROES[..n as usize], offset)?;
+            offset += n;
+            length -= n;
+        }
+        Ok(())
+    }
+}
+
+impl Disk for FileDisk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(data, offset)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn zero(&self, offset: u64, length: u64, how: Zero) -> io::Result<()> {
+        let result = match how.hole {
+            true => self.punch(offset, length),
+            false => self.allocate_zeroes(offset, length),
+        };
+        match result {
+            Err(error) if cannot(&error) && how.fast => Err(io::ErrorKind::Unsupported.into()),
+            Err(error) if cannot(&error) => self.write_zeroes(offset, length),
+            result => result,
+        }
+    }
+
+    fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
+        match self.punch(offset, length) {
+            // It was a hint.
+            Err(error) if cannot(&error) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn cache(&self, offset: u64, length: u64) -> io::Result<()> {
+        let length = std::num::NonZero::new(length);
+        match fadvise(&self.file, offset, length, Advice::WillNeed) {
+            // Not every file system has a cache.
+            Err(_) | Ok(()) => Ok(()),
+        }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        if self.lost.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier flush has failed"));
+        }
+        let result = self.file.sync_data();
+        if result.is_err() {
+            self.lost.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    fn extent(&self, offset: u64, length: u64) -> io::Result<Extent> {
+        let seek = |to| rustix::fs::seek(&self.file, to);
+        let up_to = |place: u64| (place - offset).min(length);
+        let data = match seek(rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => data,
+            // No data up to the end.
+            Err(Errno::NXIO) => u64::MAX,
+            // Nothing is known of holes here.
+            Err(_) => {
+                return Ok(Extent {
+                    length,
+                    hole: false,
+                });
+            }
+        };
+        if data > offset {
+            let length = up_to(data);
+            return Ok(Extent { length, hole: true });
+        }
+        let end = seek(rustix::fs::SeekFrom::Hole(offset)).unwrap_or(u64::MAX);
+        let length = up_to(end.max(offset));
+        Ok(Extent {
+            length,
+            hole: false,
+        })
+    }
+}
+
+/// The file system or device does not do this, or not here.
+fn cannot(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV)
+    )
+}

@@ -1,0 +1,69 @@
+//! Bytes that have arrived and were not understood yet.
+
+use std::io::{self, IoSliceMut, Read};
+
+/// Holds every message that a machine wants whole, and many requests. Not
+/// more: what is in here of the payload of a write is copied to its place.
+const CAPACITY: usize = 16 << 10;
+
+pub struct Inbox {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Inbox {
+    pub fn new() -> Self {
+        Self {
+            bytes: vec![0; CAPACITY].into(),
+            start: 0,
+            end: 0,
+        }
+    }
+
+    /// What no machine has consumed yet.
+    pub fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// Says that a machine left only the last `left` bytes.
+    pub fn keep_last(&mut self, left: usize) {
+        self.start = self.end - left;
+    }
+
+    /// Reads what there is, and waits for something; zero at the end.
+    pub fn fill(&mut self, source: &mut (impl Read + ?Sized)) -> io::Result<usize> {
+        self.fill_behind(&mut [], source).map(|(_, inbox)| inbox)
+    }
+
+    /// Reads into `place`, and what is behind it into the inbox; returns how
+    /// much went to each.
+    pub fn fill_behind(
+        &mut self,
+        place: &mut [u8],
+        source: &mut (impl Read + ?Sized),
+    ) -> io::Result<(usize, usize)> {
+        self.bytes.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        let room = place.len();
+        let mut slices = [
+            IoSliceMut::new(place),
+            IoSliceMut::new(&mut self.bytes[self.end..]),
+        ];
+        // Not every source knows what to do with an empty slice in front.
+        let slices = if room == 0 {
+            &mut slices[1..]
+        } else {
+            &mut slices
+        };
+        let n = loop {
+            match source.read_vectored(slices) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        let behind = n.saturating_sub(room);
+        self.end += behind;
+        Ok((n - behind, behind))
+    }
+}

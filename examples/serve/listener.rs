@@ -1,0 +1,129 @@
+//! Where clients come in.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nbd_codec::uri::{Host, Uri};
+
+use crate::socket::Socket;
+
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+impl Listener {
+    pub fn tcp(address: &str) -> Result<Self> {
+        let listener =
+            TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self::Tcp(listener))
+    }
+
+    pub fn unix(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path)?;
+        let listener = match UnixListener::bind(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                remove_stale(&path)?;
+                UnixListener::bind(&path)
+            }
+            result => result,
+        };
+        let listener = listener.with_context(|| format!("cannot listen on {}", path.display()))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self::Unix(listener, SocketFile::new(path)?))
+    }
+
+    /// What clients on this machine connect to.
+    pub fn uri(&self, export: &str) -> Result<Uri> {
+        let uri = match self {
+            Self::Tcp(listener) => {
+                let address = listener.local_addr()?;
+                Uri::tcp(reachable(address), address.port(), export)
+            }
+            Self::Unix(_, file) => Uri::unix(file.path.as_os_str().as_bytes(), export),
+        };
+        uri.map_err(|error| anyhow!(error).context("there is no URI for this address and name"))
+    }
+
+    /// The next client, if there is one, and what to call it.
+    pub fn accept(&self) -> io::Result<(Socket, String)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept()?;
+                Ok((Socket::Tcp(stream), address.to_string()))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept()?;
+                Ok((Socket::Unix(stream), "unix".into()))
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
+/// Who listens everywhere is to be found at home.
+fn reachable(address: SocketAddr) -> Host {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        address => address.ip(),
+    }
+    .into()
+}
+
+/// Removes the socket of a server that is gone.
+fn remove_stale(path: &Path) -> Result<()> {
+    let name = path.display();
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        bail!("cannot listen on {name}: there is a file that is no socket");
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).with_context(|| format!("cannot replace {name}"))
+        }
+        _ => bail!("cannot listen on {name}: another server does"),
+    }
+}
+
+/// The file of a Unix socket, removed with the value unless it has become
+/// another's.
+pub struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: PathBuf) -> Result<Self> {
+        let identity = identity(&path)?;
+        Ok(Self { path, identity })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}

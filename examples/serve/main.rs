@@ -1,0 +1,86 @@
+//! `serve`: an NBD server on blocking terms, made of `nbd-codec`, the sockets
+//! and the threads of the standard library.
+//!
+//! | file | what it is about |
+//! |---|---|
+//! | `server`, `listener`, `socket` | who comes in, and how they are let go |
+//! | `connection`, `handshake` | one client, up to what is agreed on |
+//! | `team`, `reader`, `job`, `outbox` | its requests: read, done and answered by several threads |
+//! | `budget`, `buffer`, `inbox` | the memory this takes |
+//! | `export`, `disk`, `file`, `memory` | what is served |
+
+mod args;
+mod budget;
+mod buffer;
+mod connection;
+mod disk;
+mod export;
+mod file;
+mod handshake;
+mod inbox;
+mod job;
+mod listener;
+mod log;
+mod memory;
+mod outbox;
+mod reader;
+mod server;
+#[path = "../shared/size.rs"]
+mod size;
+mod socket;
+mod team;
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use args::Args;
+use clap::Parser;
+use export::Export;
+use listener::Listener;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use server::Server;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let (alarm, bell) = UnixStream::pair()?;
+    for signal in [SIGINT, SIGTERM] {
+        // The second one ends it at once.
+        let seen = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&seen))?;
+        signal_hook::flag::register(signal, seen)?;
+        signal_hook::low_level::pipe::register(signal, bell.try_clone()?)?;
+    }
+    allow_many_files();
+    let export = Export::new(args)?;
+    let listener = match &args.unix {
+        Some(path) => Listener::unix(path)?,
+        None => Listener::tcp(&args.tcp)?,
+    };
+    let uri = listener.uri(&args.export_name)?;
+    // Scripts wait for this line. That nobody reads it is not the clients'
+    // trouble.
+    let mut stdout = io::stdout();
+    let _ = writeln!(stdout, "{uri}").and_then(|()| stdout.flush());
+    Arc::new(Server::new(export, args, bell)).run(listener, alarm)
+}
+
+/// Every client takes a file descriptor: as many as there may be.
+fn allow_many_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let current = maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
+}

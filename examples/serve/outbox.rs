@@ -1,0 +1,123 @@
+//! Replies on their way out.
+//!
+//! Whoever has a reply puts it here. The first one to find nobody writing
+//! writes, all there is and all that is added meanwhile, many replies at a
+//! time and payloads from where they are.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nbd_codec::server::{Head, Reply};
+
+use crate::budget::Permit;
+use crate::buffer::Buffer;
+
+/// Most messages in one write: each has up to three parts, and a system call
+/// takes 1024.
+const BATCH: usize = 64;
+
+/// A reply, or a part of one.
+pub struct Message {
+    pub content: Content,
+    /// With the last part of a reply.
+    pub permit: Option<Permit>,
+}
+
+pub enum Content {
+    Reply(Reply<'static>),
+    Data(Head, Buffer),
+    /// Status, or an error with its text.
+    Bytes(Vec<u8>),
+}
+
+impl Content {
+    fn parts(&self) -> [&[u8]; 3] {
+        match self {
+            Self::Reply(reply) => reply.parts(),
+            Self::Data(head, data) => [head.as_bytes(), data, &[]],
+            Self::Bytes(bytes) => [bytes, &[], &[]],
+        }
+    }
+}
+
+pub struct Outbox {
+    state: Mutex<State>,
+}
+
+struct State {
+    queue: VecDeque<Message>,
+    /// Away while somebody writes, and for ever once writing has failed.
+    output: Option<Box<dyn Write + Send>>,
+    broken: bool,
+}
+
+impl Outbox {
+    pub fn new(output: Box<dyn Write + Send>) -> Self {
+        Self {
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                output: Some(output),
+                broken: false,
+            }),
+        }
+    }
+
+    /// Sends `messages`, which are the parts of whole replies, now or through
+    /// somebody who writes already. An error is reported once; afterwards
+    /// nothing is sent any more.
+    pub fn send(&self, messages: impl Iterator<Item = Message>) -> io::Result<()> {
+        let mut state = self.state();
+        if state.broken {
+            return Ok(());
+        }
+        state.queue.extend(messages);
+        let Some(mut output) = state.output.take() else {
+            return Ok(());
+        };
+        let mut batch = Vec::with_capacity(BATCH.min(state.queue.len()));
+        while !state.queue.is_empty() {
+            let n = state.queue.len().min(BATCH);
+            batch.extend(state.queue.drain(..n));
+            drop(state);
+            let result = write(&mut *output, &batch);
+            batch.clear();
+            state = self.state();
+            if result.is_err() {
+                state.broken = true;
+                let lost = std::mem::take(&mut state.queue);
+                drop(state);
+                drop(lost);
+                return result;
+            }
+        }
+        state.output = Some(output);
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes all parts of all messages.
+fn write(output: &mut dyn Write, messages: &[Message]) -> io::Result<()> {
+    let mut slices = [IoSlice::new(&[]); 3 * BATCH];
+    let parts = messages.iter().flat_map(|message| message.content.parts());
+    let parts = parts.filter(|part| !part.is_empty());
+    let mut count = 0;
+    for (slice, part) in slices.iter_mut().zip(parts) {
+        *slice = IoSlice::new(part);
+        count += 1;
+    }
+    let mut rest = &mut slices[..count];
+    while !rest.is_empty() {
+        match output.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut rest, n),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    output.flush()
+}

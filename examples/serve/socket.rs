@@ -1,0 +1,127 @@
+//! The socket of a connection, TCP or Unix, shared by all who work for it.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Makes an accepted socket what the server wants.
+    pub fn prepare(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.set_nonblocking(false)?;
+                stream.set_nodelay(true)?;
+                // A peer that lost its power says nothing for ever.
+                rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+            }
+            Self::Unix(stream) => stream.set_nonblocking(false)?,
+        }
+        Ok(())
+    }
+
+    /// Ends the waiting of everybody who reads or writes.
+    pub fn shut_down(&self, how: Shutdown) {
+        // It may be gone already.
+        let _ = match self {
+            Self::Tcp(stream) => stream.shutdown(how),
+            Self::Unix(stream) => stream.shutdown(how),
+        };
+    }
+
+    /// How long reading and writing may take.
+    pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.set_read_timeout(timeout)?;
+                stream.set_write_timeout(timeout)
+            }
+            Self::Unix(stream) => {
+                stream.set_read_timeout(timeout)?;
+                stream.set_write_timeout(timeout)
+            }
+        }
+    }
+}
+
+/// One end of a connection to read from and write to.
+#[derive(Clone)]
+pub struct End(pub Arc<Socket>);
+
+impl Read for End {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_vectored(&mut [IoSliceMut::new(buffer)])
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        match &*self.0 {
+            Socket::Tcp(stream) => (&mut &*stream).read_vectored(buffers),
+            Socket::Unix(stream) => (&mut &*stream).read_vectored(buffers),
+        }
+    }
+}
+
+impl Write for End {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(buffer)])
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        match &*self.0 {
+            Socket::Tcp(stream) => (&mut &*stream).write_vectored(buffers),
+            Socket::Unix(stream) => (&mut &*stream).write_vectored(buffers),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The same in a hurry: all reading and writing together takes until the
+/// deadline, and fails then.
+pub struct Hurried {
+    end: End,
+    deadline: Instant,
+}
+
+impl Hurried {
+    pub fn new(socket: Arc<Socket>, deadline: Instant) -> Self {
+        let end = End(socket);
+        Self { end, deadline }
+    }
+
+    fn timed<T>(&mut self, act: impl FnOnce(&mut End) -> io::Result<T>) -> io::Result<T> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.end.0.set_timeout(Some(left))?;
+        act(&mut self.end).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+            _ => error,
+        })
+    }
+}
+
+impl Read for Hurried {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.timed(|end| end.read(buffer))
+    }
+}
+
+impl Write for Hurried {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.timed(|end| end.write(buffer))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

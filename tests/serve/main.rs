@@ -1,0 +1,19 @@
+//! The example `serve` under real clients, under clients of bad intent, and
+//! from its start to its end.
+//!
+//! Every test names the programs it needs. Where one is missing, the test says
+//! so and does nothing; with `NBD_CODEC_PEERS=required` in the environment it
+//! fails.
+
+mod end;
+mod hostile;
+#[path = "../shared/images.rs"]
+mod images;
+mod libnbd;
+mod options;
+mod others;
+#[path = "../shared/program.rs"]
+mod program;
+mod qemu;
+mod raw;
+mod serve;
