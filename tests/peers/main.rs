@@ -9,7 +9,7 @@
 // of examples.
 #[path = "../../examples/nbd/align.rs"]
 mod align;
-#[path = "../../examples/nbd/size.rs"]
+#[path = "../../examples/shared/size.rs"]
 mod size;
 
 mod commands;
