@@ -1,10 +1,4 @@
-//! Nothing is allocated on the way: not in a handshake, not in 10,000 commands
-//! of every kind in every framing.
-
-#![expect(unsafe_code, reason = "an allocator that counts has to be one")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+//! The client: a handshake, and 10,000 commands of every kind in every framing.
 
 use nbd_codec::client::connect::{Connect, Event as Way, Plan};
 use nbd_codec::client::handshake::ContextQuery;
@@ -18,48 +12,7 @@ use nbd_codec::wire::option_reply::{Info, OptionReply};
 use nbd_codec::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
 use nbd_codec::{Context, Framing, Limits, Need, Negotiated, Width};
 
-thread_local! {
-    /// Allocations of this thread (other threads belong to the test harness).
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: everything is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// How often `run` allocates.
-fn allocations(run: impl FnOnce()) -> u64 {
-    let before = COUNT.get();
-    run();
-    COUNT.get() - before
-}
-
-#[test]
-fn the_counter_counts() {
-    let one = allocations(|| drop(std::hint::black_box(Box::new(1u64))));
-    assert_eq!(one, 1);
-}
+use super::allocations;
 
 /// What the peer sends, in memory of fixed size.
 struct Peer {
