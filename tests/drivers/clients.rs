@@ -51,6 +51,38 @@ fn with_the_tokio_server() {
 }
 
 #[test]
+fn with_serve_in_every_framing() {
+    for framing in ["simple", "structured", "extended"] {
+        let args = [
+            "--tcp=127.0.0.1:0",
+            "--memory=16M",
+            "--export-name=disk",
+            "--framing",
+        ];
+        let server = Example::start("serve", &[&args[..], &[framing]].concat());
+        exercise(server.address(), "disk");
+    }
+}
+
+#[test]
+fn with_serve_and_a_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = blank(folder.path(), SIZE as u64);
+    let image = image.to_str().expect("UTF-8");
+    // Blocks that are neither the smallest nor the default.
+    let args = ["--tcp=127.0.0.1:0", "--block-size=512:4096:128K", image];
+    let server = Example::start("serve", &args);
+    exercise(server.address(), "");
+}
+
+#[test]
+fn with_serve_in_oldstyle() {
+    let args = ["--tcp=127.0.0.1:0", "--memory=16M", "--oldstyle"];
+    let server = Example::start("serve", &args);
+    exercise(server.address(), "");
+}
+
+#[test]
 fn with_qemu_nbd() {
     needs!("qemu-nbd");
     let folder = tempfile::tempdir().expect("a folder");
