@@ -40,9 +40,18 @@ async fn main() -> Result<(), Error> {
     let (negotiated, held) = handshake(&mut stream, &export).await?;
     let (client, jobs) = mpsc::channel(IN_FLIGHT);
     let connection = tokio::spawn(run(stream, negotiated, held, jobs));
+    let flushes = negotiated.flags.contains(TransmissionFlags::SEND_FLUSH);
+    let result = copy(client, &input, flushes).await;
+    // If it was lost, it knows why.
+    connection.await??;
+    result
+}
 
+/// Writes it and compares it, through a connection that nobody else has.
+async fn copy(client: mpsc::Sender<Job>, input: &[u8], flushes: bool) -> Result<(), Error> {
+    let parts = || (0..).step_by(PART).zip(input.chunks(PART));
     let mut writes = JoinSet::new();
-    for (offset, part) in (0..).step_by(PART).zip(input.chunks(PART)) {
+    for (offset, part) in parts() {
         let (client, part) = (client.clone(), part.to_vec());
         let request = Request::write(offset, part.len() as u64);
         writes.spawn(async move { command(&client, request, part).await });
@@ -50,10 +59,10 @@ async fn main() -> Result<(), Error> {
     while let Some(written) = writes.join_next().await {
         written??;
     }
-    if negotiated.flags.contains(TransmissionFlags::SEND_FLUSH) {
+    if flushes {
         command(&client, Request::flush(), Vec::new()).await?;
     }
-    for (offset, part) in (0..).step_by(PART).zip(input.chunks(PART)) {
+    for (offset, part) in parts() {
         let request = Request::read(offset, part.len() as u64);
         let data = command(&client, request, vec![0; part.len()]).await?;
         if data != part {
@@ -61,8 +70,7 @@ async fn main() -> Result<(), Error> {
         }
     }
     println!("{} bytes written, read back and equal", input.len());
-    drop(client);
-    connection.await?
+    Ok(())
 }
 
 /// A command on its way to the task that owns the connection.

@@ -1,9 +1,9 @@
 //! A server for tokio: an export in memory, any number of connections, many
 //! requests in flight on each, and each answered when it is done: a long one
-//! does not hold up those behind it.
+//! does not hold up those behind it. SIZE is in bytes.
 //!
 //! ```text
-//! cargo run --release --example tokio_server -- 127.0.0.1:10809 64M
+//! cargo run --release --example tokio_server -- 127.0.0.1:10809 67108864
 //! ```
 
 use std::sync::Arc;
@@ -30,20 +30,9 @@ const MAXIMUM: u32 = 4 << 20;
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let mut args = std::env::args().skip(1);
-    let usage = "usage: tokio_server ADDR:PORT SIZE[K|M|G]";
+    let usage = "usage: tokio_server ADDR:PORT SIZE";
     let (address, size) = (args.next().ok_or(usage)?, args.next().ok_or(usage)?);
-    let digits = size.trim_end_matches(['K', 'M', 'G']);
-    let unit = match &size[digits.len()..] {
-        "" => 1,
-        "K" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        _ => return Err(usage.into()),
-    };
-    let size = digits
-        .parse::<usize>()?
-        .checked_mul(unit)
-        .ok_or("too large")?;
+    let size: usize = size.parse()?;
     let disk: Disk = Arc::new(RwLock::new(vec![0; size]));
     let listener = TcpListener::bind(address).await?;
     println!("nbd://{}/{EXPORT}", listener.local_addr()?);

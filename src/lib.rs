@@ -116,6 +116,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! More drivers stand in the repository's `examples`, each one file to copy:
+//! blocking, with many reads in flight, with tokio (client and server), with
+//! TLS (client and server).
+//!
 //! # What the caller can rely on
 //!
 //! - Machines own no byte buffer. Events borrow the input, never the machine.

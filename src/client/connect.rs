@@ -209,7 +209,8 @@ impl<'a> Connect<'a> {
     }
 
     /// Writes what is to be sent into `sink`; returns how many bytes, zero if
-    /// it is the server's turn.
+    /// it is the server's turn. One message a call: a driver that reads without
+    /// asking [`need`](Self::need) calls it until it returns zero.
     ///
     /// # Errors
     ///

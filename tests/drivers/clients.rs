@@ -1,7 +1,10 @@
 //! The clients: what one writes, the others read.
 
 use std::fs::{self, File};
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
+use std::thread;
 
 use crate::images::{MIB, noise};
 use crate::peer::Peer;
@@ -41,9 +44,41 @@ fn push(address: &str, export: &str, input: File) -> Ended {
 
 #[test]
 fn with_the_tokio_server() {
-    let server = Example::start("tokio_server", &["127.0.0.1:0", "16M"]);
+    let server = Example::start("tokio_server", &["127.0.0.1:0", "16777216"]);
     exercise(server.address(), "memory");
     // The default export is the same.
+    exercise(server.address(), "");
+}
+
+#[test]
+fn with_serve_in_every_framing() {
+    for framing in ["simple", "structured", "extended"] {
+        let args = [
+            "--tcp=127.0.0.1:0",
+            "--memory=16M",
+            "--export-name=disk",
+            "--framing",
+        ];
+        let server = Example::start("serve", &[&args[..], &[framing]].concat());
+        exercise(server.address(), "disk");
+    }
+}
+
+#[test]
+fn with_serve_and_a_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = blank(folder.path(), SIZE as u64);
+    let image = image.to_str().expect("UTF-8");
+    // Blocks that are neither the smallest nor the default.
+    let args = ["--tcp=127.0.0.1:0", "--block-size=512:4096:128K", image];
+    let server = Example::start("serve", &args);
+    exercise(server.address(), "");
+}
+
+#[test]
+fn with_serve_in_oldstyle() {
+    let args = ["--tcp=127.0.0.1:0", "--memory=16M", "--oldstyle"];
+    let server = Example::start("serve", &args);
     exercise(server.address(), "");
 }
 
@@ -73,7 +108,7 @@ fn with_nbdkit_that_speaks_simple_replies_only() {
 
 #[test]
 fn an_export_that_is_not_there() {
-    let server = Example::start("tokio_server", &["127.0.0.1:0", "64K"]);
+    let server = Example::start("tokio_server", &["127.0.0.1:0", "65536"]);
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("output");
     let address = server.address();
@@ -87,6 +122,35 @@ fn an_export_that_is_not_there() {
     for ended in ended {
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert!(ended.stderr.contains("UnknownExport"), "{ended:?}");
+    }
+}
+
+/// Nobody waits for a server that has hung up.
+#[test]
+fn a_server_that_hangs_up() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let greeting = b"NBDMAGICIHAVEOPT\0\x03";
+    // It ends with the process of the test.
+    thread::spawn(move || {
+        for (number, tcp) in listener.incoming().flatten().enumerate() {
+            // Before the greeting, in the middle of it, behind it.
+            let said = [0, 9, greeting.len()][number % 3];
+            let _ = (&tcp).write_all(&greeting[..said]);
+        }
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("output");
+    for _ in 0..3 {
+        let ended = [
+            run(example("blocking_client").args([&address, ""])),
+            run(example("direct_reads").args([&address, ""]).arg(&output)),
+            push(&address, "", File::open("/dev/null").expect("nothing")),
+            run(example("blocking_client").args([&address, ""])),
+        ];
+        for ended in ended {
+            assert_eq!((ended.code, ended.stdout.len()), (Some(1), 0), "{ended:?}");
+        }
     }
 }
 

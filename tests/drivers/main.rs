@@ -5,13 +5,13 @@
 //! and does nothing; with `NBD_CODEC_PEERS=required` in the environment it
 //! fails.
 
-#[expect(dead_code, reason = "some of it is for the tests of `nbd` only")]
+#[expect(dead_code, reason = "some of it is for other tests")]
 #[path = "../shared/images.rs"]
 mod images;
-#[expect(dead_code, reason = "some of it is for the tests of `nbd` only")]
+#[expect(dead_code, reason = "some of it is for other tests")]
 #[path = "../peers/peer.rs"]
 mod peer;
-#[expect(dead_code, reason = "some of it is for the tests of `nbd` only")]
+#[expect(dead_code, reason = "some of it is for other tests")]
 #[path = "../shared/program.rs"]
 mod program;
 

@@ -17,7 +17,7 @@ use crate::place::Example;
 use crate::program::{example, needs, run};
 
 fn start() -> Example {
-    Example::start("tokio_server", &["127.0.0.1:0", "16M"])
+    Example::start("tokio_server", &["127.0.0.1:0", "16777216"])
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn no_plain_text() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("ServerRequiresTls"), "{ended:?}");
     // The other way round: a client that insists, a server that has none.
-    let server = Example::start("tokio_server", &["127.0.0.1:0", "64K"]);
+    let server = Example::start("tokio_server", &["127.0.0.1:0", "65536"]);
     let ended = pull(server.address(), "memory", certificates.path());
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("TlsRefused"), "{ended:?}");
