@@ -85,7 +85,7 @@ fn request(framing: Framing, round: u64, out: &mut [u8]) -> usize {
 /// Answers a request; how many bytes the reply has besides data.
 fn answer(request: Request, round: u64, out: &mut [u8]) -> usize {
     let mut sink = &mut out[..];
-    let failing = round % 5 == 0;
+    let failing = round.is_multiple_of(5);
     let reply = match request {
         it if failing => it.fail(ErrorValue::EIO, "the disk has a scratch"),
         Request::Read(read) => match read.into_chunks() {
@@ -152,7 +152,7 @@ fn serve(framing: Framing, direct: bool) -> (u64, usize) {
                 && direct
             {
                 input = &input[length as usize..];
-                server.advance(length.into()).unwrap();
+                server.advance(length).unwrap();
             }
         }
         assert!(input.is_empty(), "round {round}");

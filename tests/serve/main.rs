@@ -12,6 +12,7 @@ mod images;
 mod libnbd;
 mod options;
 mod others;
+mod ours;
 #[path = "../shared/program.rs"]
 mod program;
 mod qemu;
