@@ -120,6 +120,11 @@
 //! blocking, with many reads in flight, with tokio (client and server), with
 //! TLS (client and server).
 //!
+//! The server role mirrors it: [`server::Handshake`] asks by event which exports
+//! there are, [`server::Transmission`] hands out each request as a token whose
+//! methods are the replies it may have. A whole server stands in
+//! [its guide](server).
+//!
 //! # What the caller can rely on
 //!
 //! - Machines own no byte buffer. Events borrow the input, never the machine.
