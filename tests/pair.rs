@@ -2,6 +2,9 @@
 //! in flight, answered in any order, over a link that cuts the bytes anywhere.
 //! A model disk says what every byte and every extent must be.
 
+// The link is a `Vec`, which is a sink only with an allocator in the crate.
+#![cfg(feature = "alloc")]
+
 use std::collections::{BTreeMap, HashMap};
 
 use nbd_codec::client::{self, Slot};

@@ -3,6 +3,7 @@
 mod commands;
 mod extents;
 mod headers;
+mod server;
 
 /// An operation, done `count` times.
 pub struct Case {
@@ -30,6 +31,10 @@ pub const ALL: &[Case] = &[
     commands::EXTENDED_1024,
     commands::EXTENDED_65536,
     commands::BARE,
+    server::SIMPLE,
+    server::STRUCTURED,
+    server::EXTENDED,
+    server::HANDSHAKE,
     commands::FRAGMENTS,
     commands::DIRECT,
     extents::NARROW_1,
