@@ -202,7 +202,7 @@ impl Handshake {
             return Ok(0);
         }
         let message = Text::from(message);
-        let written = all_or_nothing(sink, |sink| {
+        let written = all_or_nothing(sink, &|sink| {
             if error == OptionReplyType::ERR_BLOCK_SIZE_REQD {
                 // So that the client can go on without another round trip.
                 let info = Info::BlockSize(export.block_sizes);
@@ -247,7 +247,7 @@ impl Handshake {
     ) -> Result<usize, Misuse> {
         let agreed = self.negotiate(asked, export);
         let option = inquiry.option;
-        let written = all_or_nothing(sink, |sink| {
+        let written = all_or_nothing(sink, &|sink| {
             let mut info = |info| put(OptionReply::Info(info), option, sink);
             info(Info::Export {
                 size: agreed.size,
@@ -296,7 +296,7 @@ impl Handshake {
             },
             false => OptionReply::Ack,
         };
-        let written = all_or_nothing(sink, |sink| {
+        let written = all_or_nothing(sink, &|sink| {
             for context in found() {
                 put_context(ContextId(0), context, option, sink);
             }
@@ -326,7 +326,7 @@ impl Handshake {
             // There is room for all of an export, and each has its number.
             let _ = contexts.push(Context { id, width });
         }
-        let written = all_or_nothing(sink, |sink| {
+        let written = all_or_nothing(sink, &|sink| {
             for (id, context) in found() {
                 put_context(id, context, option, sink);
             }
