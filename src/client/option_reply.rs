@@ -253,9 +253,9 @@ fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> 
             OptionType::LIST_META_CONTEXT | OptionType::SET_META_CONTEXT
         ),
         // What answers an option without a name is not ours to judge.
-        _ => option.name().is_none(),
+        _ => !option.is_known(),
     };
-    match expected || option.name().is_none() {
+    match expected || !option.is_known() {
         true => Ok(()),
         false => Err(Violation::UnexpectedReply { option, reply }.into()),
     }
