@@ -2,10 +2,10 @@
 
 use super::handshake::{Event, Handshake, State};
 use crate::error::{Error, Violation};
-use crate::negotiated::{Context, Framing, Negotiated, Style, Width};
+use crate::negotiated::{Context, Framing, Style, Width};
 use crate::wire::DecodeError;
 use crate::wire::bytes::{clip, take, take_slice};
-use crate::wire::flags::{HandshakeFlags, TransmissionFlags};
+use crate::wire::flags::HandshakeFlags;
 use crate::wire::greeting::{Greeting, NewstyleGreeting, OldstyleGreeting, RESERVED_ZEROES};
 use crate::wire::number::{ContextId, OptionReplyType, OptionType};
 use crate::wire::option_reply::{BlockSizes, Info, OptionReply, OptionReplyHeader};
@@ -162,10 +162,7 @@ impl Handshake {
         match sent {
             OptionType::STARTTLS => {
                 // Whatever was said in plain text was never said.
-                self.agreed = Negotiated {
-                    style: self.agreed.style,
-                    ..Negotiated::new(Framing::Simple, 0, TransmissionFlags::NONE)
-                };
+                self.agreed.forget();
                 self.contexts_for = None;
                 self.state = State::Tls;
                 return Ok(Event::StartTls);
