@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use crate::wire::bytes::clip;
 use crate::wire::flags::TransmissionFlags;
 use crate::wire::number::ContextId;
 use crate::wire::option_reply::BlockSizes;
@@ -137,6 +138,23 @@ impl Contexts {
         self.len = 0;
     }
 
+    /// Takes out those that are not to be kept.
+    pub(crate) fn retain(&mut self, keep: impl Fn(Context) -> bool) {
+        let (len, wide) = (u32::from(self.len), self.wide);
+        self.clear();
+        for at in 0..len {
+            // What is kept moves to the front, never past what is looked at.
+            let Some(id) = self.ids.get(clip(at.into())).copied() else {
+                return;
+            };
+            let width = width(wide, 1u32.wrapping_shl(at));
+            let context = Context { id, width };
+            if keep(context) {
+                let _ = self.push(context);
+            }
+        }
+    }
+
     /// Changes the width of the context with this number, if it is there.
     pub(crate) fn set_width(&mut self, id: ContextId, width: Width) {
         let Some((bit, _)) = self.bit(id) else {
@@ -150,13 +168,18 @@ impl Contexts {
 
     /// The contexts in the order of the list.
     pub fn iter(&self) -> impl Iterator<Item = Context> + Clone {
-        self.bits().map(|(_, context)| context)
+        let bits = (0..u32::BITS).map(|n| 1u32.wrapping_shl(n));
+        let ids = self.ids().iter().zip(bits);
+        ids.map(|(id, bit)| Context {
+            id: *id,
+            width: width(self.wide, bit),
+        })
     }
 
     /// Where the context with this number stands in the list.
     #[must_use]
     pub fn position(&self, id: ContextId) -> Option<usize> {
-        self.iter().position(|context| context.id == id)
+        self.ids().iter().position(|other| *other == id)
     }
 
     /// How many there are.
@@ -179,19 +202,22 @@ impl Contexts {
 
     /// The bit of the context with this number, and the context.
     pub(crate) fn bit(&self, id: ContextId) -> Option<(u32, Context)> {
-        self.bits().find(|(_, context)| context.id == id)
+        let at = u32::try_from(self.position(id)?).unwrap_or(0);
+        let bit = 1u32.wrapping_shl(at);
+        let width = width(self.wide, bit);
+        Some((bit, Context { id, width }))
     }
 
-    fn bits(&self) -> impl Iterator<Item = (u32, Context)> + Clone {
-        let bits = (0..32).map(|n| 1u32.wrapping_shl(n));
-        let ids = self.ids.iter().take(usize::from(self.len));
-        ids.zip(bits).map(|(id, bit)| {
-            let width = match self.wide & bit {
-                0 => Width::Narrow,
-                _ => Width::Wide,
-            };
-            (bit, Context { id: *id, width })
-        })
+    fn ids(&self) -> &[ContextId] {
+        self.ids.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// The width that a bit of a set of wide ones tells.
+fn width(wide: u32, bit: u32) -> Width {
+    match wide & bit {
+        0 => Width::Narrow,
+        _ => Width::Wide,
     }
 }
 
@@ -242,6 +268,16 @@ impl Negotiated {
             style: Style::FixedNewstyle,
             tls: false,
         }
+    }
+
+    /// As before the first option.
+    pub(crate) fn forget(&mut self) {
+        self.framing = Framing::Simple;
+        self.size = 0;
+        self.flags = TransmissionFlags::NONE;
+        self.block_sizes = None;
+        self.contexts.clear();
+        self.tls = false;
     }
 
     /// The size constraints in force: the server's, or the defaults.

@@ -56,6 +56,6 @@ sizes! {
         Transmission<[Slot; 0]> = 352;
         Transmission<[Slot; 16]> = 1376;
         Handshake = 304;
-        Connect<'static> = 376;
+        Connect<'static> = 384;
     }
 }

@@ -10,9 +10,9 @@ use crate::wire::Sink;
 use crate::wire::flags::{ClientFlags, HandshakeFlags};
 use crate::wire::greeting::Greeting;
 use crate::wire::number::{ContextId, InfoType, OptionReplyType, OptionType};
-use crate::wire::option::{InfoRequest, OptionRequest};
+use crate::wire::option::{put_info, put_meta_context};
 use crate::wire::option_reply::Info;
-use crate::wire::text::Text;
+use crate::wire::text::{Text, check_str};
 
 /// What the caller wants of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -67,6 +67,25 @@ impl<'a> Plan<'a> {
             framing: Framing::Extended,
             describe: false,
             limits: Limits::DEFAULT,
+        }
+    }
+}
+
+impl Plan<'_> {
+    /// The data of an option.
+    fn put_data(&self, option: OptionType, framing: Framing, sink: &mut dyn Sink) {
+        let export = Text::from(self.export);
+        match option {
+            OptionType::SET_META_CONTEXT => {
+                put_meta_context(sink, export, admissible(self.contexts, framing));
+            }
+            OptionType::GO => {
+                let all = [InfoType::BLOCK_SIZE, InfoType::NAME, InfoType::DESCRIPTION];
+                let wanted = if self.describe { all.len() } else { 1 };
+                put_info(sink, export, all.into_iter().take(wanted));
+            }
+            OptionType::EXPORT_NAME => sink.put(export.as_bytes()),
+            _ => {}
         }
     }
 }
@@ -156,13 +175,7 @@ impl From<OptionReplyType> for Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     ClientFlags,
-    StartTls,
-    ExtendedHeaders,
-    StructuredReply,
-    SetMetaContext,
-    Go,
-    ExportName,
-    Abort,
+    Option(OptionType),
 }
 
 /// Drives a [`Handshake`] by a [`Plan`].
@@ -187,12 +200,12 @@ impl<'a> Connect<'a> {
     /// [`Misuse::Text`] and [`Misuse::TooManyContexts`] for a plan that cannot
     /// be sent.
     pub fn new(plan: Plan<'a>) -> Result<Self, Misuse> {
-        Text::from(plan.export).to_str()?;
+        check_str(plan.export)?;
         if plan.contexts.len() > Contexts::CAPACITY {
             return Err(Misuse::TooManyContexts);
         }
         for query in plan.contexts {
-            Text::from(query.name).to_str()?;
+            check_str(query.name)?;
         }
         Ok(Self {
             plan,
@@ -219,35 +232,18 @@ impl<'a> Connect<'a> {
         let Some(step) = self.next else {
             return Ok(0);
         };
-        let export = Text::from(self.plan.export);
         let written = match step {
             Step::ClientFlags => {
                 let first = self.handshake.send_client_flags(ClientFlags::KNOWN, sink)?;
-                self.next = Some(self.first_option());
+                self.next = Some(Step::Option(self.first_option()));
                 return Ok(first);
             }
-            Step::StartTls => self.handshake.send(&OptionRequest::StartTls, sink)?,
-            Step::ExtendedHeaders => self.handshake.send(&OptionRequest::ExtendedHeaders, sink)?,
-            Step::StructuredReply => self.handshake.send(&OptionRequest::StructuredReply, sink)?,
-            Step::SetMetaContext => {
-                let queries = admissible(self.plan.contexts, self.framing());
-                self.handshake
-                    .send_set_meta_context(export, queries, sink)?
+            Step::Option(option) => {
+                let (plan, framing) = (&self.plan, self.framing());
+                let put_data = |sink: &mut dyn Sink| plan.put_data(option, framing, sink);
+                let export = Text::from(plan.export);
+                self.handshake.send_data(option, export, &put_data, sink)?
             }
-            Step::Go => {
-                let all = [InfoType::BLOCK_SIZE, InfoType::NAME, InfoType::DESCRIPTION];
-                let requests = match self.plan.describe {
-                    true => all.as_slice(),
-                    false => all.get(..1).unwrap_or_default(),
-                }
-                .into();
-                let request = OptionRequest::Go(InfoRequest { export, requests });
-                self.handshake.send(&request, sink)?
-            }
-            Step::ExportName => self
-                .handshake
-                .send(&OptionRequest::ExportName(export), sink)?,
-            Step::Abort => self.handshake.send(&OptionRequest::Abort, sink)?,
         };
         self.next = None;
         Ok(written)
@@ -288,7 +284,7 @@ impl<'a> Connect<'a> {
     /// [`Misuse::State`] unless [`Event::StartTls`] was the last event.
     pub fn tls_established(&mut self) -> Result<(), Misuse> {
         self.handshake.tls_established()?;
-        self.next = Some(self.framing_option());
+        self.next = Some(Step::Option(self.framing_option()));
         Ok(())
     }
 
@@ -425,47 +421,47 @@ impl<'a> Connect<'a> {
     fn fail<'i>(&mut self, reason: Failure, message: Option<Text<'i>>) -> Option<Event<'i>> {
         self.ended = true;
         if self.handshake.agreed().style == Style::FixedNewstyle {
-            self.next = Some(Step::Abort);
+            self.next = Some(Step::Option(OptionType::ABORT));
         }
         Some(Event::Failed { reason, message })
     }
 
     /// The first option of a newstyle handshake.
-    fn first_option(&self) -> Step {
+    fn first_option(&self) -> OptionType {
         if self.handshake.agreed().style != Style::FixedNewstyle {
-            return Step::ExportName;
+            return OptionType::EXPORT_NAME;
         }
         match self.plan.tls {
             TlsPolicy::Never => self.framing_option(),
-            TlsPolicy::Prefer | TlsPolicy::Require => Step::StartTls,
+            TlsPolicy::Prefer | TlsPolicy::Require => OptionType::STARTTLS,
         }
     }
 
     /// The first option behind TLS.
-    fn framing_option(&self) -> Step {
+    fn framing_option(&self) -> OptionType {
         match self.plan.framing {
-            Framing::Extended => Step::ExtendedHeaders,
-            Framing::Structured => Step::StructuredReply,
-            Framing::Simple => Step::Go,
+            Framing::Extended => OptionType::EXTENDED_HEADERS,
+            Framing::Structured => OptionType::STRUCTURED_REPLY,
+            Framing::Simple => OptionType::GO,
         }
     }
 
     /// What follows an option that was accepted or refused.
     fn after(&self, option: OptionType, accepted: bool) -> Option<Step> {
-        Some(match option {
+        Some(Step::Option(match option {
             OptionType::STARTTLS => self.framing_option(),
-            OptionType::EXTENDED_HEADERS if !accepted => Step::StructuredReply,
+            OptionType::EXTENDED_HEADERS if !accepted => OptionType::STRUCTURED_REPLY,
             OptionType::EXTENDED_HEADERS | OptionType::STRUCTURED_REPLY => {
                 let any = admissible(self.plan.contexts, self.framing()).next();
                 match any.is_some() {
-                    true => Step::SetMetaContext,
-                    false => Step::Go,
+                    true => OptionType::SET_META_CONTEXT,
+                    false => OptionType::GO,
                 }
             }
-            OptionType::SET_META_CONTEXT => Step::Go,
-            OptionType::GO if !accepted => Step::ExportName,
+            OptionType::SET_META_CONTEXT => OptionType::GO,
+            OptionType::GO if !accepted => OptionType::EXPORT_NAME,
             _ => return None,
-        })
+        }))
     }
 }
 

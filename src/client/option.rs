@@ -7,7 +7,7 @@ use crate::negotiated::{Contexts, Framing, Style};
 use crate::wire::flags::{ClientFlags, HandshakeFlags};
 use crate::wire::greeting::ExportNameReply;
 use crate::wire::number::{InfoType, OptionType};
-use crate::wire::option::{OptionRequest, encode_set_meta_context};
+use crate::wire::option::{OptionRequest, encode_with, put_meta_context};
 use crate::wire::option_reply::OptionReplyHeader;
 use crate::wire::text::{MAX_TEXT, Text, TextError};
 use crate::wire::{EncodeError, Sink};
@@ -103,23 +103,30 @@ impl Handshake {
                 return Err(Misuse::NeedsExtended);
             }
         }
+        check_name(export)?;
         let names = contexts.iter().map(|query| Text::from(query.name));
-        self.send_set_meta_context(export, names, sink)
+        let put_data = |sink: &mut dyn Sink| put_meta_context(sink, export, names.clone());
+        self.send_data(OptionType::SET_META_CONTEXT, export, &put_data, sink)
     }
 
-    /// As [`send`](Self::send) with `SET_META_CONTEXT`, with queries that
-    /// stand in no list of their own.
-    pub(super) fn send_set_meta_context<'q>(
+    /// As [`send`](Self::send), with data that was checked and stands in no
+    /// list of its own; `export` is what `GO`, `EXPORT_NAME` and
+    /// `SET_META_CONTEXT` name.
+    pub(super) fn send_data(
         &mut self,
+        option: OptionType,
         export: Text<'_>,
-        queries: impl Iterator<Item = Text<'q>> + Clone,
+        put_data: &dyn Fn(&mut dyn Sink),
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
-        self.check_option(OptionType::SET_META_CONTEXT)?;
-        check_name(export)?;
-        let written = encode_set_meta_context(export, queries, sink)?;
-        self.sent(OptionType::SET_META_CONTEXT);
-        self.select_for(Some(export));
+        self.check_option(option)?;
+        let written = encode_with(option, sink, put_data)?;
+        self.sent(option);
+        match option {
+            OptionType::EXPORT_NAME | OptionType::GO => self.chosen = Name::of(export),
+            OptionType::SET_META_CONTEXT => self.select_for(Some(export)),
+            _ => {}
+        }
         Ok(written)
     }
 

@@ -2,10 +2,10 @@
 
 use super::handshake::{Event, Handshake, State};
 use crate::error::{Error, Violation};
-use crate::negotiated::{Context, Framing, Negotiated, Style, Width};
+use crate::negotiated::{Context, Framing, Style, Width};
 use crate::wire::DecodeError;
 use crate::wire::bytes::{clip, take, take_slice};
-use crate::wire::flags::{HandshakeFlags, TransmissionFlags};
+use crate::wire::flags::HandshakeFlags;
 use crate::wire::greeting::{Greeting, NewstyleGreeting, OldstyleGreeting, RESERVED_ZEROES};
 use crate::wire::number::{ContextId, OptionReplyType, OptionType};
 use crate::wire::option_reply::{BlockSizes, Info, OptionReply, OptionReplyHeader};
@@ -163,10 +163,7 @@ impl Handshake {
         match sent {
             OptionType::STARTTLS => {
                 // Whatever was said in plain text was never said.
-                self.agreed = Negotiated {
-                    style: self.agreed.style,
-                    ..Negotiated::new(Framing::Simple, 0, TransmissionFlags::NONE)
-                };
+                self.agreed.forget();
                 self.contexts_for = None;
                 self.state = State::Tls;
                 return Ok(Event::StartTls);
@@ -254,9 +251,9 @@ fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> 
             OptionType::LIST_META_CONTEXT | OptionType::SET_META_CONTEXT
         ),
         // What answers an option without a name is not ours to judge.
-        _ => option.name().is_none(),
+        _ => !option.is_known(),
     };
-    match expected || option.name().is_none() {
+    match expected || !option.is_known() {
         true => Ok(()),
         false => Err(Violation::UnexpectedReply { option, reply }.into()),
     }

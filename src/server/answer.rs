@@ -1,12 +1,13 @@
 //! The caller's answers to the options of a handshake.
 
 use super::export::{Export, MetaContext, cap};
-use super::handshake::{Asked, Handshake, State, put_whole};
+use super::handshake::{Asked, Handshake, State};
 use super::inquiry::Inquiry;
 use super::offer::TlsMode;
 use crate::error::{Error, Misuse};
 use crate::name::Name;
-use crate::negotiated::{Context, Contexts, Framing, Negotiated, Width};
+use crate::negotiated::{Context, Framing, Width};
+use crate::wire::flags::TransmissionFlags;
 use crate::wire::greeting::{ExportNameReply, RESERVED_ZEROES};
 use crate::wire::number::{ContextId, InfoType, OptionReplyType, OptionType};
 use crate::wire::option_reply::{Info, OptionReply};
@@ -202,7 +203,7 @@ impl Handshake {
             return Ok(0);
         }
         let message = Text::from(message);
-        let written = all_or_nothing(sink, |sink| {
+        let written = all_or_nothing(sink, &|sink| {
             if error == OptionReplyType::ERR_BLOCK_SIZE_REQD {
                 // So that the client can go on without another round trip.
                 let info = Info::BlockSize(export.block_sizes);
@@ -220,21 +221,20 @@ impl Handshake {
         export: &Export<'_>,
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
-        let agreed = self.negotiate(asked, export);
+        let flags = self.flags_of(asked, export);
         let reply = ExportNameReply {
-            size: agreed.size,
-            flags: agreed.flags,
+            size: export.size,
+            flags,
         };
-        let mut bytes = [0; ExportNameReply::SIZE + RESERVED_ZEROES];
-        if let Some(fields) = bytes.first_chunk_mut() {
-            *fields = reply.encode();
-        }
-        let bytes = match self.no_zeroes {
-            true => bytes.get(..ExportNameReply::SIZE).unwrap_or_default(),
-            false => bytes.as_slice(),
+        let zeroes: &[u8] = match self.no_zeroes {
+            true => &[],
+            false => &[0; RESERVED_ZEROES],
         };
-        let written = put_whole(bytes, sink)?;
-        self.enter(agreed);
+        let written = all_or_nothing(sink, &|sink| {
+            sink.put(&reply.encode());
+            sink.put(zeroes);
+        })?;
+        self.enter(asked, export, flags);
         Ok(written)
     }
 
@@ -245,13 +245,13 @@ impl Handshake {
         export: &Export<'_>,
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
-        let agreed = self.negotiate(asked, export);
+        let flags = self.flags_of(asked, export);
         let option = inquiry.option;
-        let written = all_or_nothing(sink, |sink| {
+        let written = all_or_nothing(sink, &|sink| {
             let mut info = |info| put(OptionReply::Info(info), option, sink);
             info(Info::Export {
-                size: agreed.size,
-                flags: agreed.flags,
+                size: export.size,
+                flags,
             });
             if inquiry.wants(InfoType::NAME) {
                 info(Info::Name(export.name.into()));
@@ -265,7 +265,7 @@ impl Handshake {
             put(OptionReply::Ack, option, sink);
         })?;
         match option {
-            OptionType::GO => self.enter(agreed),
+            OptionType::GO => self.enter(asked, export, flags),
             _ => self.state = State::Option,
         }
         Ok(written)
@@ -296,7 +296,7 @@ impl Handshake {
             },
             false => OptionReply::Ack,
         };
-        let written = all_or_nothing(sink, |sink| {
+        let written = all_or_nothing(sink, &|sink| {
             for context in found() {
                 put_context(ContextId(0), context, option, sink);
             }
@@ -320,64 +320,44 @@ impl Handshake {
             let numbered = (0u32..).map(ContextId).zip(export.contexts);
             numbered.filter(|(_, context)| expressible(context) && inquiry.finds(context))
         };
-        let mut contexts = Contexts::new();
-        for (id, context) in found() {
-            let width = context.width;
-            // There is room for all of an export, and each has its number.
-            let _ = contexts.push(Context { id, width });
-        }
-        let written = all_or_nothing(sink, |sink| {
+        let written = all_or_nothing(sink, &|sink| {
             for (id, context) in found() {
                 put_context(id, context, option, sink);
             }
             put(OptionReply::Ack, option, sink);
         })?;
-        self.agreed.contexts = contexts;
+        self.agreed.contexts.clear();
+        for (id, context) in found() {
+            let width = context.width;
+            // There is room for all of an export, and each has its number.
+            let _ = self.agreed.contexts.push(Context { id, width });
+        }
         self.contexts_for = Some(asked.name);
         self.state = State::Option;
         Ok(written)
     }
 
-    /// What holds if transmission begins with this export.
-    fn negotiate(&self, asked: &Asked, export: &Export<'_>) -> Negotiated {
-        let Negotiated {
-            framing,
-            style,
-            tls,
-            ..
-        } = self.agreed;
-        let contexts = self.contexts_of(asked, export);
-        export.negotiate(framing, contexts, style, tls)
+    /// The flags that hold if transmission begins with this export.
+    fn flags_of(&self, asked: &Asked, export: &Export<'_>) -> TransmissionFlags {
+        let mut contexts = self.agreed.contexts.iter();
+        let any = self.contexts_for == Some(asked.name) && contexts.any(|own| export.has(own));
+        export.effective_flags(self.agreed.framing, any)
     }
 
-    /// The contexts selected for this export. They hold only if the client
-    /// names it now as it did then. Names are compared by hash, and a client
-    /// may know two that share one; therefore only contexts count that the
-    /// export itself has, and the mistake is one between its own names.
-    fn contexts_of(&self, asked: &Asked, export: &Export<'_>) -> Contexts {
-        let mut contexts = Contexts::new();
-        if self.contexts_for != Some(asked.name) {
-            return contexts;
+    /// Transmission begins with this export, and these flags of it.
+    ///
+    /// The contexts that were selected hold only if the client names it now as
+    /// it did then. Names are compared by hash, and a client may know two that
+    /// share one; therefore only contexts count that the export itself has,
+    /// and the mistake is one between its own names.
+    fn enter(&mut self, asked: &Asked, export: &Export<'_>, flags: TransmissionFlags) {
+        match self.contexts_for == Some(asked.name) {
+            true => self.agreed.contexts.retain(|own| export.has(own)),
+            false => self.agreed.contexts.clear(),
         }
-        for (id, own) in (0u32..).map(ContextId).zip(export.contexts) {
-            let selected = Context {
-                id,
-                width: own.width,
-            };
-            if self
-                .agreed
-                .contexts
-                .iter()
-                .any(|context| context == selected)
-            {
-                let _ = contexts.push(selected);
-            }
-        }
-        contexts
-    }
-
-    fn enter(&mut self, agreed: Negotiated) {
-        self.agreed = agreed;
+        self.agreed.size = export.size;
+        self.agreed.flags = flags;
+        self.agreed.block_sizes = Some(export.block_sizes);
         self.state = State::Ready { reported: false };
     }
 }

@@ -1,7 +1,7 @@
 //! What the caller says of an export, and what of it is advertised.
 
 use crate::error::Misuse;
-use crate::negotiated::{Contexts, Framing, Negotiated, Style, Width};
+use crate::negotiated::{Context, Contexts, Framing, Negotiated, Style, Width};
 use crate::wire::flags::TransmissionFlags;
 use crate::wire::option_reply::BlockSizes;
 use crate::wire::text::Text;
@@ -90,7 +90,7 @@ impl<'a> Export<'a> {
         Negotiated {
             framing,
             size: self.size,
-            flags: self.effective_flags(framing, &contexts),
+            flags: self.effective_flags(framing, !contexts.is_empty()),
             block_sizes: Some(self.block_sizes),
             contexts,
             style,
@@ -98,7 +98,17 @@ impl<'a> Export<'a> {
         }
     }
 
-    fn effective_flags(&self, framing: Framing, contexts: &Contexts) -> TransmissionFlags {
+    /// Whether a context that was selected is one of its own.
+    pub(super) fn has(&self, selected: Context) -> bool {
+        usize::try_from(selected.id.0)
+            .ok()
+            .and_then(|place| self.contexts.get(place))
+            .is_some_and(|own| own.width == selected.width)
+    }
+
+    /// The flags that are advertised, and that hold, with what was agreed on;
+    /// `contexts`: any context was selected.
+    pub(super) fn effective_flags(&self, framing: Framing, contexts: bool) -> TransmissionFlags {
         let mut without = TransmissionFlags::NONE;
         // A server with DF must serve 64 KiB in one chunk.
         if framing == Framing::Simple || self.block_sizes.maximum < 1 << 16 {
@@ -107,7 +117,7 @@ impl<'a> Export<'a> {
         if !self.flags.contains(TransmissionFlags::SEND_WRITE_ZEROES) {
             without |= TransmissionFlags::SEND_FAST_ZERO;
         }
-        if framing != Framing::Extended || contexts.is_empty() {
+        if framing != Framing::Extended || !contexts {
             without |= TransmissionFlags::BLOCK_STATUS_PAYLOAD;
         }
         let known = self.flags & TransmissionFlags::KNOWN;

@@ -111,8 +111,7 @@ impl Handshake {
         if offer.tls != TlsMode::None && !offer.fixed {
             return Err(Misuse::NotFixed(OptionType::STARTTLS));
         }
-        let nothing = Negotiated::new(Framing::Simple, 0, TransmissionFlags::NONE);
-        Ok(Self::start(offer, State::ClientFlags, nothing))
+        Ok(Self::start(offer, State::ClientFlags))
     }
 
     /// An oldstyle handshake, before its greeting: the greeting is all of it,
@@ -132,12 +131,13 @@ impl Handshake {
             return Err(Misuse::State("the export requires more than oldstyle has"));
         }
         let framing = Framing::Simple;
-        let agreed = export.negotiate(framing, Contexts::new(), Style::Oldstyle, false);
         let ready = State::Ready { reported: false };
-        Ok(Self::start(Offer::default(), ready, agreed))
+        let mut this = Self::start(Offer::default(), ready);
+        this.agreed = export.negotiate(framing, Contexts::new(), Style::Oldstyle, false);
+        Ok(this)
     }
 
-    fn start(offer: Offer, state: State, agreed: Negotiated) -> Self {
+    fn start(offer: Offer, state: State) -> Self {
         Self {
             offer,
             state,
@@ -146,7 +146,7 @@ impl Handshake {
             pending: Some(Pending::Greeting),
             no_zeroes: false,
             shutting_down: false,
-            agreed,
+            agreed: Negotiated::new(Framing::Simple, 0, TransmissionFlags::NONE),
             contexts_for: None,
         }
     }
@@ -454,7 +454,7 @@ impl Handshake {
             }
             OptionRequest::StartTls => {
                 // Whatever was said in plain text was never said.
-                self.agreed = Negotiated::new(Framing::Simple, 0, TransmissionFlags::NONE);
+                self.agreed.forget();
                 return Ok(self.acknowledge(option));
             }
             OptionRequest::ExportName(name) => {
@@ -519,7 +519,7 @@ impl Handshake {
     }
 }
 
-pub(super) fn put_whole(bytes: &[u8], sink: &mut dyn Sink) -> Result<usize, EncodeError> {
+fn put_whole(bytes: &[u8], sink: &mut dyn Sink) -> Result<usize, EncodeError> {
     let needed = bytes.len();
     if sink.room() < needed {
         return Err(EncodeError::NoRoom { needed });

@@ -349,7 +349,7 @@ impl<'a> Chunk<'a> {
         if let Self::BlockStatusExt { extents, .. } = self {
             u32::try_from(extents.len()).map_err(|_| EncodeError::TooLong)?;
         }
-        all_or_nothing(sink, |sink| self.put(sink))
+        all_or_nothing(sink, &|sink| self.put(sink))
     }
 
     fn put(&self, sink: &mut dyn Sink) {

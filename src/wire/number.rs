@@ -29,6 +29,12 @@ macro_rules! numbers {
                     _ => None,
                 }
             }
+
+            /// Whether the specification defines it.
+            #[must_use]
+            pub const fn is_known(self) -> bool {
+                matches!(self, $(Self::$value)|*)
+            }
         }
 
         impl fmt::Display for $name {
@@ -223,9 +229,9 @@ impl ErrorValue {
     /// it, `EINVAL` for any other number but zero.
     #[must_use]
     pub const fn or_invalid(self) -> Self {
-        match self.name() {
-            Some(_) => self,
-            None => Self::EINVAL,
+        match self.is_known() {
+            true => self,
+            false => Self::EINVAL,
         }
     }
 
@@ -238,9 +244,9 @@ impl ErrorValue {
         match errno {
             122 | 27 => Self::ENOSPC,
             13 | 30 => Self::EPERM,
-            _ => match Self(errno).name() {
-                Some(_) => Self(errno),
-                None => Self::EIO,
+            _ => match Self(errno).is_known() {
+                true => Self(errno),
+                false => Self::EIO,
             },
         }
     }

@@ -183,18 +183,14 @@ impl<'a> OptionRequest<'a> {
         if let Self::Info(request) | Self::Go(request) = self {
             u16::try_from(request.requests.len()).map_err(|_| EncodeError::TooLong)?;
         }
-        encode_with(self.option(), sink, |sink| self.put_data(sink))
+        encode_with(self.option(), sink, &|sink| self.put_data(sink))
     }
 
     fn put_data(&self, sink: &mut dyn Sink) {
         match self {
             Self::ExportName(name) => sink.put(name.as_bytes()),
             Self::Info(request) | Self::Go(request) => {
-                put_text(sink, request.export);
-                sink.put(&saturate16(request.requests.len()).to_be_bytes());
-                for info in request.requests.iter() {
-                    sink.put(&info.0.to_be_bytes());
-                }
+                put_info(sink, request.export, request.requests.iter());
             }
             Self::ListMetaContext(request) | Self::SetMetaContext(request) => {
                 put_meta_context(sink, request.export, request.queries.iter());
@@ -209,32 +205,35 @@ impl<'a> OptionRequest<'a> {
     }
 }
 
-/// Encodes `NBD_OPT_SET_META_CONTEXT` from queries that stand in no list of
-/// their own.
-pub(crate) fn encode_set_meta_context<'q>(
-    export: Text<'_>,
-    queries: impl Iterator<Item = Text<'q>> + Clone,
-    sink: &mut dyn Sink,
-) -> Result<usize, EncodeError> {
-    encode_with(OptionType::SET_META_CONTEXT, sink, |sink| {
-        put_meta_context(sink, export, queries.clone());
-    })
-}
-
-fn encode_with(
+/// Encodes an option whose data `put_data` writes.
+pub(crate) fn encode_with(
     option: OptionType,
     sink: &mut dyn Sink,
-    put_data: impl Fn(&mut dyn Sink),
+    put_data: &dyn Fn(&mut dyn Sink),
 ) -> Result<usize, EncodeError> {
-    let length = u32::try_from(measure(&put_data)).map_err(|_| EncodeError::TooLong)?;
+    let length = u32::try_from(measure(put_data)).map_err(|_| EncodeError::TooLong)?;
     let header = OptionHeader { option, length };
-    all_or_nothing(sink, |sink| {
+    all_or_nothing(sink, &|sink| {
         sink.put(&header.encode());
         put_data(sink);
     })
 }
 
-fn put_meta_context<'q>(
+/// The data of `NBD_OPT_INFO` and `NBD_OPT_GO`.
+pub(crate) fn put_info(
+    sink: &mut dyn Sink,
+    export: Text<'_>,
+    requests: impl Iterator<Item = InfoType> + Clone,
+) {
+    put_text(sink, export);
+    sink.put(&saturate16(requests.clone().count()).to_be_bytes());
+    for info in requests {
+        sink.put(&info.0.to_be_bytes());
+    }
+}
+
+/// The data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
+pub(crate) fn put_meta_context<'q>(
     sink: &mut dyn Sink,
     export: Text<'_>,
     queries: impl Iterator<Item = Text<'q>> + Clone,

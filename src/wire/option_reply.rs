@@ -174,10 +174,10 @@ impl<'a> OptionReply<'a> {
         let header = OptionReplyHeader {
             option,
             reply: self.reply(),
-            length: u32::try_from(measure(|sink| self.put_data(sink)))
+            length: u32::try_from(measure(&|sink| self.put_data(sink)))
                 .map_err(|_| EncodeError::TooLong)?,
         };
-        all_or_nothing(sink, |sink| {
+        all_or_nothing(sink, &|sink| {
             sink.put(&header.encode());
             self.put_data(sink);
         })

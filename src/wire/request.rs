@@ -223,7 +223,7 @@ impl<'a> BlockStatusPayload<'a> {
     ///
     /// [`EncodeError::NoRoom`]; nothing was written.
     pub fn encode(&self, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
-        all_or_nothing(sink, |sink| {
+        all_or_nothing(sink, &|sink| {
             sink.put(&self.effect_length.to_be_bytes());
             for id in self.contexts.iter() {
                 sink.put(&id.0.to_be_bytes());

@@ -100,7 +100,7 @@ impl Sink for Count {
 }
 
 /// The size of what `write` writes, in bytes.
-pub(crate) fn measure(write: impl Fn(&mut dyn Sink)) -> usize {
+pub(crate) fn measure(write: &dyn Fn(&mut dyn Sink)) -> usize {
     let mut count = Count::default();
     write(&mut count);
     count.0
@@ -109,9 +109,9 @@ pub(crate) fn measure(write: impl Fn(&mut dyn Sink)) -> usize {
 /// Runs `write` only if all of what it writes fits; returns the bytes written.
 pub(crate) fn all_or_nothing(
     sink: &mut dyn Sink,
-    write: impl Fn(&mut dyn Sink),
+    write: &dyn Fn(&mut dyn Sink),
 ) -> Result<usize, EncodeError> {
-    let needed = measure(&write);
+    let needed = measure(write);
     if needed > sink.room() {
         return Err(EncodeError::NoRoom { needed });
     }

@@ -73,6 +73,17 @@ impl<'a> Text<'a> {
     }
 }
 
+/// The rules for strings, of which a `str` keeps one by itself.
+pub(crate) fn check_str(text: &str) -> Result<(), TextError> {
+    if text.len() > MAX_TEXT {
+        return Err(TextError::TooLong);
+    }
+    match text.bytes().any(|byte| byte == 0) {
+        true => Err(TextError::Nul),
+        false => Ok(()),
+    }
+}
+
 impl<'a> From<&'a str> for Text<'a> {
     fn from(text: &'a str) -> Self {
         Self(text.as_bytes())

@@ -13,7 +13,7 @@ use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
 use nbd_codec::wire::extent::Extent64;
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::Cookie;
-use nbd_codec::{Framing, Limits, Need};
+use nbd_codec::{Framing, Limits, Need, Negotiated};
 use nbd_codec_firmware::board::{self, Uart};
 use nbd_codec_firmware::{Failure, Inbox};
 
@@ -67,20 +67,10 @@ fn client(
     data: &mut [[u8; BLOCK]; LANES],
     slots: &mut [Slot],
 ) -> Result<Report, Failure> {
-    let mut session = handshake(link, &mut inbox, slots);
-    let session = session.as_mut().map_err(|failure| *failure)?;
-    let mut client = Client {
-        session,
-        link,
-        inbox,
-        data,
-        lanes: [Lane::Idle; LANES],
-        status_end: 0,
-        report: Report::default(),
-    };
-    client.block_status()?;
-    client.change_blocks()?;
-    client.end()
+    match &handshake(link, &mut inbox) {
+        Ok(negotiated) => transmission(negotiated, link, inbox, data, slots),
+        Err(failure) => Err(*failure),
+    }
 }
 
 /// What fits the receive buffer.
@@ -93,11 +83,7 @@ fn limits() -> Limits {
 
 /// In a frame of its own, which is gone when transmission begins.
 #[inline(never)]
-fn handshake<'s>(
-    link: &mut Uart,
-    inbox: &mut Inbox,
-    slots: &'s mut [Slot],
-) -> Result<Transmission<&'s mut [Slot]>, Failure> {
+fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Negotiated, Failure> {
     let contexts = [ContextQuery::narrow("base:allocation")];
     let mut plan = Plan::new("");
     plan.contexts = &contexts;
@@ -116,7 +102,7 @@ fn handshake<'s>(
         let rest = input.len();
         inbox.keep(rest);
         if ready {
-            return Ok(Transmission::new(*connect.agreed(), slots, limits()));
+            return Ok(*connect.agreed());
         }
         if waits {
             connect.transmit(link)?;
@@ -125,6 +111,29 @@ fn handshake<'s>(
             }
         }
     }
+}
+
+#[inline(never)]
+fn transmission(
+    negotiated: &Negotiated,
+    link: &mut Uart,
+    inbox: Inbox,
+    data: &mut [[u8; BLOCK]; LANES],
+    slots: &mut [Slot],
+) -> Result<Report, Failure> {
+    let mut session = Transmission::new(*negotiated, slots, limits());
+    let mut client = Client {
+        session: &mut session,
+        link,
+        inbox,
+        data,
+        lanes: [Lane::Idle; LANES],
+        status_end: 0,
+        report: Report::default(),
+    };
+    client.block_status()?;
+    client.change_blocks()?;
+    client.end()
 }
 
 /// What a block's memory is used for.

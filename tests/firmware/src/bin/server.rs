@@ -12,7 +12,7 @@ use nbd_codec::wire::extent::{Extent32, Extent64};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{ContextId, ErrorValue, OptionReplyType};
 use nbd_codec::wire::option_reply::BlockSizes;
-use nbd_codec::{Limits, Need};
+use nbd_codec::{Limits, Need, Negotiated};
 use nbd_codec_firmware::board::{self, Uart};
 use nbd_codec_firmware::{Failure, Inbox};
 
@@ -60,10 +60,10 @@ fn main() -> ! {
 }
 
 fn server(link: &mut Uart, mut inbox: Inbox, ram: &mut [u8; SIZE]) -> Result<(), Failure> {
-    let mut session = handshake(link, &mut inbox);
-    match session.as_mut().map_err(|failure| *failure)? {
-        Some(session) => serve(session, link, &mut inbox, ram),
-        None => Ok(()), // only asked
+    match &handshake(link, &mut inbox) {
+        Ok(Some(negotiated)) => serve(negotiated, link, &mut inbox, ram),
+        Ok(None) => Ok(()), // only asked
+        Err(failure) => Err(*failure),
     }
 }
 
@@ -76,7 +76,7 @@ fn limits() -> Limits {
 
 /// In a frame of its own, which is gone when transmission begins.
 #[inline(never)]
-fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Option<Transmission>, Failure> {
+fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Option<Negotiated>, Failure> {
     let mut offer = Offer::default();
     offer.limits = limits();
     // Used where it is made: moving it would take its size once more.
@@ -104,7 +104,7 @@ fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Option<Transmission>,
         let rest = input.len();
         inbox.keep(rest);
         if ready {
-            return Ok(Some(Transmission::new(*handshake.agreed(), limits())?));
+            return Ok(Some(*handshake.agreed()));
         }
         if let Need::Header(n) = handshake.need() {
             inbox.fill(link, n)?;
@@ -112,12 +112,15 @@ fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Option<Transmission>,
     }
 }
 
+#[inline(never)]
 fn serve(
-    session: &mut Transmission,
+    negotiated: &Negotiated,
     link: &mut Uart,
     inbox: &mut Inbox,
     ram: &mut [u8; SIZE],
 ) -> Result<(), Failure> {
+    let mut session = Transmission::new(*negotiated, limits());
+    let session = session.as_mut().map_err(|misuse| *misuse)?;
     loop {
         let mut input = inbox.held();
         let mut waits = false;
@@ -146,6 +149,7 @@ fn serve(
     }
 }
 
+#[inline(never)]
 fn answer(request: Request, link: &mut Uart, ram: &mut [u8; SIZE]) -> Result<(), Failure> {
     let reply = match request {
         Request::Read(read) => {
