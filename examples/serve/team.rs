@@ -50,6 +50,8 @@ struct State {
     threads: usize,
     /// How many of them wait.
     idle: usize,
+    /// One of them was told to come, and is not here yet.
+    called: bool,
     /// How many requests there were.
     requests: u64,
 }
@@ -90,6 +92,7 @@ impl<'c> Team<'c> {
                 reading: Reading::Free(Box::new(reader)),
                 threads: 1,
                 idle: 0,
+                called: false,
                 requests: 0,
             }),
             work: Condvar::new(),
@@ -157,10 +160,11 @@ impl<'c> Team<'c> {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
+            state.called = false;
         };
         if !state.jobs.is_empty() || matches!(state.reading, Reading::Free(_)) {
             if state.idle > 0 {
-                self.work.notify_one();
+                self.call(&mut state);
             } else if state.threads < self.threads {
                 // If there can be no more, those there are will do.
                 let _ = self.add_thread(scope, &mut state);
@@ -188,7 +192,15 @@ impl<'c> Team<'c> {
         let mut state = self.state();
         state.requests += jobs.len() as u64;
         state.jobs.extend(jobs.drain(..));
-        self.work.notify_one();
+        self.call(&mut state);
+    }
+
+    /// Wakes one who waits, one at a time: a call takes longer than many a
+    /// job.
+    fn call(&self, state: &mut State) {
+        if state.idle > 0 && !mem::replace(&mut state.called, true) {
+            self.work.notify_one();
+        }
     }
 
     fn stop_reading(&self, reader: Box<Reader>, more: Result<bool>) {
