@@ -122,7 +122,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(count @ 1..=256) => Ok(count),
-        _ => Err("from 1 to 256".into()),
+        // One must be able to do what another waits for.
+        Ok(count @ 2..=256) => Ok(count),
+        _ => Err("from 2 to 256".into()),
     }
 }

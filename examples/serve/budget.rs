@@ -1,6 +1,7 @@
 //! How much of a connection may be under way: a client that sends more waits
 //! in its socket until there is room.
 
+use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Most requests at a time.
@@ -16,6 +17,8 @@ pub struct Budget {
 struct Used {
     requests: usize,
     bytes: usize,
+    /// Somebody waits for room: there is one who reads.
+    awaited: bool,
 }
 
 impl Budget {
@@ -38,6 +41,7 @@ impl Budget {
     pub fn admit(self: &Arc<Self>, bytes: usize) -> Permit {
         let mut used = self.used();
         while !self.has_room(&used, bytes) {
+            used.awaited = true;
             used = self.room.wait(used).unwrap_or_else(PoisonError::into_inner);
         }
         self.take(used, bytes)
@@ -72,7 +76,9 @@ impl Drop for Permit {
         let mut used = self.budget.used();
         used.requests -= 1;
         used.bytes -= self.bytes;
-        drop(used);
-        self.budget.room.notify_one();
+        // A call to the system, whether somebody waits or not.
+        if mem::take(&mut used.awaited) {
+            self.budget.room.notify_one();
+        }
     }
 }

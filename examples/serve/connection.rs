@@ -64,16 +64,7 @@ impl Client {
         let block = negotiated.constraints().minimum;
         let reader = Reader::new(Box::new(end.clone()), negotiated, inbox, budget)?;
         let outbox = Outbox::new(Box::new(end));
-        let shutting_down = || server.is_shutting_down();
-        let team = Team::new(
-            &*server.export.disk,
-            block,
-            server.threads,
-            &shutting_down,
-            Arc::clone(&self.socket),
-            outbox,
-            reader,
-        );
+        let team = Team::new(server, &self.socket, block, reader, outbox);
         Ok(team.run())
     }
 }

@@ -2,12 +2,6 @@
 
 use std::io;
 
-use nbd_codec::wire::number::ErrorValue;
-
-use crate::args::Args;
-use crate::file::FileDisk;
-use crate::memory::MemoryDisk;
-
 /// A disk that many threads use at once. Offsets and lengths are in bytes and
 /// within its size; the machine has seen to that.
 pub trait Disk: Send + Sync {
@@ -47,24 +41,6 @@ pub struct Extent {
     pub length: u64,
     /// Takes no space, and reads as zeroes.
     pub hole: bool,
-}
-
-/// Opens what the command line names.
-pub fn open(args: &Args) -> anyhow::Result<Box<dyn Disk>> {
-    Ok(match (&args.file, args.memory) {
-        (Some(path), _) => Box::new(FileDisk::open(path, args.read_only)?),
-        (None, size) => Box::new(MemoryDisk::new(size.unwrap_or(0))),
-    })
-}
-
-/// What a client is told of an error of a disk.
-pub fn error_value(error: &io::Error) -> ErrorValue {
-    match (error.raw_os_error(), error.kind()) {
-        (Some(errno), _) => ErrorValue::from_linux_errno(errno.unsigned_abs()),
-        (None, io::ErrorKind::Unsupported) => ErrorValue::ENOTSUP,
-        (None, io::ErrorKind::OutOfMemory) => ErrorValue::ENOMEM,
-        (None, _) => ErrorValue::EIO,
-    }
 }
 
 /// The extents from `offset` on, each a multiple of `block` long, neighbours

@@ -7,7 +7,9 @@ use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::option_reply::BlockSizes;
 
 use crate::args::Args;
-use crate::disk::{self, Disk};
+use crate::disk::Disk;
+use crate::file::FileDisk;
+use crate::memory::MemoryDisk;
 use crate::size;
 
 /// What the disk can say of its blocks. The place in the list is the number
@@ -27,7 +29,7 @@ pub struct Export {
 impl Export {
     pub fn new(args: &Args) -> Result<Self> {
         let export = Self {
-            disk: disk::open(args)?,
+            disk: open(args)?,
             name: args.export_name.clone(),
             description: args.description.clone(),
             flags: flags(args),
@@ -77,6 +79,14 @@ impl Export {
     pub fn payload_budget(&self) -> usize {
         (64 << 20).max(self.block_sizes.maximum as usize)
     }
+}
+
+/// What the command line names.
+fn open(args: &Args) -> Result<Box<dyn Disk>> {
+    Ok(match (&args.file, args.memory) {
+        (Some(path), _) => Box::new(FileDisk::open(path, args.read_only)?),
+        (None, size) => Box::new(MemoryDisk::new(size.unwrap_or(0))),
+    })
 }
 
 fn flags(args: &Args) -> TransmissionFlags {

@@ -91,7 +91,11 @@ impl Disk for FileDisk {
     }
 
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(data, offset)
+        let result = self.file.read_exact_at(data, offset);
+        result.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::other("the file has become shorter"),
+            _ => error,
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -12,7 +12,7 @@ use nbd_codec::wire::number::{Command, ErrorValue};
 
 use crate::budget::Permit;
 use crate::buffer::Buffer;
-use crate::disk::{Disk, Extent, Extents, Zero, error_value};
+use crate::disk::{Disk, Extent, Extents, Zero};
 use crate::log::say;
 use crate::outbox::{Content, Message};
 
@@ -117,6 +117,16 @@ fn complain(error: &io::Error, command: Command) -> String {
         say(&format!("{command}: {text}"));
     }
     text
+}
+
+/// What a client is told of it.
+fn error_value(error: &io::Error) -> ErrorValue {
+    match (error.raw_os_error(), error.kind()) {
+        (Some(errno), _) => ErrorValue::from_linux_errno(errno.unsigned_abs()),
+        (None, io::ErrorKind::Unsupported) => ErrorValue::ENOTSUP,
+        (None, io::ErrorKind::OutOfMemory) => ErrorValue::ENOMEM,
+        (None, _) => ErrorValue::EIO,
+    }
 }
 
 fn sync(fua: bool, disk: &dyn Disk) -> io::Result<()> {

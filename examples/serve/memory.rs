@@ -107,7 +107,11 @@ impl Disk for MemoryDisk {
     fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset + length;
         let first_whole = offset.div_ceil(PAGE);
-        let last_whole = (end / PAGE).max(first_whole);
+        let last_whole = match end == self.size {
+            // Behind the end there is nothing to keep.
+            true => end.div_ceil(PAGE),
+            false => (end / PAGE).max(first_whole),
+        };
         let head = (offset, end.min(first_whole.saturating_mul(PAGE)));
         let tail = (last_whole.saturating_mul(PAGE), end);
         for (from, to) in [head, tail] {

@@ -12,6 +12,7 @@ use crate::budget::{Budget, Permit};
 use crate::buffer::Buffer;
 use crate::inbox::Inbox;
 use crate::job::{self, Job};
+use crate::server::Server;
 
 pub struct Reader {
     source: Box<dyn Read + Send>,
@@ -52,7 +53,7 @@ impl Reader {
     /// if there will be no more. Jobs go to `deliver`.
     pub fn read(
         &mut self,
-        shutting_down: impl Fn() -> bool,
+        server: &Server,
         mut deliver: impl FnMut(&mut Vec<Job>),
     ) -> Result<bool> {
         let mut jobs = Vec::new();
@@ -60,7 +61,7 @@ impl Reader {
             self.machine.end_of_input()?;
             return Ok(false);
         }
-        if shutting_down() {
+        if server.is_shutting_down() {
             self.machine.shut_down();
         }
         let result = self.take_all(&mut jobs, &mut deliver);

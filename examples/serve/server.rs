@@ -1,7 +1,7 @@
 //! Accepts clients until it is told to end, and then lets go of them.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -74,8 +74,7 @@ impl Server {
     }
 
     /// Serves until `alarm` has something to read.
-    pub fn run(self: &Arc<Self>, listener: Listener, mut alarm: UnixStream) -> Result<()> {
-        alarm.set_nonblocking(true)?;
+    pub fn run(self: &Arc<Self>, listener: Listener, alarm: UnixStream) -> Result<()> {
         self.note(|| format!("serving {}", size::rounded(self.export.disk.size())));
         let mut number = 0;
         let mut full = false;
@@ -105,7 +104,6 @@ impl Server {
         drop(listener);
         if self.once {
             wait(&[alarm.as_fd()], None)?;
-            let _ = alarm.read(&mut [0; 8]);
         }
         self.shut_down();
         Ok(())

@@ -14,31 +14,27 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::net::Shutdown;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Scope, scope};
 
 use anyhow::{Context, Result};
 
-use crate::disk::Disk;
 use crate::job::Job;
 use crate::outbox::Outbox;
 use crate::reader::Reader;
+use crate::server::Server;
 use crate::socket::Socket;
 
 /// Small: what is large is not on the stack.
 pub const STACK: usize = 256 << 10;
 
 pub struct Team<'c> {
-    pub disk: &'c dyn Disk,
-    /// The minimum block size.
-    pub block: u32,
-    /// How many threads there may be; at least two, so that one can do what
-    /// another waits for.
-    pub threads: usize,
-    pub shutting_down: &'c (dyn Fn() -> bool + Sync),
+    server: &'c Server,
     /// To end the connection where writing fails.
-    pub socket: Arc<Socket>,
-    pub outbox: Outbox,
+    socket: &'c Socket,
+    /// The minimum block size.
+    block: u32,
+    outbox: Outbox,
     state: Mutex<State>,
     /// There is a job, or somebody to read, or the end.
     work: Condvar,
@@ -50,6 +46,8 @@ struct State {
     threads: usize,
     /// How many of them wait.
     idle: usize,
+    /// One of them was told to come, and is not here yet.
+    called: bool,
     /// How many requests there were.
     requests: u64,
 }
@@ -70,26 +68,23 @@ enum Task {
 
 impl<'c> Team<'c> {
     pub fn new(
-        disk: &'c dyn Disk,
+        server: &'c Server,
+        socket: &'c Socket,
         block: u32,
-        threads: usize,
-        shutting_down: &'c (dyn Fn() -> bool + Sync),
-        socket: Arc<Socket>,
-        outbox: Outbox,
         reader: Reader,
+        outbox: Outbox,
     ) -> Self {
         Self {
-            disk,
-            block,
-            threads,
-            shutting_down,
+            server,
             socket,
+            block,
             outbox,
             state: Mutex::new(State {
                 jobs: VecDeque::new(),
                 reading: Reading::Free(Box::new(reader)),
                 threads: 1,
                 idle: 0,
+                called: false,
                 requests: 0,
             }),
             work: Condvar::new(),
@@ -121,11 +116,11 @@ impl<'c> Team<'c> {
         while let Some(task) = self.next(scope) {
             match task {
                 Task::Read(mut reader) => {
-                    let more = reader.read(self.shutting_down, |jobs| self.deliver(jobs));
+                    let more = reader.read(self.server, |jobs| self.deliver(jobs));
                     self.stop_reading(reader, more);
                 }
                 Task::Do(job) => {
-                    job.run(self.disk, self.block, &mut replies);
+                    job.run(&*self.server.export.disk, self.block, &mut replies);
                     if self.outbox.send(replies.drain(..)).is_err() {
                         // The client is gone. So is the reader then.
                         self.socket.shut_down(Shutdown::Both);
@@ -157,11 +152,12 @@ impl<'c> Team<'c> {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
+            state.called = false;
         };
         if !state.jobs.is_empty() || matches!(state.reading, Reading::Free(_)) {
             if state.idle > 0 {
-                self.work.notify_one();
-            } else if state.threads < self.threads {
+                self.call(&mut state);
+            } else if state.threads < self.server.threads {
                 // If there can be no more, those there are will do.
                 let _ = self.add_thread(scope, &mut state);
             }
@@ -188,7 +184,15 @@ impl<'c> Team<'c> {
         let mut state = self.state();
         state.requests += jobs.len() as u64;
         state.jobs.extend(jobs.drain(..));
-        self.work.notify_one();
+        self.call(&mut state);
+    }
+
+    /// Wakes one who waits, one at a time: a call takes longer than many a
+    /// job.
+    fn call(&self, state: &mut State) {
+        if state.idle > 0 && !mem::replace(&mut state.called, true) {
+            self.work.notify_one();
+        }
     }
 
     fn stop_reading(&self, reader: Box<Reader>, more: Result<bool>) {

@@ -5,6 +5,15 @@
 //! so and does nothing; with `NBD_CODEC_PEERS=required` in the environment it
 //! fails.
 
+// Parts of the example that have tests of their own.
+#[path = "../../examples/serve/disk.rs"]
+mod disk;
+#[path = "../../examples/serve/file.rs"]
+mod file;
+#[path = "../../examples/serve/memory.rs"]
+mod memory;
+
+mod disks;
 mod end;
 mod hostile;
 #[path = "../shared/images.rs"]

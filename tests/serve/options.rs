@@ -49,6 +49,7 @@ fn what_cannot_be_served_is_refused_in_one_line() {
         &["cannot listen on 127.0.0.1"],
     );
 
+    misused(&["--memory", "1M", "--threads", "1"], "from 2 to 256");
     misused(&[], "<FILE|--memory");
     misused(&["--memory", "1M", "file"], "cannot be used with");
     misused(&["--memory", "1Q"], "not a size");
@@ -136,6 +137,31 @@ fn read_only_refuses_what_writes() {
     client.send(&request(Command::READ, 0, 512));
     assert_eq!(client.reply(), ErrorValue::NONE);
     assert_eq!(client.receive(512), [0; 512]);
+}
+
+#[test]
+fn trouble_with_the_file_is_told_to_both_sides() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| {
+        let path = folder.path().join(name);
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (socket, disk) = (path("socket"), path("disk"));
+    crate::images::sparse(disk.as_ref(), MIB, &[]);
+    // Not verbose.
+    let serve = Serve::run(folder, &["--unix", &socket, &disk]);
+    let mut client = Raw::ready(&serve);
+    crate::images::sparse(disk.as_ref(), 1000, &[]);
+    client.send(&request(Command::READ, 4096, 512));
+    assert_eq!(client.reply(), ErrorValue::EIO);
+    // It goes on.
+    client.send(&request(Command::READ, 0, 512));
+    assert_eq!(client.reply(), ErrorValue::NONE);
+    assert_eq!(client.receive(512), [0; 512]);
+    assert_eq!(
+        serve.stop(),
+        "serve: NBD_CMD_READ: the file has become shorter\n"
+    );
 }
 
 #[test]

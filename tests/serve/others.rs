@@ -1,10 +1,9 @@
-//! `fio`, `nbd-client` and the example `nbd` against `serve`.
+//! `fio` and `nbd-client` against `serve`.
 
 use std::process::Command;
 
-use crate::images::{GIB, assert_as_sparse, assert_same, scattered, sparse};
-use crate::program::{needs, run, run_nbd};
-use crate::serve::{DISKS, FRAMINGS, Serve};
+use crate::program::{needs, run};
+use crate::serve::{DISKS, Serve};
 
 #[test]
 fn fio_verifies_what_it_has_written() {
@@ -34,24 +33,4 @@ fn nbd_client_lists_the_export() {
     .ok();
     let text = String::from_utf8_lossy(&ended.stdout).into_owned();
     assert!(text.contains("the disk"), "{text}");
-}
-
-#[test]
-fn a_backup_of_2_gib_from_serve_to_serve() {
-    for framing in FRAMINGS {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (image, backup) = (folder.path().join("image"), folder.path().join("backup"));
-        sparse(&image, 2 * GIB, &scattered(2 * GIB));
-        sparse(&backup, 2 * GIB, &[]);
-        let args = ["--framing", framing];
-        let path = |path: &std::path::PathBuf| path.to_str().expect("UTF-8").to_owned();
-        let from = Serve::start(&[&args[..], &["--read-only", &path(&image)]].concat());
-        let to = Serve::start(&[&args[..], &[path(&backup).as_str()]].concat());
-        run_nbd(["copy", from.uri(), to.uri()]).ok();
-        assert_same(&image, &backup);
-        if framing != "simple" {
-            assert_as_sparse(&image, &backup);
-        }
-        assert!(from.stop().contains(&format!("{framing} framing")));
-    }
 }
