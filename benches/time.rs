@@ -1,23 +1,29 @@
 //! The cases of `instructions`, by the clock: `cargo bench --bench time`.
+//! Each stands in a group with its limit.
 
 #[path = "cases/mod.rs"]
 mod cases;
 
 use std::time::Instant;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 
-fn all(criterion: &mut Criterion) {
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
     for case in cases::ALL {
-        criterion.bench_function(case.name, |bencher| {
+        let mut group = criterion.benchmark_group(case.limit.unwrap_or(case.name));
+        if case.count < 100 {
+            // Long ones: fewer samples are enough.
+            group.sample_size(10);
+        }
+        group.bench_function(case.name, |bencher| {
             bencher.iter_custom(|count| {
                 let start = Instant::now();
                 (case.run)(count);
                 start.elapsed()
             });
         });
+        group.finish();
     }
+    criterion.final_summary();
 }
-
-criterion_group!(benches, all);
-criterion_main!(benches);
