@@ -4,11 +4,13 @@
 use std::fs;
 use std::io::Write;
 use std::net::Shutdown;
+use std::process::Command as Program;
 use std::time::{Duration, Instant};
 
 use nbd_codec::wire::number::{Command, ErrorValue};
 
 use crate::images::noise;
+use crate::program::example;
 use crate::raw::{Raw, handshake, request};
 use crate::serve::{Serve, until};
 
@@ -74,6 +76,23 @@ fn a_thousand_connections_that_stop_at_every_byte_of_a_handshake() {
     let log = serve.stop();
     assert!(log.contains("client 1000 "), "not all of them came");
     assert!(log.contains("timed out"), "{log}");
+}
+
+#[test]
+fn more_clients_than_the_system_has_room_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("socket");
+    let mut command = Program::new("sh");
+    command.args(["-c", "ulimit -n 40; exec \"$@\"", "sh"]);
+    command.arg(example("serve").get_program());
+    command.args(["--memory", "1M", "--unix"]).arg(&socket);
+    let serve = Serve::spawn(folder, &mut command);
+    let stalled: Vec<_> = (0..60).map(|_| Raw::connect(&serve)).collect();
+    serve.has_said("cannot accept more clients now");
+    drop(stalled);
+    assert_serves(&serve);
+    let log = serve.stop();
+    assert!(log.lines().count() < 10, "it goes on about it: {log}");
 }
 
 #[test]

@@ -112,6 +112,19 @@ fn nbdcopy_there_and_back() {
 }
 
 #[test]
+fn nbdcopy_over_tcp() {
+    needs!("nbdcopy");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (image, back) = (folder.path().join("image"), folder.path().join("back"));
+    sparse(&image, 64 * MIB, &scattered(64 * MIB));
+    let args = ["--tcp", "localhost:0", "--memory", "64M"];
+    let serve = Serve::run(tempfile::tempdir().expect("a folder"), &args);
+    nbdcopy(&[path(&image), serve.uri()]);
+    nbdcopy(&[serve.uri(), path(&back)]);
+    assert_same(&image, &back);
+}
+
+#[test]
 fn nbdcopy_from_serve_to_serve() {
     needs!("nbdcopy");
     let from = Disk::File.serve(128, &[]);

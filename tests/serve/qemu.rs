@@ -214,3 +214,16 @@ fn many_requests_in_flight() {
         }
     }
 }
+
+#[test]
+fn once_is_enough_for_qemu() {
+    needs!("qemu-io");
+    let mut serve = Disk::File.serve(1, &["--once"]);
+    qemu_io(
+        serve.uri(),
+        &["write -P 3 0 64k", "flush", "read -P 3 0 64k"],
+    );
+    assert_eq!(serve.ended().code(), Some(0));
+    let bytes = std::fs::read(serve.folder().join("disk")).expect("the disk");
+    assert!(bytes[..65536].iter().all(|byte| *byte == 3));
+}

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -44,8 +44,12 @@ impl Serve {
 
     /// With these arguments and no others.
     pub fn run(folder: TempDir, args: &[&str]) -> Self {
-        let mut child = example("serve")
-            .args(args)
+        Self::spawn(folder, example("serve").args(args))
+    }
+
+    /// As a command that comes to that.
+    pub fn spawn(folder: TempDir, command: &mut Command) -> Self {
+        let mut child = command
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -57,7 +61,7 @@ impl Serve {
         let log = collect(stderr);
         let uri = first_line(stdout).unwrap_or_else(|| {
             let _ = child.kill();
-            panic!("no URI from serve {args:?}: {}", text(&log));
+            panic!("no URI from {command:?}: {}", text(&log));
         });
         Self {
             child,
