@@ -6,18 +6,31 @@
 //! fails.
 
 // Parts of the example that have tests of their own.
+#[path = "../../examples/serve/budget.rs"]
+#[expect(dead_code, reason = "nobody waits for room here")]
+mod budget;
+#[path = "../../examples/serve/buffer.rs"]
+mod buffer;
 #[path = "../../examples/serve/disk.rs"]
 mod disk;
 #[path = "../../examples/serve/file.rs"]
 mod file;
+#[path = "../../examples/serve/job.rs"]
+#[expect(dead_code, reason = "what is read from a socket is not counted here")]
+mod job;
+#[path = "../../examples/serve/log.rs"]
+mod log;
 #[path = "../../examples/serve/memory.rs"]
 mod memory;
+#[path = "../../examples/serve/outbox.rs"]
+mod outbox;
 
 mod disks;
 mod end;
 mod hostile;
 #[path = "../shared/images.rs"]
 mod images;
+mod jobs;
 mod libnbd;
 mod options;
 mod others;

@@ -1,0 +1,257 @@
+//! What a request does to the disk, and what comes of it.
+
+use std::io;
+use std::sync::Mutex;
+
+use nbd_codec::server::{Event, Transmission};
+use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
+use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
+use nbd_codec::wire::reply::SimpleReply;
+use nbd_codec::wire::request::CompactRequest;
+use nbd_codec::{Framing, Limits, Negotiated};
+
+use crate::budget::Budget;
+use crate::buffer::Buffer;
+use crate::disk::{Disk, Extent, Zero};
+use crate::job::Job;
+use crate::outbox::Outbox;
+
+/// Writes down what is done to it; one of its calls may fail.
+struct Watched {
+    calls: Mutex<Vec<String>>,
+    fails: Option<(&'static str, i32)>,
+}
+
+impl Watched {
+    fn note(&self, call: &str, rest: String) -> io::Result<()> {
+        self.calls
+            .lock()
+            .expect("a list")
+            .push(call.to_owned() + &rest);
+        match self.fails {
+            Some((name, errno)) if name == call => Err(io::Error::from_raw_os_error(errno)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Disk for Watched {
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        self.note("read", format!(" {offset} {}", data.len()))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.note("write", format!(" {offset} {}", data.len()))
+    }
+
+    fn zero(&self, offset: u64, length: u64, how: Zero) -> io::Result<()> {
+        let hole = if how.hole { " hole" } else { "" };
+        let fast = if how.fast { " fast" } else { "" };
+        self.note("zero", format!(" {offset} {length}{hole}{fast}"))
+    }
+
+    fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.note("trim", format!(" {offset} {length}"))
+    }
+
+    fn cache(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.note("cache", format!(" {offset} {length}"))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.note("flush", String::new())
+    }
+
+    fn extent(&self, _: u64, length: u64) -> io::Result<Extent> {
+        let hole = false;
+        Ok(Extent { length, hole })
+    }
+}
+
+/// Does a request at 4096 of 512 bytes; the calls, and the reply's error.
+fn run(
+    command: Command,
+    flags: CommandFlags,
+    fails: Option<(&'static str, i32)>,
+) -> (String, ErrorValue) {
+    let disk = Watched {
+        calls: Mutex::default(),
+        fails,
+    };
+    let capable = TransmissionFlags::KNOWN - TransmissionFlags::READ_ONLY;
+    let negotiated = Negotiated::new(Framing::Simple, disk.size(), capable);
+    let mut machine = Transmission::new(negotiated, Limits::DEFAULT).expect("a machine");
+    let request = CompactRequest {
+        flags,
+        command,
+        cookie: Cookie(1),
+        offset: if command == Command::FLUSH { 0 } else { 4096 },
+        length: if command == Command::FLUSH { 0 } else { 512 },
+    };
+    let bytes = [&request.encode()[..], &[7; 512]].concat();
+    let mut input = &bytes[..];
+    let request = loop {
+        match machine.receive(&mut input).expect("an event") {
+            Some(Event::Request(request)) => break request,
+            Some(Event::Payload { .. } | Event::Data { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let budget = Budget::new(1024);
+    let mut replies = Vec::new();
+    let job = Job::Do {
+        request,
+        data: (command == Command::WRITE).then(|| Buffer::new(512)),
+        permit: budget.try_admit(1024).expect("room"),
+    };
+    job.run(&disk, 1, &mut replies);
+    assert!(
+        budget.try_admit(1).is_none(),
+        "room before the reply is out"
+    );
+    let (written, mut sent) = (shared::Bytes::default(), Vec::new());
+    let outbox = Outbox::new(Box::new(written.clone()));
+    outbox.send(replies.drain(..)).expect("sent");
+    written.take_into(&mut sent);
+    assert!(budget.try_admit(1024).is_some(), "no room when it is");
+    let reply = SimpleReply::decode(&mut &sent[..])
+        .expect("a reply")
+        .expect("all of it");
+    let calls = disk.calls.into_inner().expect("a list");
+    (calls.join(", "), reply.error)
+}
+
+/// A sink whose content can be seen.
+mod shared {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    pub struct Bytes(Arc<Mutex<Vec<u8>>>);
+
+    impl Bytes {
+        pub fn take_into(&self, out: &mut Vec<u8>) {
+            out.append(&mut self.0.lock().expect("bytes"));
+        }
+    }
+
+    impl Write for Bytes {
+        /// A little at a time, as sockets do.
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let n = bytes.len().min(7);
+            self.0.lock().expect("bytes").extend_from_slice(&bytes[..n]);
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}
+
+#[test]
+fn a_request_does_what_it_says_and_fua_flushes() {
+    let fua = CommandFlags::FUA;
+    let none = CommandFlags::NONE;
+    let no_hole = CommandFlags::NO_HOLE;
+    let fast = CommandFlags::FAST_ZERO;
+    for (command, flags, calls) in [
+        (Command::READ, none, "read 4096 512"),
+        (Command::READ, fua, "read 4096 512"),
+        (Command::WRITE, none, "write 4096 512"),
+        (Command::WRITE, fua, "write 4096 512, flush"),
+        (Command::FLUSH, none, "flush"),
+        (Command::TRIM, none, "trim 4096 512"),
+        (Command::TRIM, fua, "trim 4096 512, flush"),
+        (Command::CACHE, none, "cache 4096 512"),
+        (Command::WRITE_ZEROES, none, "zero 4096 512 hole"),
+        (Command::WRITE_ZEROES, fua, "zero 4096 512 hole, flush"),
+        (Command::WRITE_ZEROES, no_hole, "zero 4096 512"),
+        (Command::WRITE_ZEROES, fast, "zero 4096 512 hole fast"),
+        (
+            Command::WRITE_ZEROES,
+            fast | no_hole | fua,
+            "zero 4096 512 fast, flush",
+        ),
+    ] {
+        let (seen, error) = run(command, flags, None);
+        assert_eq!(
+            (seen.as_str(), error),
+            (calls, ErrorValue::NONE),
+            "{command} {flags}"
+        );
+    }
+}
+
+#[test]
+fn what_fails_is_an_error_and_nothing_follows_it() {
+    let fua = CommandFlags::FUA;
+    let (enospc, eio, eacces, edquot, eloop) = (28, 5, 13, 122, 40);
+    for (command, fails, calls, error) in [
+        (
+            Command::READ,
+            ("read", eio),
+            "read 4096 512",
+            ErrorValue::EIO,
+        ),
+        (
+            Command::WRITE,
+            ("write", enospc),
+            "write 4096 512",
+            ErrorValue::ENOSPC,
+        ),
+        (
+            Command::WRITE,
+            ("write", edquot),
+            "write 4096 512",
+            ErrorValue::ENOSPC,
+        ),
+        (
+            Command::WRITE,
+            ("write", eacces),
+            "write 4096 512",
+            ErrorValue::EPERM,
+        ),
+        (
+            Command::WRITE,
+            ("write", eloop),
+            "write 4096 512",
+            ErrorValue::EIO,
+        ),
+        (
+            Command::WRITE,
+            ("flush", eio),
+            "write 4096 512, flush",
+            ErrorValue::EIO,
+        ),
+        (
+            Command::TRIM,
+            ("flush", eio),
+            "trim 4096 512, flush",
+            ErrorValue::EIO,
+        ),
+        (
+            Command::FLUSH,
+            ("flush", enospc),
+            "flush",
+            ErrorValue::ENOSPC,
+        ),
+        (
+            Command::WRITE_ZEROES,
+            ("zero", enospc),
+            "zero 4096 512 hole",
+            ErrorValue::ENOSPC,
+        ),
+    ] {
+        let (seen, seen_error) = run(command, fua, Some(fails));
+        assert_eq!(
+            (seen.as_str(), seen_error),
+            (calls, error),
+            "{command} {fails:?}"
+        );
+    }
+}
