@@ -5,6 +5,7 @@
 mod bounded;
 mod command_misuse;
 mod commands;
+mod conformance;
 mod connect;
 mod coverage;
 mod errors;

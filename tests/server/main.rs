@@ -3,6 +3,7 @@
 
 #![cfg(feature = "alloc")]
 
+mod conformance;
 mod drive;
 mod end_to_end;
 mod hostile;

@@ -1,0 +1,172 @@
+//! Duties of the specification that no other test is about.
+
+use nbd_codec::server::{Export, MetaContext, Offer, Request, TlsMode, handshake};
+use nbd_codec::wire::extent::Extent64;
+use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
+use nbd_codec::wire::number::{Command, ContextId, ErrorValue, OptionReplyType};
+use nbd_codec::{Framing, Misuse};
+
+use crate::drive::{Shop, play};
+use crate::replies::token;
+use crate::script::bytes;
+use crate::tls::negotiating;
+
+const ALL: TransmissionFlags = TransmissionFlags::KNOWN;
+const DISK: &[Export<'_>] = &[Export::new("disk", 1 << 20, ALL)];
+
+/// TLS belongs to fixed newstyle: a client that did not agree to it cannot
+/// start TLS, and where TLS is forced it gets nothing else either.
+#[test]
+fn tls_needs_a_client_of_fixed_newstyle() {
+    for tls in [TlsMode::Selective, TlsMode::Forced] {
+        let mut offer = Offer::default();
+        offer.tls = tls;
+        play(
+            || Shop::new(offer, &[]),
+            "S: NBDMAGIC IHAVEOPT 0003
+             C: 00000002
+             C: IHAVEOPT STARTTLS 4{ }
+             X: the peer broke the protocol: NBD_OPT_STARTTLS without fixed newstyle",
+        );
+    }
+    let mut offer = Offer::default();
+    offer.tls = TlsMode::Forced;
+    play(
+        || Shop::new(offer, &[]),
+        "S: NBDMAGIC IHAVEOPT 0003
+         C: 00000002
+         C: IHAVEOPT EXPORT_NAME 4{ \"disk\" }
+         X: TLS is required, and NBD_OPT_EXPORT_NAME asked for an export without it",
+    );
+}
+
+/// Under TLS nobody is sent to start it.
+#[test]
+fn tls_reqd_is_no_answer_under_tls() {
+    for tls in [TlsMode::Selective, TlsMode::Forced] {
+        let mut handshake = negotiating(tls);
+        let start = bytes("IHAVEOPT STARTTLS 4{ }");
+        assert_eq!(handshake.receive(&mut &start[..]), Ok(None));
+        handshake.transmit(&mut Vec::new()).unwrap();
+        let event = handshake.receive(&mut &[][..]);
+        assert_eq!(event, Ok(Some(handshake::Event::StartTls)));
+        handshake.tls_established().unwrap();
+
+        let go = bytes("IHAVEOPT GO 4{ 4{ \"disk\" } 0000 }");
+        let event = handshake.receive(&mut &go[..]).unwrap();
+        assert!(matches!(event, Some(handshake::Event::Export(_))));
+        let mut out = Vec::new();
+        let error = OptionReplyType::ERR_TLS_REQD;
+        let refused = handshake.refuse(error, "", &mut out);
+        assert_eq!(refused, Err(Misuse::Answer(error)));
+        assert!(out.is_empty());
+        let error = OptionReplyType::ERR_UNKNOWN;
+        assert_eq!(handshake.refuse(error, "", &mut out), Ok(20));
+    }
+}
+
+/// Behind an INFO with the same parameters, GO says the same.
+#[test]
+fn go_repeats_what_info_said() {
+    const CONTEXTS: &[MetaContext<'_>] = &[MetaContext::narrow("x-a:one")];
+    let mut export = Export::new("disk", 1 << 20, ALL);
+    export.description = "a disk";
+    export.contexts = CONTEXTS;
+    let said = |option: &str| {
+        format!(
+            "C: IHAVEOPT {option} 4{{ 4{{ \"disk\" }} 0003 0002 0001 0003 }}
+             E: Export NBD_OPT_{option} \"disk\" [NBD_INFO_DESCRIPTION, NBD_INFO_NAME, NBD_INFO_BLOCK_SIZE]
+             S: REPLY {option} REP_INFO 4{{ 0000 0000_0000_0010_0000 1fff }}
+             S: REPLY {option} REP_INFO 4{{ 0001 \"disk\" }}
+             S: REPLY {option} REP_INFO 4{{ 0002 \"a disk\" }}
+             S: REPLY {option} REP_INFO 4{{ 0003 0000_0001 0000_1000 0200_0000 }}
+             S: REPLY {option} ACK 4{{ }}\n"
+        )
+    };
+    play(
+        || Shop::new(Offer::default(), std::slice::from_ref(&export)),
+        &format!(
+            "S: NBDMAGIC IHAVEOPT 0003
+             C: 00000003
+             C: IHAVEOPT EXTENDED_HEADERS 4{{ }}
+             S: REPLY EXTENDED_HEADERS ACK 4{{ }}
+             C: IHAVEOPT SET_META 4{{ 4{{ \"disk\" }} 00000001 4{{ \"x-a:one\" }} }}
+             E: MetaContexts NBD_OPT_SET_META_CONTEXT \"disk\" [\"x-a:one\"]
+             S: REPLY SET_META REP_META 4{{ 0000_0000 \"x-a:one\" }}
+             S: REPLY SET_META ACK 4{{ }}
+             {}{}E: Ready",
+            said("INFO"),
+            said("GO"),
+        ),
+    );
+}
+
+/// The zeroes are EXPORT_NAME's: a client that wants them gets none from GO.
+#[test]
+fn go_has_no_zeroes_behind_it() {
+    for flags in ["00000001", "00000003"] {
+        play(
+            || Shop::new(Offer::default(), DISK),
+            &format!(
+                "S: NBDMAGIC IHAVEOPT 0003
+                 C: {flags}
+                 C: IHAVEOPT GO 4{{ 4{{ \"disk\" }} 0000 }}
+                 E: Export NBD_OPT_GO \"disk\" []
+                 E: Ready
+                 S: REPLY GO REP_INFO 4{{ 0000 0000_0000_0010_0000 0f7f }}
+                 S: REPLY GO ACK 4{{ }}"
+            ),
+        );
+    }
+}
+
+/// However often a client asks for it.
+#[test]
+fn information_is_said_once() {
+    play(
+        || Shop::new(Offer::default(), DISK),
+        "S: NBDMAGIC IHAVEOPT 0003
+         C: 00000003
+         C: IHAVEOPT INFO 4{ 4{ \"disk\" } 0004 0001 0000 0001 0000 }
+         E: Export NBD_OPT_INFO \"disk\" [NBD_INFO_NAME, NBD_INFO_EXPORT, NBD_INFO_NAME, NBD_INFO_EXPORT]
+         S: REPLY INFO REP_INFO 4{ 0000 0000_0000_0010_0000 0f7f }
+         S: REPLY INFO REP_INFO 4{ 0001 \"disk\" }
+         S: REPLY INFO ACK 4{ }",
+    );
+}
+
+#[test]
+fn extended_headers_take_no_data() {
+    play(
+        || Shop::new(Offer::default(), &[]),
+        "S: NBDMAGIC IHAVEOPT 0003
+         C: 00000003
+         C: IHAVEOPT EXTENDED_HEADERS 4{ 00 }
+         S: REPLY EXTENDED_HEADERS ERR_INVALID 4{ \"the option takes no data\" }
+         # Nothing was agreed on by that.
+         C: IHAVEOPT STRUCTURED_REPLY 4{ }
+         S: REPLY STRUCTURED_REPLY ACK 4{ }",
+    );
+}
+
+#[test]
+fn a_wide_status_is_not_empty() {
+    let extent = |length| Extent64 { length, flags: 0 };
+    for extents in [&[][..], &[extent(0)], &[extent(512), extent(0)]] {
+        let status = token!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
+        let mut out = Vec::new();
+        let result = status.answer(ContextId(0), extents.iter().copied(), &mut out);
+        assert_eq!(result.unwrap_err().misuse, Misuse::EmptyExtent);
+        assert!(out.is_empty());
+    }
+}
+
+/// Nor is there an error of zero at a place.
+#[test]
+fn an_error_of_zero_at_a_place_is_eio() {
+    let read = token!(Framing::Structured, Read, READ);
+    let reply = read.fail_at(ErrorValue::NONE, 0x1000, "").unwrap();
+    let mut out = Vec::new();
+    reply.encode(&mut out).unwrap();
+    assert_eq!(out[20..24], [0, 0, 0, 5]);
+}
