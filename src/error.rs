@@ -282,6 +282,9 @@ pub enum Misuse {
         /// The maximum payload in bytes.
         maximum: u32,
     },
+    /// A range in a command that has none: its fields are reserved, and zero.
+    #[error("{0} has no range; offset and length are zero")]
+    NoRange(Command),
     /// A length of zero, whose meaning the specification leaves open.
     #[error("a length of zero has no defined meaning")]
     ZeroLength,

@@ -68,10 +68,14 @@ impl Accepted {
         if !request.flags.difference(rule.flags).is_empty() {
             return Err(Misuse::Flag);
         }
-        if matches!(rule.verdict, Verdict::Whole) {
-            return Ok(());
-        }
         let Request { offset, length, .. } = *request;
+        if matches!(rule.verdict, Verdict::Whole) {
+            // The new size of a resize stands in the place of the offset.
+            return match length == 0 && (offset == 0 || command == Command::RESIZE) {
+                true => Ok(()),
+                false => Err(Misuse::NoRange(command)),
+            };
+        }
         if length == 0 {
             return Err(Misuse::ZeroLength);
         }
