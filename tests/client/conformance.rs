@@ -2,6 +2,7 @@
 
 use nbd_codec::Framing;
 use nbd_codec::Limits;
+use nbd_codec::Misuse;
 use nbd_codec::client::{Request, Slot, Transmission};
 
 use super::machines::{by_hand, export};
@@ -35,6 +36,15 @@ fn disc_and_flush_have_no_range() {
         (Framing::Extended, 32),
     ] {
         let mut machine = Transmission::new(export(framing), [Slot::EMPTY; 2], Limits::DEFAULT);
+        for (offset, length) in [(0, 1), (512, 0), (512, 512)] {
+            let by_hand = Request {
+                offset,
+                length,
+                ..Request::flush()
+            };
+            let refused = machine.submit(by_hand);
+            assert_eq!(refused, Err(Misuse::NoRange(by_hand.command)));
+        }
         let flush = machine.submit(Request::flush()).unwrap();
         let disc = machine.disconnect().unwrap();
         for (head, command) in [(flush, 3), (disc, 2)] {
