@@ -90,6 +90,8 @@ pub enum Command {
     Write(Write),
     /// Copy between exports and files, holes preserved
     Copy(Copy),
+    /// Measure how fast an export is read or written
+    Bench(Bench),
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +158,66 @@ pub struct Copy {
     pub source: String,
     /// An NBD URI of an export that is large enough, or a file, which is replaced
     pub destination: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Where the export is
+    pub uri: String,
+    /// What is done. The write modes destroy what is in the export
+    #[arg(long, value_enum, default_value = "randread")]
+    pub mode: Mode,
+    /// Bytes of each request
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "4k")]
+    pub size: u64,
+    /// Requests in flight on each connection
+    #[arg(long, value_name = "COUNT", default_value = "32",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub depth: u16,
+    /// Connections, each with a thread of its own
+    #[arg(long, value_name = "COUNT", default_value = "1",
+        value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub connections: u16,
+    /// How long to go on
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    pub seconds: Duration,
+    /// Go on for so many requests on each connection instead
+    #[arg(long, value_name = "COUNT", conflicts_with = "seconds")]
+    pub requests: Option<u64>,
+    /// Print JSON; times are in nanoseconds
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Read at random places
+    Randread,
+    /// Write at random places
+    Randwrite,
+    /// Read from the beginning to the end, again and again
+    Read,
+    /// Write so
+    Write,
+}
+
+impl Mode {
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Randwrite | Self::Write)
+    }
+
+    pub fn is_random(self) -> bool {
+        matches!(self, Self::Randread | Self::Randwrite)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Randread => "randread",
+            Self::Randwrite => "randwrite",
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -9,7 +9,7 @@ use nbd_codec::client::handshake::ContextQuery;
 use nbd_codec::uri::Uri;
 use nbd_codec::wire::number::ContextId;
 use nbd_codec::wire::text::Text;
-use nbd_codec::{Error, Framing};
+use nbd_codec::{Error, Framing, Negotiated};
 
 use crate::inbox::Inbox;
 use crate::session::Session;
@@ -40,6 +40,31 @@ pub fn open(
     contexts: &[&str],
     settings: &Settings,
 ) -> Result<Connection> {
+    let Opened {
+        link,
+        negotiated,
+        contexts,
+    } = shake_hands(uri, framing, contexts, settings)?;
+    Ok(Connection {
+        session: Session::new(link.socket, link.inbox, negotiated),
+        contexts,
+    })
+}
+
+/// What a handshake leaves, for those who do transmission in their own way.
+pub struct Opened {
+    pub link: Link,
+    pub negotiated: Negotiated,
+    pub contexts: Vec<(ContextId, String)>,
+}
+
+/// Connects, and comes to terms with the server.
+pub fn shake_hands(
+    uri: &Uri,
+    framing: Framing,
+    contexts: &[&str],
+    settings: &Settings,
+) -> Result<Opened> {
     let queries: Vec<_> = contexts
         .iter()
         .map(|name| ContextQuery::new(name))
@@ -87,8 +112,9 @@ pub fn open(
     let negotiated = machine
         .into_negotiated()
         .map_err(|_| anyhow!("the handshake did not come to its end"))?;
-    Ok(Connection {
-        session: Session::new(link.socket, link.inbox, negotiated),
+    Ok(Opened {
+        link,
+        negotiated,
         contexts: granted,
     })
 }

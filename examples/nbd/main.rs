@@ -3,6 +3,7 @@
 
 mod align;
 mod args;
+mod bench;
 mod connection;
 mod copy;
 mod describe;
@@ -54,6 +55,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Read(args)) => transfer::read(args, &cli.common),
         Some(Command::Write(args)) => transfer::write(args, &cli.common),
         Some(Command::Copy(args)) => copy::run(args, &cli.common),
+        Some(Command::Bench(args)) => bench::run(args, &cli.common),
         None => tour::run(),
     }
 }

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use nbd_codec::uri::{Transport, Uri};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::{Timeout as SocketTimeout, set_socket_timeout};
 
 /// How connections are made.
 #[derive(Debug, Clone, Default)]
@@ -131,6 +132,18 @@ impl Socket {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// From now on reading and writing the descriptor waits. That saves a
+    /// system call where there is nothing else to do.
+    pub fn into_blocking(self) -> Result<OwnedFd> {
+        let fd = match self.stream {
+            Stream::Tcp(stream) => OwnedFd::from(stream),
+            Stream::Unix(stream) => OwnedFd::from(stream),
+        };
+        rustix::io::ioctl_fionbio(&fd, false)?;
+        set_socket_timeout(&fd, SocketTimeout::Recv, self.timeout)?;
+        Ok(fd)
     }
 
     /// Appends the first `n` of these bytes to the record.

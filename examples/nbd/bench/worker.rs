@@ -1,0 +1,248 @@
+//! One connection under load: as many requests in flight as are wanted, and
+//! for each reply the next request.
+
+use std::time::Instant;
+
+use anyhow::{Result, anyhow, bail};
+use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
+use nbd_codec::wire::number::Cookie;
+use nbd_codec::{Limits, Need};
+
+use super::histogram::Histogram;
+use super::pipe::Pipe;
+use super::{Load, Stop};
+use crate::connection::Opened;
+use crate::session::{describe, explain};
+
+/// Payloads with so much still to come are read straight to their place. Of
+/// smaller ones it is cheaper to take many at once and copy them.
+const DIRECT: u64 = 32 << 10;
+
+pub struct Worker<'l> {
+    load: &'l Load,
+    stop: &'l Stop,
+    histogram: &'l Histogram,
+    machine: Transmission<Vec<Slot>>,
+    pipe: Pipe,
+    places: Places,
+    /// How many requests were made.
+    made: u64,
+    next: Next,
+    /// The time, as of the last batch.
+    now: Instant,
+}
+
+/// Where replies go.
+struct Places {
+    /// A part for each slot, as long as a request.
+    memory: Vec<u8>,
+    size: usize,
+    /// Where in the export each slot reads or writes, and since when.
+    running: Vec<(u64, Instant)>,
+}
+
+impl<'l> Worker<'l> {
+    pub fn new(
+        opened: Opened,
+        number: u16,
+        load: &'l Load,
+        stop: &'l Stop,
+        histogram: &'l Histogram,
+    ) -> Result<Self> {
+        let now = Instant::now();
+        let depth = load.depth.into();
+        let size = load.size as usize;
+        let next = Next::new(load, number, opened.negotiated.size);
+        let payload = match load.mode.writes() {
+            true => noise(size),
+            false => Vec::new(),
+        };
+        let memory = match load.mode.writes() {
+            true => 0,
+            false => depth * size,
+        };
+        Ok(Self {
+            load,
+            stop,
+            histogram,
+            machine: Transmission::new(
+                opened.negotiated,
+                vec![Slot::EMPTY; depth],
+                Limits::DEFAULT,
+            ),
+            pipe: Pipe::new(opened.link, payload)?,
+            places: Places {
+                memory: vec![0; memory],
+                size,
+                running: vec![(0, now); depth],
+            },
+            made: 0,
+            next,
+            now,
+        })
+    }
+
+    /// Until it is time to stop, and everything is answered.
+    pub fn run(mut self) -> Result<()> {
+        self.now = Instant::now();
+        loop {
+            self.submit()?;
+            self.pipe.send()?;
+            if self.machine.in_flight() == 0 {
+                break;
+            }
+            if self.pipe.is_all_sent() || self.pipe.wait()? {
+                self.receive()?;
+                self.now = Instant::now();
+                self.take()?;
+            }
+        }
+        let head = self.machine.disconnect()?;
+        self.pipe.queue(&head);
+        self.pipe.send()
+    }
+
+    fn submit(&mut self) -> Result<()> {
+        let depth = usize::from(self.load.depth);
+        while self.machine.in_flight() < depth && !self.stop.is_due(self.made, self.now) {
+            let offset = self.next.offset();
+            let request = match self.load.mode.writes() {
+                true => Request::write(offset, self.load.size),
+                false => Request::read(offset, self.load.size),
+            };
+            let head = self.machine.submit(request)?;
+            self.pipe.queue(&head);
+            self.places.running[slot_index(head.cookie())] = (offset, self.now);
+            self.made += 1;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        let mut place = &mut [][..];
+        if let Need::Payload {
+            cookie,
+            offset,
+            length,
+        } = self.machine.need()
+            && length >= DIRECT
+        {
+            place = self.places.of(cookie, offset, length as usize)?;
+        }
+        let (placed, any) = self.pipe.receive(place)?;
+        if !any {
+            let waiting = self.machine.in_flight();
+            bail!("the server closed the connection with {waiting} requests unanswered");
+        }
+        if placed > 0 {
+            self.machine.advance(placed as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Takes all replies that have arrived.
+    fn take(&mut self) -> Result<()> {
+        let mut input = self.pipe.unread();
+        while let Some(event) = self.machine.receive(&mut input)? {
+            match event {
+                Event::Data {
+                    cookie,
+                    offset,
+                    data,
+                } => self
+                    .places
+                    .of(cookie, offset, data.len())?
+                    .copy_from_slice(data),
+                Event::Hole {
+                    cookie,
+                    offset,
+                    length,
+                } => self.places.of(cookie, offset, length as usize)?.fill(0),
+                Event::Done { cookie, result } => {
+                    let (offset, since) = self.places.running[slot_index(cookie)];
+                    if let Err(error) = result {
+                        let request = match self.load.mode.writes() {
+                            true => Request::write(offset, self.load.size),
+                            false => Request::read(offset, self.load.size),
+                        };
+                        bail!("{} failed: {}", describe(&request), explain(error));
+                    }
+                    self.histogram.record(self.now - since);
+                }
+                _ => {}
+            }
+        }
+        let left = input.len();
+        self.pipe.keep_last(left);
+        Ok(())
+    }
+}
+
+impl Places {
+    /// Where `length` bytes from `offset` in the export go.
+    fn of(&mut self, cookie: Cookie, offset: u64, length: usize) -> Result<&mut [u8]> {
+        let index = slot_index(cookie);
+        let from = (offset - self.running[index].0) as usize + index * self.size;
+        self.memory
+            .get_mut(from..from + length)
+            .ok_or_else(|| anyhow!("payload for a command that reads nothing"))
+    }
+}
+
+/// Where the next request goes.
+struct Next {
+    random: Option<Random>,
+    size: u64,
+    /// How many requests fit into the export.
+    places: u64,
+    at: u64,
+}
+
+impl Next {
+    fn new(load: &Load, number: u16, size: u64) -> Self {
+        let places = size / load.size;
+        Self {
+            random: load.mode.is_random().then(|| Random(u64::from(number))),
+            size: load.size,
+            places,
+            // In turns, connections begin at different places.
+            at: places / u64::from(load.connections) * u64::from(number),
+        }
+    }
+
+    fn offset(&mut self) -> u64 {
+        let place = match &mut self.random {
+            Some(random) => random.below(self.places),
+            None => {
+                self.at = (self.at + 1) % self.places;
+                self.at
+            }
+        };
+        place * self.size
+    }
+}
+
+/// Steele, Lea and Flood's SplitMix64: the same places in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Below `end`, to the upper half of a long product.
+    fn below(&mut self, end: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
+    }
+}
+
+/// Data that does not compress.
+fn noise(length: usize) -> Vec<u8> {
+    let mut random = Random(1);
+    let words = std::iter::repeat_with(|| random.next().to_le_bytes());
+    words.flatten().take(length).collect()
+}
