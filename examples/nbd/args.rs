@@ -156,7 +156,8 @@ pub struct Write {
 pub struct Copy {
     /// An NBD URI or a file
     pub source: String,
-    /// An NBD URI of an export that is large enough, or a file, which is replaced
+    /// An NBD URI of an export that is large enough, or a file, which is replaced, or null: for
+    /// nowhere
     pub destination: String,
 }
 

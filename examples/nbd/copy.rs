@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{channel, sync_channel};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -23,11 +23,16 @@ const AHEAD: usize = 16;
 enum Side {
     Export(Box<Uri>),
     File(PathBuf),
+    /// Nowhere, to see how fast the other side is.
+    Null,
 }
 
 impl Side {
     /// What looks like a URI is one.
     fn parse(text: &str) -> Result<Self> {
+        if text == "null:" {
+            return Ok(Self::Null);
+        }
         match text.contains("://") {
             true => Ok(Self::Export(Box::new(connection::parse_uri(text)?))),
             false => Ok(Self::File(text.into())),
@@ -40,6 +45,7 @@ impl std::fmt::Display for Side {
         match self {
             Self::Export(uri) => uri.fmt(f),
             Self::File(path) => path.display().fmt(f),
+            Self::Null => f.write_str("null:"),
         }
     }
 }
@@ -64,6 +70,7 @@ fn open_source(side: &Side, common: &args::Common) -> Result<Source> {
                 .map(Source::export)
         }
         Side::File(path) => Ok(Source::File(File::open(path)?)),
+        Side::Null => bail!("nothing can be read from it"),
     }
 }
 
@@ -73,6 +80,7 @@ fn open_target(side: &Side, source: &Source, size: u64, common: &args::Common) -
             let connection = connection::open(uri, common.framing(), &[], &common.settings())?;
             Target::export(Writer::new(connection.session)?, size)
         }
+        Side::Null => Ok(Target::Null),
         Side::File(path) => Target::file(Path::new(path), source, size),
     }
 }
@@ -81,13 +89,17 @@ fn copy(source: Source, mut target: Target, size: u64, from: &Side, to: &Side) -
     let progress = Progress::new("copy", size, true);
     let alignment = source.alignment().max(target.alignment());
     let (sender, receiver) = sync_channel(AHEAD);
+    // Memory goes back to the source: fresh memory costs more than what is
+    // read into it.
+    let (give_back, free) = channel();
     // Not joined where the destination fails: the source may be waiting for a
     // server that says nothing, and the program ends anyway.
     let reading = thread::spawn(move || {
         source.run(alignment, &mut |part| {
             sender
                 .send(part)
-                .map_err(|_| anyhow!("the destination failed"))
+                .map_err(|_| anyhow!("the destination failed"))?;
+            Ok(free.try_recv().unwrap_or_default())
         })
     });
     let mut copied = 0;
@@ -96,7 +108,11 @@ fn copy(source: Source, mut target: Target, size: u64, from: &Side, to: &Side) -
             Part::Data { data, .. } => data.len() as u64,
             Part::Zeroes { length, .. } => *length,
         };
-        write(&mut target, part).with_context(|| to.to_string())?;
+        let memory = write(&mut target, part).with_context(|| to.to_string())?;
+        if memory.capacity() > 0 {
+            // The source may have ended.
+            let _ = give_back.send(memory);
+        }
         copied += length;
         progress.add(length);
     }
@@ -113,7 +129,7 @@ fn copy(source: Source, mut target: Target, size: u64, from: &Side, to: &Side) -
 }
 
 /// Writes a part in as many pieces as the destination needs.
-fn write(target: &mut Target, part: Part) -> Result<()> {
+fn write(target: &mut Target, part: Part) -> Result<Vec<u8>> {
     let chunk = target.chunk();
     match part {
         Part::Data { offset, data } if data.len() > chunk => {
@@ -123,7 +139,7 @@ fn write(target: &mut Target, part: Part) -> Result<()> {
                     data: piece.to_vec(),
                 })?;
             }
-            Ok(())
+            Ok(data)
         }
         part => target.write(part),
     }

@@ -1,6 +1,7 @@
 //! What is copied from: an export or a file, as a sequence of data and zeroes.
 
 use std::fs::File;
+use std::mem;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -31,6 +32,9 @@ pub enum Part {
     Data { offset: u64, data: Vec<u8> },
     Zeroes { offset: u64, length: u64 },
 }
+
+/// Takes a part; gives back memory to be used again, or an empty vector.
+pub type Each<'e> = &'e mut dyn FnMut(Part) -> Result<Vec<u8>>;
 
 pub enum Source {
     Export {
@@ -73,7 +77,7 @@ impl Source {
     }
 
     /// Hands all of it to `each`, in order, in parts aligned to `alignment`.
-    pub fn run(self, alignment: u64, each: &mut dyn FnMut(Part) -> Result<()>) -> Result<()> {
+    pub fn run(self, alignment: u64, each: Each<'_>) -> Result<()> {
         let size = self.size()?;
         match self {
             Self::File(file) => copy_file(&file, size, alignment, each),
@@ -82,8 +86,7 @@ impl Source {
                 allocation: None,
             } => {
                 reader::read(&mut session, 0..size, &mut |piece| {
-                    split(piece, alignment.max(BLOCK), true, each)?;
-                    Ok(Vec::new())
+                    split(piece, alignment.max(BLOCK), true, each)
                 })?;
                 session.close()
             }
@@ -108,7 +111,7 @@ fn copy_window(
     allocation: ContextId,
     window: Range<u64>,
     alignment: u64,
-    each: &mut dyn FnMut(Part) -> Result<()>,
+    each: Each<'_>,
 ) -> Result<()> {
     let extents = extents::walk(session, &[allocation], window.clone())?;
     let zero = u64::from(AllocationFlags::ZERO.0);
@@ -119,22 +122,17 @@ fn copy_window(
         .map(|extent| extent.offset..extent.end());
     for (range, zero) in aligned(zeroes, window, alignment) {
         match zero {
-            true => each(zeroes_of(range))?,
+            true => drop(each(zeroes_of(range))?),
             false => reader::read(session, range, &mut |piece| {
-                split(piece, alignment, false, each)?;
-                Ok(Vec::new())
+                split(piece, alignment, false, each)
             })?,
         }
     }
     Ok(())
 }
 
-fn copy_file(
-    file: &File,
-    size: u64,
-    alignment: u64,
-    each: &mut dyn FnMut(Part) -> Result<()>,
-) -> Result<()> {
+fn copy_file(file: &File, size: u64, alignment: u64, each: Each<'_>) -> Result<()> {
+    let mut spare = Vec::new();
     let holes = std::iter::successors(next_hole(file, 0, size)?, |hole| {
         // An error shows where the data behind the hole is read.
         next_hole(file, hole.end, size).ok().flatten()
@@ -147,10 +145,11 @@ fn copy_file(
         let mut offset = range.start;
         while offset < range.end {
             let length = (range.end - offset).min(CHUNK);
-            let mut data = vec![0; length as usize];
+            let mut data = mem::take(&mut spare);
+            data.resize(length as usize, 0);
             file.read_exact_at(&mut data, offset)
                 .with_context(|| format!("cannot read {length} bytes at offset {offset}"))?;
-            each(Part::Data { offset, data })?;
+            spare = each(Part::Data { offset, data })?;
             offset += length;
         }
     }
@@ -186,12 +185,7 @@ fn zeroes_of(range: Range<u64>) -> Part {
 
 /// Hands over a piece without its holes; with `look`, neither with blocks that
 /// are all zeroes.
-fn split(
-    piece: Piece,
-    block: u64,
-    look: bool,
-    each: &mut dyn FnMut(Part) -> Result<()>,
-) -> Result<()> {
+fn split(piece: Piece, block: u64, look: bool, each: Each<'_>) -> Result<Vec<u8>> {
     let Piece {
         offset,
         data,
@@ -224,5 +218,5 @@ fn split(
             },
         })?;
     }
-    Ok(())
+    Ok(data)
 }

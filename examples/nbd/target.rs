@@ -17,6 +17,8 @@ pub enum Target {
     Sparse(File),
     /// A block device.
     Device(File),
+    /// Nowhere.
+    Null,
 }
 
 impl Target {
@@ -61,7 +63,7 @@ impl Target {
     pub fn alignment(&self) -> u64 {
         match self {
             Self::Export(writer) => writer.alignment(),
-            Self::Sparse(_) | Self::Device(_) => 1,
+            Self::Sparse(_) | Self::Device(_) | Self::Null => 1,
         }
     }
 
@@ -69,36 +71,44 @@ impl Target {
     pub fn chunk(&self) -> usize {
         match self {
             Self::Export(writer) => writer.chunk(),
-            Self::Sparse(_) | Self::Device(_) => usize::MAX,
+            Self::Sparse(_) | Self::Device(_) | Self::Null => usize::MAX,
         }
     }
 
-    pub fn write(&mut self, part: Part) -> Result<()> {
-        match (self, part) {
-            (Self::Export(writer), Part::Data { offset, data }) => writer.data(offset, data),
+    /// Writes a part; gives back memory that is not needed any more.
+    pub fn write(&mut self, part: Part) -> Result<Vec<u8>> {
+        let free = match (self, part) {
+            (Self::Export(writer), Part::Data { offset, data }) => {
+                writer.data(offset, data)?;
+                Vec::new()
+            }
             (Self::Export(writer), Part::Zeroes { offset, length }) => {
-                writer.zeroes(offset, length)
+                writer.zeroes(offset, length)?;
+                Vec::new()
             }
             (Self::Sparse(file) | Self::Device(file), Part::Data { offset, data }) => {
-                Ok(file.write_all_at(&data, offset)?)
+                file.write_all_at(&data, offset)?;
+                data
             }
-            (Self::Sparse(_), Part::Zeroes { .. }) => Ok(()),
+            (Self::Null, Part::Data { data, .. }) => data,
+            (Self::Sparse(_) | Self::Null, Part::Zeroes { .. }) => Vec::new(),
             (Self::Device(file), Part::Zeroes { offset, length }) => {
                 let zeroes = vec![0; CHUNK as usize];
                 for at in (offset..offset + length).step_by(zeroes.len()) {
                     let left = (offset + length - at).min(CHUNK);
                     file.write_all_at(&zeroes[..left as usize], at)?;
                 }
-                Ok(())
+                zeroes
             }
-        }
+        };
+        Ok(free)
     }
 
     /// Everything is written.
     pub fn finish(self) -> Result<()> {
         match self {
             Self::Export(writer) => writer.finish(),
-            Self::Sparse(_) => Ok(()),
+            Self::Sparse(_) | Self::Null => Ok(()),
             Self::Device(file) => Ok(file.sync_data()?),
         }
     }

@@ -47,7 +47,7 @@ impl Client {
             return Ok("left in the handshake".into());
         };
         server.note(|| format!("{}: {}", self.name, describe(&negotiated)));
-        self.socket.set_timeout(None)?;
+        self.socket.set_patient()?;
         let (requests, end) = self.transmit(server, negotiated, inbox)?;
         end.with_context(|| format!("after {requests} requests"))?;
         Ok(format!("left after {requests} requests"))

@@ -9,7 +9,19 @@ pub trait Disk: Send + Sync {
 
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()>;
 
+    /// The same if it succeeds without waiting; whether it did. If not, what is
+    /// in `data` has no meaning.
+    fn try_read(&self, offset: u64, data: &mut [u8]) -> bool;
+
+    /// Whether the range is known to be data all through, and reading it in
+    /// pieces of data and holes is in vain. Does not wait.
+    fn is_data(&self, offset: u64, length: u64) -> bool;
+
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// The same if it succeeds without waiting for long; whether it did. If
+    /// not, a part may have been written.
+    fn try_write(&self, offset: u64, data: &[u8]) -> bool;
 
     /// What is in the range reads as zeroes afterwards.
     fn zero(&self, offset: u64, length: u64, how: Zero) -> io::Result<()>;

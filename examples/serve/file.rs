@@ -5,22 +5,64 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
-use rustix::io::Errno;
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatfs};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::disk::{Disk, Extent, Zero};
 
 pub struct FileDisk {
     file: File,
     size: u64,
+    waits: Waits,
+    /// Where data is, as was found last: to look for the next hole can take as
+    /// long as it is far away. If others make holes in the file it is still
+    /// right to call them data.
+    known: Mutex<Known>,
     /// A flush has failed once: what was written before it may be lost, and
     /// the system says so only once.
     lost: AtomicBool,
+}
+
+#[derive(Clone, Default)]
+struct Known {
+    data: Range<u64>,
+    /// How often holes were made.
+    holes: u64,
+}
+
+/// What reading may have to wait for.
+enum Waits {
+    /// The file is memory.
+    Never,
+    /// What is not in the cache of the system; it tells.
+    ForDevice,
+    /// Nobody can tell.
+    Always,
+}
+
+impl Waits {
+    /// The type of file systems that are memory (`statfs(2)`).
+    const TMPFS: u64 = 0x0102_1994;
+
+    fn of(file: &File, is_file: bool) -> Self {
+        let system = fstatfs(file).map(|system| system.f_type as u64);
+        if is_file && system == Ok(Self::TMPFS) {
+            return Self::Never;
+        }
+        let probe = &mut [0];
+        let slices = &mut [io::IoSliceMut::new(probe)];
+        match preadv2(file, slices, 0, ReadWriteFlags::NOWAIT) {
+            Ok(_) | Err(Errno::AGAIN) if is_file => Self::ForDevice,
+            _ => Self::Always,
+        }
+    }
 }
 
 impl FileDisk {
@@ -46,20 +88,37 @@ impl FileDisk {
             .seek(SeekFrom::End(0))
             .with_context(|| format!("cannot tell the size of {name}"))?;
         Ok(Self {
+            waits: Waits::of(&file, kind.is_file()),
             file,
             size,
+            known: Mutex::default(),
             lost: AtomicBool::new(false),
         })
     }
 
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(fallocate(&self.file, flags, offset, length)?)
+        let result = fallocate(&self.file, flags, offset, length);
+        self.forget();
+        Ok(result?)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There are new holes.
+    fn forget(&self) {
+        let mut known = self.known();
+        known.holes += 1;
+        known.data = 0..0;
     }
 
     /// Zeroes that have their space.
     fn allocate_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-        match fallocate(&self.file, FallocateFlags::ZERO_RANGE, offset, length) {
+        let result = fallocate(&self.file, FallocateFlags::ZERO_RANGE, offset, length);
+        self.forget();
+        match result {
             Err(Errno::OPNOTSUPP) => {
                 self.punch(offset, length)?;
                 Ok(fallocate(
@@ -96,6 +155,29 @@ impl Disk for FileDisk {
             io::ErrorKind::UnexpectedEof => io::Error::other("the file has become shorter"),
             _ => error,
         })
+    }
+
+    fn try_read(&self, offset: u64, data: &mut [u8]) -> bool {
+        match self.waits {
+            Waits::Always => false,
+            Waits::Never => self.file.read_exact_at(data, offset).is_ok(),
+            Waits::ForDevice => {
+                let length = data.len();
+                let slices = &mut [io::IoSliceMut::new(data)];
+                let read = preadv2(&self.file, slices, offset, ReadWriteFlags::NOWAIT);
+                read == Ok(length)
+            }
+        }
+    }
+
+    fn is_data(&self, offset: u64, length: u64) -> bool {
+        let data = &self.known().data;
+        data.contains(&offset) && data.end - offset >= length
+    }
+
+    /// A file's data goes to the cache of the system.
+    fn try_write(&self, offset: u64, data: &[u8]) -> bool {
+        !matches!(self.waits, Waits::Always) && self.file.write_all_at(data, offset).is_ok()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -142,6 +224,13 @@ impl Disk for FileDisk {
     }
 
     fn extent(&self, offset: u64, length: u64) -> io::Result<Extent> {
+        let Known { data, holes } = self.known().clone();
+        if data.contains(&offset) {
+            return Ok(Extent {
+                length: length.min(data.end - offset),
+                hole: false,
+            });
+        }
         let seek = |to| rustix::fs::seek(&self.file, to);
         let up_to = |place: u64| (place - offset).min(length);
         let data = match seek(rustix::fs::SeekFrom::Data(offset)) {
@@ -161,6 +250,11 @@ impl Disk for FileDisk {
             return Ok(Extent { length, hole: true });
         }
         let end = seek(rustix::fs::SeekFrom::Hole(offset)).unwrap_or(u64::MAX);
+        let mut known = self.known();
+        if known.holes == holes {
+            known.data = offset..end;
+        }
+        drop(known);
         let length = up_to(end.max(offset));
         Ok(Extent {
             length,

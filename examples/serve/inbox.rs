@@ -2,9 +2,13 @@
 
 use std::io::{self, IoSliceMut, Read};
 
-/// Holds every message that a machine wants whole, and many requests. Not
-/// more: what is in here of the payload of a write is copied to its place.
-const CAPACITY: usize = 16 << 10;
+/// Holds every message that a machine wants whole, and many requests; as much
+/// as a socket has for its reader, in round figures.
+const CAPACITY: usize = 256 << 10;
+
+/// Behind a payload that is read to its place: many requests. Not more: what is
+/// in here of the payload of a large write is copied to its place.
+const BEHIND: usize = 16 << 10;
 
 pub struct Inbox {
     bytes: Box<[u8]>,
@@ -46,9 +50,13 @@ impl Inbox {
         self.bytes.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         let room = place.len();
+        let behind = match room {
+            0 => CAPACITY,
+            _ => CAPACITY.min(self.end + BEHIND),
+        };
         let mut slices = [
             IoSliceMut::new(place),
-            IoSliceMut::new(&mut self.bytes[self.end..]),
+            IoSliceMut::new(&mut self.bytes[self.end..behind]),
         ];
         // Not every source knows what to do with an empty slice in front.
         let slices = if room == 0 {

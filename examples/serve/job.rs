@@ -17,7 +17,7 @@ use crate::log::say;
 use crate::outbox::{Content, Message};
 
 /// Reads from here on look for holes, in framings that can say so.
-const SPARSE: u32 = 64 << 10;
+pub const SPARSE: u32 = 64 << 10;
 
 /// Most pieces of a read.
 const PIECES: usize = 64;
@@ -35,6 +35,8 @@ pub enum Job {
         data: Option<Buffer>,
         permit: Permit,
     },
+    /// Replies wait in the outbox for somebody who has time.
+    Send,
     /// A reply is there already.
     Say {
         reply: Reply<'static>,
@@ -47,6 +49,7 @@ impl Job {
     /// size.
     pub fn run(self, disk: &dyn Disk, block: u32, out: &mut Vec<Message>) {
         let permit = match self {
+            Self::Send => return,
             Self::Say { reply, permit } => {
                 put(out, Content::Reply(reply));
                 permit

@@ -23,6 +23,7 @@ mod listener;
 mod log;
 mod memory;
 mod outbox;
+mod prompt;
 mod reader;
 mod server;
 #[path = "../shared/size.rs"]

@@ -15,10 +15,19 @@ const REGION: u64 = 1 << 20;
 /// Regions share this many locks.
 const SHARDS: u64 = 64;
 
-type Page = Box<[u8]>;
+/// Pages of a region.
+const PAGES: u64 = REGION / PAGE;
 
-/// Pages by their number.
-type Shard = BTreeMap<u64, Page>;
+type Page = Box<[u8; PAGE as usize]>;
+
+/// Regions by their number: those that have pages.
+type Shard = BTreeMap<u64, Region>;
+
+struct Region {
+    pages: Vec<Option<Page>>,
+    /// How many of them exist.
+    count: usize,
+}
 
 pub struct MemoryDisk {
     size: u64,
@@ -27,7 +36,8 @@ pub struct MemoryDisk {
 
 /// A part of a range that lies in one page.
 struct Part {
-    page: u64,
+    /// Within the region.
+    page: usize,
     /// Within the page.
     from: usize,
     to: usize,
@@ -45,10 +55,36 @@ impl MemoryDisk {
         &self.shards[(offset / REGION % SHARDS) as usize]
     }
 
+    /// The parts of a range that lie in regions that exist, by region.
+    fn present(&self, offset: u64, length: u64) -> impl Iterator<Item = (u64, u64)> {
+        let end = offset + length;
+        let regions = offset / REGION..end.div_ceil(REGION);
+        let numbers = self.shards.iter().flat_map(move |shard| {
+            let shard = read(shard);
+            let numbers = shard.range(regions.clone()).map(|(number, _)| *number);
+            numbers.collect::<Vec<_>>()
+        });
+        numbers.map(move |number| {
+            let from = offset.max(number * REGION);
+            let to = end.min((number + 1).saturating_mul(REGION));
+            (from, to - from)
+        })
+    }
+
     /// The first page of at least this number that exists.
     fn next_page(&self, page: u64) -> Option<u64> {
-        let first = |shard| read(shard).range(page..).next().map(|(page, _)| *page);
-        self.shards.iter().filter_map(first).min()
+        let number = page / PAGES;
+        // Where the region has one, no other can be before it.
+        let here = read(self.shard(page * PAGE))
+            .get(&number)
+            .and_then(|region| region.next_page((page % PAGES) as usize))
+            .map(|found| number * PAGES + found);
+        let first = |shard| {
+            let shard = read(shard);
+            let mut regions = shard.range(number + 1..);
+            regions.find_map(|(number, region)| Some(number * PAGES + region.next_page(0)?))
+        };
+        here.or_else(|| self.shards.iter().filter_map(first).min())
     }
 }
 
@@ -61,10 +97,11 @@ impl Disk for MemoryDisk {
         let mut rest = data;
         for (offset, length) in pieces(offset, rest.len() as u64, REGION) {
             let shard = read(self.shard(offset));
+            let region = shard.get(&(offset / REGION));
             for part in parts(offset, length) {
                 let (place, behind) = rest.split_at_mut(part.to - part.from);
                 rest = behind;
-                match shard.get(&part.page) {
+                match region.and_then(|region| region.pages[part.page].as_ref()) {
                     Some(page) => place.copy_from_slice(&page[part.from..part.to]),
                     None => place.fill(0),
                 }
@@ -73,14 +110,33 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn try_read(&self, offset: u64, data: &mut [u8]) -> bool {
+        self.read(offset, data).is_ok()
+    }
+
+    fn is_data(&self, offset: u64, length: u64) -> bool {
+        pieces(offset, length, REGION).all(|(offset, length)| {
+            let shard = read(self.shard(offset));
+            let region = shard.get(&(offset / REGION));
+            region.is_some_and(|region| {
+                parts(offset, length).all(|part| region.pages[part.page].is_some())
+            })
+        })
+    }
+
+    fn try_write(&self, offset: u64, data: &[u8]) -> bool {
+        self.write(offset, data).is_ok()
+    }
+
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut rest = data;
         for (offset, length) in pieces(offset, rest.len() as u64, REGION) {
             let mut shard = write(self.shard(offset));
+            let region = region(&mut shard, offset / REGION)?;
             for part in parts(offset, length) {
                 let (data, behind) = rest.split_at(part.to - part.from);
                 rest = behind;
-                page(&mut shard, part.page)?[part.from..part.to].copy_from_slice(data);
+                region.page(part.page)?[part.from..part.to].copy_from_slice(data);
             }
         }
         Ok(())
@@ -96,8 +152,9 @@ impl Disk for MemoryDisk {
         }
         for (offset, length) in pieces(offset, length, REGION) {
             let mut shard = write(self.shard(offset));
+            let region = region(&mut shard, offset / REGION)?;
             for part in parts(offset, length) {
-                page(&mut shard, part.page)?[part.from..part.to].fill(0);
+                region.page(part.page)?[part.from..part.to].fill(0);
             }
         }
         Ok(())
@@ -105,36 +162,28 @@ impl Disk for MemoryDisk {
 
     /// Whole pages go, parts of pages are filled with zeroes.
     fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
-        let end = offset + length;
-        let first_whole = offset.div_ceil(PAGE);
-        let last_whole = match end == self.size {
-            // Behind the end there is nothing to keep.
-            true => end.div_ceil(PAGE),
-            false => (end / PAGE).max(first_whole),
-        };
-        let head = (offset, end.min(first_whole.saturating_mul(PAGE)));
-        let tail = (last_whole.saturating_mul(PAGE), end);
-        for (from, to) in [head, tail] {
-            if from >= to {
+        for (offset, length) in self.present(offset, length) {
+            let number = offset / REGION;
+            let mut shard = write(self.shard(offset));
+            let Some(region) = shard.get_mut(&number) else {
                 continue;
-            }
-            if let Some(page) = write(self.shard(from)).get_mut(&(from / PAGE)) {
-                let at = (from % PAGE) as usize;
-                page[at..at + (to - from) as usize].fill(0);
-            }
-        }
-        for shard in &self.shards {
-            loop {
-                // A few at a time: others wait for the lock.
-                let mut shard = write(shard);
-                let pages = shard.range(first_whole..last_whole);
-                let some: Vec<u64> = pages.map(|(page, _)| *page).take(1024).collect();
-                if some.is_empty() {
-                    break;
+            };
+            for part in parts(offset, length) {
+                let end = number * REGION + part.page as u64 * PAGE + part.to as u64;
+                // Behind the end of the disk there is nothing to keep.
+                let to_the_end = part.to == PAGE as usize || end == self.size;
+                let place = &mut region.pages[part.page];
+                match place {
+                    None => {}
+                    Some(_) if part.from == 0 && to_the_end => {
+                        *place = None;
+                        region.count -= 1;
+                    }
+                    Some(page) => page[part.from..part.to].fill(0),
                 }
-                for page in some {
-                    shard.remove(&page);
-                }
+            }
+            if region.count == 0 {
+                shard.remove(&number);
             }
         }
         Ok(())
@@ -163,8 +212,9 @@ impl Disk for MemoryDisk {
         let mut found = 0;
         for (offset, length) in pieces(offset, length, REGION) {
             let shard = read(self.shard(offset));
+            let region = shard.get(&(offset / REGION));
             for part in parts(offset, length) {
-                if !shard.contains_key(&part.page) {
+                if region.is_none_or(|region| region.pages[part.page].is_none()) {
                     let length = found;
                     return Ok(Extent {
                         length,
@@ -197,27 +247,53 @@ fn parts(offset: u64, length: u64) -> impl Iterator<Item = Part> {
     pieces(offset, length, PAGE).map(|(offset, length)| {
         let from = (offset % PAGE) as usize;
         Part {
-            page: offset / PAGE,
+            page: (offset / PAGE % PAGES) as usize,
             from,
             to: from + length as usize,
         }
     })
 }
 
-/// A page to write to.
-fn page(shard: &mut Shard, number: u64) -> io::Result<&mut Page> {
+/// A region to write to.
+fn region(shard: &mut Shard, number: u64) -> io::Result<&mut Region> {
     use std::collections::btree_map::Entry;
     Ok(match shard.entry(number) {
         Entry::Occupied(entry) => entry.into_mut(),
         Entry::Vacant(entry) => {
-            // More than there is must not end the server.
-            let mut page = Vec::new();
-            page.try_reserve_exact(PAGE as usize)
-                .map_err(|_| io::ErrorKind::OutOfMemory)?;
-            page.resize(PAGE as usize, 0);
-            entry.insert(page.into())
+            let mut pages = room(PAGES)?;
+            pages.resize_with(PAGES as usize, || None);
+            entry.insert(Region { pages, count: 0 })
         }
     })
+}
+
+impl Region {
+    /// The first page of at least this number that exists.
+    fn next_page(&self, page: usize) -> Option<u64> {
+        let found = self.pages[page..].iter().position(Option::is_some)?;
+        Some((page + found) as u64)
+    }
+
+    /// A page to write to.
+    fn page(&mut self, number: usize) -> io::Result<&mut Page> {
+        let place = &mut self.pages[number];
+        if place.is_none() {
+            let mut page = room(PAGE)?;
+            page.resize(PAGE as usize, 0);
+            // It has the length of a page.
+            *place = page.into_boxed_slice().try_into().ok();
+            self.count += 1;
+        }
+        place.as_mut().ok_or(io::ErrorKind::OutOfMemory.into())
+    }
+}
+
+/// More than there is must not end the server.
+fn room<T>(length: u64) -> io::Result<Vec<T>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(length as usize)
+        .map_err(|_| io::ErrorKind::OutOfMemory)?;
+    Ok(room)
 }
 
 /// No thread panics while it holds a lock; what it left would be a disk all

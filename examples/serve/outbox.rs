@@ -12,10 +12,18 @@ use nbd_codec::server::{Head, Reply};
 
 use crate::budget::Permit;
 use crate::buffer::Buffer;
+use crate::socket::{Output, is_no_error};
 
 /// Most messages in one write: each has up to three parts, and a system call
 /// takes 1024.
 const BATCH: usize = 64;
+
+/// Replies that were made at once wait for the client to read them up to so
+/// many bytes,
+const MOST_REST: usize = 1 << 20;
+
+/// and so many messages.
+const MOST_RESTS: usize = 64;
 
 /// A reply, or a part of one.
 pub struct Message {
@@ -29,14 +37,23 @@ pub enum Content {
     Data(Head, Buffer),
     /// Status, or an error with its text.
     Bytes(Vec<u8>),
+    /// What the socket did not take of replies that were made at once.
+    Rest(Vec<u8>),
 }
 
 impl Content {
+    fn rest(&self) -> Option<usize> {
+        match self {
+            Self::Rest(bytes) => Some(bytes.len()),
+            _ => None,
+        }
+    }
+
     fn parts(&self) -> [&[u8]; 3] {
         match self {
             Self::Reply(reply) => reply.parts(),
             Self::Data(head, data) => [head.as_bytes(), data, &[]],
-            Self::Bytes(bytes) => [bytes, &[], &[]],
+            Self::Bytes(bytes) | Self::Rest(bytes) => [bytes, &[], &[]],
         }
     }
 }
@@ -48,16 +65,21 @@ pub struct Outbox {
 struct State {
     queue: VecDeque<Message>,
     /// Away while somebody writes, and for ever once writing has failed.
-    output: Option<Box<dyn Write + Send>>,
+    output: Option<Box<dyn Output>>,
+    /// Messages of [`Content::Rest`] that are not sent, and their bytes.
+    rests: usize,
+    rest: usize,
     broken: bool,
 }
 
 impl Outbox {
-    pub fn new(output: Box<dyn Write + Send>) -> Self {
+    pub fn new(output: Box<dyn Output>) -> Self {
         Self {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 output: Some(output),
+                rests: 0,
+                rest: 0,
                 broken: false,
             }),
         }
@@ -81,8 +103,12 @@ impl Outbox {
             batch.extend(state.queue.drain(..n));
             drop(state);
             let result = write(&mut *output, &batch);
+            let rests = batch.iter().filter_map(|message| message.content.rest());
+            let (rests, rest) = rests.fold((0, 0), |(n, sum), rest| (n + 1, sum + rest));
             batch.clear();
             state = self.state();
+            state.rests -= rests;
+            state.rest -= rest;
             if result.is_err() {
                 state.broken = true;
                 let lost = std::mem::take(&mut state.queue);
@@ -93,6 +119,48 @@ impl Outbox {
         }
         state.output = Some(output);
         Ok(())
+    }
+
+    /// Whether replies that were made at once can still be added.
+    pub fn has_room(&self) -> bool {
+        let state = self.state();
+        state.rest < MOST_REST && state.rests < MOST_RESTS
+    }
+
+    /// Sends `replies`, which are whole, but does not wait long for a client
+    /// that does not read. The rest is for [`send`](Self::send), with or
+    /// without more messages; whether there is one.
+    #[must_use = "the rest has to be sent"]
+    pub fn send_soon(&self, replies: &[u8]) -> io::Result<bool> {
+        let mut state = self.state();
+        if state.broken {
+            return Ok(false);
+        }
+        let mut sent = 0;
+        if state.queue.is_empty()
+            && let Some(mut output) = state.output.take()
+        {
+            drop(state);
+            let result = output.write_soon(replies);
+            state = self.state();
+            state.broken = result.is_err();
+            sent = result?;
+            state.output = Some(output);
+        }
+        if sent < replies.len() {
+            let rest = replies[sent..].to_vec();
+            state.rests += 1;
+            state.rest += rest.len();
+            let content = Content::Rest(rest);
+            let permit = None;
+            // Others have added theirs meanwhile. It is begun, so it is first.
+            match sent {
+                0 => state.queue.push_back(Message { content, permit }),
+                _ => state.queue.push_front(Message { content, permit }),
+            }
+        }
+        // Whoever writes already takes it along.
+        Ok(state.output.is_some() && !state.queue.is_empty())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,7 +183,7 @@ fn write(output: &mut dyn Write, messages: &[Message]) -> io::Result<()> {
         match output.write_vectored(rest) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => IoSlice::advance_slices(&mut rest, n),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_no_error(&error) => {}
             Err(error) => return Err(error),
         }
     }

@@ -1,6 +1,7 @@
-//! The receiving side of a connection: bytes in, jobs out.
+//! The receiving side of a connection: bytes in, requests done, or made
+//! jobs for others.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::mem;
 use std::sync::Arc;
 
@@ -12,6 +13,8 @@ use crate::budget::{Budget, Permit};
 use crate::buffer::Buffer;
 use crate::inbox::Inbox;
 use crate::job::{self, Job};
+use crate::outbox::Outbox;
+use crate::prompt::{Prompt, Replies};
 use crate::server::Server;
 
 pub struct Reader {
@@ -24,6 +27,9 @@ pub struct Reader {
     /// The write whose payload is arriving.
     incoming: Option<Incoming>,
     budget: Arc<Budget>,
+    replies: Replies,
+    /// How many requests were done here.
+    done: u64,
 }
 
 struct Incoming {
@@ -46,17 +52,20 @@ impl Reader {
             fresh: true,
             incoming: None,
             budget,
+            replies: Replies::new(),
+            done: 0,
         })
     }
 
     /// Waits until something arrives and takes every request out of it; false
-    /// if there will be no more. Jobs go to `deliver`.
+    /// if there will be no more. Those that need no waiting are done; jobs go
+    /// to `deliver`.
     pub fn read(
         &mut self,
         server: &Server,
+        outbox: &Outbox,
         mut deliver: impl FnMut(&mut Vec<Job>),
     ) -> Result<bool> {
-        let mut jobs = Vec::new();
         if !mem::take(&mut self.fresh) && self.receive()? == 0 {
             self.machine.end_of_input()?;
             return Ok(false);
@@ -64,9 +73,33 @@ impl Reader {
         if server.is_shutting_down() {
             self.machine.shut_down();
         }
-        let result = self.take_all(&mut jobs, &mut deliver);
-        deliver(&mut jobs);
+        let mut work = Work {
+            prompt: Prompt::new(
+                &*server.export.disk,
+                outbox,
+                &mut self.replies,
+                self.machine.negotiated().framing,
+            ),
+            jobs: Vec::new(),
+            deliver: &mut deliver,
+            budget: &self.budget,
+        };
+        let result = take_all(
+            &mut self.machine,
+            &mut self.inbox,
+            &mut self.incoming,
+            &mut work,
+        );
+        // Whatever the end is, what was done is answered.
+        let handed_out = work.hand_out();
+        self.done += work.prompt.done();
+        handed_out?;
         result
+    }
+
+    /// How many requests were done here, since this was asked.
+    pub fn take_done(&mut self) -> u64 {
+        mem::take(&mut self.done)
     }
 
     /// Waits for bytes; those of a payload go straight to their place.
@@ -83,70 +116,131 @@ impl Reader {
             _ => Ok(self.inbox.fill(source)?),
         }
     }
+}
 
-    fn take_all(
+/// What has become of the requests of one receive.
+struct Work<'w> {
+    prompt: Prompt<'w>,
+    /// For others.
+    jobs: Vec<Job>,
+    deliver: &'w mut dyn FnMut(&mut Vec<Job>),
+    budget: &'w Arc<Budget>,
+}
+
+impl Work<'_> {
+    /// Replies are sent, and jobs are given to others.
+    fn hand_out(&mut self) -> io::Result<()> {
+        let result = self.prompt.send();
+        if self.prompt.take_rest() {
+            self.jobs.push(Job::Send);
+        }
+        (self.deliver)(&mut self.jobs);
+        result
+    }
+
+    /// Waits until there is room for a request.
+    fn admit(&mut self, bytes: usize) -> io::Result<Permit> {
+        if let Some(permit) = self.budget.try_admit(bytes) {
+            return Ok(permit);
+        }
+        // Room comes from requests that are done.
+        self.hand_out()?;
+        Ok(self.budget.admit(bytes))
+    }
+
+    fn incoming(&mut self, length: usize) -> io::Result<Incoming> {
+        Ok(Incoming {
+            permit: self.admit(length)?,
+            data: Buffer::new(length),
+            filled: 0,
+        })
+    }
+
+    /// Does a request, or makes it a job. `small` is the data of a write that
+    /// was not worth a buffer.
+    fn request(
         &mut self,
-        jobs: &mut Vec<Job>,
-        deliver: &mut impl FnMut(&mut Vec<Job>),
-    ) -> Result<bool> {
-        loop {
-            let mut input = self.inbox.unread();
-            let event = self.machine.receive(&mut input)?;
-            let left = input.len();
-            let mut admit = |bytes: usize| match self.budget.try_admit(bytes) {
-                Some(permit) => permit,
-                None => {
-                    // Room comes from requests that are done.
-                    deliver(jobs);
-                    self.budget.admit(bytes)
+        request: Request,
+        small: &[u8],
+        incoming: Option<Incoming>,
+    ) -> io::Result<()> {
+        let (request, incoming) = match (request, incoming) {
+            (Request::Read(token), None) => match self.prompt.read(token)? {
+                Ok(()) => return Ok(()),
+                Err(token) => (Request::Read(token), None),
+            },
+            (Request::Write(token), None) => match self.prompt.write(token, small)? {
+                Ok(()) => return Ok(()),
+                Err(token) => {
+                    let mut incoming = self.incoming(small.len())?;
+                    incoming.data.copy_from_slice(small);
+                    (Request::Write(token), Some(incoming))
                 }
-            };
-            match event {
-                None => {
-                    self.inbox.keep_last(left);
-                    return Ok(true);
+            },
+            (Request::Write(token), Some(incoming)) => {
+                match self.prompt.write(token, &incoming.data)? {
+                    Ok(()) => return Ok(()),
+                    Err(token) => (Request::Write(token), Some(incoming)),
                 }
-                Some(Event::Disconnect) => return Ok(false),
-                Some(Event::Payload { length, .. }) => {
-                    let length = length as usize;
-                    let permit = admit(length);
-                    self.incoming = Some(Incoming {
-                        data: Buffer::new(length),
-                        filled: 0,
-                        permit,
-                    });
-                }
-                Some(Event::Data { data, .. }) => {
-                    if let Some(incoming) = &mut self.incoming {
-                        let end = incoming.filled + data.len();
-                        incoming.data[incoming.filled..end].copy_from_slice(data);
-                        incoming.filled = end;
-                    }
-                }
-                Some(Event::Request(request)) => {
-                    let job = match self.incoming.take() {
-                        Some(Incoming { data, permit, .. }) => Job::Do {
-                            request,
-                            data: Some(data),
-                            permit,
-                        },
-                        None => Job::Do {
-                            permit: admit(reply_payload(&request)),
-                            request,
-                            data: None,
-                        },
-                    };
-                    jobs.push(job);
-                }
-                Some(Event::Rejected { reply, .. }) => {
-                    let permit = admit(0);
-                    jobs.push(Job::Say { reply, permit });
-                }
-                Some(_) => {}
             }
-            self.inbox.keep_last(left);
+            other => other,
+        };
+        let job = match incoming {
+            Some(Incoming { data, permit, .. }) => Job::Do {
+                request,
+                data: Some(data),
+                permit,
+            },
+            None => Job::Do {
+                permit: self.admit(reply_payload(&request))?,
+                request,
+                data: None,
+            },
+        };
+        self.jobs.push(job);
+        Ok(())
+    }
+}
+
+fn take_all(
+    machine: &mut Transmission,
+    inbox: &mut Inbox,
+    incoming: &mut Option<Incoming>,
+    work: &mut Work<'_>,
+) -> Result<bool> {
+    let mut input = inbox.unread();
+    // The data of a small write that is here whole.
+    let mut small = &[][..];
+    while let Some(event) = machine.receive(&mut input)? {
+        match event {
+            Event::Disconnect => return Ok(false),
+            Event::Payload { length, .. } => {
+                let whole = input.len() >= length as usize;
+                if !(whole && work.prompt.takes(length)) {
+                    *incoming = Some(work.incoming(length as usize)?);
+                }
+            }
+            Event::Data { data, .. } => match incoming {
+                None => small = data,
+                Some(incoming) => {
+                    let end = incoming.filled + data.len();
+                    incoming.data[incoming.filled..end].copy_from_slice(data);
+                    incoming.filled = end;
+                }
+            },
+            Event::Request(request) => {
+                work.request(request, mem::take(&mut small), incoming.take())?;
+            }
+            Event::Rejected { reply, .. } => {
+                let permit = work.admit(0)?;
+                work.jobs.push(Job::Say { reply, permit });
+            }
+            _ => {}
         }
     }
+    let left = input.len();
+    inbox.keep_last(left);
+    Ok(true)
 }
 
 /// How much the reply to a request carries, in bytes, if it is much.

@@ -6,6 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// A client that reads replies makes room within this time. One that does not
+/// may want to send first.
+const PATIENCE: Duration = Duration::from_millis(10);
+
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -35,8 +39,18 @@ impl Socket {
         };
     }
 
+    /// Reading may take as long as it takes. So may writing, but who writes
+    /// looks up now and then.
+    pub fn set_patient(&self) -> io::Result<()> {
+        self.set_timeout(None)?;
+        match self {
+            Self::Tcp(stream) => stream.set_write_timeout(Some(PATIENCE)),
+            Self::Unix(stream) => stream.set_write_timeout(Some(PATIENCE)),
+        }
+    }
+
     /// How long reading and writing may take.
-    pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+    fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => {
                 stream.set_read_timeout(timeout)?;
@@ -81,6 +95,29 @@ impl Write for End {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// It took too long, or a signal came in between.
+pub fn is_no_error(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+/// Where replies go.
+pub trait Output: Write + Send {
+    /// Writes what the other side takes without much delay.
+    fn write_soon(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl Output for End {
+    fn write_soon(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.write(bytes) {
+            Err(error) if is_no_error(&error) => Ok(0),
+            result => result,
+        }
     }
 }
 

@@ -116,7 +116,7 @@ impl<'c> Team<'c> {
         while let Some(task) = self.next(scope) {
             match task {
                 Task::Read(mut reader) => {
-                    let more = reader.read(self.server, |jobs| self.deliver(jobs));
+                    let more = reader.read(self.server, &self.outbox, |jobs| self.deliver(jobs));
                     self.stop_reading(reader, more);
                 }
                 Task::Do(job) => {
@@ -182,7 +182,8 @@ impl<'c> Team<'c> {
             return;
         }
         let mut state = self.state();
-        state.requests += jobs.len() as u64;
+        let requests = jobs.iter().filter(|job| !matches!(job, Job::Send));
+        state.requests += requests.count() as u64;
         state.jobs.extend(jobs.drain(..));
         self.call(&mut state);
     }
@@ -195,8 +196,9 @@ impl<'c> Team<'c> {
         }
     }
 
-    fn stop_reading(&self, reader: Box<Reader>, more: Result<bool>) {
+    fn stop_reading(&self, mut reader: Box<Reader>, more: Result<bool>) {
         let mut state = self.state();
+        state.requests += reader.take_done();
         state.reading = match more {
             Ok(true) => Reading::Free(reader),
             Ok(false) => Reading::Over(Ok(())),
