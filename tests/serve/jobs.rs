@@ -44,6 +44,18 @@ impl Disk for Watched {
         self.note("read", format!(" {offset} {}", data.len()))
     }
 
+    fn try_read(&self, _: u64, _: &mut [u8]) -> bool {
+        false
+    }
+
+    fn is_data(&self, _: u64, _: u64) -> bool {
+        false
+    }
+
+    fn try_write(&self, _: u64, _: &[u8]) -> bool {
+        false
+    }
+
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.note("write", format!(" {offset} {}", data.len()))
     }
@@ -132,6 +144,12 @@ mod shared {
 
     #[derive(Clone, Default)]
     pub struct Bytes(Arc<Mutex<Vec<u8>>>);
+
+    impl crate::socket::Output for Bytes {
+        fn write_soon(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.write(bytes)
+        }
+    }
 
     impl Bytes {
         pub fn take_into(&self, out: &mut Vec<u8>) {

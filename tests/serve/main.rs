@@ -12,6 +12,7 @@ mod budget;
 #[path = "../../examples/serve/buffer.rs"]
 mod buffer;
 #[path = "../../examples/serve/disk.rs"]
+#[expect(dead_code, reason = "what is served at once is not tried here")]
 mod disk;
 #[path = "../../examples/serve/file.rs"]
 mod file;
@@ -23,7 +24,11 @@ mod log;
 #[path = "../../examples/serve/memory.rs"]
 mod memory;
 #[path = "../../examples/serve/outbox.rs"]
+#[expect(dead_code, reason = "what is served at once is not tried here")]
 mod outbox;
+#[path = "../../examples/serve/socket.rs"]
+#[expect(dead_code, reason = "nobody connects here")]
+mod socket;
 
 mod disks;
 mod end;
