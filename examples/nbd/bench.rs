@@ -38,7 +38,7 @@ pub struct Load {
 
 /// When it is over.
 pub struct Stop {
-    deadline: Option<Instant>,
+    after: Option<Duration>,
     /// For each connection.
     requests: u64,
     /// Another connection has failed.
@@ -46,10 +46,8 @@ pub struct Stop {
 }
 
 impl Stop {
-    fn is_due(&self, made: u64, now: Instant) -> bool {
-        made >= self.requests
-            || self.deadline.is_some_and(|deadline| now >= deadline)
-            || self.failed.load(Ordering::Relaxed)
+    fn is_due(&self, elapsed: Duration) -> bool {
+        self.after.is_some_and(|after| elapsed >= after) || self.failed.load(Ordering::Relaxed)
     }
 }
 
@@ -115,10 +113,7 @@ fn measure<'l>(load: &'l Load, opened: Vec<Opened>, args: &args::Bench) -> Resul
     let histograms: Vec<_> = opened.iter().map(|_| Histogram::new()).collect();
     let start = Instant::now();
     let stop = Stop {
-        deadline: match args.requests {
-            Some(_) => None,
-            None => start.checked_add(args.seconds),
-        },
+        after: args.requests.is_none().then_some(args.seconds),
         requests: args.requests.unwrap_or(u64::MAX),
         failed: AtomicBool::new(false),
     };

@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 /// may want to send first.
 const PATIENCE: Duration = Duration::from_millis(10);
 
+/// The system's own choice holds less than the replies to one receive: whoever
+/// sends would have to wait for the client to take turns.
+const SEND_BUFFER: usize = 256 << 10;
+
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -25,7 +29,11 @@ impl Socket {
                 // A peer that lost its power says nothing for ever.
                 rustix::net::sockopt::set_socket_keepalive(stream, true)?;
             }
-            Self::Unix(stream) => stream.set_nonblocking(false)?,
+            Self::Unix(stream) => {
+                stream.set_nonblocking(false)?;
+                // TCP finds its size itself.
+                let _ = rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER);
+            }
         }
         Ok(())
     }

@@ -30,6 +30,7 @@ mod outbox;
 #[expect(dead_code, reason = "nobody connects here")]
 mod socket;
 
+mod bench;
 mod disks;
 mod end;
 mod hostile;

@@ -26,8 +26,7 @@ impl Histogram {
 
     /// Counts one. For one thread only: there is no lock in it.
     #[inline]
-    pub fn record(&self, time: Duration) {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    pub fn record(&self, nanoseconds: u64) {
         let count = &self.counts[bucket(nanoseconds)];
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         if nanoseconds > self.longest.load(Ordering::Relaxed) {
@@ -125,7 +124,7 @@ mod tests {
     fn percentiles_of_a_thousand() {
         let histogram = Histogram::new();
         for n in 1..=1000 {
-            histogram.record(Duration::from_micros(n));
+            histogram.record(n * 1000);
         }
         let all = Snapshot::of([&histogram].into_iter());
         assert_eq!(all.count(), 1000);

@@ -28,8 +28,11 @@ pub struct Worker<'l> {
     /// How many requests were made.
     made: u64,
     next: Next,
-    /// The time, as of the last batch.
-    now: Instant,
+    /// It is time to stop.
+    due: bool,
+    started: Instant,
+    /// The time, as of the last batch, in nanoseconds since then.
+    now: u64,
 }
 
 /// Where replies go.
@@ -38,7 +41,7 @@ struct Places {
     memory: Vec<u8>,
     size: usize,
     /// Where in the export each slot reads or writes, and since when.
-    running: Vec<(u64, Instant)>,
+    running: Vec<(u64, u64)>,
 }
 
 impl<'l> Worker<'l> {
@@ -49,7 +52,6 @@ impl<'l> Worker<'l> {
         stop: &'l Stop,
         histogram: &'l Histogram,
     ) -> Result<Self> {
-        let now = Instant::now();
         let depth = load.depth.into();
         let size = load.size as usize;
         let next = Next::new(load, number, opened.negotiated.size);
@@ -74,17 +76,19 @@ impl<'l> Worker<'l> {
             places: Places {
                 memory: vec![0; memory],
                 size,
-                running: vec![(0, now); depth],
+                running: vec![(0, 0); depth],
             },
             made: 0,
             next,
-            now,
+            due: false,
+            started: Instant::now(),
+            now: 0,
         })
     }
 
     /// Until it is time to stop, and everything is answered.
     pub fn run(mut self) -> Result<()> {
-        self.now = Instant::now();
+        self.started = Instant::now();
         loop {
             self.submit()?;
             self.pipe.send()?;
@@ -93,7 +97,9 @@ impl<'l> Worker<'l> {
             }
             if self.pipe.is_all_sent() || self.pipe.wait()? {
                 self.receive()?;
-                self.now = Instant::now();
+                let elapsed = self.started.elapsed();
+                self.now = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+                self.due = self.stop.is_due(elapsed);
                 self.take()?;
             }
         }
@@ -104,7 +110,7 @@ impl<'l> Worker<'l> {
 
     fn submit(&mut self) -> Result<()> {
         let depth = usize::from(self.load.depth);
-        while self.machine.in_flight() < depth && !self.stop.is_due(self.made, self.now) {
+        while self.machine.in_flight() < depth && self.made < self.stop.requests && !self.due {
             let offset = self.next.offset();
             let request = match self.load.mode.writes() {
                 true => Request::write(offset, self.load.size),
