@@ -25,6 +25,13 @@ struct Rule {
     flags: CommandFlags,
 }
 
+impl Rule {
+    const NONE: Self = Self {
+        verdict: Verdict::NotAdvertised,
+        flags: CommandFlags::NONE,
+    };
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Verdict {
     /// Accepted, and has no range.
@@ -41,12 +48,14 @@ enum Verdict {
 impl Accepted {
     pub(super) fn new(export: &Negotiated) -> Self {
         let sizes = export.constraints();
-        let rule = |command| Rule {
-            verdict: verdict(command, export),
-            flags: flags(command, export),
-        };
+        let mut rules = [Rule::NONE; 9];
+        for (rule, number) in rules.iter_mut().zip(0..) {
+            let command = Command(number);
+            rule.verdict = verdict(command, export);
+            rule.flags = flags(command, export);
+        }
         Self {
-            rules: [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|number| rule(Command(number))),
+            rules,
             unaligned: sizes.minimum.saturating_sub(1),
             maximum: sizes.maximum,
         }

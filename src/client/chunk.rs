@@ -135,6 +135,7 @@ fn content(slot: &mut Slot, cookie: Cookie, offset: u64, length: u64) -> Result<
 }
 
 /// `context:32 [count:32] descriptors`.
+#[inline(never)]
 pub(super) fn block_status(
     slot: &mut Slot,
     contexts: &Contexts,
@@ -206,6 +207,7 @@ fn answer(slot: &mut Slot, contexts: &Contexts, id: ContextId) -> Result<Width, 
 }
 
 /// `error:32 message_length:16 message [offset:64] rest`.
+#[inline(never)]
 pub(super) fn error(
     limits: &Limits,
     header: &Header,

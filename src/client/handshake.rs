@@ -304,6 +304,7 @@ impl Handshake {
         }
     }
 
+    #[inline(never)]
     fn step<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
         loop {
             match self.state {

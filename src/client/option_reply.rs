@@ -240,6 +240,7 @@ impl Handshake {
 }
 
 /// Whether `reply` is an answer to `option` at all.
+#[inline(never)]
 fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> {
     let expected = match reply {
         OptionReplyType::ACK => true,

@@ -118,20 +118,18 @@ pub struct Transmission<S> {
 impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// Starts where a handshake ended.
     pub fn new(negotiated: Negotiated, slots: S, limits: Limits) -> Self {
-        let mut this = Self {
+        Self {
             accepted: Accepted::new(&negotiated),
             export: negotiated,
             limits,
             slots: Slots::new(slots),
             state: State::Header,
-            want: 0,
+            want: least_header(negotiated.framing),
             failed: None,
             resizing: None,
             lenient: false,
             disconnected: false,
-        };
-        this.want = this.least_header();
-        this
+        }
     }
 
     /// For testers of servers: from now on commands are not checked against
@@ -364,9 +362,13 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// The fewest bytes that a header of this framing has.
     #[inline]
     pub(super) fn least_header(&self) -> usize {
-        match self.export.framing {
-            Framing::Simple | Framing::Structured => 16,
-            Framing::Extended => 32,
-        }
+        least_header(self.export.framing)
+    }
+}
+
+const fn least_header(framing: Framing) -> usize {
+    match framing {
+        Framing::Simple | Framing::Structured => 16,
+        Framing::Extended => 32,
     }
 }

@@ -170,6 +170,7 @@ impl Handshake {
         Ok(written)
     }
 
+    #[inline(never)]
     fn greet(&self, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
         if self.agreed.style == Style::Oldstyle {
             let greeting = OldstyleGreeting {

@@ -111,7 +111,7 @@ impl Rules {
     }
 
     /// Everything but the range of the effect.
-    #[inline]
+    #[inline(never)]
     pub(super) fn check_form(&self, header: &Header) -> Result<(), Fault> {
         if self.shutting_down {
             return Err(fault(ErrorValue::ESHUTDOWN, "the server is shutting down"));
@@ -224,7 +224,7 @@ impl Rules {
     }
 
     /// The range of the effect.
-    #[inline]
+    #[inline(never)]
     pub(super) fn check_range(&self, header: &Header) -> Result<(), Fault> {
         let Header {
             command,

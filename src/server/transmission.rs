@@ -375,7 +375,7 @@ impl Transmission {
     }
 
     /// A request that may be done.
-    #[inline]
+    #[inline(never)]
     fn accept<'i>(&mut self, header: &Header, asked: ContextSet) -> Event<'i> {
         let ticket = self.ticket(header);
         let request = match header.command {
@@ -391,6 +391,7 @@ impl Transmission {
         Event::Request(request)
     }
 
+    #[inline(never)]
     fn payload<'i>(&mut self, ticket: Ticket) -> Event<'i> {
         let Ticket {
             cookie,
