@@ -113,6 +113,7 @@ fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Negotiated, Failure> 
     }
 }
 
+/// Everything behind the handshake.
 #[inline(never)]
 fn transmission(
     negotiated: &Negotiated,

@@ -112,6 +112,7 @@ fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Option<Negotiated>, F
     }
 }
 
+/// Everything behind the handshake.
 #[inline(never)]
 fn serve(
     negotiated: &Negotiated,
@@ -149,6 +150,7 @@ fn serve(
     }
 }
 
+/// Does what a request wants, and answers it.
 #[inline(never)]
 fn answer(request: Request, link: &mut Uart, ram: &mut [u8; SIZE]) -> Result<(), Failure> {
     let reply = match request {
