@@ -369,5 +369,5 @@ fn put_context(id: ContextId, context: &MetaContext<'_>, option: OptionType, sin
 
 /// Writes a reply where there is room: the whole answer was measured before.
 fn put(reply: OptionReply<'_>, option: OptionType, sink: &mut dyn Sink) {
-    let _ = reply.encode(option, sink);
+    reply.put(option, sink);
 }

@@ -11,11 +11,11 @@ use crate::need::Need;
 use crate::negotiated::{Contexts, Framing, Negotiated, Style};
 use crate::wire::bytes::{clip, take_slice};
 use crate::wire::flags::{ClientFlags, HandshakeFlags, TransmissionFlags};
-use crate::wire::greeting::{NewstyleGreeting, OldstyleGreeting};
+use crate::wire::greeting::{NewstyleGreeting, OldstyleGreeting, RESERVED_ZEROES};
 use crate::wire::number::{InfoType, OptionReplyType, OptionType};
 use crate::wire::option::{OptionHeader, OptionRequest, Queries};
 use crate::wire::text::Text;
-use crate::wire::{EncodeError, Sink};
+use crate::wire::{EncodeError, Sink, all_or_nothing};
 
 /// What the client wants and the caller decides. All else the machine answers
 /// by itself.
@@ -178,7 +178,10 @@ impl Handshake {
                 handshake_flags: HandshakeFlags::NONE,
                 flags: self.agreed.flags,
             };
-            return put_whole(&greeting.encode(), sink);
+            return all_or_nothing(sink, &|sink| {
+                sink.put(&greeting.encode_fields());
+                sink.put(&[0; RESERVED_ZEROES]);
+            });
         }
         let mut flags = HandshakeFlags::NONE;
         if self.offer.fixed {

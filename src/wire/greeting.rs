@@ -40,6 +40,15 @@ impl OldstyleGreeting {
     /// Encodes.
     #[must_use]
     pub fn encode(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        if let Some(fields) = bytes.first_chunk_mut() {
+            *fields = self.encode_fields();
+        }
+        bytes
+    }
+
+    /// As [`encode`](Self::encode), without the zeroes.
+    pub(crate) fn encode_fields(self) -> [u8; Self::FIELDS] {
         Writer::new()
             .u64(INIT_PASSWD)
             .u64(CLISERV_MAGIC)

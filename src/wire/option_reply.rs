@@ -171,15 +171,27 @@ impl<'a> OptionReply<'a> {
     ///
     /// [`EncodeError`]; nothing was written.
     pub fn encode(&self, option: OptionType, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
-        let header = OptionReplyHeader {
-            option,
-            reply: self.reply(),
-            length: u32::try_from(measure(&|sink| self.put_data(sink)))
-                .map_err(|_| EncodeError::TooLong)?,
-        };
+        let header = self.header(option)?;
         all_or_nothing(sink, &|sink| {
             sink.put(&header.encode());
             self.put_data(sink);
+        })
+    }
+
+    /// As [`encode`](Self::encode), where there is room and a length for it.
+    pub(crate) fn put(&self, option: OptionType, sink: &mut dyn Sink) {
+        if let Ok(header) = self.header(option) {
+            sink.put(&header.encode());
+            self.put_data(sink);
+        }
+    }
+
+    fn header(&self, option: OptionType) -> Result<OptionReplyHeader, EncodeError> {
+        let length = measure(&|sink| self.put_data(sink));
+        Ok(OptionReplyHeader {
+            option,
+            reply: self.reply(),
+            length: u32::try_from(length).map_err(|_| EncodeError::TooLong)?,
         })
     }
 

@@ -13,7 +13,7 @@ use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
 use nbd_codec::wire::extent::Extent64;
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::Cookie;
-use nbd_codec::{Framing, Limits, Need, Negotiated};
+use nbd_codec::{Framing, Limits, Need};
 use nbd_codec_firmware::board::{self, Uart};
 use nbd_codec_firmware::{Failure, Inbox};
 
@@ -23,6 +23,8 @@ const BLOCK: usize = 128;
 const LANES: usize = 4;
 /// How many in all; a power of two.
 const BLOCKS: u32 = 32;
+
+type Session = Transmission<&'static mut [Slot]>;
 
 /// What the image tells the debugger.
 #[derive(Clone, Copy, Default)]
@@ -39,6 +41,7 @@ fn main() -> ! {
     static mut RECEIVE: [u8; 256] = [0; 256];
     static mut DATA: [[u8; BLOCK]; LANES] = [[0; BLOCK]; LANES];
     static mut SLOTS: [Slot; LANES] = [Slot::EMPTY; LANES];
+    static mut SESSION: Option<Session> = None;
     board::paint_stack();
     #[cfg(feature = "deliberate-panic")]
     {
@@ -46,7 +49,7 @@ fn main() -> ! {
     }
     // SAFETY: the only one.
     let mut link = unsafe { Uart::start() };
-    let result = client(&mut link, Inbox::new(RECEIVE), DATA, SLOTS);
+    let result = client(&mut link, Inbox::new(RECEIVE), DATA, SLOTS, SESSION);
     link.drain();
     board::tell("stack", board::deepest_stack());
     match result {
@@ -65,12 +68,36 @@ fn client(
     link: &mut Uart,
     mut inbox: Inbox,
     data: &mut [[u8; BLOCK]; LANES],
-    slots: &mut [Slot],
+    slots: &'static mut [Slot],
+    session: &mut Option<Session>,
 ) -> Result<Report, Failure> {
-    match &handshake(link, &mut inbox) {
-        Ok(negotiated) => transmission(negotiated, link, inbox, data, slots),
-        Err(failure) => Err(*failure),
+    handshake(link, &mut inbox, slots, session)?;
+    match session {
+        Some(session) => transmission(session, link, inbox, data),
+        None => Err(Failure::Refused),
     }
+}
+
+/// Everything behind the handshake.
+#[inline(never)]
+fn transmission(
+    session: &mut Session,
+    link: &mut Uart,
+    inbox: Inbox,
+    data: &mut [[u8; BLOCK]; LANES],
+) -> Result<Report, Failure> {
+    let mut client = Client {
+        session,
+        link,
+        inbox,
+        data,
+        lanes: [Lane::Idle; LANES],
+        status_end: 0,
+        report: Report::default(),
+    };
+    client.block_status()?;
+    client.change_blocks()?;
+    client.end()
 }
 
 /// What fits the receive buffer.
@@ -83,7 +110,12 @@ fn limits() -> Limits {
 
 /// In a frame of its own, which is gone when transmission begins.
 #[inline(never)]
-fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Negotiated, Failure> {
+fn handshake(
+    link: &mut Uart,
+    inbox: &mut Inbox,
+    slots: &'static mut [Slot],
+    session: &mut Option<Session>,
+) -> Result<(), Failure> {
     let contexts = [ContextQuery::narrow("base:allocation")];
     let mut plan = Plan::new("");
     plan.contexts = &contexts;
@@ -102,7 +134,8 @@ fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Negotiated, Failure> 
         let rest = input.len();
         inbox.keep(rest);
         if ready {
-            return Ok(*connect.agreed());
+            *session = Some(Transmission::new(*connect.agreed(), slots, limits()));
+            return Ok(());
         }
         if waits {
             connect.transmit(link)?;
@@ -111,30 +144,6 @@ fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Negotiated, Failure> 
             }
         }
     }
-}
-
-/// Everything behind the handshake.
-#[inline(never)]
-fn transmission(
-    negotiated: &Negotiated,
-    link: &mut Uart,
-    inbox: Inbox,
-    data: &mut [[u8; BLOCK]; LANES],
-    slots: &mut [Slot],
-) -> Result<Report, Failure> {
-    let mut session = Transmission::new(*negotiated, slots, limits());
-    let mut client = Client {
-        session: &mut session,
-        link,
-        inbox,
-        data,
-        lanes: [Lane::Idle; LANES],
-        status_end: 0,
-        report: Report::default(),
-    };
-    client.block_status()?;
-    client.change_blocks()?;
-    client.end()
 }
 
 /// What a block's memory is used for.
@@ -152,8 +161,8 @@ impl Lane {
     }
 }
 
-struct Client<'a, 's> {
-    session: &'a mut Transmission<&'s mut [Slot]>,
+struct Client<'a> {
+    session: &'a mut Session,
     link: &'a mut Uart,
     inbox: Inbox,
     data: &'a mut [[u8; BLOCK]; LANES],
@@ -163,7 +172,7 @@ struct Client<'a, 's> {
     report: Report,
 }
 
-impl Client<'_, '_> {
+impl Client<'_> {
     /// Waits until the next command is complete.
     fn wait(&mut self) -> Result<Cookie, Failure> {
         loop {

@@ -7,7 +7,7 @@
 
 use cortex_m_rt::entry;
 use nbd_codec::server::handshake::{self, Handshake};
-use nbd_codec::server::{Event, Export, MetaContext, Offer, Reply, Request, Transmission};
+use nbd_codec::server::{Event, Export, Inquiry, MetaContext, Offer, Reply, Request, Transmission};
 use nbd_codec::wire::extent::{Extent32, Extent64};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{ContextId, ErrorValue, OptionReplyType};
@@ -42,6 +42,7 @@ const EXPORT: Export<'_> = {
 fn main() -> ! {
     static mut RECEIVE: [u8; 256] = [0; 256];
     static mut RAM: [u8; SIZE] = [0; SIZE];
+    static mut SESSION: Option<Transmission> = None;
     board::paint_stack();
     #[cfg(feature = "deliberate-panic")]
     {
@@ -49,7 +50,7 @@ fn main() -> ! {
     }
     // SAFETY: the only one.
     let mut link = unsafe { Uart::start() };
-    let result = server(&mut link, Inbox::new(RECEIVE), RAM);
+    let result = server(&mut link, Inbox::new(RECEIVE), RAM, SESSION);
     link.drain();
     board::tell("stack", board::deepest_stack());
     board::tell_bytes(RAM);
@@ -59,11 +60,16 @@ fn main() -> ! {
     }
 }
 
-fn server(link: &mut Uart, mut inbox: Inbox, ram: &mut [u8; SIZE]) -> Result<(), Failure> {
-    match &handshake(link, &mut inbox) {
-        Ok(Some(negotiated)) => serve(negotiated, link, &mut inbox, ram),
-        Ok(None) => Ok(()), // only asked
-        Err(failure) => Err(*failure),
+fn server(
+    link: &mut Uart,
+    mut inbox: Inbox,
+    ram: &mut [u8; SIZE],
+    session: &mut Option<Transmission>,
+) -> Result<(), Failure> {
+    handshake(link, &mut inbox, session)?;
+    match session {
+        Some(session) => serve(session, link, &mut inbox, ram),
+        None => Ok(()), // only asked
     }
 }
 
@@ -76,7 +82,11 @@ fn limits() -> Limits {
 
 /// In a frame of its own, which is gone when transmission begins.
 #[inline(never)]
-fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Option<Negotiated>, Failure> {
+fn handshake(
+    link: &mut Uart,
+    inbox: &mut Inbox,
+    session: &mut Option<Transmission>,
+) -> Result<(), Failure> {
     let mut offer = Offer::default();
     offer.limits = limits();
     // Used where it is made: moving it would take its size once more.
@@ -88,23 +98,20 @@ fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Option<Negotiated>, F
         let mut ready = false;
         match handshake.receive(&mut input)? {
             Some(handshake::Event::Export(inquiry) | handshake::Event::MetaContexts(inquiry)) => {
-                match inquiry.export() {
-                    "" | "ram" => handshake.grant(&inquiry, &EXPORT, link)?,
-                    _ => handshake.refuse(OptionReplyType::ERR_UNKNOWN, "", link)?,
-                };
+                decide(handshake, &inquiry, link)?;
             }
             Some(handshake::Event::List) => {
                 handshake.list(&EXPORT, link)?;
                 handshake.done(link)?;
             }
             Some(handshake::Event::Ready) => ready = true,
-            Some(handshake::Event::Aborted) => return Ok(None),
+            Some(handshake::Event::Aborted) => return Ok(()),
             _ => {}
         }
         let rest = input.len();
         inbox.keep(rest);
         if ready {
-            return Ok(Some(*handshake.agreed()));
+            return begin(handshake.agreed(), session);
         }
         if let Need::Header(n) = handshake.need() {
             inbox.fill(link, n)?;
@@ -112,16 +119,34 @@ fn handshake(link: &mut Uart, inbox: &mut Inbox) -> Result<Option<Negotiated>, F
     }
 }
 
+/// There is one export, which is the default too.
+#[inline(never)]
+fn decide(
+    handshake: &mut Handshake,
+    inquiry: &Inquiry<'_>,
+    link: &mut Uart,
+) -> Result<(), Failure> {
+    match inquiry.export() {
+        "" | "ram" => handshake.grant(inquiry, &EXPORT, link)?,
+        _ => handshake.refuse(OptionReplyType::ERR_UNKNOWN, "", link)?,
+    };
+    Ok(())
+}
+
+#[inline(never)]
+fn begin(agreed: &Negotiated, session: &mut Option<Transmission>) -> Result<(), Failure> {
+    *session = Some(Transmission::new(*agreed, limits())?);
+    Ok(())
+}
+
 /// Everything behind the handshake.
 #[inline(never)]
 fn serve(
-    negotiated: &Negotiated,
+    session: &mut Transmission,
     link: &mut Uart,
     inbox: &mut Inbox,
     ram: &mut [u8; SIZE],
 ) -> Result<(), Failure> {
-    let mut session = Transmission::new(*negotiated, limits());
-    let session = session.as_mut().map_err(|misuse| *misuse)?;
     loop {
         let mut input = inbox.held();
         let mut waits = false;
