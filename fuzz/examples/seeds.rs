@@ -11,7 +11,7 @@ use nbd_codec::wire::request::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC};
 use nbd_codec_fuzz::delivery::{Delivery, How};
 use nbd_codec_fuzz::recorded;
 use nbd_codec_fuzz::script::{
-    ContextSetup, Extent, LimitsSetup, Reply, Run, Session, Setup, Step, Tweak,
+    ContextSetup, Extent, LimitsSetup, Measure, Reply, Run, Session, Setup, Step, Tweak,
 };
 use nbd_codec_fuzz::talk::{self, OptionScript, PlanSetup, QuerySetup, Talk, TalkReply, TalkStep};
 use nbd_codec_fuzz::tape::{List, OnTape, Rest, write};
@@ -216,18 +216,23 @@ fn commands_and(answer: impl Fn(u8) -> Step) -> Vec<Step> {
 /// Two reads under way at once, and chunks of every kind.
 fn replies() -> Vec<Step> {
     let reply = |to, reply| Step::Reply { to, reply };
+    let bytes = |n| Measure::Bytes { n };
     let data = |skip, length, last| Reply::Data {
-        skip,
-        length,
+        skip: bytes(skip),
+        length: bytes(length),
         last,
         fill: 0xaa,
     };
-    let hole = |skip, length, last| Reply::Hole { skip, length, last };
+    let hole = |skip, length, last| Reply::Hole {
+        skip: bytes(skip),
+        length: bytes(length),
+        last,
+    };
     let error = |kind, last| Reply::Error {
         kind,
         error: 5,
         message: 7,
-        skip: 1,
+        skip: bytes(1),
         rest: vec![1, 2],
         last,
     };
@@ -235,11 +240,11 @@ fn replies() -> Vec<Step> {
         context,
         extents: List(vec![
             Extent {
-                length: 100,
+                length: bytes(100),
                 flags: 3,
             },
             Extent {
-                length: 1000,
+                length: Measure::Length { less: 0 },
                 flags: 0,
             },
         ]),
@@ -271,8 +276,8 @@ fn replies() -> Vec<Step> {
 fn faults() -> Vec<Step> {
     let tweak = |at, value| Tweak::Set { at, value };
     let reply = Reply::Data {
-        skip: 0,
-        length: 16,
+        skip: Measure::Bytes { n: 0 },
+        length: Measure::Length { less: 0 },
         last: true,
         fill: 1,
     };
@@ -328,6 +333,7 @@ fn talks() -> Vec<(String, Talk)> {
         talks.push((format!("export-name-{kind}"), talk(0, 0, steps)));
     }
     talks.push(("replies".into(), talk(2, 0, talk_replies())));
+    talks.push(("late-tls".into(), talk(2, 1, late_tls())));
     talks.push((
         "end".into(),
         talk(
@@ -409,6 +415,24 @@ fn options(framing: u8, tls: u8, how: u8) -> Vec<TalkStep> {
     steps.extend([send(OptionScript::Go { export, requests }), finish(how)]);
     steps.extend([send(OptionScript::ExportName { export }), finish(0)]);
     steps
+}
+
+/// What is agreed on before TLS is forgotten.
+fn late_tls() -> Vec<TalkStep> {
+    let (export, queries, requests) = (1, List(vec![2, 3]), List(vec![3]));
+    vec![
+        newstyle(),
+        client_flags(),
+        send(OptionScript::ExtendedHeaders {}),
+        finish(13),
+        send(OptionScript::SetMetaContext { export, queries }),
+        finish(0x82),
+        send(OptionScript::StartTls {}),
+        finish(13),
+        TalkStep::TlsEstablished {},
+        send(OptionScript::Go { export, requests }),
+        finish(13),
+    ]
 }
 
 /// Replies of every kind, some too long for the caller.

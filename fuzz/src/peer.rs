@@ -9,7 +9,7 @@ use nbd_codec::wire::number::{ChunkType, Command, ContextId, Cookie, ErrorValue}
 use nbd_codec::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
 use nbd_codec::wire::text::Text;
 
-use crate::script::{Extent, Reply};
+use crate::script::{Extent, Measure, Reply};
 
 /// The longest payload that is really made.
 const LONGEST: u64 = 3000;
@@ -27,7 +27,8 @@ pub struct Target {
 impl Target {
     /// The bytes of a reply.
     pub fn reply(&self, reply: &Reply) -> Vec<u8> {
-        let at = |skip: u64| self.request.offset.wrapping_add(skip);
+        let length_of = |measure: &Measure| measure.of(self.request.length);
+        let at = |skip: &Measure| self.request.offset.wrapping_add(length_of(skip));
         let mut scratch = Vec::new();
         match reply {
             Reply::Simple { error, fill } => self.simple(error_value(*error), *fill),
@@ -37,13 +38,13 @@ impl Target {
                 last,
                 fill,
             } => {
-                scratch.resize((*length).min(LONGEST) as usize, *fill);
-                let offset = at(*skip);
+                scratch.resize(length_of(length).min(LONGEST) as usize, *fill);
+                let offset = at(skip);
                 let data = &scratch;
                 self.chunk(&Chunk::OffsetData { offset, data }, *last)
             }
             Reply::Hole { skip, length, last } => {
-                let (offset, length) = (at(*skip), *length as u32);
+                let (offset, length) = (at(skip), length_of(length) as u32);
                 self.chunk(&Chunk::OffsetHole { offset, length }, *last)
             }
             Reply::None { last } => self.chunk(&Chunk::None, *last),
@@ -70,7 +71,7 @@ impl Target {
                     0 | 1 => Chunk::ErrorOffset {
                         error,
                         message,
-                        offset: at(*skip),
+                        offset: at(skip),
                         rest,
                     },
                     2 => Chunk::Error {
@@ -117,7 +118,7 @@ impl Target {
                 kind: kind & 2,
                 error,
                 message,
-                skip: 0,
+                skip: bytes_of(0),
                 rest: vec![],
                 last,
             }));
@@ -127,7 +128,10 @@ impl Target {
         } else if command == Command::READ {
             bytes.extend(self.content(pieces));
         } else if command == Command::BLOCK_STATUS {
-            let extent = |length, flags| Extent { length, flags };
+            let extent = |length, flags| Extent {
+                length: bytes_of(length),
+                flags,
+            };
             let length = self.request.length.clamp(1, u32::MAX.into());
             let half = (length / 2).max(1);
             for context in &self.contexts {
@@ -156,7 +160,9 @@ impl Target {
             let length = length.min(size);
             let last = false;
             // What is too long to be made is a hole.
-            let reply = match length > LONGEST || piece % 2 == 1 {
+            let hole = length > LONGEST || piece % 2 == 1;
+            let (skip, length) = (bytes_of(skip), bytes_of(length));
+            let reply = match hole {
                 true => Reply::Hole { skip, length, last },
                 false => Reply::Data {
                     skip,
@@ -182,10 +188,11 @@ impl Target {
 
     fn status(&self, context: ContextId, extents: &[Extent], last: bool) -> Vec<u8> {
         let bytes: Vec<u8>;
+        let length_of = |extent: &Extent| extent.length.of(self.request.length);
         let chunk = match self.framing {
             Framing::Extended => {
                 let encode = |extent: &Extent| {
-                    let (length, flags) = (extent.length, extent.flags);
+                    let (length, flags) = (length_of(extent), extent.flags);
                     Extent64 { length, flags }.encode()
                 };
                 bytes = extents.iter().flat_map(encode).collect();
@@ -194,7 +201,7 @@ impl Target {
             }
             _ => {
                 let encode = |extent: &Extent| {
-                    let (length, flags) = (extent.length as u32, extent.flags as u32);
+                    let (length, flags) = (length_of(extent) as u32, extent.flags as u32);
                     Extent32 { length, flags }.encode()
                 };
                 bytes = extents.iter().flat_map(encode).collect();
@@ -236,6 +243,10 @@ impl Target {
         bytes.extend(payload);
         bytes
     }
+}
+
+fn bytes_of(n: u64) -> Measure {
+    Measure::Bytes { n }
 }
 
 /// Mostly success.

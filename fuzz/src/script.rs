@@ -45,7 +45,7 @@ structures! {
     }
 
     pub struct Extent {
-        length: u64,
+        length: Measure,
         flags: u64,
     }
 }
@@ -76,12 +76,20 @@ choices! {
     /// where the command begins.
     pub enum Reply {
         Simple { error: u8, fill: u8 },
-        Data { skip: u64, length: u64, last: bool, fill: u8 },
-        Hole { skip: u64, length: u64, last: bool },
+        Data { skip: Measure, length: Measure, last: bool, fill: u8 },
+        Hole { skip: Measure, length: Measure, last: bool },
         None { last: bool },
         Status { context: u8, extents: List<Extent>, last: bool },
-        Error { kind: u8, error: u8, message: u64, skip: u64, rest: Vec<u8>, last: bool },
+        Error { kind: u8, error: u8, message: u64, skip: Measure, rest: Vec<u8>, last: bool },
         Other { kind: u16, payload: Vec<u8>, last: bool },
+    }
+
+    /// A number of bytes: as it is, or beside the length of the request, where
+    /// faults are.
+    pub enum Measure {
+        Bytes { n: u64 },
+        Length { less: u8 },
+        Beyond { more: u8 },
     }
 
     /// A fault in the bytes of a message.
@@ -90,6 +98,17 @@ choices! {
         Flip { at: u8, bit: u8 },
         Cut { at: u8 },
         Insert { at: u8, bytes: Vec<u8> },
+    }
+}
+
+impl Measure {
+    /// In bytes, for a request of this length.
+    pub fn of(&self, length: u64) -> u64 {
+        match *self {
+            Self::Bytes { n } => n,
+            Self::Length { less } => length.saturating_sub(less.into()),
+            Self::Beyond { more } => length.saturating_add(more.into()),
+        }
     }
 }
 
