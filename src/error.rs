@@ -245,6 +245,9 @@ pub enum Misuse {
     /// The same information is asked for twice.
     #[error("the same information is requested twice")]
     RepeatedInfo,
+    /// A metadata query without a namespace and a colon at its front.
+    #[error("a metadata query begins with a namespace and a colon")]
+    Query,
     /// Too many metadata contexts.
     #[error("more than 32 metadata contexts")]
     TooManyContexts,

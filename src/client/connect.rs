@@ -2,6 +2,7 @@
 //! every fallback the specification names.
 
 use super::handshake::{self, ContextQuery, Handshake};
+use super::option::is_query;
 use crate::error::{Error, Misuse};
 use crate::limits::Limits;
 use crate::need::Need;
@@ -197,8 +198,8 @@ impl<'a> Connect<'a> {
     ///
     /// # Errors
     ///
-    /// [`Misuse::Text`] and [`Misuse::TooManyContexts`] for a plan that cannot
-    /// be sent.
+    /// [`Misuse::Text`], [`Misuse::Query`] and [`Misuse::TooManyContexts`] for a
+    /// plan that cannot be sent.
     pub fn new(plan: Plan<'a>) -> Result<Self, Misuse> {
         check_str(plan.export)?;
         if plan.contexts.len() > Contexts::CAPACITY {
@@ -206,6 +207,9 @@ impl<'a> Connect<'a> {
         }
         for query in plan.contexts {
             check_str(query.name)?;
+            if !is_query(Text::from(query.name)) {
+                return Err(Misuse::Query);
+            }
         }
         Ok(Self {
             plan,

@@ -155,6 +155,7 @@ pub(super) enum State {
 pub struct Handshake {
     pub(super) limits: Limits,
     pub(super) require_tls: bool,
+    pub(super) lenient: bool,
     pub(super) state: State,
     pub(super) want: usize,
     pub(super) failed: Option<Error>,
@@ -180,6 +181,7 @@ impl Handshake {
         Self {
             limits,
             require_tls,
+            lenient: false,
             state: State::Greeting,
             want: NewstyleGreeting::SIZE,
             failed: None,
@@ -190,6 +192,17 @@ impl Handshake {
             contexts_for: None,
             chosen: Name::of(Text::EMPTY),
         }
+    }
+
+    /// For testers of servers: from now on options that the specification asks
+    /// a client not to send are sent. An option may come before the framing it
+    /// needs, a framing and a piece of information be asked for again, and a
+    /// query lack its namespace. What the machine itself depends on is refused
+    /// as ever, and replies are judged as ever.
+    #[must_use]
+    pub fn lenient(mut self) -> Self {
+        self.lenient = true;
+        self
     }
 
     /// States that TLS protects the connection from here on.

@@ -98,7 +98,7 @@ impl Handshake {
             return Err(Misuse::TooManyContexts);
         }
         for query in contexts {
-            check_name(query.name.into())?;
+            self.check_query(query.name.into())?;
             if !query.can_be_asked(self.agreed.framing) {
                 return Err(Misuse::NeedsExtended);
             }
@@ -171,13 +171,16 @@ impl Handshake {
                         .count()
                         > 1
                 };
-                if request.requests.iter().any(twice) {
+                if !self.lenient && request.requests.iter().any(twice) {
                     return Err(Misuse::RepeatedInfo);
                 }
             }
             OptionRequest::ListMetaContext(request) | OptionRequest::SetMetaContext(request) => {
                 check_name(request.export)?;
-                request.queries.iter().try_for_each(check_name)?;
+                request
+                    .queries
+                    .iter()
+                    .try_for_each(|query| self.check_query(query))?;
                 if request.queries.len() > Contexts::CAPACITY {
                     return Err(Misuse::TooManyContexts);
                 }
@@ -202,11 +205,36 @@ impl Handshake {
         if option == OptionType::STARTTLS && self.agreed.tls {
             return Err(Misuse::State("TLS was started already"));
         }
-        if option == OptionType::SET_META_CONTEXT && self.agreed.framing == Framing::Simple {
-            return Err(Misuse::NeedsChunks(option));
+        let framing = self.agreed.framing;
+        match option {
+            OptionType::SET_META_CONTEXT if framing == Framing::Simple => {
+                Err(Misuse::NeedsChunks(option))
+            }
+            _ if self.lenient => Ok(()),
+            OptionType::LIST_META_CONTEXT if framing == Framing::Simple => {
+                Err(Misuse::NeedsChunks(option))
+            }
+            OptionType::STRUCTURED_REPLY if framing == Framing::Structured => AGREED,
+            OptionType::EXTENDED_HEADERS if framing == Framing::Extended => AGREED,
+            _ => Ok(()),
         }
-        Ok(())
     }
+
+    fn check_query(&self, query: Text<'_>) -> Result<(), Misuse> {
+        check_name(query)?;
+        match self.lenient || is_query(query) {
+            true => Ok(()),
+            false => Err(Misuse::Query),
+        }
+    }
+}
+
+const AGREED: Result<(), Misuse> = Err(Misuse::State("the framing is agreed on already"));
+
+/// Whether it begins with a namespace and a colon.
+pub(super) fn is_query(query: Text<'_>) -> bool {
+    let colon = query.as_bytes().iter().position(|byte| *byte == b':');
+    colon.is_some_and(|at| at > 0)
 }
 
 fn check_name(name: Text<'_>) -> Result<(), Misuse> {

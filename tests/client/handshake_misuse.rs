@@ -1,5 +1,6 @@
 //! What a handshake refuses to send, and that nothing has changed then.
 
+use nbd_codec::client::connect::{Connect, Plan};
 use nbd_codec::client::handshake::ContextQuery;
 use nbd_codec::wire::EncodeError;
 use nbd_codec::wire::flags::ClientFlags;
@@ -165,6 +166,8 @@ fn options_that_contradict_what_is_agreed() {
     let request = contexts("disk", &["base:allocation"]);
     let needs = Misuse::NeedsChunks(OptionType::SET_META_CONTEXT);
     refused(&mut hand, O::SetMetaContext(request), needs);
+    let needs = Misuse::NeedsChunks(OptionType::LIST_META_CONTEXT);
+    refused(&mut hand, O::ListMetaContext(request), needs);
     let mut hand = negotiating(false, &["EXTENDED_HEADERS"]);
     let name = O::ExportName("disk".into());
     refused(&mut hand, name, Misuse::ExportNameWithExtended);
@@ -190,6 +193,108 @@ fn options_that_contradict_what_is_agreed() {
             .send(&O::SetMetaContext(request), &mut sink)
             .is_ok()
     );
+}
+
+/// A query begins with a namespace and a colon, whoever makes it.
+#[test]
+fn queries_have_a_namespace() {
+    let mut hand = negotiating(false, &["STRUCTURED_REPLY"]);
+    for query in ["", ":", ":allocation", "allocation", "base.allocation"] {
+        let queries = ["base:allocation", query];
+        let request = contexts("disk", &queries);
+        refused(&mut hand, O::SetMetaContext(request), Misuse::Query);
+        refused(&mut hand, O::ListMetaContext(request), Misuse::Query);
+        let asked = queries.map(ContextQuery::new);
+        let mut sink = Bytes::default();
+        let result = hand.handshake.select("disk".into(), &asked, &mut sink);
+        assert_eq!(result, Err(Misuse::Query));
+        assert!(sink.0.is_empty());
+        let mut plan = Plan::new("disk");
+        plan.contexts = &asked;
+        assert_eq!(Connect::new(plan).err(), Some(Misuse::Query));
+    }
+    // What stands behind it is the namespace's own affair.
+    for query in ["a:", "a::", "base:allocation", "x-disk: a thing"] {
+        let mut sink = Bytes::default();
+        let queries = [query];
+        let request = O::ListMetaContext(contexts("disk", &queries));
+        assert!(hand.handshake.send(&request, &mut sink).is_ok(), "{query}");
+        say(&mut hand, "rep LIST_META_CONTEXT ACK");
+        let mut plan = Plan::new("disk");
+        let asked = [ContextQuery::new(query)];
+        plan.contexts = &asked;
+        assert!(Connect::new(plan).is_ok(), "{query}");
+    }
+}
+
+/// What was agreed on is not asked for again; what was refused can be.
+#[test]
+fn a_framing_is_agreed_on_once() {
+    let again = Misuse::State("the framing is agreed on already");
+    for (option, request) in [
+        ("STRUCTURED_REPLY", O::StructuredReply),
+        ("EXTENDED_HEADERS", O::ExtendedHeaders),
+    ] {
+        let mut hand = negotiating(false, &[]);
+        hand.client(&format!("opt {option}"));
+        say(&mut hand, &format!("rep {option} ERR_UNSUP"));
+        hand.client(&format!("opt {option}"));
+        say(&mut hand, &format!("rep {option} ACK"));
+        refused(&mut hand, request, again);
+        // Behind STARTTLS nothing is agreed on.
+        hand.client("opt STARTTLS");
+        say(&mut hand, "rep STARTTLS ACK");
+        hand.client("tls established");
+        hand.client(&format!("opt {option}"));
+    }
+    // Which of the two comes first is the caller's choice.
+    negotiating(false, &["STRUCTURED_REPLY", "EXTENDED_HEADERS"]);
+    negotiating(false, &["EXTENDED_HEADERS", "STRUCTURED_REPLY"]);
+}
+
+/// A tester sends what a client should not; what the machine itself depends on
+/// holds for testers too.
+#[test]
+fn a_lenient_client() {
+    let mut hand = ByHand::new(false, small());
+    hand.handshake = hand.handshake.lenient();
+    say(&mut hand, GREETING);
+    hand.client("flags 3");
+    for line in [
+        r#"LIST_META_CONTEXT 4:32 "disk" 1:32 3:32 "all""#,
+        "STRUCTURED_REPLY",
+        "STRUCTURED_REPLY",
+        "EXTENDED_HEADERS",
+        "EXTENDED_HEADERS",
+        r#"SET_META_CONTEXT 4:32 "disk" 1:32 1:32 ":""#,
+        r#"INFO 4:32 "disk" 2:16 NAME:16 NAME:16"#,
+    ] {
+        hand.client(&format!("opt {line}"));
+        let option = line.split(' ').next().unwrap();
+        if option == "INFO" {
+            say(&mut hand, "rep INFO INFO EXPORT:16 1M:64 1:16");
+        }
+        say(&mut hand, &format!("rep {option} ACK"));
+    }
+    let name = O::ExportName("disk".into());
+    refused(&mut hand, name, Misuse::ExportNameWithExtended);
+    let many = ["base:allocation"; 33];
+    let many = O::SetMetaContext(contexts("disk", &many));
+    refused(&mut hand, many, Misuse::TooManyContexts);
+    let long = O::Go(info(&[b'n'; 4097]));
+    refused(&mut hand, long, Misuse::Text(TextError::TooLong));
+    let mut hand = ByHand::new(true, small());
+    hand.handshake = hand.handshake.lenient();
+    say(&mut hand, GREETING);
+    hand.client("flags 3");
+    refused(&mut hand, O::List, Misuse::TlsRequired);
+    let mut hand = ByHand::new(false, small());
+    hand.handshake = hand.handshake.lenient();
+    say(&mut hand, GREETING);
+    hand.client("flags 3");
+    let needs = Misuse::NeedsChunks(OptionType::SET_META_CONTEXT);
+    let set = O::SetMetaContext(contexts("disk", &["base:allocation"]));
+    refused(&mut hand, set, needs);
 }
 
 /// A context of 64 bits is not asked for where it could only be left out.

@@ -419,7 +419,14 @@ fn replies_that_do_not_fit() {
             r#"Decode(Magic { message: "option reply" })"#,
         ),
     ] {
-        fixed(&format!("C: opt {option}\nS: {reply}\n! {error}"));
+        let agreed = match option.starts_with("LIST_META") {
+            true => {
+                "C: opt STRUCTURED_REPLY\nS: rep STRUCTURED_REPLY ACK\n\
+                     E: Ack(NBD_OPT_STRUCTURED_REPLY)\n"
+            }
+            false => "",
+        };
+        fixed(&format!("{agreed}C: opt {option}\nS: {reply}\n! {error}"));
     }
 }
 
