@@ -3,6 +3,9 @@
 
 #![expect(unsafe_code, reason = "an allocator that counts has to be one")]
 
+mod attack;
+mod attack_client;
+mod attack_server;
 mod client;
 mod server;
 
