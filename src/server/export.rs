@@ -77,24 +77,15 @@ impl<'a> Export<'a> {
         self.contexts.iter().try_for_each(MetaContext::check)
     }
 
-    /// What holds on a connection where `framing` and `contexts` were agreed
-    /// on: the one value that is advertised, and against which requests are
-    /// judged.
-    pub(super) fn negotiate(
-        &self,
-        framing: Framing,
-        contexts: Contexts,
-        style: Style,
-        tls: bool,
-    ) -> Negotiated {
+    /// What holds on a connection of oldstyle: the one value that is advertised,
+    /// and against which requests are judged.
+    pub(super) fn oldstyle(&self) -> Negotiated {
+        let framing = Framing::Simple;
+        let flags = self.effective_flags(framing, false);
         Negotiated {
-            framing,
-            size: self.size,
-            flags: self.effective_flags(framing, !contexts.is_empty()),
             block_sizes: Some(self.block_sizes),
-            contexts,
-            style,
-            tls,
+            style: Style::Oldstyle,
+            ..Negotiated::new(framing, self.size, flags)
         }
     }
 

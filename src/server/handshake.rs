@@ -130,10 +130,9 @@ impl Handshake {
         if export.requires_extended || export.requires_block_sizes {
             return Err(Misuse::State("the export requires more than oldstyle has"));
         }
-        let framing = Framing::Simple;
         let ready = State::Ready { reported: false };
         let mut this = Self::start(Offer::default(), ready);
-        this.agreed = export.negotiate(framing, Contexts::new(), Style::Oldstyle, false);
+        this.agreed = export.oldstyle();
         Ok(this)
     }
 
