@@ -216,6 +216,9 @@ fn alignment() {
                     (block, 1),
                     (block - 1, block),
                     (block, block + 1),
+                    // By as much, both of them.
+                    (block + 1, block + 1),
+                    (block / 2, block / 2),
                 ] {
                     let misuse = Misuse::Misaligned { minimum };
                     refused(export, make(offset, length), misuse);
@@ -411,5 +414,17 @@ fn replies_to_lenient_commands() {
     lenient(
         export(Framing::Extended),
         "C: 0x1234 5 6 0xffff\nS: last NONE #0\nE: #0 done",
+    );
+    // A context that is named twice is answered once, and the others too.
+    lenient(
+        with_contexts(Framing::Extended, 2),
+        r#"
+        C: STATUS 0 512 of=1,2,1
+        S: chunk BLOCK_STATUS_EXT #0 1:32 1:32 512:64 0:64
+        S: last BLOCK_STATUS_EXT #0 2:32 1:32 512:64 0:64
+        E: #0 wide 1 @0 512/0x0
+        E: #0 wide 2 @0 512/0x0
+        E: #0 done
+        "#,
     );
 }

@@ -265,11 +265,17 @@ fn tls_policies() {
         S: rep STARTTLS ERR_POLICY
         E: Fallback { option: NBD_OPT_STARTTLS, error: NBD_REP_ERR_POLICY, message: Some("") }
     "#;
+    let nonsense = r#"
+        S: rep STARTTLS ERR_TLS_REQD
+        E: Fallback { option: NBD_OPT_STARTTLS, error: NBD_REP_ERR_TLS_REQD, message: Some("") }
+    "#;
     let behind = [EXTENDED, GO, GRANTED].concat();
     for (tls, how, protected) in [
         (TlsPolicy::Never, "".to_owned(), false),
         (TlsPolicy::Prefer, [starttls, accepted].concat(), true),
         (TlsPolicy::Prefer, [starttls, refused].concat(), false),
+        // An error that makes no sense here is a refusal like any other.
+        (TlsPolicy::Prefer, [starttls, nonsense].concat(), false),
         (TlsPolicy::Require, [starttls, accepted].concat(), true),
     ] {
         let mut plan = plan("disk");
@@ -355,6 +361,23 @@ fn refusals_that_end_it() {
         let mut connect = connect(plan("disk"), &transcript);
         assert_eq!(connect.end_of_input(), Ok(()));
         assert!(connect.into_negotiated().is_err());
+    }
+}
+
+/// A goodbye that is refused is one all the same.
+#[test]
+fn the_goodbye_is_refused() {
+    for error in ["ERR_UNSUP", "ERR_SHUTDOWN", "ERR_TLS_REQD"] {
+        let transcript = format!(
+            r#"{GREETED}{EXTENDED}{GO}
+            S: rep GO ERR_UNKNOWN "no"
+            E: Failed {{ reason: UnknownExport, message: Some("no") }}
+            C: opt ABORT
+            S: rep ABORT {error}
+            "#
+        );
+        by_plan(plan("disk"), &transcript);
+        assert_eq!(connect(plan("disk"), &transcript).end_of_input(), Ok(()));
     }
 }
 
@@ -454,6 +477,7 @@ fn impossible_plans() {
     let long = "n".repeat(4097);
     let why = |plan: Plan<'_>| Connect::new(plan).map(|_| ()).unwrap_err();
     assert_eq!(why(Plan::new(&long)), Misuse::Text(TextError::TooLong));
+    assert!(Connect::new(Plan::new(&long[1..])).is_ok());
     assert_eq!(why(Plan::new("a\0b")), Misuse::Text(TextError::Nul));
     let queries = [ContextQuery::narrow(&long)];
     let mut plan = Plan::new("disk");

@@ -83,7 +83,11 @@ fn before_the_greeting_and_before_the_flags() {
     assert_eq!(result, Err(EncodeError::NoRoom { needed: 4 }.into()));
     assert_eq!(room, [0; 3]);
     assert_eq!(state(&hand), before);
-    hand.client("flags 3");
+    let mut room = [0; 4];
+    let result = hand
+        .handshake
+        .send_client_flags(ClientFlags::KNOWN, &mut room.as_mut_slice());
+    assert_eq!((result, room), (Ok(4), [0, 0, 0, 3]));
     let result = hand
         .handshake
         .send_client_flags(ClientFlags::KNOWN, &mut sink);
@@ -330,6 +334,8 @@ fn wide_contexts_need_extended_headers() {
     let mut sink = Bytes::default();
     let result = hand.handshake.select("disk".into(), &many, &mut sink);
     assert_eq!(result, Err(Misuse::TooManyContexts));
+    let result = hand.handshake.select("disk".into(), &many[..32], &mut sink);
+    assert_eq!(result, Ok(sink.0.len()));
 }
 
 /// A sink without room: nothing is written, and the option can be sent again.
@@ -433,6 +439,38 @@ fn options_by_number_count_as_what_they_are() {
         say(&mut hand, "rep GO ACK");
         let agreed = hand.handshake.into_negotiated().unwrap();
         assert_eq!(agreed.contexts.len(), kept, "{:?}", agreed.contexts);
+    }
+}
+
+/// What is malformed names no export. What it was meant to be decides what is
+/// forgotten: contexts behind another selection, and whose they are behind
+/// another `GO`.
+#[test]
+fn malformed_options_by_number() {
+    use OptionType as T;
+    let empty = b"\0\0\0\0".as_slice();
+    let malformed = b"\0\0\0\x09a".as_slice();
+    for (option, then, kept) in [
+        (T::SET_META_CONTEXT, empty, 0),
+        (T::GO, malformed, 0),
+        (T::INFO, empty, 1),
+        (T::LIST_META_CONTEXT, empty, 1),
+    ] {
+        let mut hand = negotiating(false, &["STRUCTURED_REPLY"]);
+        hand.client(r#"opt SET_META_CONTEXT 0:32 1:32 2:32 "x:""#);
+        say(&mut hand, r#"rep SET_META_CONTEXT META_CONTEXT 1:32 "x:y""#);
+        say(&mut hand, "rep SET_META_CONTEXT ACK");
+        let mut sink = Bytes::default();
+        let request = by_number(option, malformed);
+        assert!(hand.handshake.send(&request, &mut sink).is_ok());
+        say(&mut hand, &format!("rep {} ERR_INVALID", option.0));
+        let go = [then, &[0, 0][..]].concat();
+        let request = by_number(T::GO, &go);
+        assert!(hand.handshake.send(&request, &mut sink).is_ok());
+        say(&mut hand, "rep GO INFO EXPORT:16 1M:64 1:16");
+        say(&mut hand, "rep GO ACK");
+        let agreed = hand.handshake.into_negotiated().unwrap();
+        assert_eq!(agreed.contexts.len(), kept, "{option}");
     }
 }
 

@@ -371,6 +371,7 @@ impl Machine for Sending {
         let cookie = made.cookie();
         let due = head(framing, request, &contexts, cookie.0);
         assert_eq!(made.as_bytes(), due, "{line}");
+        assert_eq!(made.as_ref(), due, "{line}");
         assert_eq!(u64::from(made.payload_length()), payload, "{line}");
         assert_eq!(self.machine.in_flight(), in_flight + 1);
         let again = self.sent.iter().any(|(sent, _)| *sent == cookie);

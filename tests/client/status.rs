@@ -354,7 +354,8 @@ fn wide_status() {
         (2, 1 << 32, true),
         (2, u64::MAX, true),
     ] {
-        let extents = [(512, 0), (512, flags)];
+        // Flags that are there twice are there.
+        let extents = [(512, flags), (512, flags)];
         let other = 3 - context;
         let outcome = match good {
             true => {

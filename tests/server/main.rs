@@ -3,6 +3,7 @@
 
 #![cfg(feature = "alloc")]
 
+mod bounded;
 mod conformance;
 mod drive;
 mod end_to_end;

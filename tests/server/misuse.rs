@@ -253,6 +253,10 @@ fn exports_are_what_can_be_told() {
         handshake.grant(&asked, &DISK, &mut out).unwrap();
         assert!(matches!(Handshake::oldstyle(&export), Err(error) if error == misuse));
     }
+    // The most there can be.
+    for export in [named(&long[1..]), with(&MANY[1..])] {
+        assert!(Handshake::oldstyle(&export).is_ok());
+    }
 }
 
 #[test]

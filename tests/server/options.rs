@@ -755,3 +755,43 @@ fn a_name_fills_the_limit() {
         )),
     );
 }
+
+/// What has exactly the longest data is taken. What has a byte more is answered
+/// and skipped, but for `EXPORT_NAME`, which has no answer.
+#[test]
+fn options_are_as_long_as_the_limit() {
+    let name = "n".repeat(122);
+    let mut export = disk();
+    export.name = &name;
+    let exports = &[export];
+    let mut offer = Offer::default();
+    offer.limits.option_data = 128;
+    let start = || Shop::new(offer, exports);
+    play(
+        start,
+        &fixed(&format!(
+            "C: IHAVEOPT GO 4{{ 4{{ \"{name}\" }} 0001 0003 0000 }}
+             S: REPLY GO ERR_TOO_BIG 4{{ \"the option is too long\" }}
+             C: IHAVEOPT INFO 4{{ 4{{ \"{name}\" }} 0000 }}
+             E: Export NBD_OPT_INFO \"{name}\" []
+             S: REPLY INFO REP_INFO 4{{ 0000 0000_0000_0010_0000 0005 }}
+             S: REPLY INFO ACK 4{{ }}",
+        )),
+    );
+    let long = "n".repeat(128);
+    play(
+        start,
+        &fixed(&format!(
+            "C: IHAVEOPT EXPORT_NAME 4{{ \"{long}\" }}
+             E: Export NBD_OPT_EXPORT_NAME \"{long}\" []
+             X: the export was refused, and NBD_OPT_EXPORT_NAME has no reply that says so",
+        )),
+    );
+    play(
+        start,
+        &fixed(&format!(
+            "C: IHAVEOPT EXPORT_NAME 4{{ \"{long}n\" }}
+             X: the peer broke the protocol: NBD_OPT_EXPORT_NAME with 129 bytes of data is beyond the limit",
+        )),
+    );
+}

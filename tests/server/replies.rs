@@ -1,6 +1,7 @@
 //! Replies: the bytes of each, in each framing.
 
 use nbd_codec::server::{Event, Request, Transmission, narrow};
+use nbd_codec::wire::EncodeError;
 use nbd_codec::wire::extent::{Extent32, Extent64};
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
@@ -82,9 +83,17 @@ fn assert_bytes(written: impl AsRef<[u8]>, expected: &str) {
     assert_eq!(show(written.as_ref()), show(&bytes(expected)));
 }
 
+/// The bytes of a reply, which fit a sink of their size and none that is
+/// smaller.
 fn encoded(reply: nbd_codec::server::Reply<'_>) -> Vec<u8> {
-    let mut out = Vec::new();
-    assert_eq!(reply.encode(&mut out), Ok(reply.size()));
+    let needed = reply.size();
+    let mut out = vec![0xee; needed];
+    for room in [0, 1, needed - 1] {
+        let refused = reply.encode(&mut &mut out[..room]);
+        assert_eq!(refused, Err(EncodeError::NoRoom { needed }));
+        assert!(out.iter().all(|byte| *byte == 0xee));
+    }
+    assert_eq!(reply.encode(&mut &mut out[..]), Ok(needed));
     assert_eq!(reply.parts().concat(), out);
     out
 }

@@ -1,7 +1,7 @@
 //! Every command in every framing: what is handed over, what is rejected, and
 //! with which error.
 
-use nbd_codec::server::{Request, Transmission};
+use nbd_codec::server::{Event, Request, Transmission};
 use nbd_codec::wire::extent::{Extent32, Extent64};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::ContextId;
@@ -9,6 +9,7 @@ use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_codec::{Context, Framing, Limits, Negotiated, Width};
 
 use crate::drive::{Desk, play};
+use crate::script::bytes;
 
 const SIZE: u64 = 0x1_0000_0000_0000;
 const WRITABLE: TransmissionFlags = TransmissionFlags(0x1fff & !TransmissionFlags::READ_ONLY.0);
@@ -494,7 +495,11 @@ fn blocks_are_aligned() {
     for framing in COMPACT {
         let mut export = export(framing, WRITABLE);
         export.block_sizes = Some(sizes);
-        for (offset, length) in [("0000_0100", "0000_0200"), ("0000_0200", "0000_0100")] {
+        for (offset, length) in [
+            ("0000_0100", "0000_0200"),
+            ("0000_0200", "0000_0100"),
+            ("0000_0100", "0000_0100"),
+        ] {
             for code in ["READ", "TRIM", "CACHE", "WRITE_ZEROES"] {
                 let request = format!("REQUEST 0000 {code} {COOKIE} 0000_0000 {offset} {length}");
                 rejects(export, &request, code, "EINVAL", text);
@@ -552,6 +557,10 @@ fn reads_are_as_long_as_the_maximum() {
         });
         if framing != Framing::Simple {
             rejects(export, &request("ffff_fff8"), "READ", error, text);
+            let mut server = Transmission::new(export, Limits::DEFAULT).unwrap();
+            let longest = bytes(&request("ffff_fff7"));
+            let event = server.receive(&mut &longest[..]).unwrap();
+            assert!(matches!(event, Some(Event::Request(_))), "{event:?}");
         }
     }
 }

@@ -240,6 +240,8 @@ fn lists_are_what_they_hold() {
         );
     }
 
+    assert!(InfoTypes::from(&types[..0]).is_empty());
+
     let texts = ["base:", "", "x-y:z"];
     let memory = Queries::from(&texts[..]);
     let data = bytes(

@@ -1,0 +1,217 @@
+//! What a peer can make a server do: nothing in proportion to a length field.
+
+use nbd_codec::server::handshake;
+use nbd_codec::server::{Event, TlsMode, Transmission};
+use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
+use nbd_codec::wire::number::{Command, Cookie, ErrorValue, OptionType};
+use nbd_codec::wire::option::OptionHeader;
+use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
+use nbd_codec::{Error, Framing, Limits, Need, Negotiated};
+
+use crate::tls::negotiating;
+
+const MIB: u32 = 1 << 20;
+
+fn option(number: u32, length: u32) -> [u8; 16] {
+    let option = OptionType(number);
+    OptionHeader { option, length }.encode()
+}
+
+fn serving(framing: Framing) -> Transmission {
+    let all = TransmissionFlags::KNOWN - TransmissionFlags::READ_ONLY;
+    let mut limits = Limits::default();
+    limits.payload = u32::MAX;
+    let export = Negotiated::new(framing, u64::from(64 * MIB), all);
+    Transmission::new(export, limits).unwrap()
+}
+
+fn request(framing: Framing, command: Command, offset: u64, length: u64) -> Vec<u8> {
+    let cookie = Cookie(7);
+    let flags = match (framing, command) {
+        (Framing::Extended, Command::WRITE) => CommandFlags::PAYLOAD_LEN,
+        _ => CommandFlags::NONE,
+    };
+    match framing {
+        Framing::Extended => ExtendedRequest {
+            flags,
+            command,
+            cookie,
+            offset,
+            length,
+        }
+        .encode()
+        .to_vec(),
+        _ => CompactRequest {
+            flags,
+            command,
+            cookie,
+            offset,
+            length: u32::try_from(length).unwrap(),
+        }
+        .encode()
+        .to_vec(),
+    }
+}
+
+/// An option nobody knows, of 32 MiB: passed over byte by byte, and answered
+/// at its end.
+#[test]
+fn an_option_of_32_mib() {
+    let mut handshake = negotiating(TlsMode::None);
+    let head = option(99, 32 * MIB);
+    let mut input = &head[..];
+    assert_eq!(handshake.receive(&mut input), Ok(None));
+    assert!(input.is_empty());
+    const BYTES: u32 = 100_000;
+    for fed in 0..BYTES {
+        assert_eq!(handshake.need(), Need::Header((32 * MIB - fed) as usize));
+        let mut input = &b"x"[..];
+        assert_eq!(handshake.receive(&mut input), Ok(None));
+        assert!(input.is_empty());
+        assert_eq!(handshake.transmit(&mut Vec::new()), Ok(0));
+    }
+    let rest = vec![b'x'; (32 * MIB - BYTES) as usize + 1];
+    let mut input = &rest[..];
+    assert_eq!(handshake.receive(&mut input), Ok(None));
+    assert_eq!(input, b"x", "the byte behind it");
+    let mut out = Vec::new();
+    assert!(handshake.transmit(&mut out).unwrap() > 0);
+    assert_eq!(out[8..16], [0, 0, 0, 99, 0x80, 0, 0, 1]);
+}
+
+/// A client that asks without end: one answer each, nothing stays, and who
+/// watches the clock can see that it is not done.
+#[test]
+fn options_without_end() {
+    let mut handshake = negotiating(TlsMode::None);
+    let mut out = Vec::new();
+    for round in 0..100_000 {
+        let head = option([99, 3, 8][round % 3], 0);
+        let mut input = &head[..];
+        if let Some(event) = handshake.receive(&mut input).unwrap() {
+            assert_eq!(event, handshake::Event::List);
+            handshake.done(&mut out).unwrap();
+        }
+        assert!(input.is_empty());
+        handshake.transmit(&mut out).unwrap();
+        assert!((20..64).contains(&out.len()), "one answer");
+        out.clear();
+        assert!(handshake.is_negotiating());
+    }
+    assert_eq!(handshake.end_of_input(), Err(Error::Closed));
+}
+
+/// A write of 32 MiB, byte by byte and in one read: one fragment for each
+/// input, nothing kept.
+#[test]
+fn a_write_of_32_mib() {
+    for framing in [Framing::Simple, Framing::Extended] {
+        let mut server = serving(framing);
+        let length = 32 * MIB;
+        let head = request(framing, Command::WRITE, 0, length.into());
+        let cookie = Cookie(7);
+        let payload = Event::Payload {
+            cookie,
+            offset: 0,
+            length,
+        };
+        assert_eq!(server.receive(&mut &head[..]), Ok(Some(payload)));
+        const BYTES: u64 = 100_000;
+        for offset in 0..BYTES {
+            let mut input = &b"x"[..];
+            let data = Event::Data {
+                cookie,
+                offset,
+                data: b"x",
+            };
+            assert_eq!(server.receive(&mut input), Ok(Some(data)));
+            assert_eq!(server.receive(&mut input), Ok(None));
+        }
+        let left = u64::from(length) - BYTES;
+        let need = Need::Payload {
+            cookie,
+            offset: BYTES,
+            length: left,
+        };
+        assert_eq!(server.need(), need);
+        assert_eq!(server.advance(left), Ok(()));
+        let event = server.receive(&mut &b""[..]).unwrap();
+        assert!(matches!(event, Some(Event::Request(_))), "{event:?}");
+    }
+}
+
+/// The data of a write that is refused, 4 GiB of it where the caller sets no
+/// limit: passed over, and the next request is found.
+#[test]
+fn a_refused_write_of_4_gib() {
+    for framing in [Framing::Simple, Framing::Structured] {
+        let mut server = serving(framing);
+        let length = u64::from(u32::MAX);
+        // Beyond the maximum payload, and the export.
+        let head = request(framing, Command::WRITE, 0, length);
+        assert_eq!(server.receive(&mut &head[..]), Ok(None));
+        for _ in 0..100_000 {
+            let mut input = &b"x"[..];
+            assert_eq!(server.receive(&mut input), Ok(None));
+            assert!(input.is_empty());
+        }
+        let junk = vec![b'x'; 1 << 24];
+        let mut left = length - 100_000;
+        while left > 0 {
+            let n = left.min(junk.len() as u64);
+            assert_eq!(server.need(), Need::Header(left as usize));
+            let mut input = &junk[..n as usize];
+            let event = server.receive(&mut input).unwrap();
+            assert!(input.is_empty());
+            left -= n;
+            match event {
+                None => assert!(left > 0),
+                Some(Event::Rejected { error, .. }) => {
+                    assert_eq!((left, error), (0, ErrorValue::EINVAL));
+                }
+                Some(other) => panic!("{other:?}"),
+            }
+        }
+        let flush = request(framing, Command::FLUSH, 0, 0);
+        let event = server.receive(&mut &flush[..]).unwrap();
+        assert!(matches!(event, Some(Event::Request(_))), "{event:?}");
+    }
+}
+
+/// The longest lengths that header fields can hold, for every command: an
+/// answer at once, an error, or bytes that are passed over.
+#[test]
+fn the_longest_lengths() {
+    for (framing, longest) in [
+        (Framing::Simple, u64::from(u32::MAX)),
+        (Framing::Structured, u64::from(u32::MAX)),
+        (Framing::Extended, u64::MAX),
+    ] {
+        for command in (0..=9).chain([u16::MAX]).map(Command) {
+            for offset in [0, 1, u64::MAX] {
+                let mut server = serving(framing);
+                let head = request(framing, command, offset, longest);
+                let mut input = &head[..];
+                let seen = server.receive(&mut input);
+                let place = format!("{framing} {command} {offset:#x}");
+                match (seen, command) {
+                    (Ok(Some(Event::Disconnect)), Command::DISC) => {}
+                    // A flush has no range, and the size of a resize is its offset.
+                    (Ok(Some(Event::Request(_))), Command::FLUSH | Command::RESIZE) => {}
+                    (Ok(Some(Event::Rejected { error, .. })), _) => {
+                        assert!(error.is_error(), "{place}");
+                    }
+                    (Ok(None), Command::WRITE) if framing != Framing::Extended => {
+                        assert_eq!(server.need(), Need::Header(longest as usize), "{place}");
+                    }
+                    (Err(_), Command::WRITE) => {
+                        assert_eq!(framing, Framing::Extended, "{place}");
+                        continue;
+                    }
+                    other => panic!("{place}: {other:?}"),
+                }
+                assert!(input.is_empty(), "{place}");
+            }
+        }
+    }
+}
