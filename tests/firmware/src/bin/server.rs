@@ -42,6 +42,7 @@ const EXPORT: Export<'_> = {
 fn main() -> ! {
     static mut RECEIVE: [u8; 256] = [0; 256];
     static mut RAM: [u8; SIZE] = [0; SIZE];
+    static mut HANDSHAKE: Option<Handshake> = None;
     static mut SESSION: Option<Transmission> = None;
     board::paint_stack();
     #[cfg(feature = "deliberate-panic")]
@@ -50,7 +51,7 @@ fn main() -> ! {
     }
     // SAFETY: the only one.
     let mut link = unsafe { Uart::start() };
-    let result = server(&mut link, Inbox::new(RECEIVE), RAM, SESSION);
+    let result = server(&mut link, Inbox::new(RECEIVE), RAM, HANDSHAKE, SESSION);
     link.drain();
     board::tell("stack", board::deepest_stack());
     board::tell_bytes(RAM);
@@ -64,9 +65,13 @@ fn server(
     link: &mut Uart,
     mut inbox: Inbox,
     ram: &mut [u8; SIZE],
+    shaking: &mut Option<Handshake>,
     session: &mut Option<Transmission>,
 ) -> Result<(), Failure> {
-    handshake(link, &mut inbox, session)?;
+    greet(shaking)?;
+    if let Some(shaking) = shaking {
+        handshake(shaking, link, &mut inbox, session)?;
+    }
     match session {
         Some(session) => serve(session, link, &mut inbox, ram),
         None => Ok(()), // only asked
@@ -80,18 +85,24 @@ fn limits() -> Limits {
     limits
 }
 
+/// The machine for the handshake, where it stays: on the stack, even for a
+/// moment, it would be the deepest of all.
+#[inline(never)]
+fn greet(shaking: &mut Option<Handshake>) -> Result<(), Failure> {
+    let mut offer = Offer::default();
+    offer.limits = limits();
+    *shaking = Some(Handshake::new(offer)?);
+    Ok(())
+}
+
 /// In a frame of its own, which is gone when transmission begins.
 #[inline(never)]
 fn handshake(
+    handshake: &mut Handshake,
     link: &mut Uart,
     inbox: &mut Inbox,
     session: &mut Option<Transmission>,
 ) -> Result<(), Failure> {
-    let mut offer = Offer::default();
-    offer.limits = limits();
-    // Used where it is made: moving it would take its size once more.
-    let mut handshake = Handshake::new(offer);
-    let handshake = handshake.as_mut().map_err(|misuse| *misuse)?;
     loop {
         handshake.transmit(link)?;
         let mut input = inbox.held();
