@@ -2,6 +2,7 @@
 //! `cargo run --example show client fuzz/artifacts/client/crash-...`
 
 use nbd_codec_fuzz::script::Run;
+use nbd_codec_fuzz::server::script::ServerRun;
 use nbd_codec_fuzz::tape;
 
 fn main() {
@@ -14,6 +15,9 @@ fn main() {
     match target.as_str() {
         "client" | "client_split" | "differential" => {
             println!("{:#?}", tape::read::<Run>(&bytes));
+        }
+        "server" | "server_split" | "differential_server" => {
+            println!("{:#?}", tape::read::<ServerRun>(&bytes));
         }
         _ => eprintln!("the inputs of {target} are no scripts"),
     }

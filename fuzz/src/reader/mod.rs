@@ -10,6 +10,8 @@
 //! the server had said `at` bytes is known to what lies behind them.
 
 pub mod handshake;
+pub mod options;
+pub mod requests;
 pub mod transmission;
 
 /// What is to be said about a stream.

@@ -2,6 +2,8 @@
 //! sessions: `cargo run --example seeds CORPORA SESSIONS`. The same bytes every
 //! time.
 
+mod server;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -24,8 +26,11 @@ fn main() {
     };
     let corpora = Corpora(Path::new(&directory));
     let (mut talks, mut sessions) = (talks(), sessions());
+    let mut served = Vec::new();
     for (name, text) in recordings(Path::new(&recorded)) {
         let (talk, session) = recorded::scripts(&text);
+        let (reception, service) = recorded::server_scripts(&text);
+        served.push((name.clone(), reception, service));
         talks.push((name.clone(), talk));
         sessions.extend(session.map(|session| (name, session)));
     }
@@ -53,6 +58,9 @@ fn main() {
             };
             corpora.script(&format!("policy-{name}-{way}"), &policy);
         }
+    }
+    for (name, run) in server::runs(&served) {
+        corpora.server_script(&name, &run);
     }
     for (name, bytes) in messages() {
         corpora.add("wire_decode", name, &bytes);
@@ -82,6 +90,12 @@ struct Corpora<'a>(&'a Path);
 impl Corpora<'_> {
     fn script(&self, name: &str, script: &impl OnTape) {
         for target in ["client", "client_split", "differential"] {
+            self.add(target, name, &write(script));
+        }
+    }
+
+    fn server_script(&self, name: &str, script: &impl OnTape) {
+        for target in ["server", "server_split", "differential_server"] {
             self.add(target, name, &write(script));
         }
     }
