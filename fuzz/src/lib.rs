@@ -8,6 +8,7 @@ pub mod delivery;
 pub mod facts;
 pub mod handshake;
 pub mod host;
+pub mod pair;
 pub mod peer;
 pub mod reader;
 pub mod recorded;

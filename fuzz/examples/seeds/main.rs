@@ -2,6 +2,7 @@
 //! sessions: `cargo run --example seeds CORPORA SESSIONS`. The same bytes every
 //! time.
 
+mod pair;
 mod server;
 
 use std::fs;
@@ -61,6 +62,9 @@ fn main() {
     }
     for (name, run) in server::runs(&served) {
         corpora.server_script(&name, &run);
+    }
+    for (name, pair) in pair::scripts() {
+        corpora.add("pair", &name, &write(&pair));
     }
     for (name, bytes) in messages() {
         corpora.add("wire_decode", name, &bytes);

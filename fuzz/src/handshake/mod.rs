@@ -91,7 +91,7 @@ pub fn by_policy<T>(
     Some(then(client))
 }
 
-fn queries(setup: &[QuerySetup]) -> Vec<ContextQuery<'static>> {
+pub fn queries(setup: &[QuerySetup]) -> Vec<ContextQuery<'static>> {
     let query = |setup: &QuerySetup| match setup.width % 3 {
         0 => ContextQuery::narrow(name(setup.name)),
         1 => ContextQuery::wide(name(setup.name)),
