@@ -4,6 +4,7 @@
 use nbd_codec::Error;
 use nbd_codec::{Contexts, Framing, Violation, Width};
 
+use crate::client::Client;
 use crate::compare::in_words;
 use crate::host::{self, Host};
 use crate::reader::options::{self, Tls};
@@ -379,11 +380,52 @@ fn check_flags(negotiated: &nbd_codec::Negotiated) {
     assert_eq!(negotiated.flags.0 >> 13, 0, "flags that nobody knows");
 }
 
-/// What our client writes is read as it was meant.
-pub fn accepts(
-    setup: &Setup,
-    changes: &[(usize, requests::Change)],
-    bytes: &[u8],
-) -> (Vec<Heard>, Verdict) {
-    requests::read(&request_terms(setup), changes, bytes)
+/// What our client says is read as it was meant, and nothing of it is refused.
+pub fn accept(client: &Client, setup: &Setup) {
+    let sizes = setup.negotiated().block_sizes;
+    if setup.lenient || sizes.is_some_and(|sizes| !sizes.is_valid()) {
+        return;
+    }
+    let terms = request_terms(setup);
+    let (heard, verdict) = requests::read(&terms, &client.changes, &client.upstream);
+    let context = || format!("server: {verdict:?} {heard:#?}\nclient: {:#?}", client.sent);
+    let expected = if client.too_long {
+        Verdict::Torn
+    } else {
+        Verdict::Good
+    };
+    assert_eq!(verdict, expected, "{}", context());
+    let requests = heard.iter().filter_map(|heard| match heard {
+        Heard::Request(request) => Some(request),
+        // Policy: of more than a chunk can say at once.
+        Heard::Refused { request, errors } if errors == &[75] && request.kind == 0 => Some(request),
+        Heard::Refused { .. } => panic!("{}", context()),
+        Heard::Payload { .. } | Heard::Bye => None,
+    });
+    let requests: Vec<_> = requests.collect();
+    assert!(
+        client.too_long || requests.len() == client.sent.len(),
+        "{}",
+        context()
+    );
+    for (read, sent) in requests.iter().zip(&client.sent) {
+        let request = sent.target.request;
+        let meant = (
+            request.command.0.into(),
+            sent.target.cookie.0,
+            request.offset,
+            request.length,
+        );
+        assert_eq!((read.kind, read.cookie, read.offset, read.length), meant);
+        let mut contexts = read.contexts.clone();
+        contexts.sort();
+        let mut asked: Vec<_> = sent
+            .target
+            .contexts
+            .iter()
+            .map(|id| u64::from(id.0))
+            .collect();
+        asked.sort();
+        assert_eq!(contexts, asked);
+    }
 }

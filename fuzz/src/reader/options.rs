@@ -562,6 +562,14 @@ fn parse(option: u64, data: &[u8]) -> Option<Data> {
     (stream.left() == 0).then_some(parsed)
 }
 
+/// Whether the data of an option is what it must be.
+pub fn is_well_formed(option: u64, data: &[u8]) -> bool {
+    let parsed = parse(option, data);
+    let strings =
+        |data: &Data| is_string(&data.export) && data.queries.iter().all(|query| is_string(query));
+    parsed.as_ref().is_some_and(strings) && (option != EXPORT_NAME || is_string(data))
+}
+
 /// "Values": UTF-8, no NUL, at most 4096 bytes.
 fn is_string(bytes: &[u8]) -> bool {
     bytes.len() <= 4096 && !bytes.contains(&0) && str::from_utf8(bytes).is_ok()
