@@ -191,10 +191,18 @@ fn status() -> Vec<ServiceStep> {
         cut,
         room,
     };
+    // All of the request, and then one more.
+    let beyond = Answer::Status {
+        context: 0,
+        extents: List(extents.0.iter().rev().cloned().collect()),
+        cut: false,
+        room: 200,
+    };
     let (error, text, skip) = (28, 2, bytes(7));
     vec![
         request(7, 0, 0, 4096),
         request(7, 8, 0, 4096),
+        answer(0, beyond),
         answer(0, status(1, false, 200)),
         answer(1, status(0, false, 200)),
         answer(1, status(0, true, 200)),
@@ -283,6 +291,7 @@ fn receptions() -> Vec<(String, Reception)> {
         ("by-name", by_name()),
         ("malformed", malformed()),
         ("refused", refused()),
+        ("late-tls", late_tls()),
         ("early", early()),
         (
             "abort",
@@ -450,6 +459,24 @@ fn refused() -> Vec<ReceptionStep> {
         send(OptionScript::ExportName { export }),
         refuse(6),
     ]
+}
+
+/// What is agreed on before TLS is forgotten.
+fn late_tls() -> Vec<ReceptionStep> {
+    let (export, queries) = (1, List(vec![2]));
+    let mut steps = vec![flags()];
+    for option in [
+        OptionScript::ExtendedHeaders {},
+        OptionScript::SetMetaContext { export, queries },
+        OptionScript::StartTls {},
+        OptionScript::Go {
+            export,
+            requests: List(vec![3]),
+        },
+    ] {
+        steps.extend([send(option), serve(), serve()]);
+    }
+    steps
 }
 
 /// A client that does not wait.
