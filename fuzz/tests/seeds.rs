@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use nbd_codec_fuzz::delivery::Delivery;
+use nbd_codec_fuzz::pair::script::{Pair, PairStep};
 use nbd_codec_fuzz::reader::Verdict;
 use nbd_codec_fuzz::reader::handshake::Sent;
 use nbd_codec_fuzz::reader::requests::Heard;
 use nbd_codec_fuzz::script::Run;
 use nbd_codec_fuzz::server::script::ServerRun;
-use nbd_codec_fuzz::{agree, client, compare, handshake, host, recorded, server, tape};
+use nbd_codec_fuzz::{agree, client, compare, handshake, host, pair, recorded, server, tape};
 
 fn recordings() -> Vec<(String, String)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/sessions");
@@ -123,4 +124,28 @@ fn the_reader_finds_nothing_wrong_with_real_clients() {
         transmissions >= 14 && entered >= 14,
         "{transmissions} {entered}"
     );
+}
+
+#[test]
+fn a_pair_comes_together_in_every_framing() {
+    let all = u64::MAX;
+    for framing in 0..3 {
+        let mut pair: Pair = tape::read(&[]);
+        pair.meeting.offer.fixed = true;
+        pair.meeting.offer.framing = framing;
+        pair.meeting.plan.framing = framing;
+        pair.meeting.export.blocks = 7;
+        let (flags, from, blocks, fill) = (0, 1, 3, 9);
+        for command in [1, 0] {
+            pair.steps.0.push(PairStep::Submit {
+                command,
+                flags,
+                from,
+                blocks,
+                fill,
+            });
+            pair.steps.0.push(PairStep::Up { n: all });
+        }
+        assert!(pair::run(&pair), "framing {framing}");
+    }
 }

@@ -78,9 +78,14 @@ fn services() -> Vec<(String, Service)> {
             ("faults", faults()),
             ("limits", limits()),
             ("resize", resize()),
+            ("texts", texts()),
         ] {
             let own = Setup {
-                block_sizes: if name == "limits" { 2 } else { 0 },
+                block_sizes: match name {
+                    "limits" => 3,
+                    "texts" => 2,
+                    _ => 0,
+                },
                 minimum: 9,
                 maximum: 1 << 16,
                 ..setup(framing)
@@ -174,6 +179,15 @@ fn chunks() -> Vec<ServiceStep> {
     ]
 }
 
+/// Errors with texts of every length.
+fn texts() -> Vec<ServiceStep> {
+    let (which, error) = (0, 5);
+    let texts = [1, 5, 250, 251, 252, 253];
+    let fails = texts.map(|text| answer(which, Answer::Fail { error, text }));
+    let asks = texts.map(|_| request(0, 0, 0, 512));
+    asks.into_iter().chain(fails).collect()
+}
+
 fn status() -> Vec<ServiceStep> {
     let extents = List(vec![
         Extent {
@@ -198,11 +212,21 @@ fn status() -> Vec<ServiceStep> {
         cut: false,
         room: 200,
     };
+    let longer = Answer::Status {
+        context: 0,
+        extents: List(vec![Extent {
+            length: Measure::Beyond { more: 1 },
+            flags: 0,
+        }]),
+        cut: false,
+        room: 200,
+    };
     let (error, text, skip) = (28, 2, bytes(7));
     vec![
         request(7, 0, 0, 4096),
         request(7, 8, 0, 4096),
         answer(0, beyond),
+        answer(1, longer),
         answer(0, status(1, false, 200)),
         answer(1, status(0, false, 200)),
         answer(1, status(0, true, 200)),

@@ -15,8 +15,8 @@ use nbd_codec::wire::text::Text;
 use nbd_codec::{Error, Framing, Misuse, Need, Negotiated};
 
 use crate::delivery::{Delivery, Feed, Machine};
+use crate::reader::data;
 use crate::reader::handshake::{Heard, Sent};
-use crate::reader::options;
 use crate::script::framing;
 use crate::talk::{self, OptionScript, QuerySetup, Talk, TalkStep, name};
 
@@ -308,7 +308,7 @@ impl<'a> Client<'a> {
             false => {
                 let header = OptionHeader::decode(&mut bytes).unwrap().unwrap();
                 assert_eq!(header.length as usize, bytes.len());
-                let form = options::is_well_formed(header.option.0.into(), bytes);
+                let form = data::is_well_formed(header.option.0.into(), bytes);
                 assert!(form || self.nonsense, "an option that is none");
                 self.last = header.option;
                 let harmless = [OptionType::STARTTLS, OptionType::ABORT];

@@ -269,12 +269,25 @@ impl Host {
                     self.decide(decision);
                 }
                 self.outcome.written.extend(&buffer);
+                if n > 0 {
+                    self.check_need_behind_call();
+                }
             }
             Err(misuse) => {
                 assert_eq!(written, 0, "written and refused");
                 self.check_unchanged(before, misuse);
             }
         }
+    }
+
+    /// What is needed behind a call is what is needed when it was looked.
+    fn check_need_behind_call(&mut self) {
+        let need = self.need();
+        if need == Need::Nothing || need == Need::Header(0) {
+            return;
+        }
+        assert_eq!(self.machine().receive(&mut &[][..]), Ok(None));
+        assert_eq!(self.need(), need, "behind a call, and a look");
     }
 
     fn decide(&mut self, decision: Decision) {

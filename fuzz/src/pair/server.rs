@@ -176,7 +176,7 @@ impl Server {
                 failed = Some(EIO);
                 continue;
             }
-            let last = piece == 0 && how % 2 == 0 && failed.is_none();
+            let last = piece == 0 && how.is_multiple_of(2) && failed.is_none();
             let n = (end - begin) as u32;
             let hole = data.iter().all(|byte| *byte == 0);
             match (hole, last) {

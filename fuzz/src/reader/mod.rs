@@ -9,6 +9,7 @@
 //! Commands and options stand at places in the stream: one that was sent when
 //! the server had said `at` bytes is known to what lies behind them.
 
+pub mod data;
 pub mod handshake;
 pub mod options;
 pub mod requests;

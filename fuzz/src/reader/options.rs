@@ -1,5 +1,6 @@
 //! "Handshake": what a server must make of the options of a client.
 
+use super::data::{Data, is_query, is_string, parse};
 use super::handshake::Sent;
 use super::transmission::Framing;
 use super::{Read, Stream, Verdict, must};
@@ -85,16 +86,16 @@ pub struct Agreed {
     pub tls: bool,
 }
 
-const EXPORT_NAME: u64 = 1;
+pub(super) const EXPORT_NAME: u64 = 1;
 const ABORT: u64 = 2;
-const LIST: u64 = 3;
-const STARTTLS: u64 = 5;
-const INFO: u64 = 6;
-const GO: u64 = 7;
-const STRUCTURED_REPLY: u64 = 8;
-const LIST_META_CONTEXT: u64 = 9;
-const SET_META_CONTEXT: u64 = 10;
-const EXTENDED_HEADERS: u64 = 11;
+pub(super) const LIST: u64 = 3;
+pub(super) const STARTTLS: u64 = 5;
+pub(super) const INFO: u64 = 6;
+pub(super) const GO: u64 = 7;
+pub(super) const STRUCTURED_REPLY: u64 = 8;
+pub(super) const LIST_META_CONTEXT: u64 = 9;
+pub(super) const SET_META_CONTEXT: u64 = 10;
+pub(super) const EXTENDED_HEADERS: u64 = 11;
 
 const ACK: u64 = 0;
 const ERR_UNSUP: u64 = 1 << 31 | 1;
@@ -115,14 +116,6 @@ pub struct Reading {
     pub sent: Vec<Sent>,
     pub agreed: Agreed,
     pub verdict: Verdict,
-}
-
-/// The data of an option that is well formed.
-#[derive(Default)]
-struct Data {
-    export: Vec<u8>,
-    requests: Vec<u64>,
-    queries: Vec<Vec<u8>>,
 }
 
 struct Reader<'a> {
@@ -533,52 +526,4 @@ fn only_tls(errors: Vec<u64>, plain: bool) -> Vec<u64> {
         true => vec![ERR_TLS_REQD],
         false => errors,
     }
-}
-
-/// The data of an option; `None` if it is malformed.
-fn parse(option: u64, data: &[u8]) -> Option<Data> {
-    let mut parsed = Data::default();
-    let mut stream = Stream { bytes: data, at: 0 };
-    let text = |stream: &mut Stream| {
-        let length = stream.number(4).ok()?;
-        Some(stream.bytes(length).ok()?.to_vec())
-    };
-    match option {
-        INFO | GO => {
-            parsed.export = text(&mut stream)?;
-            for _ in 0..stream.number(2).ok()? {
-                parsed.requests.push(stream.number(2).ok()?);
-            }
-        }
-        LIST_META_CONTEXT | SET_META_CONTEXT => {
-            parsed.export = text(&mut stream)?;
-            for _ in 0..stream.number(4).ok()? {
-                parsed.queries.push(text(&mut stream)?);
-            }
-        }
-        LIST | STARTTLS | STRUCTURED_REPLY | EXTENDED_HEADERS => {}
-        _ => return Some(parsed),
-    }
-    (stream.left() == 0).then_some(parsed)
-}
-
-/// Whether the data of an option is what it must be.
-pub fn is_well_formed(option: u64, data: &[u8]) -> bool {
-    let parsed = parse(option, data);
-    let strings =
-        |data: &Data| is_string(&data.export) && data.queries.iter().all(|query| is_string(query));
-    parsed.as_ref().is_some_and(strings) && (option != EXPORT_NAME || is_string(data))
-}
-
-/// "Values": UTF-8, no NUL, at most 4096 bytes.
-fn is_string(bytes: &[u8]) -> bool {
-    bytes.len() <= 4096 && !bytes.contains(&0) && str::from_utf8(bytes).is_ok()
-}
-
-/// "Metadata querying": a namespace of printable characters, and a colon.
-fn is_query(bytes: &[u8]) -> bool {
-    let mut parts = bytes.splitn(2, |byte| *byte == b':');
-    let (namespace, leaf) = (parts.next().unwrap_or_default(), parts.next());
-    let printable = namespace.iter().all(|byte| *byte > 32 && *byte != 127);
-    is_string(bytes) && leaf.is_some() && !namespace.is_empty() && printable
 }

@@ -313,21 +313,18 @@ impl Reader<'_> {
             let space = kind == WRITE || kind == WRITE_ZEROES || gone;
             errors.push(if space { ENOSPC } else { EINVAL });
         }
-        match kind {
+        let simple = self.terms.framing == Framing::Simple;
+        let fast = kind == WRITE_ZEROES && flags & FAST_ZERO != 0;
+        let too_long = match kind {
+            READ if simple => (length > maximum).then_some(EINVAL),
             // A chunk of data says its length in 32 bits, offset included.
-            READ if self.terms.framing == Framing::Simple => {
-                if length > maximum {
-                    errors.push(EINVAL);
-                }
+            READ => (length > maximum.min((1 << 32) - 9)).then_some(EOVERFLOW),
+            TRIM | CACHE | WRITE_ZEROES if !fast => {
+                (length > self.terms.longest_effect).then_some(EOVERFLOW)
             }
-            READ if length > maximum.min((1 << 32) - 9) => errors.push(EOVERFLOW),
-            TRIM | CACHE | WRITE_ZEROES if flags & FAST_ZERO == 0 || kind != WRITE_ZEROES => {
-                if length > self.terms.longest_effect {
-                    errors.push(EOVERFLOW);
-                }
-            }
-            _ => {}
-        }
+            _ => None,
+        };
+        errors.extend(too_long);
         errors
     }
 }

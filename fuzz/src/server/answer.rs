@@ -1,23 +1,21 @@
 //! What the caller does with a request, and what the client must make of it.
 
 use nbd_codec::Framing;
-use nbd_codec::server::{BlockStatus32, BlockStatus64, Chunks, Head, Read, Reply, Request};
+use nbd_codec::Misuse;
+use nbd_codec::server::{Chunks, Head, Read, Reply, Request};
 use nbd_codec::server::{Resize, Returned};
-use nbd_codec::wire::extent::{Extent32, Extent64};
-use nbd_codec::wire::number::{ContextId, ErrorValue};
-use nbd_codec::{Misuse, Width};
+use nbd_codec::wire::number::ErrorValue;
 
 use super::script::{Answer, LONGEST};
 use super::{Ask, Held, Server, Token};
 use crate::facts::{Fact, push};
 use crate::reader::requests::Change;
-use crate::script::{Extent, Measure};
+use crate::script::Measure;
 use crate::talk::name;
-use crate::tape::List;
 
 /// What became of a token: it was consumed, or it is still there; `None` where
 /// there is no such call.
-type Left = Option<Token>;
+pub(super) type Left = Option<Token>;
 
 impl Server {
     /// Takes out a request that waits.
@@ -315,7 +313,11 @@ impl Server {
     }
 
     /// A token that was refused is as it was.
-    fn returned<T: std::fmt::Debug>(&mut self, before: &str, returned: Returned<T>) -> T {
+    pub(super) fn returned<T: std::fmt::Debug>(
+        &mut self,
+        before: &str,
+        returned: Returned<T>,
+    ) -> T {
         let Returned { misuse, token } = returned;
         self.outcome.calls.push(format!("{misuse:?}"));
         assert_eq!(format!("{token:?}"), before, "in spite of {misuse:?}");
@@ -386,102 +388,6 @@ impl Server {
     }
 }
 
-/// The two widths have the same rules and differ in their extents.
-macro_rules! statuses {
-    ($($call:ident $token:ident $extent:ident $word:ident $wide:literal;)*) => {$(
-        impl Server {
-            fn $call(&mut self, status: $token, ask: &Ask, answer: &Answer) -> Left {
-                let kept = |status| Some(Token::Request(Request::$token(status)));
-                match answer {
-                    // One extent for each context.
-                    Answer::Succeed {} => {
-                        let mut status = status;
-                        while let Some(first) = status.contexts().next() {
-                            let minimum = self.terms().constraints().minimum.max(1);
-                            let length = ask.length.min(u32::MAX.into());
-                            let answer = whole(length - length % u64::from(minimum));
-                            match self.$call(status, ask, &answer) {
-                                Some(Token::Request(Request::$token(rest))) => status = rest,
-                                left => return left,
-                            }
-                            if status.contexts().next() == Some(first) {
-                                // Refused: block sizes of no sense.
-                                break;
-                            }
-                        }
-                        kept(status)
-                    }
-                    Answer::Status { context, extents, cut, room } => {
-                        let missing: Vec<_> = status.contexts().collect();
-                        let id = missing.get(usize::from(*context)).copied();
-                        let id = id.unwrap_or(ContextId((*context).into()));
-                        let extents: Vec<$extent> = extents.0.iter().map(|extent| $extent {
-                            length: extent.length.of(ask.length) as $word,
-                            flags: extent.flags as $word,
-                        }).collect();
-                        let before = format!("{status:?}");
-                        let mut buffer = vec![0; (*room).min(1000) as usize];
-                        let space = buffer.len();
-                        let mut sink = &mut buffer[..];
-                        let list = match cut {
-                            true => status.cut(extents.iter().copied()).collect(),
-                            false => extents,
-                        };
-                        let result = status.answer(id, list.iter().copied(), &mut sink);
-                        let written = space - sink.len();
-                        buffer.truncate(written);
-                        match result {
-                            Ok(rest) => {
-                                assert!(missing.contains(&id), "a context that is answered");
-                                self.outcome.written.extend(&buffer);
-                                self.say_status(ask, id, $wide, list.iter().map(|extent| {
-                                    (extent.length.into(), extent.flags.into())
-                                }).collect());
-                                if rest.is_none() {
-                                    self.say_done(ask, 0);
-                                }
-                                rest.and_then(kept)
-                            }
-                            Err(returned) => {
-                                assert_eq!(written, 0, "written and refused");
-                                kept(self.returned(&before, returned))
-                            }
-                        }
-                    }
-                    _ => kept(status),
-                }
-            }
-        }
-    )*};
-}
-
-statuses! {
-    status32 BlockStatus32 Extent32 u32 false;
-    status64 BlockStatus64 Extent64 u64 true;
-}
-
-impl Server {
-    fn say_status(&mut self, ask: &Ask, id: ContextId, wide: bool, extents: Vec<(u64, u64)>) {
-        let context = self
-            .terms()
-            .contexts
-            .iter()
-            .find(|context| context.id == id);
-        let many = context.is_some_and(|context| context.width == Width::Wide);
-        assert!(many || extents.iter().all(|extent| extent.1 < 1 << 32));
-        push(
-            &mut self.answers,
-            Fact::Status {
-                cookie: ask.cookie,
-                context: id.0,
-                wide,
-                offset: ask.offset,
-                extents,
-            },
-        );
-    }
-}
-
 impl Ask {
     fn place(&self, skip: &Measure) -> u64 {
         self.offset.wrapping_add(skip.of(self.length))
@@ -493,17 +399,6 @@ impl Ask {
             u128::from(offset) + u128::from(length),
         );
         u128::from(offset) >= begin && end <= begin + u128::from(self.length)
-    }
-}
-
-/// One extent for the next context, with room enough.
-fn whole(n: u64) -> Answer {
-    let length = Measure::Bytes { n };
-    Answer::Status {
-        context: 0,
-        extents: List(vec![Extent { length, flags: 3 }]),
-        cut: false,
-        room: 1000,
     }
 }
 

@@ -4,6 +4,7 @@
 mod answer;
 mod hear;
 pub mod script;
+mod status;
 
 use std::fmt::Debug;
 
