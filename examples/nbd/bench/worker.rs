@@ -72,7 +72,7 @@ impl<'l> Worker<'l> {
                 vec![Slot::EMPTY; depth],
                 Limits::DEFAULT,
             ),
-            pipe: Pipe::new(opened.link, payload)?,
+            pipe: Pipe::new(opened.link, payload),
             places: Places {
                 memory: vec![0; memory],
                 size,
@@ -135,13 +135,13 @@ impl<'l> Worker<'l> {
         {
             place = self.places.of(cookie, offset, length as usize)?;
         }
-        let (placed, any) = self.pipe.receive(place)?;
-        if !any {
+        let received = self.pipe.receive(place)?;
+        if received.end {
             let waiting = self.machine.in_flight();
             bail!("the server closed the connection with {waiting} requests unanswered");
         }
-        if placed > 0 {
-            self.machine.advance(placed as u64)?;
+        if received.placed > 0 {
+            self.machine.advance(received.placed as u64)?;
         }
         Ok(())
     }
