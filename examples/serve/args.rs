@@ -51,7 +51,10 @@ pub struct Args {
     /// How long a client may take for the handshake
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
-    /// How many threads may work for one connection
+    /// Who serves: an io_uring for all connections, or threads for each
+    #[arg(long, value_enum)]
+    pub driver: Option<DriverArg>,
+    /// How many threads may work for one connection; with uring, for all
     #[arg(long, value_name = "COUNT", default_value = "8", value_parser = threads)]
     pub threads: usize,
     /// Say on standard error who comes, what is agreed on, and who leaves
@@ -69,6 +72,14 @@ impl Args {
             FramingArg::Extended => Framing::Extended,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DriverArg {
+    /// One io_uring and one thread for all connections
+    Uring,
+    /// Blocking sockets, and threads for each connection
+    Threads,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

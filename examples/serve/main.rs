@@ -25,11 +25,17 @@ mod memory;
 mod outbox;
 mod prompt;
 mod reader;
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "what the kernel works on is beyond the compiler")]
+#[path = "../shared/ring.rs"]
+mod ring;
 mod server;
 #[path = "../shared/size.rs"]
 mod size;
 mod socket;
 mod team;
+#[cfg(target_os = "linux")]
+mod uring;
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -38,12 +44,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
-use args::Args;
+use args::{Args, DriverArg};
 use clap::Parser;
 use export::Export;
 use listener::Listener;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use server::Server;
+use server::{Driver, Server};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 fn main() -> ExitCode {
@@ -67,6 +73,8 @@ fn run(args: &Args) -> Result<()> {
     }
     allow_many_files();
     let export = Export::new(args)?;
+    let server = Arc::new(Server::new(export, args, bell));
+    let driver = driver(args, &server)?;
     let listener = match &args.unix {
         Some(path) => Listener::unix(path)?,
         None => Listener::tcp(&args.tcp)?,
@@ -76,7 +84,31 @@ fn run(args: &Args) -> Result<()> {
     // trouble.
     let mut stdout = io::stdout();
     let _ = writeln!(stdout, "{uri}").and_then(|()| stdout.flush());
-    Arc::new(Server::new(export, args, bell)).run(listener, alarm)
+    server.run(listener, alarm, &driver)
+}
+
+#[cfg(target_os = "linux")]
+fn driver(args: &Args, server: &Arc<Server>) -> Result<Driver> {
+    use anyhow::Context;
+    if args.driver == Some(DriverArg::Threads) {
+        return Ok(Driver::Threads);
+    }
+    match uring::Engine::start(server) {
+        Ok(engine) => Ok(Driver::Uring(engine)),
+        Err(error) if args.driver.is_none() => {
+            log::say(&format!("no io_uring ({error}): served by threads"));
+            Ok(Driver::Threads)
+        }
+        Err(error) => Err(error).context("cannot serve with io_uring"),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn driver(args: &Args, _: &Arc<Server>) -> Result<Driver> {
+    match args.driver {
+        Some(DriverArg::Uring) => anyhow::bail!("there is no io_uring on this system"),
+        _ => Ok(Driver::Threads),
+    }
 }
 
 /// Every client takes a file descriptor: as many as there may be.

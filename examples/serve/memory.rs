@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::disk::{Disk, Extent, Zero};
+use crate::disk::{self, Disk, Extent, Lent, Zero};
 
-const PAGE: u64 = 4096;
+const PAGE: u64 = disk::PAGE as u64;
 
 /// Pages that are neighbours have one lock, those of one region.
 const REGION: u64 = 1 << 20;
@@ -18,7 +18,9 @@ const SHARDS: u64 = 64;
 /// Pages of a region.
 const PAGES: u64 = REGION / PAGE;
 
-type Page = Box<[u8; PAGE as usize]>;
+/// Shared with replies under way: they keep what was there when somebody
+/// writes to it.
+type Page = Arc<[u8; PAGE as usize]>;
 
 /// Regions by their number: those that have pages.
 type Shard = BTreeMap<u64, Region>;
@@ -110,6 +112,31 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn lends(&self) -> bool {
+        true
+    }
+
+    fn lend(&self, offset: u64, length: u64, to: &mut dyn FnMut(Lent)) {
+        let mut zeroes = 0;
+        for (offset, length) in pieces(offset, length, REGION) {
+            let shard = read(self.shard(offset));
+            let region = shard.get(&(offset / REGION));
+            for part in parts(offset, length) {
+                let page = region.and_then(|region| region.pages[part.page].as_ref());
+                if zeroes > 0 && (page.is_some() || zeroes + PAGE as usize > disk::ZEROES) {
+                    to(Lent::Zeroes(std::mem::take(&mut zeroes)));
+                }
+                match page {
+                    Some(page) => to(Lent::Page(Arc::clone(page), part.from, part.to)),
+                    None => zeroes += part.to - part.from,
+                }
+            }
+        }
+        if zeroes > 0 {
+            to(Lent::Zeroes(zeroes));
+        }
+    }
+
     fn try_read(&self, offset: u64, data: &mut [u8]) -> bool {
         self.read(offset, data).is_ok()
     }
@@ -136,7 +163,9 @@ impl Disk for MemoryDisk {
             for part in parts(offset, length) {
                 let (data, behind) = rest.split_at(part.to - part.from);
                 rest = behind;
-                region.page(part.page)?[part.from..part.to].copy_from_slice(data);
+                let whole = data.len() as u64 == PAGE;
+                let page = region.page(part.page, whole)?;
+                page[part.from..part.to].copy_from_slice(data);
             }
         }
         Ok(())
@@ -154,7 +183,7 @@ impl Disk for MemoryDisk {
             let mut shard = write(self.shard(offset));
             let region = region(&mut shard, offset / REGION)?;
             for part in parts(offset, length) {
-                region.page(part.page)?[part.from..part.to].fill(0);
+                region.page(part.page, false)?[part.from..part.to].fill(0);
             }
         }
         Ok(())
@@ -179,7 +208,7 @@ impl Disk for MemoryDisk {
                         *place = None;
                         region.count -= 1;
                     }
-                    Some(page) => page[part.from..part.to].fill(0),
+                    Some(page) => own(page, false)?[part.from..part.to].fill(0),
                 }
             }
             if region.count == 0 {
@@ -274,18 +303,37 @@ impl Region {
         Some((page + found) as u64)
     }
 
-    /// A page to write to.
-    fn page(&mut self, number: usize) -> io::Result<&mut Page> {
-        let place = &mut self.pages[number];
-        if place.is_none() {
-            let mut page = room(PAGE)?;
-            page.resize(PAGE as usize, 0);
-            // It has the length of a page.
-            *place = page.into_boxed_slice().try_into().ok();
-            self.count += 1;
+    /// A page to write to, `whole` if all of it.
+    fn page(&mut self, number: usize, whole: bool) -> io::Result<&mut [u8; PAGE as usize]> {
+        match &mut self.pages[number] {
+            Some(page) => own(page, whole),
+            place => {
+                let page = place.insert(page()?);
+                self.count += 1;
+                own(page, whole)
+            }
         }
-        place.as_mut().ok_or(io::ErrorKind::OutOfMemory.into())
     }
+}
+
+/// A page for us alone. Where it was lent, a new one takes its place, with the
+/// same in it unless `whole`: then all of it will be written.
+fn own(page: &mut Page, whole: bool) -> io::Result<&mut [u8; PAGE as usize]> {
+    if Arc::get_mut(page).is_none() {
+        let mut fresh = self::page()?;
+        if !whole && let Some(fresh) = Arc::get_mut(&mut fresh) {
+            fresh.copy_from_slice(&page[..]);
+        }
+        *page = fresh;
+    }
+    // It is ours, so this does not fail.
+    Arc::get_mut(page).ok_or(io::ErrorKind::OutOfMemory.into())
+}
+
+/// An empty page. An `Arc` cannot be asked for with care; the room for one can.
+fn page() -> io::Result<Page> {
+    drop(room::<u8>(PAGE + 64)?);
+    Ok(Arc::new([0; PAGE as usize]))
 }
 
 /// More than there is must not end the server.

@@ -244,7 +244,7 @@ fn take_all(
 }
 
 /// How much the reply to a request carries, in bytes, if it is much.
-fn reply_payload(request: &Request) -> usize {
+pub fn reply_payload(request: &Request) -> usize {
     match request {
         Request::Read(read) => read.length() as usize,
         Request::BlockStatus32(_) | Request::BlockStatus64(_) => job::MOST_STATUS,

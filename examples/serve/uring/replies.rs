@@ -1,0 +1,116 @@
+//! The replies to a client, one batch under way and one being filled; and how
+//! much room they and their requests take.
+
+use std::io;
+use std::mem;
+use std::sync::Arc;
+
+use super::Ring;
+use super::batch::Batch;
+use super::flight::Flight;
+use crate::socket::Socket;
+
+/// Most requests at a time.
+const REQUESTS: usize = 256;
+
+pub struct Replies {
+    /// The client's key.
+    key: usize,
+    socket: Arc<Socket>,
+    /// Not on its way yet.
+    pub next: Batch,
+    /// An empty one, for its memory.
+    spare: Batch,
+    sending: bool,
+    /// The client takes no more.
+    broken: bool,
+    /// What is admitted, from when a request comes to when its reply is out.
+    requests: usize,
+    room: usize,
+    most_room: usize,
+}
+
+impl Replies {
+    pub fn new(key: usize, socket: &Arc<Socket>, most_room: usize) -> Self {
+        Self {
+            key,
+            socket: Arc::clone(socket),
+            next: Batch::default(),
+            spare: Batch::default(),
+            sending: false,
+            broken: false,
+            requests: 0,
+            room: 0,
+            most_room,
+        }
+    }
+
+    /// Whether there is room for one more request, with so many bytes of
+    /// payload in either direction. If so, it is taken.
+    pub fn admit(&mut self, room: usize) -> bool {
+        let admitted = self.requests < REQUESTS && room <= self.most_room - self.room;
+        if admitted {
+            self.requests += 1;
+            self.room += room;
+        }
+        admitted
+    }
+
+    pub fn are_sent(&self) -> bool {
+        !self.sending && self.next.is_empty()
+    }
+
+    /// Sends what there is, unless something is on its way: that first.
+    pub fn send(&mut self, ring: &mut Ring<Flight>) -> io::Result<()> {
+        if self.broken {
+            self.release(self.next.requests, self.next.room);
+            self.next.clear();
+        }
+        if self.are_sent() || self.sending {
+            return Ok(());
+        }
+        let batch = mem::replace(&mut self.next, mem::take(&mut self.spare));
+        self.start(batch, ring)
+    }
+
+    fn start(&mut self, batch: Batch, ring: &mut Ring<Flight>) -> io::Result<()> {
+        self.sending = true;
+        ring.start(Flight::Send(self.key, Arc::clone(&self.socket), batch))
+    }
+
+    /// A batch has come back.
+    pub fn sent(
+        &mut self,
+        mut batch: Batch,
+        result: io::Result<usize>,
+        ring: &mut Ring<Flight>,
+    ) -> io::Result<Result<(), io::Error>> {
+        self.sending = false;
+        let result = match result {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            result => result,
+        };
+        match result {
+            Ok(n) if !batch.advance(n) => {
+                self.start(batch, ring)?;
+                return Ok(Ok(()));
+            }
+            _ => {}
+        }
+        self.release(batch.requests, batch.room);
+        batch.clear();
+        self.spare = batch;
+        Ok(result.map(drop))
+    }
+
+    /// Nobody reads them any more.
+    pub fn give_up(&mut self) {
+        self.broken = true;
+    }
+
+    fn release(&mut self, requests: usize, room: usize) {
+        self.requests -= requests;
+        self.room -= room;
+    }
+}
