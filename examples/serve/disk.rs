@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
 use std::sync::Arc;
+
+use crate::memory::Lent;
 
 /// A disk that many threads use at once. Offsets and lengths are in bytes and
 /// within its size; the machine has seen to that.
@@ -61,31 +62,6 @@ pub trait Disk: Send + Sync {
 
     /// What is at `offset`, and how far it is the same, up to `length` bytes.
     fn extent(&self, offset: u64, length: u64) -> io::Result<Extent>;
-}
-
-/// The bytes of a page of memory, or of a part of it.
-pub enum Lent {
-    Page(Arc<[u8; PAGE]>, usize, usize),
-    /// As many as there are, up to [`ZEROES`].
-    Zeroes(usize),
-}
-
-/// Of memory.
-pub const PAGE: usize = 4096;
-
-/// Most zeroes that are lent in one piece.
-pub const ZEROES: usize = 64 << 10;
-
-impl Deref for Lent {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        static NOTHING: [u8; ZEROES] = [0; ZEROES];
-        match self {
-            Self::Page(page, from, to) => &page[*from..*to],
-            Self::Zeroes(length) => &NOTHING[..*length],
-        }
-    }
 }
 
 /// How zeroes are written.

@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::mem;
+use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::disk::{self, Disk, Extent, Lent, Zero};
+use crate::disk::{Disk, Extent, Zero};
 
-const PAGE: u64 = disk::PAGE as u64;
+const PAGE: u64 = 4096;
 
 /// Pages that are neighbours have one lock, those of one region.
-const REGION: u64 = 1 << 20;
+const REGION: u64 = 128 << 10;
 
 /// Regions share this many locks.
 const SHARDS: u64 = 64;
@@ -18,15 +20,18 @@ const SHARDS: u64 = 64;
 /// Pages of a region.
 const PAGES: u64 = REGION / PAGE;
 
-/// Shared with replies under way: they keep what was there when somebody
-/// writes to it.
+/// Shared where a region was copied.
 type Page = Arc<[u8; PAGE as usize]>;
 
-/// Regions by their number: those that have pages.
-type Shard = BTreeMap<u64, Region>;
+/// Regions by their number: those that have pages. They are shared with
+/// replies under way: who writes to one makes it a copy, which has the same
+/// pages but for those that differ. (A count for each page would be in the
+/// cache of no processor when it is wanted.)
+type Shard = BTreeMap<u64, Arc<Region>>;
 
-struct Region {
-    pages: Vec<Option<Page>>,
+#[derive(Clone, Default)]
+pub struct Region {
+    pages: [Option<Page>; PAGES as usize],
     /// How many of them exist.
     count: usize,
 }
@@ -34,6 +39,41 @@ struct Region {
 pub struct MemoryDisk {
     size: u64,
     shards: [RwLock<Shard>; SHARDS as usize],
+}
+
+/// Bytes of a disk, as they were when they were lent.
+pub enum Lent {
+    Page {
+        region: Arc<Region>,
+        page: usize,
+        from: usize,
+        to: usize,
+    },
+    /// So many.
+    Zeroes(usize),
+}
+
+/// Most zeroes that are lent in one piece.
+const ZEROES: usize = 64 << 10;
+
+impl Deref for Lent {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        static NOTHING: [u8; ZEROES] = [0; ZEROES];
+        match self {
+            Self::Zeroes(length) => &NOTHING[..*length],
+            Self::Page {
+                region,
+                page,
+                from,
+                to,
+            } => match &region.pages[*page] {
+                Some(page) => &page[*from..*to],
+                None => &NOTHING[*from..*to],
+            },
+        }
+    }
 }
 
 /// A part of a range that lies in one page.
@@ -116,24 +156,30 @@ impl Disk for MemoryDisk {
         true
     }
 
-    fn lend(&self, offset: u64, length: u64, to: &mut dyn FnMut(Lent)) {
+    fn lend(&self, offset: u64, length: u64, take: &mut dyn FnMut(Lent)) {
         let mut zeroes = 0;
         for (offset, length) in pieces(offset, length, REGION) {
             let shard = read(self.shard(offset));
             let region = shard.get(&(offset / REGION));
             for part in parts(offset, length) {
-                let page = region.and_then(|region| region.pages[part.page].as_ref());
-                if zeroes > 0 && (page.is_some() || zeroes + PAGE as usize > disk::ZEROES) {
-                    to(Lent::Zeroes(std::mem::take(&mut zeroes)));
+                let Part { page, from, to } = part;
+                let region = region.filter(|region| region.pages[page].is_some());
+                if zeroes > 0 && (region.is_some() || zeroes + PAGE as usize > ZEROES) {
+                    take(Lent::Zeroes(mem::take(&mut zeroes)));
                 }
-                match page {
-                    Some(page) => to(Lent::Page(Arc::clone(page), part.from, part.to)),
-                    None => zeroes += part.to - part.from,
+                match region.map(Arc::clone) {
+                    None => zeroes += to - from,
+                    Some(region) => take(Lent::Page {
+                        region,
+                        page,
+                        from,
+                        to,
+                    }),
                 }
             }
         }
         if zeroes > 0 {
-            to(Lent::Zeroes(zeroes));
+            take(Lent::Zeroes(zeroes));
         }
     }
 
@@ -194,9 +240,10 @@ impl Disk for MemoryDisk {
         for (offset, length) in self.present(offset, length) {
             let number = offset / REGION;
             let mut shard = write(self.shard(offset));
-            let Some(region) = shard.get_mut(&number) else {
+            let Some(shared) = shard.get_mut(&number) else {
                 continue;
             };
+            let region = own_region(shared)?;
             for part in parts(offset, length) {
                 let end = number * REGION + part.page as u64 * PAGE + part.to as u64;
                 // Behind the end of the disk there is nothing to keep.
@@ -286,12 +333,11 @@ fn parts(offset: u64, length: u64) -> impl Iterator<Item = Part> {
 /// A region to write to.
 fn region(shard: &mut Shard, number: u64) -> io::Result<&mut Region> {
     use std::collections::btree_map::Entry;
-    Ok(match shard.entry(number) {
+    own_region(match shard.entry(number) {
         Entry::Occupied(entry) => entry.into_mut(),
         Entry::Vacant(entry) => {
-            let mut pages = room(PAGES)?;
-            pages.resize_with(PAGES as usize, || None);
-            entry.insert(Region { pages, count: 0 })
+            drop(room::<Region>(2)?);
+            entry.insert(Arc::default())
         }
     })
 }
@@ -314,6 +360,16 @@ impl Region {
             }
         }
     }
+}
+
+/// A region for us alone. Where it was lent, a copy takes its place.
+fn own_region(region: &mut Arc<Region>) -> io::Result<&mut Region> {
+    if Arc::get_mut(region).is_none() {
+        drop(room::<Region>(2)?);
+        *region = Arc::new(Region::clone(region));
+    }
+    // It is ours, so this does not fail.
+    Arc::get_mut(region).ok_or(io::ErrorKind::OutOfMemory.into())
 }
 
 /// A page for us alone. Where it was lent, a new one takes its place, with the

@@ -6,7 +6,7 @@ use std::ops::Range;
 use nbd_codec::server::Reply;
 
 use crate::buffer::Buffer;
-use crate::disk::Lent;
+use crate::memory::Lent;
 use crate::outbox::Content;
 
 /// Texts and maps up to so many bytes are copied to the heads.
