@@ -83,7 +83,13 @@ fn fail(out: &mut Vec<Message>, reply: &Reply<'_>) {
 }
 
 /// Does a request, as [`Job::run`] does.
-pub fn run(request: Request, data: Option<&[u8]>, disk: &dyn Disk, block: u32, out: &mut Vec<Message>) {
+pub fn run(
+    request: Request,
+    data: Option<&[u8]>,
+    disk: &dyn Disk,
+    block: u32,
+    out: &mut Vec<Message>,
+) {
     let result = match &request {
         Request::Read(_) | Request::BlockStatus32(_) | Request::BlockStatus64(_) => Ok(()),
         Request::Write(write) => self::write(write, data.unwrap_or_default(), disk),

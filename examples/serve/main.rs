@@ -26,7 +26,10 @@ mod outbox;
 mod prompt;
 mod reader;
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "what the kernel works on is beyond the compiler")]
+#[expect(
+    unsafe_code,
+    reason = "what the kernel works on is beyond the compiler"
+)]
 #[path = "../shared/ring.rs"]
 mod ring;
 mod server;

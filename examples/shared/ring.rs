@@ -67,11 +67,7 @@ impl<'f> Desk<'f> {
 
     /// Send `parts`, [`MOST_SLICES`] of them at most. Lands when all of it is
     /// sent, with the number of bytes.
-    pub fn send(
-        self,
-        socket: BorrowedFd<'f>,
-        parts: impl Iterator<Item = &'f [u8]>,
-    ) -> Order<'f> {
+    pub fn send(self, socket: BorrowedFd<'f>, parts: impl Iterator<Item = &'f [u8]>) -> Order<'f> {
         let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL).cast_unsigned();
         self.slices.clear();
         self.slices

@@ -7,11 +7,19 @@ use std::time::{Duration, Instant};
 use nbd_codec::wire::number::{Command, ErrorValue};
 use rustix::process::Signal;
 
+use crate::driver::with_each_driver;
 use crate::program::{example, run};
 use crate::raw::{Raw, handshake, request};
 use crate::serve::{Serve, until};
 
-#[test]
+with_each_driver!(
+    both_signals_end_it_in_good_order,
+    what_is_in_flight_is_finished_and_what_comes_is_refused,
+    a_client_that_does_not_read_does_not_keep_it_from_ending,
+    the_second_signal_ends_it_at_once,
+    once_is_one_connection,
+);
+
 fn both_signals_end_it_in_good_order() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut serve = Serve::start(&["--memory", "1M"]);
@@ -28,7 +36,6 @@ fn both_signals_end_it_in_good_order() {
     }
 }
 
-#[test]
 fn what_is_in_flight_is_finished_and_what_comes_is_refused() {
     let mut serve = Serve::start(&["--memory", "64M"]);
     let mut client = Raw::ready(&serve);
@@ -46,7 +53,6 @@ fn what_is_in_flight_is_finished_and_what_comes_is_refused() {
     assert_eq!(serve.ended().code(), Some(0));
 }
 
-#[test]
 fn a_client_that_does_not_read_does_not_keep_it_from_ending() {
     let mut serve = Serve::start(&["--memory", "64M"]);
     let mut client = Raw::ready(&serve);
@@ -56,7 +62,6 @@ fn a_client_that_does_not_read_does_not_keep_it_from_ending() {
     assert_eq!(serve.ended().code(), Some(0));
 }
 
-#[test]
 fn the_second_signal_ends_it_at_once() {
     let mut serve = Serve::start(&["--memory", "64M"]);
     let mut client = Raw::ready(&serve);
@@ -68,7 +73,6 @@ fn the_second_signal_ends_it_at_once() {
     assert_eq!(serve.ended().code(), Some(1));
 }
 
-#[test]
 fn once_is_one_connection() {
     // Whatever comes of it.
     let ends: [fn(Raw); 3] = [

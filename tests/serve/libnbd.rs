@@ -5,16 +5,27 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::driver::with_each_driver;
 use crate::images::{GIB, MIB, assert_as_sparse, assert_same, scattered, sparse};
 use crate::program::{needs, run, skip};
 use crate::serve::{DISKS, Disk, FRAMINGS, Serve};
+
+with_each_driver!(
+    nbdinfo_tells_what_was_offered,
+    nbdinfo_lists_the_export,
+    an_export_of_another_name_is_unknown_and_the_default_is_there,
+    nbdinfo_maps_what_the_file_has,
+    nbdcopy_there_and_back,
+    nbdcopy_over_tcp,
+    nbdcopy_from_serve_to_serve,
+    every_command_and_every_flag_of_libnbd,
+);
 
 #[track_caller]
 fn nbdinfo(args: &[&str]) -> Value {
     run(Command::new("nbdinfo").arg("--json").args(args)).json()
 }
 
-#[test]
 fn nbdinfo_tells_what_was_offered() {
     needs!("nbdinfo");
     let sizes = ["--block-size", "512:8K:1M"];
@@ -47,7 +58,6 @@ fn nbdinfo_tells_what_was_offered() {
     }
 }
 
-#[test]
 fn nbdinfo_lists_the_export() {
     needs!("nbdinfo");
     let serve = Serve::start(&["--memory", "1M", "--export-name", "x", "--description", "y"]);
@@ -58,7 +68,6 @@ fn nbdinfo_lists_the_export() {
     assert_eq!(exports[0]["description"], "y");
 }
 
-#[test]
 fn an_export_of_another_name_is_unknown_and_the_default_is_there() {
     needs!("nbdinfo");
     let serve = Serve::start(&["--memory", "1M", "--export-name", "x"]);
@@ -69,7 +78,6 @@ fn an_export_of_another_name_is_unknown_and_the_default_is_there() {
     run(Command::new("nbdinfo").args(["--size", &default])).ok();
 }
 
-#[test]
 fn nbdinfo_maps_what_the_file_has() {
     needs!("nbdinfo");
     let folder = tempfile::tempdir().expect("a folder");
@@ -89,7 +97,6 @@ fn nbdinfo_maps_what_the_file_has() {
     assert_eq!(numbers("type"), [3, 0, 3, 0, 3]);
 }
 
-#[test]
 fn nbdcopy_there_and_back() {
     needs!("nbdcopy");
     let folder = tempfile::tempdir().expect("a folder");
@@ -111,7 +118,6 @@ fn nbdcopy_there_and_back() {
     }
 }
 
-#[test]
 fn nbdcopy_over_tcp() {
     needs!("nbdcopy");
     let folder = tempfile::tempdir().expect("a folder");
@@ -124,7 +130,6 @@ fn nbdcopy_over_tcp() {
     assert_same(&image, &back);
 }
 
-#[test]
 fn nbdcopy_from_serve_to_serve() {
     needs!("nbdcopy");
     let from = Disk::File.serve(128, &[]);
@@ -159,7 +164,6 @@ fn python_has_nbd() -> bool {
     found
 }
 
-#[test]
 fn every_command_and_every_flag_of_libnbd() {
     if !python_has_nbd() {
         return;

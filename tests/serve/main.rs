@@ -32,6 +32,7 @@ mod socket;
 
 mod bench;
 mod disks;
+mod driver;
 mod end;
 mod hostile;
 #[path = "../shared/images.rs"]

@@ -2,10 +2,15 @@
 
 use std::process::Command;
 
+use crate::driver::with_each_driver;
 use crate::program::{needs, run};
 use crate::serve::{DISKS, Serve};
 
-#[test]
+with_each_driver!(
+    fio_verifies_what_it_has_written,
+    nbd_client_lists_the_export,
+);
+
 fn fio_verifies_what_it_has_written() {
     needs!("fio");
     for disk in DISKS {
@@ -22,7 +27,6 @@ fn fio_verifies_what_it_has_written() {
     }
 }
 
-#[test]
 fn nbd_client_lists_the_export() {
     needs!("nbd-client");
     let serve = Serve::start(&["--memory", "1M", "--export-name", "the disk"]);

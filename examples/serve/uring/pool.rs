@@ -66,9 +66,8 @@ impl Pool {
     pub fn add(self: &Arc<Self>, task: Task) {
         let mut state = self.state();
         let client = task.client;
-        let own = |queue: &&mut VecDeque<Task>| {
-            queue.front().is_some_and(|first| first.client == client)
-        };
+        let own =
+            |queue: &&mut VecDeque<Task>| queue.front().is_some_and(|first| first.client == client);
         match state.queues.iter_mut().find(own) {
             Some(queue) => queue.push_back(task),
             None => state.queues.push_back(VecDeque::from([task])),

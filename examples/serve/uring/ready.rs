@@ -106,7 +106,10 @@ impl Ready {
                         self.due = 0;
                         small = data;
                     }
-                    Some(Incoming { data: place, filled }) => {
+                    Some(Incoming {
+                        data: place,
+                        filled,
+                    }) => {
                         let end = *filled + data.len();
                         place[*filled..end].copy_from_slice(data);
                         *filled = end;
