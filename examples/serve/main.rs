@@ -10,6 +10,7 @@
 //! | `export`, `disk`, `file`, `memory` | what is served |
 
 mod args;
+mod batch;
 mod budget;
 mod buffer;
 mod connection;

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nbd_codec::server::{Head, Reply};
 
+use crate::batch::{Batch, MOST_SLICES};
 use crate::budget::Permit;
 use crate::buffer::Buffer;
 use crate::socket::{Output, is_no_error};
@@ -131,7 +132,7 @@ impl Outbox {
     /// that does not read. The rest is for [`send`](Self::send), with or
     /// without more messages; whether there is one.
     #[must_use = "the rest has to be sent"]
-    pub fn send_soon(&self, replies: &[u8]) -> io::Result<bool> {
+    pub fn send_soon(&self, replies: &mut Batch) -> io::Result<bool> {
         let mut state = self.state();
         if state.broken {
             return Ok(false);
@@ -141,14 +142,16 @@ impl Outbox {
             && let Some(mut output) = state.output.take()
         {
             drop(state);
-            let result = output.write_soon(replies);
+            let mut slices = [IoSlice::new(&[]); MOST_SLICES];
+            let count = fill(&mut slices, replies.parts());
+            let result = output.write_soon(&slices[..count]);
             state = self.state();
             state.broken = result.is_err();
             sent = result?;
             state.output = Some(output);
         }
-        if sent < replies.len() {
-            let rest = replies[sent..].to_vec();
+        if !replies.advance(sent) {
+            let rest: Vec<u8> = replies.parts().flatten().copied().collect();
             state.rests += 1;
             state.rest += rest.len();
             let content = Content::Rest(rest);
@@ -173,11 +176,7 @@ fn write(output: &mut dyn Write, messages: &[Message]) -> io::Result<()> {
     let mut slices = [IoSlice::new(&[]); 3 * BATCH];
     let parts = messages.iter().flat_map(|message| message.content.parts());
     let parts = parts.filter(|part| !part.is_empty());
-    let mut count = 0;
-    for (slice, part) in slices.iter_mut().zip(parts) {
-        *slice = IoSlice::new(part);
-        count += 1;
-    }
+    let count = fill(&mut slices, parts);
     let mut rest = &mut slices[..count];
     while !rest.is_empty() {
         match output.write_vectored(rest) {
@@ -188,4 +187,14 @@ fn write(output: &mut dyn Write, messages: &[Message]) -> io::Result<()> {
         }
     }
     output.flush()
+}
+
+/// As many as there is room for; how many there were.
+fn fill<'p>(slices: &mut [IoSlice<'p>], parts: impl Iterator<Item = &'p [u8]>) -> usize {
+    let mut count = 0;
+    for (slice, part) in slices.iter_mut().zip(parts) {
+        *slice = IoSlice::new(part);
+        count += 1;
+    }
+    count
 }

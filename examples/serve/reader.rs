@@ -9,12 +9,13 @@ use anyhow::Result;
 use nbd_codec::server::{Event, Request, Transmission};
 use nbd_codec::{Limits, Need, Negotiated};
 
+use crate::batch::Batch;
 use crate::budget::{Budget, Permit};
 use crate::buffer::Buffer;
 use crate::inbox::Inbox;
 use crate::job::{self, Job};
 use crate::outbox::Outbox;
-use crate::prompt::{Prompt, Replies};
+use crate::prompt::Prompt;
 use crate::server::Server;
 
 pub struct Reader {
@@ -27,7 +28,7 @@ pub struct Reader {
     /// The write whose payload is arriving.
     incoming: Option<Incoming>,
     budget: Arc<Budget>,
-    replies: Replies,
+    replies: Batch,
     /// How many requests were done here.
     done: u64,
 }
@@ -52,7 +53,7 @@ impl Reader {
             fresh: true,
             incoming: None,
             budget,
-            replies: Replies::new(),
+            replies: Batch::default(),
             done: 0,
         })
     }

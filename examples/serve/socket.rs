@@ -127,12 +127,12 @@ pub fn is_no_error(error: &io::Error) -> bool {
 /// Where replies go.
 pub trait Output: Write + Send {
     /// Writes what the other side takes without much delay.
-    fn write_soon(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn write_soon(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize>;
 }
 
 impl Output for End {
-    fn write_soon(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.write(bytes) {
+    fn write_soon(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.write_vectored(bytes) {
             Err(error) if is_no_error(&error) => Ok(0),
             result => result,
         }

@@ -9,12 +9,12 @@ use nbd_codec::Framing;
 use nbd_codec::server::Request;
 use nbd_codec::wire::number::Command;
 
-use super::batch::Batch;
 use super::flight::{self, Flight, Receive};
 use super::pool::{Done, Pool};
 use super::ready::{Ready, Work};
 use super::replies::Replies;
 use super::{Newcomer, Ring};
+use crate::batch::Batch;
 use crate::connection::{describe, farewell};
 use crate::disk::Disk;
 use crate::handshake::{Shaking, Step};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nbd_codec::server;
 
 use super::Bell;
-use super::batch::Batch;
+use crate::batch::Batch;
 use crate::buffer::Buffer;
 use crate::inbox::Inbox;
 use crate::ring::{self, Desk, Order};

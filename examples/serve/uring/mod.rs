@@ -11,7 +11,6 @@
 //! comes of it leaves with the next call, which waits for more: for a batch of
 //! requests that is one call where the threads have two or more.
 
-mod batch;
 mod client;
 mod flight;
 mod pool;

@@ -6,8 +6,8 @@ use std::mem;
 use std::sync::Arc;
 
 use super::Ring;
-use super::batch::Batch;
 use super::flight::Flight;
+use crate::batch::Batch;
 use crate::socket::Socket;
 
 /// Most requests at a time.

@@ -12,10 +12,18 @@ use crate::outbox::Content;
 /// Texts and maps up to so many bytes are copied to the heads.
 const SHORT: usize = 1024;
 
+/// Most slices of one system call.
+pub const MOST_SLICES: usize = 1024;
+
 #[derive(Default)]
 pub struct Batch {
+    /// It never becomes shorter: to fill it with zeroes takes time.
     bytes: Vec<u8>,
+    /// How much of it is in use.
+    end: usize,
     parts: Vec<Part>,
+    /// In all, in bytes.
+    size: usize,
     /// How many parts are sent,
     sent: usize,
     /// and how much of the next one.
@@ -41,13 +49,37 @@ impl Batch {
         if bytes.is_empty() {
             return;
         }
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        let end = self.bytes.len();
+        self.space(bytes.len()).copy_from_slice(bytes);
+        let start = self.end;
+        self.end += bytes.len();
+        self.size += bytes.len();
         match self.parts.last_mut() {
-            Some(Part::Bytes(range)) => range.end = end,
-            _ => self.parts.push(Part::Bytes(start..end)),
+            Some(Part::Bytes(range)) if range.end == start => range.end = self.end,
+            _ => self.parts.push(Part::Bytes(start..self.end)),
         }
+    }
+
+    /// Space for data, to be filled before anything is put here.
+    pub fn space(&mut self, length: usize) -> &mut [u8] {
+        let end = self.end + length;
+        if end > self.bytes.len() {
+            self.bytes.resize(end.next_power_of_two(), 0);
+        }
+        &mut self.bytes[self.end..end]
+    }
+
+    /// A head, and behind it what was filled into [`space`](Self::space).
+    pub fn put_filled(&mut self, head: &[u8], length: usize) {
+        let data = self.end..self.end + length;
+        self.end = data.end;
+        self.size += length;
+        self.put(head);
+        self.parts.push(Part::Bytes(data));
+    }
+
+    /// How many bytes there are, and in how many slices.
+    pub fn size(&self) -> (usize, usize) {
+        (self.size, self.parts.len())
     }
 
     pub fn put_reply(&mut self, reply: &Reply<'_>) {
@@ -55,10 +87,12 @@ impl Batch {
     }
 
     pub fn put_data(&mut self, data: Buffer) {
+        self.size += data.len();
         self.parts.push(Part::Data(data));
     }
 
     pub fn put_lent(&mut self, lent: Lent) {
+        self.size += lent.len();
         self.parts.push(Part::Lent(lent));
     }
 
@@ -73,7 +107,10 @@ impl Batch {
             Content::Bytes(bytes) | Content::Rest(bytes) if bytes.len() <= SHORT => {
                 self.put(&bytes);
             }
-            Content::Bytes(bytes) | Content::Rest(bytes) => self.parts.push(Part::Long(bytes)),
+            Content::Bytes(bytes) | Content::Rest(bytes) => {
+                self.size += bytes.len();
+                self.parts.push(Part::Long(bytes));
+            }
         }
     }
 
@@ -109,7 +146,7 @@ impl Batch {
 
     /// As new; its memory is kept.
     pub fn clear(&mut self) {
-        self.bytes.clear();
+        (self.end, self.size) = (0, 0);
         self.parts.clear();
         (self.sent, self.skip) = (0, 0);
         (self.requests, self.room) = (0, 0);
