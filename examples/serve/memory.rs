@@ -364,7 +364,7 @@ impl Region {
 
 /// A region for us alone. Where it was lent, a copy takes its place.
 fn own_region(region: &mut Arc<Region>) -> io::Result<&mut Region> {
-    if Arc::get_mut(region).is_none() {
+    if Arc::strong_count(region) > 1 {
         drop(room::<Region>(2)?);
         *region = Arc::new(Region::clone(region));
     }
@@ -375,7 +375,7 @@ fn own_region(region: &mut Arc<Region>) -> io::Result<&mut Region> {
 /// A page for us alone. Where it was lent, a new one takes its place, with the
 /// same in it unless `whole`: then all of it will be written.
 fn own(page: &mut Page, whole: bool) -> io::Result<&mut [u8; PAGE as usize]> {
-    if Arc::get_mut(page).is_none() {
+    if Arc::strong_count(page) > 1 {
         let mut fresh = self::page()?;
         if !whole && let Some(fresh) = Arc::get_mut(&mut fresh) {
             fresh.copy_from_slice(&page[..]);

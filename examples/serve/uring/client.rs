@@ -85,8 +85,9 @@ impl Client {
         })
     }
 
-    /// What can be done now; whether that was the last.
-    pub fn go_on(&mut self, hands: &mut Hands<'_>) -> io::Result<bool> {
+    /// What can be done now; whether that was the last. `alone`: nobody else
+    /// has anything to do.
+    pub fn go_on(&mut self, hands: &mut Hands<'_>, alone: bool) -> io::Result<bool> {
         let mut receive = false;
         if self.end.is_none()
             && let Some(mut inbox) = self.inbox.take()
@@ -100,7 +101,7 @@ impl Client {
                 Err(error) => self.end(error),
             }
         }
-        self.replies.send(hands.ring)?;
+        self.replies.send(hands.ring, alone)?;
         if receive {
             self.receive(hands.ring)?;
         }

@@ -251,6 +251,7 @@ impl Thread {
 
     /// Everybody who is astir does what can be done now.
     fn go_on(&mut self) -> io::Result<()> {
+        let alone = self.astir.len() == 1;
         while let Some(key) = self.astir.pop() {
             let place = &mut self.clients[key];
             let Some(client) = place else { continue };
@@ -259,7 +260,7 @@ impl Thread {
                 server: &self.server,
                 pool: &self.pool,
             };
-            if client.go_on(&mut hands)?
+            if client.go_on(&mut hands, alone)?
                 && let Some(client) = place.take()
             {
                 client.leave(&self.server);

@@ -1,13 +1,15 @@
 //! The replies to a client, one batch under way and one being filled; and how
 //! much room they and their requests take.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem;
 use std::sync::Arc;
 
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+
 use super::Ring;
 use super::flight::Flight;
-use crate::batch::Batch;
+use crate::batch::{Batch, MOST_SLICES};
 use crate::socket::Socket;
 
 /// Most requests at a time.
@@ -60,8 +62,10 @@ impl Replies {
         !self.sending && self.next.is_empty()
     }
 
-    /// Sends what there is, unless something is on its way: that first.
-    pub fn send(&mut self, ring: &mut Ring<Flight>) -> io::Result<()> {
+    /// Sends what there is, unless something is on its way: that first. If
+    /// nobody else has something to do, what the socket takes at once goes
+    /// without the ring.
+    pub fn send(&mut self, ring: &mut Ring<Flight>, alone: bool) -> io::Result<()> {
         if self.broken {
             self.release(self.next.requests, self.next.room);
             self.next.clear();
@@ -69,8 +73,34 @@ impl Replies {
         if self.are_sent() || self.sending {
             return Ok(());
         }
+        if alone && self.send_now() {
+            return Ok(());
+        }
         let batch = mem::replace(&mut self.next, mem::take(&mut self.spare));
         self.start(batch, ring)
+    }
+
+    /// Whether that was all. What is wrong with the socket is for the ring to
+    /// say.
+    fn send_now(&mut self) -> bool {
+        let mut slices = [IoSlice::new(&[]); MOST_SLICES];
+        let mut count = 0;
+        for (slice, part) in slices.iter_mut().zip(self.next.parts()) {
+            *slice = IoSlice::new(part);
+            count += 1;
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let mut nothing = SendAncillaryBuffer::default();
+        let sent = match &slices[..count] {
+            [only] => rustix::net::send(&self.socket, only, flags),
+            slices => sendmsg(&self.socket, slices, &mut nothing, flags),
+        };
+        let all = self.next.advance(sent.unwrap_or(0));
+        if all {
+            self.release(self.next.requests, self.next.room);
+            self.next.clear();
+        }
+        all
     }
 
     fn start(&mut self, batch: Batch, ring: &mut Ring<Flight>) -> io::Result<()> {
