@@ -22,7 +22,7 @@ use crate::size;
 use crate::socket::Socket;
 use crate::team::STACK;
 #[cfg(target_os = "linux")]
-use crate::uring::Engine;
+use crate::uring::{Engine, Newcomer};
 
 /// How long clients have to leave by themselves after they were told of the
 /// end. What they send is answered `ESHUTDOWN` so long.
@@ -124,7 +124,14 @@ impl Server {
         match driver {
             Driver::Threads => {}
             #[cfg(target_os = "linux")]
-            Driver::Uring(engine) => return engine.welcome(number, &socket, name, present),
+            Driver::Uring(engine) => {
+                return engine.welcome(Newcomer {
+                    number,
+                    socket,
+                    name,
+                    present,
+                });
+            }
         }
         let client = Client { socket, name };
         let builder = Builder::new().name("client".into()).stack_size(STACK);
@@ -173,7 +180,7 @@ pub enum Driver {
     /// Each client has threads.
     Threads,
     #[cfg(target_os = "linux")]
-    Uring(Arc<Engine>),
+    Uring(Engine),
 }
 
 /// That a client is here; whatever ends it, it is not here any more then.

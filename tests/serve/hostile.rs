@@ -77,7 +77,7 @@ fn a_thousand_connections_that_stop_at_every_byte_of_a_handshake() {
     }
     assert_serves(&serve);
     match driver::current() {
-        Some(Driver::Uring) => assert!(threads(&serve) <= 3, "they are not together"),
+        Some(Driver::Uring) => assert_eq!(threads(&serve), idle, "they have threads"),
         _ => assert!(threads(&serve) > 400, "they do not wait"),
     }
     // Every one of them is let go in time, and nothing is left of them.

@@ -9,11 +9,12 @@ use nbd_codec::Framing;
 use nbd_codec::server::Request;
 use nbd_codec::wire::number::Command;
 
+use super::Ring;
+use super::door::{Door, Newcomer};
 use super::flight::{self, Flight, Receive};
 use super::pool::{Done, Pool};
 use super::ready::{Ready, Work};
 use super::replies::Replies;
-use super::{Newcomer, Ring};
 use crate::batch::Batch;
 use crate::connection::{describe, farewell};
 use crate::disk::Disk;
@@ -28,6 +29,7 @@ pub struct Hands<'h> {
     pub ring: &'h mut Ring<Flight>,
     pub server: &'h Server,
     pub pool: &'h Arc<Pool>,
+    pub door: &'h Arc<Door>,
 }
 
 pub struct Client {

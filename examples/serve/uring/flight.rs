@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nbd_codec::server;
 
-use super::Bell;
+use super::door::Bell;
 use crate::batch::Batch;
 use crate::buffer::Buffer;
 use crate::inbox::Inbox;

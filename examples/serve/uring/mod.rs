@@ -1,4 +1,5 @@
-//! The other engine: one thread and one `io_uring` for all connections.
+//! The other engine: for each processor a thread with an `io_uring`, and each
+//! of them for many connections.
 //!
 //! ```text
 //!   sockets ──▶ receive ──▶ requests ──┬─ memory: at once ────────────┐
@@ -12,6 +13,7 @@
 //! requests that is one call where the threads have two or more.
 
 mod client;
+mod door;
 mod flight;
 mod pool;
 mod ready;
@@ -19,106 +21,84 @@ mod replies;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Builder;
+use std::thread::{Builder, available_parallelism};
 use std::time::Instant;
-
-use rustix::event::{EventfdFlags, eventfd};
 
 use crate::connection::farewell;
 use crate::log::say;
 use crate::ring::Ring;
-use crate::server::{Present, Server};
-use crate::socket::Socket;
+use crate::server::Server;
 use client::{Client, Hands};
+use door::Door;
+pub use door::Newcomer;
 use flight::Flight;
 use pool::Pool;
 
 /// Operations that set out with one call of the system.
 const ENTRIES: u32 = 256;
 
-/// Wakes the thread of the ring.
-#[derive(Clone)]
-pub struct Bell(Arc<OwnedFd>);
+/// More than so many rings are of no use to a disk.
+const MOST_RINGS: usize = 8;
 
-impl Bell {
-    pub fn ring(&self) {
-        // It can only fail by having been rung very often.
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
-    }
-}
-
-/// A client who has just come in.
-struct Newcomer {
-    number: u64,
-    socket: Arc<Socket>,
-    name: String,
-    present: Present,
-}
-
-/// The way to the thread of the ring.
+/// The ways to the rings.
 pub struct Engine {
-    newcomers: Mutex<Vec<Newcomer>>,
-    bell: Bell,
+    doors: Vec<Arc<Door>>,
 }
 
 impl Engine {
-    /// Starts the thread, if there can be a ring. It serves for `server`, as
-    /// long as the process runs.
-    pub fn start(server: &Arc<Server>) -> io::Result<Arc<Self>> {
-        let bell = Bell(Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?));
-        let engine = Arc::new(Self {
-            newcomers: Mutex::default(),
-            bell,
+    /// Starts the rings, if there can be any. They serve as long as the
+    /// process runs.
+    pub fn start(server: &Arc<Server>) -> io::Result<Self> {
+        let count = available_parallelism().map_or(1, |count| count.get().min(MOST_RINGS));
+        let pool = Pool::new(Arc::clone(server));
+        let doors = (0..count).map(|_| {
+            let door = Arc::new(Door::new()?);
+            start(server, &pool, &door)?;
+            Ok(door)
         });
-        let (tell, told) = channel();
-        let (own, server) = (Arc::clone(&engine), Arc::clone(server));
-        Builder::new().name("ring".into()).spawn(move || {
-            // The ring is for the thread that has made it.
-            match Ring::new(ENTRIES) {
-                Err(error) => {
-                    let _ = tell.send(Err(error));
-                }
-                Ok(ring) => {
-                    let _ = tell.send(Ok(()));
-                    if let Err(error) = Thread::new(ring, own, server).run() {
-                        // Nobody can be served any more.
-                        say(&format!("the ring has failed: {error}"));
-                        std::process::exit(1);
-                    }
+        Ok(Self {
+            doors: doors.collect::<io::Result<_>>()?,
+        })
+    }
+
+    /// Gives a client to the ring that has the fewest.
+    pub fn welcome(&self, newcomer: Newcomer) {
+        if let Some(door) = self.doors.iter().min_by_key(|door| door.clients()) {
+            door.welcome(newcomer);
+        }
+    }
+}
+
+/// Starts the thread of a ring. It makes the ring itself: no other thread may
+/// use it.
+fn start(server: &Arc<Server>, pool: &Arc<Pool>, door: &Arc<Door>) -> io::Result<()> {
+    let (tell, told) = channel();
+    let (server, pool, door) = (Arc::clone(server), Arc::clone(pool), Arc::clone(door));
+    Builder::new().name("ring".into()).spawn(move || {
+        match Ring::new(ENTRIES) {
+            Err(error) => {
+                let _ = tell.send(Err(error));
+            }
+            Ok(ring) => {
+                let _ = tell.send(Ok(()));
+                if let Err(error) = Thread::new(ring, door, server, pool).run() {
+                    // Its clients cannot be served any more.
+                    say(&format!("the ring has failed: {error}"));
+                    std::process::exit(1);
                 }
             }
-        })?;
-        let gone = |_| io::Error::other("the thread of the ring has ended");
-        told.recv().map_err(gone)??;
-        Ok(engine)
-    }
-
-    /// Takes a client over.
-    pub fn welcome(&self, number: u64, socket: &Arc<Socket>, name: String, present: Present) {
-        let newcomer = Newcomer {
-            number,
-            socket: Arc::clone(socket),
-            name,
-            present,
-        };
-        self.newcomers().push(newcomer);
-        self.bell.ring();
-    }
-
-    fn newcomers(&self) -> std::sync::MutexGuard<'_, Vec<Newcomer>> {
-        self.newcomers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
+        }
+    })?;
+    let gone = |_| io::Error::other("the thread of the ring has ended");
+    told.recv().map_err(gone)?
 }
 
 /// The thread of the ring, and all it has.
 struct Thread {
     ring: Ring<Flight>,
-    engine: Arc<Engine>,
+    door: Arc<Door>,
     server: Arc<Server>,
     pool: Arc<Pool>,
     clients: Vec<Option<Client>>,
@@ -130,11 +110,10 @@ struct Thread {
 }
 
 impl Thread {
-    fn new(ring: Ring<Flight>, engine: Arc<Engine>, server: Arc<Server>) -> Self {
-        let pool = Pool::new(Arc::clone(&server), engine.bell.clone());
+    fn new(ring: Ring<Flight>, door: Arc<Door>, server: Arc<Server>, pool: Arc<Pool>) -> Self {
         Self {
             ring,
-            engine,
+            door,
             server,
             pool,
             clients: Vec::new(),
@@ -164,7 +143,7 @@ impl Thread {
 
     /// For the bell.
     fn listen(&mut self) -> io::Result<()> {
-        let bell = self.engine.bell.clone();
+        let bell = self.door.bell.clone();
         self.ring.start(Flight::Bell(bell, [0; 8]))
     }
 
@@ -196,14 +175,13 @@ impl Thread {
 
     /// The bell has rung: who is there?
     fn look_up(&mut self) -> io::Result<()> {
-        for done in self.pool.done() {
+        for done in self.door.done() {
             self.astir.push(done.client);
             if let Some(Some(client)) = self.clients.get_mut(done.client) {
                 client.done(done);
             }
         }
-        let newcomers = std::mem::take(&mut *self.engine.newcomers());
-        for newcomer in newcomers {
+        for newcomer in self.door.newcomers() {
             self.let_in(newcomer);
         }
         Ok(())
@@ -225,6 +203,7 @@ impl Thread {
             }
             Err(error) => {
                 self.free.push(key);
+                self.door.left();
                 farewell(&self.server, &name, Err(error));
             }
         }
@@ -259,12 +238,14 @@ impl Thread {
                 ring: &mut self.ring,
                 server: &self.server,
                 pool: &self.pool,
+                door: &self.door,
             };
             if client.go_on(&mut hands, alone)?
                 && let Some(client) = place.take()
             {
                 client.leave(&self.server);
                 self.free.push(key);
+                self.door.left();
             }
         }
         Ok(())

@@ -2,13 +2,12 @@
 //! reads with holes.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 
 use nbd_codec::server::Request;
 
-use super::Bell;
+use super::door::Door;
 use crate::buffer::Buffer;
 use crate::job;
 use crate::outbox::Message;
@@ -17,6 +16,8 @@ use crate::team::STACK;
 
 /// A request of a client.
 pub struct Task {
+    /// Where the ring of the client is told of it.
+    pub door: Arc<Door>,
     pub client: usize,
     pub request: Request,
     /// Of a write.
@@ -38,8 +39,6 @@ pub struct Pool {
     server: Arc<Server>,
     state: Mutex<State>,
     work: Condvar,
-    done: Mutex<Vec<Done>>,
-    bell: Bell,
 }
 
 #[derive(Default)]
@@ -51,13 +50,11 @@ struct State {
 }
 
 impl Pool {
-    pub fn new(server: Arc<Server>, bell: Bell) -> Arc<Self> {
+    pub fn new(server: Arc<Server>) -> Arc<Self> {
         Arc::new(Self {
             server,
             state: Mutex::default(),
             work: Condvar::new(),
-            done: Mutex::default(),
-            bell,
         })
     }
 
@@ -65,9 +62,11 @@ impl Pool {
     /// tasks waiting: clients take turns.
     pub fn add(self: &Arc<Self>, task: Task) {
         let mut state = self.state();
-        let client = task.client;
-        let own =
-            |queue: &&mut VecDeque<Task>| queue.front().is_some_and(|first| first.client == client);
+        let own = |queue: &&mut VecDeque<Task>| {
+            queue.front().is_some_and(|first| {
+                first.client == task.client && Arc::ptr_eq(&first.door, &task.door)
+            })
+        };
         match state.queues.iter_mut().find(own) {
             Some(queue) => queue.push_back(task),
             None => state.queues.push_back(VecDeque::from([task])),
@@ -86,11 +85,6 @@ impl Pool {
             true => self.work_off(),
             false => self.work.notify_one(),
         }
-    }
-
-    /// Takes what is done.
-    pub fn done(&self) -> Vec<Done> {
-        mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The life of a thread; as long as the process.
@@ -127,13 +121,7 @@ impl Pool {
                 room,
                 replies,
             };
-            let mut all = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-            let first = all.is_empty();
-            all.push(done);
-            drop(all);
-            if first {
-                self.bell.ring();
-            }
+            task.door.bring(done);
         }
     }
 

@@ -21,7 +21,8 @@ use crate::reader::reply_payload;
 /// a time. Larger ones go straight to their place.
 const SMALL: u32 = 32 << 10;
 
-/// Writes to memory up to so many bytes are done at once: others wait so long.
+/// What needs no waiting is done at once up to so many bytes: others wait so
+/// long.
 const AT_ONCE: usize = 1 << 20;
 
 pub struct Ready {
@@ -200,24 +201,28 @@ impl Work<'_, '_> {
             return Ok(());
         }
         let mut data = Buffer::new(length as usize);
-        if let Some(file) = disk.file() {
-            let read = flight::Read {
-                file: Arc::clone(file),
-                token,
-                data,
-                filled: 0,
-            };
-            return self.fly(Flight::Read(self.key, read));
-        }
-        if disk.try_read(offset, &mut data) {
+        // What is in memory is here sooner than a flight has set out.
+        if data.len() <= AT_ONCE && disk.try_read(offset, &mut data) {
             batch.put(token.data().as_bytes());
             batch.put_data(data);
             batch.end_reply(room);
-        } else {
-            // To say why it fails.
-            self.delegate(Request::Read(token), None, room);
+            return Ok(());
         }
-        Ok(())
+        match disk.file() {
+            Some(file) => {
+                let read = flight::Read {
+                    file: Arc::clone(file),
+                    token,
+                    data,
+                    filled: 0,
+                };
+                self.fly(Flight::Read(self.key, read))
+            }
+            None => {
+                self.delegate(Request::Read(token), None, room);
+                Ok(())
+            }
+        }
     }
 
     fn write(&mut self, token: Write, data: Data<'_>) -> std::io::Result<()> {
@@ -272,6 +277,7 @@ impl Work<'_, '_> {
     fn delegate(&mut self, request: Request, data: Option<Buffer>, room: usize) {
         *self.elsewhere += 1;
         self.hands.pool.add(Task {
+            door: Arc::clone(self.hands.door),
             client: self.key,
             request,
             data,
