@@ -51,10 +51,12 @@ pub struct Args {
     /// How long a client may take for the handshake
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
-    /// Who serves: an io_uring for all connections, or threads for each
-    #[arg(long, value_enum)]
-    pub driver: Option<DriverArg>,
-    /// How many threads may work for one connection; with uring, for all
+    /// Who serves the clients. Threads are the default because one client gets
+    /// its replies sooner from them; many clients are served with less effort by
+    /// the rings
+    #[arg(long, value_enum, default_value = "threads")]
+    pub driver: DriverArg,
+    /// How many threads may work for one connection; with rings, beside them for all
     #[arg(long, value_name = "COUNT", default_value = "8", value_parser = threads)]
     pub threads: usize,
     /// Say on standard error who comes, what is agreed on, and who leaves
@@ -76,10 +78,12 @@ impl Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DriverArg {
-    /// One io_uring and one thread for all connections
-    Uring,
     /// Blocking sockets, and threads for each connection
     Threads,
+    /// An io_uring for each processor, and many connections on each
+    Uring,
+    /// uring where it is permitted, or else threads
+    Auto,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -94,13 +94,13 @@ fn run(args: &Args) -> Result<()> {
 #[cfg(target_os = "linux")]
 fn driver(args: &Args, server: &Arc<Server>) -> Result<Driver> {
     use anyhow::Context;
-    if args.driver == Some(DriverArg::Threads) {
+    if args.driver == DriverArg::Threads {
         return Ok(Driver::Threads);
     }
     match uring::Engine::start(server) {
         Ok(engine) => Ok(Driver::Uring(engine)),
-        Err(error) if args.driver.is_none() => {
-            log::say(&format!("no io_uring ({error}): served by threads"));
+        Err(error) if args.driver == DriverArg::Auto => {
+            log::say(&format!("threads serve, for there is no io_uring: {error}"));
             Ok(Driver::Threads)
         }
         Err(error) => Err(error).context("cannot serve with io_uring"),
@@ -110,8 +110,8 @@ fn driver(args: &Args, server: &Arc<Server>) -> Result<Driver> {
 #[cfg(not(target_os = "linux"))]
 fn driver(args: &Args, _: &Arc<Server>) -> Result<Driver> {
     match args.driver {
-        Some(DriverArg::Uring) => anyhow::bail!("there is no io_uring on this system"),
-        _ => Ok(Driver::Threads),
+        DriverArg::Uring => anyhow::bail!("cannot serve with io_uring: it is Linux that has it"),
+        DriverArg::Threads | DriverArg::Auto => Ok(Driver::Threads),
     }
 }
 

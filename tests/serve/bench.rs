@@ -2,16 +2,17 @@
 
 use serde_json::json;
 
-use crate::driver::with_each_driver;
+use crate::driver::with_rings_too;
 use crate::program::run_nbd;
 use crate::serve::{DISKS, Disk, FRAMINGS};
 
-with_each_driver!(
+with_rings_too!(
     every_mode_in_every_framing,
     it_writes_only_when_told_to,
     what_cannot_be_measured_is_refused,
 );
 
+#[test]
 fn every_mode_in_every_framing() {
     for framing in FRAMINGS {
         let serve = Disk::Memory.serve(8, &["--framing", framing]);
@@ -43,6 +44,7 @@ fn every_mode_in_every_framing() {
     }
 }
 
+#[test]
 fn it_writes_only_when_told_to() {
     for disk in DISKS {
         let serve = disk.serve(1, &[]);
@@ -60,6 +62,7 @@ fn it_writes_only_when_told_to() {
     }
 }
 
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let serve = Disk::Memory.serve(1, &["--read-only", "--block-size", "512:4096:64K"]);
     for (args, why) in [

@@ -1,42 +1,37 @@
-//! The two drivers of `serve`: a test of what it does is run with each.
+//! The two drivers of `serve`: a test of what it does is run with each, first
+//! with threads.
 
 use std::cell::Cell;
+use std::fs;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use crate::program::{example, run, skip};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
-    Threads,
-    Uring,
-}
-
 thread_local! {
-    static DRIVER: Cell<Option<Driver>> = const { Cell::new(None) };
+    static RINGS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Which one the test on this thread is about.
-pub fn current() -> Option<Driver> {
-    DRIVER.get()
+/// Whether the test on this thread is about the rings.
+pub fn rings() -> bool {
+    RINGS.get()
 }
 
-impl Driver {
-    /// What a server that is started is told.
-    pub fn argument(self) -> &'static str {
-        match self {
-            Self::Threads => "--driver=threads",
-            Self::Uring => "--driver=uring",
-        }
+/// What a server that is started is told.
+pub fn argument() -> &'static str {
+    match rings() {
+        true => "--driver=uring",
+        false => "--driver=threads",
     }
+}
 
-    /// Runs a test with this one, where the system has it.
-    pub fn run(self, test: fn()) {
-        if self == Self::Uring && !*PERMITTED {
-            return skip("io_uring");
-        }
-        DRIVER.set(Some(self));
-        test();
+/// Runs a test with rings, where the system permits them.
+pub fn with_rings(test: fn()) {
+    if !*PERMITTED {
+        return skip("io_uring");
     }
+    RINGS.set(true);
+    test();
 }
 
 /// Whether a server may have a ring: it gets beyond it, to a folder that it
@@ -51,20 +46,42 @@ static PERMITTED: LazyLock<bool> = LazyLock::new(|| {
     !refused
 });
 
-/// Makes two tests of each function, called `name::threads` and `name::uring`.
-macro_rules! with_each_driver {
+/// Makes of each test one more, called `name::with_rings`.
+macro_rules! with_rings_too {
     ($($name:ident),* $(,)?) => {$(
         mod $name {
             #[test]
-            fn threads() {
-                $crate::driver::Driver::Threads.run(super::$name);
-            }
-
-            #[test]
-            fn uring() {
-                $crate::driver::Driver::Uring.run(super::$name);
+            fn with_rings() {
+                $crate::driver::with_rings(super::$name);
             }
         }
     )*};
 }
-pub(crate) use with_each_driver;
+pub(crate) use with_rings_too;
+
+/// Every test with a server of its own is one of them.
+#[test]
+fn no_test_is_left_out() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/serve");
+    for file in fs::read_dir(folder).expect("the folder of these tests") {
+        let path = file.expect("a file").path();
+        let text = fs::read_to_string(&path).expect("text");
+        let Some((_, rest)) = text.split_once("\nwith_rings_too!(") else {
+            continue;
+        };
+        let (list, tests) = rest.split_once(");").expect("the end of the list");
+        let listed: Vec<_> = list.split(',').map(str::trim).collect();
+        for test in tests.split("#[test]\nfn ").skip(1) {
+            let (name, body) = test.split_once('(').expect("a function");
+            let body = body.split("\n}").next().unwrap_or_default();
+            let serves = ["Serve::", ".serve(", "tcp("]
+                .iter()
+                .any(|call| body.contains(call));
+            assert!(
+                !serves || listed.contains(&name),
+                "{name} in {}",
+                path.display()
+            );
+        }
+    }
+}

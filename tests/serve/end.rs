@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::process::Command as Program;
 use std::time::{Duration, Instant};
 
 use nbd_codec::wire::number::{Command, ErrorValue};
 use rustix::process::Signal;
 
-use crate::driver::with_each_driver;
-use crate::program::{example, run};
+use crate::driver::with_rings_too;
+use crate::program::{example, needs, run};
 use crate::raw::{Raw, handshake, request};
 use crate::serve::{Serve, until};
 
-with_each_driver!(
+with_rings_too!(
     both_signals_end_it_in_good_order,
     what_is_in_flight_is_finished_and_what_comes_is_refused,
     a_client_that_does_not_read_does_not_keep_it_from_ending,
@@ -20,6 +21,7 @@ with_each_driver!(
     once_is_one_connection,
 );
 
+#[test]
 fn both_signals_end_it_in_good_order() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut serve = Serve::start(&["--memory", "1M"]);
@@ -36,6 +38,7 @@ fn both_signals_end_it_in_good_order() {
     }
 }
 
+#[test]
 fn what_is_in_flight_is_finished_and_what_comes_is_refused() {
     let mut serve = Serve::start(&["--memory", "64M"]);
     let mut client = Raw::ready(&serve);
@@ -53,6 +56,7 @@ fn what_is_in_flight_is_finished_and_what_comes_is_refused() {
     assert_eq!(serve.ended().code(), Some(0));
 }
 
+#[test]
 fn a_client_that_does_not_read_does_not_keep_it_from_ending() {
     let mut serve = Serve::start(&["--memory", "64M"]);
     let mut client = Raw::ready(&serve);
@@ -62,6 +66,7 @@ fn a_client_that_does_not_read_does_not_keep_it_from_ending() {
     assert_eq!(serve.ended().code(), Some(0));
 }
 
+#[test]
 fn the_second_signal_ends_it_at_once() {
     let mut serve = Serve::start(&["--memory", "64M"]);
     let mut client = Raw::ready(&serve);
@@ -73,6 +78,7 @@ fn the_second_signal_ends_it_at_once() {
     assert_eq!(serve.ended().code(), Some(1));
 }
 
+#[test]
 fn once_is_one_connection() {
     // Whatever comes of it.
     let ends: [fn(Raw); 3] = [
@@ -127,4 +133,28 @@ fn what_is_in_use_is_left_alone() {
         &serve.folder().join("none").join("socket"),
         &["No such file"],
     );
+}
+
+/// Without a ring, it depends on who has asked for one.
+#[test]
+fn where_io_uring_is_not_permitted() {
+    needs!("strace");
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("socket");
+    let command = |driver: &str| {
+        let mut command = Program::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup"]);
+        command.args(["-e", "inject=io_uring_setup:error=EPERM"]);
+        command.arg(example("serve").get_program());
+        command
+            .args(["--memory", "1M", driver, "--unix"])
+            .arg(&socket);
+        command
+    };
+    run(&mut command("--driver=uring")).refused(&["io_uring", "Operation not permitted"]);
+    let serve = Serve::spawn(folder, &mut command("--driver=auto"));
+    Raw::ready(&serve);
+    let log = serve.log();
+    assert!(log.contains("threads serve"), "{log}");
+    assert_eq!(log.lines().count(), 1, "{log}");
 }

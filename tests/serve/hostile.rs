@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use nbd_codec::wire::number::{Command, ErrorValue};
 
-use crate::driver::{self, Driver, with_each_driver};
+use crate::driver::{self, with_rings_too};
 use crate::images::noise;
 use crate::raw::{Raw, handshake, request};
 use crate::serve::{Serve, server, until};
 
-with_each_driver!(
+with_rings_too!(
     a_thousand_connections_that_stop_at_every_byte_of_a_handshake,
     more_clients_than_the_system_has_room_for,
     clients_that_leave_in_transmission_are_no_news,
@@ -60,6 +60,7 @@ fn assert_serves(serve: &Serve) {
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 
+#[test]
 fn a_thousand_connections_that_stop_at_every_byte_of_a_handshake() {
     let serve = Serve::start(&["--memory", "1M", "--handshake-timeout", "3"]);
     let idle = threads(&serve);
@@ -76,9 +77,9 @@ fn a_thousand_connections_that_stop_at_every_byte_of_a_handshake() {
         }
     }
     assert_serves(&serve);
-    match driver::current() {
-        Some(Driver::Uring) => assert_eq!(threads(&serve), idle, "they have threads"),
-        _ => assert!(threads(&serve) > 400, "they do not wait"),
+    match driver::rings() {
+        true => assert_eq!(threads(&serve), idle, "they have threads"),
+        false => assert!(threads(&serve) > 400, "they do not wait"),
     }
     // Every one of them is let go in time, and nothing is left of them.
     for client in &mut stalled {
@@ -91,6 +92,7 @@ fn a_thousand_connections_that_stop_at_every_byte_of_a_handshake() {
     assert!(log.contains("timed out"), "{log}");
 }
 
+#[test]
 fn more_clients_than_the_system_has_room_for() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("socket");
@@ -108,6 +110,7 @@ fn more_clients_than_the_system_has_room_for() {
     assert!(log.lines().count() < 10, "it goes on about it: {log}");
 }
 
+#[test]
 fn clients_that_leave_in_transmission_are_no_news() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("socket");
@@ -140,6 +143,7 @@ fn clients_that_leave_in_transmission_are_no_news() {
     assert_eq!(serve.stop(), "");
 }
 
+#[test]
 fn what_follows_a_half_close_is_still_answered() {
     let serve = Serve::start(&["--memory", "64M"]);
     let mut client = Raw::ready(&serve);
@@ -148,6 +152,7 @@ fn what_follows_a_half_close_is_still_answered() {
     assert_eq!(client.rest().len(), 32 * (16 + (1 << 20)));
 }
 
+#[test]
 fn who_asks_and_never_reads_is_held_back() {
     let serve = Serve::start(&["--memory", "1G"]);
     let mut client = Raw::ready(&serve);
@@ -163,6 +168,7 @@ fn who_asks_and_never_reads_is_held_back() {
     serve.has_said("client 1 (unix): left");
 }
 
+#[test]
 fn who_writes_and_never_reads_is_held_back() {
     let serve = Serve::start(&["--memory", "1G"]);
     let mut client = Raw::ready(&serve);
@@ -181,6 +187,7 @@ fn who_writes_and_never_reads_is_held_back() {
     }
 }
 
+#[test]
 fn a_client_that_is_slow_does_not_keep_others_waiting() {
     let serve = Serve::start(&["--memory", "1G"]);
     let mut slow: Vec<_> = (0..20).map(|_| Raw::ready(&serve)).collect();
@@ -196,6 +203,7 @@ fn a_client_that_is_slow_does_not_keep_others_waiting() {
     assert!(memory(&serve) < 150, "{} MiB", memory(&serve));
 }
 
+#[test]
 fn junk_in_the_place_of_a_handshake() {
     let serve = Serve::start(&["--memory", "1M"]);
     for n in 0..100 {

@@ -5,12 +5,12 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::driver::with_each_driver;
+use crate::driver::with_rings_too;
 use crate::images::{GIB, MIB, assert_as_sparse, assert_same, scattered, sparse};
 use crate::program::{needs, run, skip};
 use crate::serve::{DISKS, Disk, FRAMINGS, Serve};
 
-with_each_driver!(
+with_rings_too!(
     nbdinfo_tells_what_was_offered,
     nbdinfo_lists_the_export,
     an_export_of_another_name_is_unknown_and_the_default_is_there,
@@ -26,6 +26,7 @@ fn nbdinfo(args: &[&str]) -> Value {
     run(Command::new("nbdinfo").arg("--json").args(args)).json()
 }
 
+#[test]
 fn nbdinfo_tells_what_was_offered() {
     needs!("nbdinfo");
     let sizes = ["--block-size", "512:8K:1M"];
@@ -58,6 +59,7 @@ fn nbdinfo_tells_what_was_offered() {
     }
 }
 
+#[test]
 fn nbdinfo_lists_the_export() {
     needs!("nbdinfo");
     let serve = Serve::start(&["--memory", "1M", "--export-name", "x", "--description", "y"]);
@@ -68,6 +70,7 @@ fn nbdinfo_lists_the_export() {
     assert_eq!(exports[0]["description"], "y");
 }
 
+#[test]
 fn an_export_of_another_name_is_unknown_and_the_default_is_there() {
     needs!("nbdinfo");
     let serve = Serve::start(&["--memory", "1M", "--export-name", "x"]);
@@ -78,6 +81,7 @@ fn an_export_of_another_name_is_unknown_and_the_default_is_there() {
     run(Command::new("nbdinfo").args(["--size", &default])).ok();
 }
 
+#[test]
 fn nbdinfo_maps_what_the_file_has() {
     needs!("nbdinfo");
     let folder = tempfile::tempdir().expect("a folder");
@@ -97,6 +101,7 @@ fn nbdinfo_maps_what_the_file_has() {
     assert_eq!(numbers("type"), [3, 0, 3, 0, 3]);
 }
 
+#[test]
 fn nbdcopy_there_and_back() {
     needs!("nbdcopy");
     let folder = tempfile::tempdir().expect("a folder");
@@ -118,6 +123,7 @@ fn nbdcopy_there_and_back() {
     }
 }
 
+#[test]
 fn nbdcopy_over_tcp() {
     needs!("nbdcopy");
     let folder = tempfile::tempdir().expect("a folder");
@@ -130,6 +136,7 @@ fn nbdcopy_over_tcp() {
     assert_same(&image, &back);
 }
 
+#[test]
 fn nbdcopy_from_serve_to_serve() {
     needs!("nbdcopy");
     let from = Disk::File.serve(128, &[]);
@@ -164,6 +171,7 @@ fn python_has_nbd() -> bool {
     found
 }
 
+#[test]
 fn every_command_and_every_flag_of_libnbd() {
     if !python_has_nbd() {
         return;

@@ -9,13 +9,13 @@ use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::greeting::{Greeting, NewstyleGreeting, OldstyleGreeting};
 use nbd_codec::wire::number::{Command, ErrorValue};
 
-use crate::driver::with_each_driver;
+use crate::driver::with_rings_too;
 use crate::images::{MIB, noise};
 use crate::program::{Ended, example, needs, run};
 use crate::raw::{Raw, request};
 use crate::serve::{Disk, Serve};
 
-with_each_driver!(
+with_rings_too!(
     port_0_is_a_port_of_its_own,
     a_server_for_everybody_is_found_at_home,
     read_only_refuses_what_writes,
@@ -108,6 +108,7 @@ fn address(serve: &Serve) -> String {
     }
 }
 
+#[test]
 fn port_0_is_a_port_of_its_own() {
     let serve = tcp(&["--memory", "1M", "--export-name", "a disk/1"]);
     let uri: Uri = serve.uri().parse().expect("a URI");
@@ -121,6 +122,7 @@ fn port_0_is_a_port_of_its_own() {
     assert_eq!(serve.stop(), "");
 }
 
+#[test]
 fn a_server_for_everybody_is_found_at_home() {
     let folder = tempfile::tempdir().expect("a folder");
     let serve = Serve::run(folder, &["--tcp", "0.0.0.0:0", "--memory", "1M"]);
@@ -132,6 +134,7 @@ fn a_server_for_everybody_is_found_at_home() {
     TcpStream::connect(address(&serve)).expect("a connection");
 }
 
+#[test]
 fn read_only_refuses_what_writes() {
     let serve = Disk::File.serve(1, &["--read-only"]);
     let mut client = Raw::ready(&serve);
@@ -149,6 +152,7 @@ fn read_only_refuses_what_writes() {
     assert_eq!(client.receive(512), [0; 512]);
 }
 
+#[test]
 fn trouble_with_the_file_is_told_to_both_sides() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| {
@@ -173,6 +177,7 @@ fn trouble_with_the_file_is_told_to_both_sides() {
     );
 }
 
+#[test]
 fn a_file_that_cannot_be_written_is_served_read_only() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");
@@ -187,6 +192,7 @@ fn a_file_that_cannot_be_written_is_served_read_only() {
     assert_eq!(client.receive(4096), noise(1, 4096));
 }
 
+#[test]
 fn block_sizes_are_kept_to() {
     let serve = Disk::Memory.serve(1, &["--block-size", "4K:4K:64K"]);
     let mut client = Raw::ready(&serve);
@@ -202,6 +208,7 @@ fn block_sizes_are_kept_to() {
     }
 }
 
+#[test]
 fn blocks_of_the_minimum_size_are_data_or_hole_as_a_whole() {
     needs!("nbdinfo");
     let folder = tempfile::tempdir().expect("a folder");
@@ -226,6 +233,7 @@ fn blocks_of_the_minimum_size_are_data_or_hole_as_a_whole() {
     assert_eq!(extents, expected);
 }
 
+#[test]
 fn oldstyle_says_everything_at_once() {
     let serve = Disk::Memory.serve(1, &["--oldstyle"]);
     let mut client = Raw::connect(&serve);
@@ -244,6 +252,7 @@ fn oldstyle_says_everything_at_once() {
     assert_eq!(client.receive(4096), noise(1, 4096));
 }
 
+#[test]
 fn oldstyle_is_understood_by_others() {
     needs!("nbdinfo", "nbdcopy", "qemu-io");
     let serve = Disk::Memory.serve(1, &["--oldstyle"]);

@@ -2,15 +2,16 @@
 
 use std::process::Command;
 
-use crate::driver::with_each_driver;
+use crate::driver::with_rings_too;
 use crate::program::{needs, run};
 use crate::serve::{DISKS, Serve};
 
-with_each_driver!(
+with_rings_too!(
     fio_verifies_what_it_has_written,
     nbd_client_lists_the_export,
 );
 
+#[test]
 fn fio_verifies_what_it_has_written() {
     needs!("fio");
     for disk in DISKS {
@@ -27,6 +28,7 @@ fn fio_verifies_what_it_has_written() {
     }
 }
 
+#[test]
 fn nbd_client_lists_the_export() {
     needs!("nbd-client");
     let serve = Serve::start(&["--memory", "1M", "--export-name", "the disk"]);

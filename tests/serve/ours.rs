@@ -2,18 +2,19 @@
 
 use std::thread;
 
-use crate::driver::with_each_driver;
+use crate::driver::with_rings_too;
 use crate::images::{GIB, MIB, assert_as_sparse, assert_same, noise, scattered, sparse};
 use crate::program::{nbd, run, run_nbd};
 use crate::serve::{DISKS, Disk, FRAMINGS};
 
-with_each_driver!(
+with_rings_too!(
     a_backup_of_two_gib,
     the_map_in_both_widths,
     sixteen_clients_at_once,
 );
 
 /// A backup of a live image: from one server to another, holes kept.
+#[test]
 fn a_backup_of_two_gib() {
     let size = 2 * GIB;
     for framing in FRAMINGS {
@@ -26,6 +27,7 @@ fn a_backup_of_two_gib() {
     }
 }
 
+#[test]
 fn the_map_in_both_widths() {
     let serve = Disk::File.serve(6 * 1024, &[]);
     sparse(&serve.folder().join("disk"), 6 * GIB, &[(MIB, MIB)]);
@@ -50,6 +52,7 @@ fn the_map_in_both_widths() {
 }
 
 /// Many connections at once, each with a part of its own.
+#[test]
 fn sixteen_clients_at_once() {
     for disk in DISKS {
         let serve = disk.serve(32, &[]);

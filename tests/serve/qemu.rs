@@ -6,12 +6,12 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::driver::with_each_driver;
+use crate::driver::with_rings_too;
 use crate::images::{GIB, MIB, assert_as_sparse, assert_same, scattered, sparse};
 use crate::program::{needs, run};
 use crate::serve::{DISKS, Disk, FRAMINGS, Serve};
 
-with_each_driver!(
+with_rings_too!(
     qemu_io_writes_zeroes_discards_and_reads_what_it_should,
     zeroes_are_holes_or_have_their_space,
     convert_there_and_back_and_compare,
@@ -62,6 +62,7 @@ fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
 
+#[test]
 fn qemu_io_writes_zeroes_discards_and_reads_what_it_should() {
     needs!("qemu-io");
     for disk in DISKS {
@@ -102,6 +103,7 @@ fn qemu_io_writes_zeroes_discards_and_reads_what_it_should() {
     }
 }
 
+#[test]
 fn zeroes_are_holes_or_have_their_space() {
     needs!("qemu-io");
     for framing in FRAMINGS {
@@ -124,6 +126,7 @@ fn zeroes_are_holes_or_have_their_space() {
     }
 }
 
+#[test]
 fn convert_there_and_back_and_compare() {
     needs!("qemu-img");
     let folder = tempfile::tempdir().expect("a folder");
@@ -152,6 +155,7 @@ fn convert_there_and_back_and_compare() {
     }
 }
 
+#[test]
 fn the_map_is_that_of_the_file() {
     needs!("qemu-img");
     let folder = tempfile::tempdir().expect("a folder");
@@ -169,6 +173,7 @@ fn the_map_is_that_of_the_file() {
     assert_eq!(map(serve.uri()), [(0, 256 * MIB, false, true)]);
 }
 
+#[test]
 fn a_hole_of_many_gib_is_mapped_in_both_widths() {
     needs!("qemu-img");
     let folder = tempfile::tempdir().expect("a folder");
@@ -194,6 +199,7 @@ fn a_hole_of_many_gib_is_mapped_in_both_widths() {
     }
 }
 
+#[test]
 fn many_requests_in_flight() {
     needs!("qemu-img");
     for disk in DISKS {
@@ -220,6 +226,7 @@ fn many_requests_in_flight() {
     }
 }
 
+#[test]
 fn once_is_enough_for_qemu() {
     needs!("qemu-io");
     let mut serve = Disk::File.serve(1, &["--once"]);

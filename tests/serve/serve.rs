@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::driver::{self, Driver};
+use crate::driver;
 use crate::images::{MIB, sparse};
 use crate::program::example;
 
@@ -144,7 +144,7 @@ impl Drop for Serve {
 /// The example, with the driver that the test is about.
 pub fn server() -> Command {
     let mut command = example("serve");
-    command.args(driver::current().map(Driver::argument));
+    command.arg(driver::argument());
     command
 }
 
