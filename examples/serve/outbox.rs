@@ -142,9 +142,13 @@ impl Outbox {
             && let Some(mut output) = state.output.take()
         {
             drop(state);
-            let mut slices = [IoSlice::new(&[]); MOST_SLICES];
-            let count = fill(&mut slices, replies.parts());
-            let result = output.write_soon(&slices[..count]);
+            let slices: Vec<_> = replies
+                .parts()
+                .take(MOST_SLICES)
+                .map(IoSlice::new)
+                .collect();
+            let result = output.write_soon(&slices);
+            drop(slices);
             state = self.state();
             state.broken = result.is_err();
             sent = result?;
@@ -176,7 +180,11 @@ fn write(output: &mut dyn Write, messages: &[Message]) -> io::Result<()> {
     let mut slices = [IoSlice::new(&[]); 3 * BATCH];
     let parts = messages.iter().flat_map(|message| message.content.parts());
     let parts = parts.filter(|part| !part.is_empty());
-    let count = fill(&mut slices, parts);
+    let mut count = 0;
+    for (slice, part) in slices.iter_mut().zip(parts) {
+        *slice = IoSlice::new(part);
+        count += 1;
+    }
     let mut rest = &mut slices[..count];
     while !rest.is_empty() {
         match output.write_vectored(rest) {
@@ -187,14 +195,4 @@ fn write(output: &mut dyn Write, messages: &[Message]) -> io::Result<()> {
         }
     }
     output.flush()
-}
-
-/// As many as there is room for; how many there were.
-fn fill<'p>(slices: &mut [IoSlice<'p>], parts: impl Iterator<Item = &'p [u8]>) -> usize {
-    let mut count = 0;
-    for (slice, part) in slices.iter_mut().zip(parts) {
-        *slice = IoSlice::new(part);
-        count += 1;
-    }
-    count
 }

@@ -83,15 +83,11 @@ impl Replies {
     /// Whether that was all. What is wrong with the socket is for the ring to
     /// say.
     fn send_now(&mut self) -> bool {
-        let mut slices = [IoSlice::new(&[]); MOST_SLICES];
-        let mut count = 0;
-        for (slice, part) in slices.iter_mut().zip(self.next.parts()) {
-            *slice = IoSlice::new(part);
-            count += 1;
-        }
+        let parts = self.next.parts().take(MOST_SLICES);
+        let slices: Vec<_> = parts.map(IoSlice::new).collect();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let mut nothing = SendAncillaryBuffer::default();
-        let sent = match &slices[..count] {
+        let sent = match &slices[..] {
             [only] => rustix::net::send(&self.socket, only, flags),
             slices => sendmsg(&self.socket, slices, &mut nothing, flags),
         };
