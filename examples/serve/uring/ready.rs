@@ -25,6 +25,9 @@ const SMALL: u32 = 32 << 10;
 /// long.
 const AT_ONCE: usize = 1 << 20;
 
+/// Data of files is gathered up to so many bytes.
+const NEAR: usize = (256 << 10) + 4096;
+
 pub struct Ready {
     pub machine: Transmission,
     /// The payload that arrives in its place.
@@ -200,9 +203,20 @@ impl Work<'_, '_> {
             batch.end_reply(room);
             return Ok(());
         }
-        let mut data = Buffer::new(length as usize);
-        // What is in memory is here sooner than a flight has set out.
-        if data.len() <= AT_ONCE && disk.try_read(offset, &mut data) {
+        // What is in memory is here sooner than a flight has set out. It leaves
+        // before there is more of it than a cache holds.
+        if batch.size().0 + room > NEAR {
+            self.replies.send_now();
+        }
+        let batch = &mut self.replies.next;
+        let near = batch.size().0 + room <= NEAR;
+        if near && disk.try_read(offset, batch.space(room)) {
+            batch.put_filled(token.data().as_bytes(), room);
+            batch.end_reply(room);
+            return Ok(());
+        }
+        let mut data = Buffer::new(room);
+        if !near && room <= AT_ONCE && disk.try_read(offset, &mut data) {
             batch.put(token.data().as_bytes());
             batch.put_data(data);
             batch.end_reply(room);

@@ -80,9 +80,12 @@ impl Replies {
         self.start(batch, ring)
     }
 
-    /// Whether that was all. What is wrong with the socket is for the ring to
-    /// say.
-    fn send_now(&mut self) -> bool {
+    /// Sends what the socket takes at once, if nothing is on its way; whether
+    /// that was all. What is wrong with the socket is for the ring to say.
+    pub fn send_now(&mut self) -> bool {
+        if self.sending || self.broken || self.next.is_empty() {
+            return false;
+        }
         let parts = self.next.parts().take(MOST_SLICES);
         let slices: Vec<_> = parts.map(IoSlice::new).collect();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
