@@ -51,9 +51,9 @@ pub struct Args {
     /// How long a client may take for the handshake
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
-    /// Who serves the clients. Threads are the default because one client gets
-    /// its replies sooner from them; many clients are served with less effort by
-    /// the rings
+    /// Who serves the clients. Threads are the default because under most loads
+    /// they were faster, at much the same cost (docs/performance.md); rings cost
+    /// less where many clients have one request each
     #[arg(long, value_enum, default_value = "threads")]
     pub driver: DriverArg,
     /// How many threads may work for one connection; with rings, beside them for all

@@ -1,11 +1,14 @@
-//! `serve`: an NBD server on blocking terms, made of `nbd-codec`, the sockets
-//! and the threads of the standard library.
+//! `serve`: an NBD server made of `nbd-codec`, with two drivers: one on blocking
+//! terms, with the sockets and the threads of the standard library; and one on
+//! `io_uring`.
 //!
 //! | file | what it is about |
 //! |---|---|
 //! | `server`, `listener`, `socket` | who comes in, and how they are let go |
 //! | `connection`, `handshake` | one client, up to what is agreed on |
-//! | `team`, `reader`, `job`, `outbox` | its requests: read, done and answered by several threads |
+//! | `team`, `reader`, `prompt`, `outbox` | its requests: read, done and answered by several threads |
+//! | `uring`, `ring` | the same on rings, with a few threads for all clients |
+//! | `job`, `batch` | what is done, and the replies on their way out |
 //! | `budget`, `buffer`, `inbox` | the memory this takes |
 //! | `export`, `disk`, `file`, `memory` | what is served |
 

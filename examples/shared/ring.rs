@@ -134,10 +134,14 @@ fn clip(length: usize) -> u32 {
 
 pub struct Ring<F: Flight> {
     uring: IoUring,
-    under_way: usize,
+    /// What has landed, and nobody has asked for yet.
+    home: Vec<(F, io::Result<usize>)>,
     /// Places of flights that have landed, to be used again.
     spare: Vec<Box<Place<F>>>,
 }
+
+/// Most places that are kept.
+const MOST_SPARE: usize = 256;
 
 struct Place<F> {
     flight: Option<F>,
@@ -180,7 +184,7 @@ impl<F: Flight> Ring<F> {
         }
         Ok(Self {
             uring,
-            under_way: 0,
+            home: Vec::new(),
             spare: Vec::new(),
         })
     }
@@ -223,10 +227,13 @@ impl<F: Flight> Ring<F> {
             // `landed` gets its address back from the kernel; if it never does
             // it is never freed.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
-                self.under_way += 1;
                 return Ok(());
             }
-            if let Err(error) = self.enter(0, None) {
+            // It is full. What sets out makes room, and what has landed must
+            // not keep it from that.
+            let result = self.enter(0, None);
+            self.reap();
+            if let Err(error) = result {
                 // SAFETY: the pointer comes from a box, and the kernel has not
                 // seen it.
                 drop(unsafe { Box::from_raw(place) });
@@ -241,11 +248,17 @@ impl<F: Flight> Ring<F> {
     ///
     /// The system's.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.enter(1, timeout)
+        let want = usize::from(self.home.is_empty());
+        self.enter(want, timeout)
     }
 
     /// Takes back all flights that have landed, each with its result.
     pub fn landed(&mut self, landed: &mut Vec<(F, io::Result<usize>)>) {
+        self.reap();
+        landed.append(&mut self.home);
+    }
+
+    fn reap(&mut self) {
         for entry in self.uring.completion() {
             let address = usize::try_from(entry.user_data()).unwrap_or(0);
             let place = ptr::with_exposed_provenance_mut::<Place<F>>(address);
@@ -254,15 +267,16 @@ impl<F: Flight> Ring<F> {
             // them is of a kind that is completed again and again. So the box
             // is ours again, and here for the first time.
             let mut place = unsafe { Box::from_raw(place) };
-            self.under_way -= 1;
             let result = match entry.result() {
                 error @ ..0 => Err(io::Error::from_raw_os_error(-error)),
                 count => Ok(count.cast_unsigned() as usize),
             };
             if let Some(flight) = place.flight.take() {
-                landed.push((flight, result));
+                self.home.push((flight, result));
             }
-            self.spare.push(place);
+            if self.spare.len() < MOST_SPARE {
+                self.spare.push(place);
+            }
         }
     }
 
