@@ -14,6 +14,8 @@ use crate::raw::{Raw, handshake, request};
 use crate::serve::{Serve, until};
 
 with_rings_too!(
+    a_socket_that_nobody_listens_on_is_replaced,
+    what_is_in_use_is_left_alone,
     both_signals_end_it_in_good_order,
     what_is_in_flight_is_finished_and_what_comes_is_refused,
     a_client_that_does_not_read_does_not_keep_it_from_ending,

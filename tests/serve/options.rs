@@ -16,6 +16,7 @@ use crate::raw::{Raw, request};
 use crate::serve::{Disk, Serve};
 
 with_rings_too!(
+    a_port_that_is_in_use_is_refused,
     port_0_is_a_port_of_its_own,
     a_server_for_everybody_is_found_at_home,
     read_only_refuses_what_writes,
