@@ -52,7 +52,7 @@ fn data(framing: Framing, length: usize) -> (Vec<u8>, usize) {
         bytes.extend(OFFSET.to_be_bytes());
     }
     let headers = bytes.len();
-    bytes.resize(headers + length, 7);
+    bytes.extend_from_slice(&vec![7; length]);
     (bytes, headers)
 }
 

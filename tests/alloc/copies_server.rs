@@ -40,7 +40,7 @@ fn request(framing: Framing, command: Command, length: usize) -> (Vec<u8>, usize
     };
     let header = bytes.len();
     if writes {
-        bytes.resize(header + length, 7);
+        bytes.extend_from_slice(&vec![7; length]);
     }
     (bytes, header)
 }
