@@ -357,9 +357,10 @@ fn other_server_handshakes(n: u64) {
         let size = SIZE;
         let agreed = nbd::server::handshake(&mut wire, |name| {
             assert_eq!(black_box(name), "disk");
-            let mut export = nbd::Export::<()>::default();
-            export.size = size;
-            Ok(export)
+            Ok(nbd::Export::<()> {
+                size,
+                ..nbd::Export::default()
+            })
         });
         agreed.expect("a lawful client");
     }
