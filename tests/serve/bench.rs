@@ -1,5 +1,11 @@
 //! `nbd bench`, whose numbers are another matter: that it does what it says.
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::thread;
+
 use serde_json::json;
 
 use crate::driver::with_rings_too;
@@ -9,6 +15,7 @@ use crate::serve::{DISKS, Disk, FRAMINGS};
 with_rings_too!(
     every_mode_in_every_framing,
     it_writes_only_when_told_to,
+    nothing_follows_its_goodbye,
     what_cannot_be_measured_is_refused,
 );
 
@@ -60,6 +67,50 @@ fn it_writes_only_when_told_to() {
         assert!(told.stderr.contains("destroys"), "{}", told.stderr);
         assert_eq!(map()[0]["description"], "data");
     }
+}
+
+/// It sent a payload behind `DISC` as behind each write, which broke the
+/// connection where the server closed it in between.
+#[test]
+fn nothing_follows_its_goodbye() {
+    let serve = Disk::Memory.serve(8, &["--framing", "simple"]);
+    let socket = serve.folder().join("relay");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let peer = serve.socket();
+    let sent = thread::spawn(move || relay(&listener, &peer));
+    let uri = format!("nbd+unix:///?socket={}", socket.display());
+    let load = ["--mode", "write", "--size", "64K", "--requests", "20"];
+    run_nbd([&["bench", &uri], &load[..]].concat()).ok();
+    let sent = sent.join().expect("what it sent");
+    // C: a request with compact headers has 28 bytes; DISC is the type 2.
+    let (before, last) = sent.split_at(sent.len() - 28);
+    assert_eq!(last[..8], [0x25, 0x60, 0x95, 0x13, 0, 0, 0, 2]);
+    assert!(before.len() > 20 * (28 + (64 << 10)), "{}", before.len());
+}
+
+/// Joins one client to a server; returns what the client sent, to its end.
+fn relay(listener: &UnixListener, peer: &Path) -> Vec<u8> {
+    let (mut client, _) = listener.accept().expect("a client");
+    let mut server = UnixStream::connect(peer).expect("the server");
+    let (mut replies, mut back) = (
+        server.try_clone().expect("a socket"),
+        client.try_clone().expect("a socket"),
+    );
+    let answers = thread::spawn(move || {
+        let _ = std::io::copy(&mut replies, &mut back);
+        // The client's end is seen by who reads from it.
+        let _ = back.shutdown(Shutdown::Write);
+    });
+    let mut sent = Vec::new();
+    let mut piece = vec![0; 64 << 10];
+    while let Ok(n @ 1..) = client.read(&mut piece) {
+        sent.extend_from_slice(&piece[..n]);
+        // The server may have closed: what is sent all the same is what counts.
+        let _ = server.write_all(&piece[..n]);
+    }
+    let _ = server.shutdown(Shutdown::Both);
+    answers.join().expect("the end of the answers");
+    sent
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub struct Serve {
     uri: String,
     folder: TempDir,
     log: Arc<Mutex<String>>,
+    /// Ends when the server has, and everything is in the log.
+    collector: Option<thread::JoinHandle<()>>,
 }
 
 impl Serve {
@@ -59,7 +61,7 @@ impl Serve {
             .expect("serve starts");
         let stdout = child.stdout.take().expect("standard output");
         let stderr = child.stderr.take().expect("standard error");
-        let log = collect(stderr);
+        let (log, collector) = collect(stderr);
         let uri = first_line(stdout).unwrap_or_else(|| {
             let _ = child.kill();
             panic!("no URI from {command:?}: {}", text(&log));
@@ -69,6 +71,7 @@ impl Serve {
             uri,
             folder,
             log,
+            collector: Some(collector),
         }
     }
 
@@ -129,6 +132,9 @@ impl Serve {
     pub fn stop(mut self) -> String {
         self.signal(Signal::TERM);
         let status = self.ended();
+        if let Some(collector) = self.collector.take() {
+            collector.join().expect("the log");
+        }
         assert_eq!(status.code(), Some(0), "{}", self.log());
         self.log()
     }
@@ -136,8 +142,12 @@ impl Serve {
 
 impl Drop for Serve {
     fn drop(&mut self) {
+        let ended = self.child.try_wait();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("serve ({ended:?}) said:\n{}", self.log());
+        }
     }
 }
 
@@ -194,17 +204,17 @@ fn first_line(stdout: impl Read + Send + 'static) -> Option<String> {
     line.strip_suffix('\n').map(str::to_owned)
 }
 
-fn collect(stderr: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+fn collect(stderr: impl Read + Send + 'static) -> (Arc<Mutex<String>>, thread::JoinHandle<()>) {
     let log = Arc::new(Mutex::new(String::new()));
     let writer = Arc::clone(&log);
-    thread::spawn(move || {
+    let collector = thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             let mut log = writer.lock().expect("the log");
             log.push_str(&line);
             log.push('\n');
         }
     });
-    log
+    (log, collector)
 }
 
 fn text(log: &Mutex<String>) -> String {

@@ -97,6 +97,19 @@ impl Pipe {
         self.link.socket.write(&slices)
     }
 
+    /// Sends the last message, which has no payload, whatever the others had.
+    pub fn finish(&mut self, head: &Head) -> Result<()> {
+        self.payload.clear();
+        self.queue(head);
+        loop {
+            self.send()?;
+            if self.is_all_sent() {
+                return Ok(());
+            }
+            self.link.socket.wait(false)?;
+        }
+    }
+
     /// Waits until there is something to read, or until the socket takes more,
     /// whichever is first; whether there is something to read.
     pub fn wait(&self) -> Result<bool> {

@@ -98,8 +98,7 @@ impl<'l> Worker<'l> {
             }
         }
         let head = self.machine.disconnect()?;
-        self.pipe.queue(&head);
-        self.pipe.send()
+        self.pipe.finish(&head)
     }
 
     fn submit(&mut self) -> Result<()> {
