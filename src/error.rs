@@ -261,7 +261,7 @@ pub enum Misuse {
     /// The export is read-only.
     #[error("the export is read-only")]
     ReadOnly,
-    /// No metadata context was selected.
+    /// No metadata context was selected, as none can be with simple framing.
     #[error("no metadata context was selected during the handshake")]
     NoContext,
     /// A metadata context that was not selected, or named twice.

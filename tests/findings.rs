@@ -7,7 +7,7 @@ use nbd_codec::wire::DecodeError;
 use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 use nbd_codec::wire::option::OptionRequest;
-use nbd_codec::{Context, Error, Framing, Limits, Need, Negotiated, Violation, Width};
+use nbd_codec::{Context, Error, Framing, Limits, Misuse, Need, Negotiated, Violation, Width};
 
 /// An export of 1 MiB with everything.
 fn export(framing: Framing) -> Negotiated {
@@ -179,4 +179,17 @@ fn an_acknowledgement_with_data_is_judged_by_its_header() {
     let message = "NBD_REP_ACK";
     let trailing = Err(Error::Decode(DecodeError::Trailing { message }));
     assert_eq!(handshake.receive(&mut &header[..]), trailing);
+}
+
+/// Block status is answered in chunks only; a session that somebody set up with
+/// contexts and simple replies asked for it all the same.
+#[test]
+fn block_status_is_not_asked_for_where_there_are_no_chunks() {
+    let mut negotiated = export(Framing::Simple);
+    let (id, width) = (ContextId(1), Width::Narrow);
+    negotiated.contexts.push(Context { id, width }).unwrap();
+    let mut session = session(negotiated);
+    let result = session.submit(Request::block_status(0, 512));
+    assert_eq!(result, Err(Misuse::NoContext));
+    assert_eq!(session.in_flight(), 0);
 }

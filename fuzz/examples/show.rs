@@ -1,7 +1,9 @@
 //! Prints the script that an input of a target stands for:
 //! `cargo run --example show client fuzz/artifacts/client/crash-...`
 
+use nbd_codec_fuzz::pair::script::Pair;
 use nbd_codec_fuzz::script::Run;
+use nbd_codec_fuzz::server::script::ServerRun;
 use nbd_codec_fuzz::tape;
 
 fn main() {
@@ -15,6 +17,10 @@ fn main() {
         "client" | "client_split" | "differential" => {
             println!("{:#?}", tape::read::<Run>(&bytes));
         }
+        "server" | "server_split" | "differential_server" => {
+            println!("{:#?}", tape::read::<ServerRun>(&bytes));
+        }
+        "pair" => println!("{:#?}", tape::read::<Pair>(&bytes)),
         _ => eprintln!("the inputs of {target} are no scripts"),
     }
 }

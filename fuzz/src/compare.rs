@@ -113,7 +113,7 @@ fn terms(setup: &Setup) -> transmission::Terms {
     }
 }
 
-fn in_words(framing: Framing) -> transmission::Framing {
+pub fn in_words(framing: Framing) -> transmission::Framing {
     match framing {
         Framing::Simple => transmission::Framing::Simple,
         Framing::Structured => transmission::Framing::Structured,

@@ -83,6 +83,11 @@ impl Feed {
         }
     }
 
+    /// How much was not consumed.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Delivers bytes to the last one, unless the machine fails.
     pub fn deliver(&mut self, machine: &mut impl Machine, bytes: &[u8]) {
         let delivery = self.delivery.clone().unwrap_or_else(Delivery::whole);

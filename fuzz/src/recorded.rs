@@ -8,7 +8,10 @@ use nbd_codec::{Framing, Negotiated, Width};
 
 use crate::delivery::Delivery;
 use crate::handshake;
+use crate::host::script::{self as server_script, ExportSetup, OfferSetup};
+use crate::host::script::{Reception, ReceptionStep};
 use crate::script::{ContextSetup, LimitsSetup, Session, Setup, Step};
+use crate::server::script::{Service, ServiceSetup, ServiceStep};
 use crate::talk::{OptionScript, PlanSetup, Talk, TalkStep};
 use crate::tape::{List, Rest};
 
@@ -17,8 +20,7 @@ pub fn scripts(text: &str) -> (Talk, Option<Session>) {
     let mut talk = Vec::new();
     let mut steps = Vec::new();
     for (client, bytes) in lines(text) {
-        let request = [&[0x25, 0x60][..], &[0x21, 0xe4]];
-        let transmission = client && request.iter().any(|magic| bytes.starts_with(magic));
+        let transmission = client && is_request(&bytes);
         match (client, transmission || !steps.is_empty()) {
             (true, true) => requests(&bytes, &mut steps),
             (false, true) => steps.push(Step::Raw { bytes }),
@@ -43,6 +45,81 @@ pub fn scripts(text: &str) -> (Talk, Option<Session>) {
         steps: Rest(steps),
     });
     (talk, session)
+}
+
+/// The same for a server: the client says what it said, and the server answers
+/// as it does.
+pub fn server_scripts(text: &str) -> (Reception, Option<Service>) {
+    let (_, session) = scripts(text);
+    let mut reception = Vec::new();
+    let mut service = Vec::new();
+    for (client, bytes) in lines(text) {
+        let transmission = session.is_some() && is_request(&bytes);
+        match (client, transmission || !service.is_empty()) {
+            (true, true) => {
+                service.push(ServiceStep::Raw { bytes });
+                service.extend(finishes());
+            }
+            (true, false) => {
+                reception.push(ReceptionStep::Raw { bytes });
+                // Whatever the export is called.
+                let (export, room) = (0, 9000);
+                reception.push(ReceptionStep::Grant { export, room });
+                reception.push(ReceptionStep::Serve {});
+            }
+            (false, _) => {}
+        }
+    }
+    let offer = OfferSetup {
+        oldstyle: if reception.is_empty() { 15 } else { 0 },
+        fixed: true,
+        no_zeroes: true,
+        tls: 0,
+        framing: 2,
+        limits: no_limits(),
+    };
+    let context = server_script::ContextSetup {
+        name: 2,
+        wide: false,
+    };
+    let export = ExportSetup {
+        name: 0,
+        description: 0,
+        size: 1 << 20,
+        flags: 0x1ffd,
+        block_sizes: 0,
+        contexts: List(vec![context]),
+        requires: 0,
+    };
+    let reception = Reception {
+        offer,
+        exports: List(vec![export]),
+        prompt: true,
+        steps: Rest(reception),
+    };
+    let service = session.map(|session| Service {
+        setup: ServiceSetup {
+            common: session.setup,
+            longest_effect: 0,
+        },
+        steps: Rest(service),
+    });
+    (reception, service)
+}
+
+/// A line may hold several requests.
+fn finishes() -> impl Iterator<Item = ServiceStep> {
+    let finish = |pieces| ServiceStep::Finish {
+        which: 0,
+        pieces,
+        fail: false,
+    };
+    [0, 2, 0].into_iter().map(finish)
+}
+
+fn is_request(bytes: &[u8]) -> bool {
+    let request = [&[0x25, 0x60][..], &[0x21, 0xe4]];
+    request.iter().any(|magic| bytes.starts_with(magic))
 }
 
 /// Who says what: true is the client.

@@ -150,13 +150,19 @@ impl Setup {
         let flags = TransmissionFlags(self.flags);
         let mut negotiated = Negotiated::new(self.framing(), self.size, flags);
         let minimum = self.minimum as u32;
-        negotiated.block_sizes = match self.block_sizes % 3 {
+        negotiated.block_sizes = match self.block_sizes % 4 {
             0 => None,
             // Any numbers at all: a caller may say what it likes.
             1 => Some(BlockSizes {
                 minimum,
                 preferred: 4096,
                 maximum: self.maximum as u32,
+            }),
+            // The smallest there are.
+            2 => Some(BlockSizes {
+                minimum: 1 << (minimum % 10),
+                preferred: 512,
+                maximum: 512 + self.maximum as u32 % 5000,
             }),
             _ => Some(BlockSizes {
                 minimum: 1 << (minimum % 17),

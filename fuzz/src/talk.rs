@@ -109,6 +109,13 @@ pub fn name(index: u8) -> &'static str {
 }
 
 impl OptionScript {
+    /// The bytes of the option; none for what has no encoding.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = self.with(|option| option.encode(&mut bytes));
+        bytes
+    }
+
     /// Calls with the option, which may borrow what is made here.
     pub fn with<T>(&self, call: impl FnOnce(&OptionRequest) -> T) -> T {
         use nbd_codec::wire::option::{InfoRequest, MetaContextRequest};

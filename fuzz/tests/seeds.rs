@@ -5,10 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use nbd_codec_fuzz::delivery::Delivery;
+use nbd_codec_fuzz::pair::script::{Pair, PairStep};
 use nbd_codec_fuzz::reader::Verdict;
 use nbd_codec_fuzz::reader::handshake::Sent;
+use nbd_codec_fuzz::reader::requests::Heard;
 use nbd_codec_fuzz::script::Run;
-use nbd_codec_fuzz::{client, compare, handshake, recorded, tape};
+use nbd_codec_fuzz::server::script::ServerRun;
+use nbd_codec_fuzz::{agree, client, compare, handshake, host, pair, recorded, server, tape};
 
 fn recordings() -> Vec<(String, String)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/sessions");
@@ -70,4 +73,79 @@ fn the_reader_finds_nothing_wrong_with_real_servers() {
         transmissions >= 14,
         "{transmissions} sessions with commands"
     );
+}
+
+#[test]
+fn a_server_script_is_the_same_behind_its_bytes() {
+    for (name, text) in recordings() {
+        let (reception, service) = recorded::server_scripts(&text);
+        let (one, other) = (Delivery::whole(), Delivery::whole());
+        let run = ServerRun::Handshake {
+            one: one.clone(),
+            other: other.clone(),
+            reception,
+        };
+        assert_eq!(tape::read::<ServerRun>(&tape::write(&run)), run, "{name}");
+        let Some(service) = service else { continue };
+        let run = ServerRun::Transmission {
+            one,
+            other,
+            service,
+        };
+        assert_eq!(tape::read::<ServerRun>(&tape::write(&run)), run, "{name}");
+    }
+}
+
+#[test]
+fn the_reader_finds_nothing_wrong_with_real_clients() {
+    let (mut transmissions, mut entered) = (0, 0);
+    for (name, text) in recordings() {
+        let (reception, service) = recorded::server_scripts(&text);
+        let host = host::run(&reception, &Delivery::whole()).expect("an offer");
+        assert_eq!(host.outcome.error, None, "{name}");
+        entered += usize::from(host.outcome.negotiated.is_some());
+        // Both readers, and the machine, are of one opinion.
+        agree::agree_talk(host);
+        let Some(service) = service else { continue };
+        transmissions += 1;
+        let server = server::run(&service, &Delivery::whole()).expect("a setup");
+        let (heard, verdict) = agree::read(&server);
+        assert_eq!(verdict, Verdict::Good, "{name}");
+        agree::agree(&server);
+        // The client asked for what the server had.
+        let refused = |heard: &&Heard| matches!(heard, Heard::Refused { .. });
+        assert_eq!(heard.iter().filter(refused).count(), 0, "{name}");
+        let requests = heard
+            .iter()
+            .filter(|heard| matches!(heard, Heard::Request(_)));
+        assert!(requests.count() > 0, "{name}");
+    }
+    assert!(
+        transmissions >= 14 && entered >= 14,
+        "{transmissions} {entered}"
+    );
+}
+
+#[test]
+fn a_pair_comes_together_in_every_framing() {
+    let all = u64::MAX;
+    for framing in 0..3 {
+        let mut pair: Pair = tape::read(&[]);
+        pair.meeting.offer.fixed = true;
+        pair.meeting.offer.framing = framing;
+        pair.meeting.plan.framing = framing;
+        pair.meeting.export.blocks = 7;
+        let (flags, from, blocks, fill) = (0, 1, 3, 9);
+        for command in [1, 0] {
+            pair.steps.0.push(PairStep::Submit {
+                command,
+                flags,
+                from,
+                blocks,
+                fill,
+            });
+            pair.steps.0.push(PairStep::Up { n: all });
+        }
+        assert!(pair::run(&pair), "framing {framing}");
+    }
 }

@@ -111,7 +111,10 @@ fn verdict(command: Command, export: &Negotiated) -> Verdict {
         Command::TRIM => (T::SEND_TRIM, Verdict::Range),
         Command::CACHE => (T::SEND_CACHE, Verdict::Range),
         Command::WRITE_ZEROES => (T::SEND_WRITE_ZEROES, Verdict::Range),
-        Command::BLOCK_STATUS if export.contexts.is_empty() => return Verdict::NoContext,
+        // Its answer is made of chunks.
+        Command::BLOCK_STATUS if export.contexts.is_empty() || !chunks(export) => {
+            return Verdict::NoContext;
+        }
         Command::BLOCK_STATUS => (T::NONE, Verdict::Range),
         Command::RESIZE => (T::SEND_RESIZE, Verdict::Whole),
         _ => return Verdict::NotAdvertised,
@@ -129,16 +132,19 @@ fn verdict(command: Command, export: &Negotiated) -> Verdict {
     }
 }
 
+fn chunks(export: &Negotiated) -> bool {
+    export.framing >= Framing::Structured
+}
+
 fn flags(command: Command, export: &Negotiated) -> CommandFlags {
     use TransmissionFlags as T;
-    let chunks = export.framing >= Framing::Structured;
     let when = |advertised, flag| match advertised {
         true => flag,
         false => CommandFlags::NONE,
     };
     let has = |flag| export.flags.contains(flag);
     let own = match command {
-        Command::READ => when(chunks && has(T::SEND_DF), CommandFlags::DF),
+        Command::READ => when(chunks(export) && has(T::SEND_DF), CommandFlags::DF),
         Command::WRITE_ZEROES => {
             CommandFlags::NO_HOLE | when(has(T::SEND_FAST_ZERO), CommandFlags::FAST_ZERO)
         }

@@ -164,11 +164,19 @@ fn flags_that_are_not_advertised() {
     );
 }
 
+/// Block status is answered in chunks.
+fn can_be_asked(command: &str, framing: Framing) -> bool {
+    command != "STATUS" || framing != Framing::Simple
+}
+
 #[test]
 fn ranges() {
     let size = 1 << 20;
     for framing in FRAMINGS {
         for command in ["READ", "WRITE", "TRIM", "CACHE", "WRITE_ZEROES", "STATUS"] {
+            if !can_be_asked(command, framing) {
+                continue;
+            }
             let make = |offset: u64, length: u64| Request {
                 offset,
                 length,
@@ -261,6 +269,9 @@ fn lengths_beyond_the_framing() {
         let mut export = with_contexts(framing, 1);
         export.size = u64::MAX;
         for command in ["TRIM", "CACHE", "WRITE_ZEROES", "STATUS"] {
+            if !can_be_asked(command, framing) {
+                continue;
+            }
             let misuse = Misuse::NotExpressible { framing };
             for length in ["4G", "5G", "2^63", "2^64-1"] {
                 let request = request(&format!("{command} 0 {length}")).0;

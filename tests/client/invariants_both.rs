@@ -146,6 +146,10 @@ fn both_fua_on_commands_that_do_not_write() {
             "CACHE 0 512 FUA",
             "STATUS 0 512 FUA",
         ] {
+            if command.starts_with("STATUS") && framing == Framing::Simple {
+                // It is answered in chunks.
+                continue;
+            }
             let mut sending = super::machines::Sending::new(with_contexts(framing, 1), tiny());
             sending.client(command);
         }

@@ -14,7 +14,9 @@ use self::model::{InFlight, within};
 use crate::delivery::{Delivery, Feed, Machine};
 use crate::facts::Fact;
 use crate::peer::Target;
+use crate::reader::requests::Change;
 use crate::script::{Session, Setup, Step};
+use crate::server::script::LONGEST;
 
 /// A command that was accepted, and where in the stream of replies.
 #[derive(Debug, Clone)]
@@ -59,6 +61,11 @@ pub struct Client {
     /// Everything the server has said, and between what the commands were made.
     pub stream: Vec<u8>,
     pub sent: Vec<Sent>,
+    /// Everything the client has said, to the first payload that is too long
+    /// to be made, and the sizes that the export had between.
+    pub upstream: Vec<u8>,
+    pub changes: Vec<(usize, Change)>,
+    pub too_long: bool,
     pub outcome: Outcome,
 }
 
@@ -82,6 +89,9 @@ impl Client {
             looks: 16,
             stream: Vec::new(),
             sent: Vec::new(),
+            upstream: Vec::new(),
+            changes: Vec::new(),
+            too_long: false,
             outcome: Outcome {
                 facts: Vec::new(),
                 calls: Vec::new(),
@@ -210,6 +220,18 @@ impl Client {
             target: target.clone(),
         });
         self.model.push(InFlight::new(target));
+        self.say(head.as_bytes());
+        if request.command == Command::WRITE {
+            let payload = u64::from(head.payload_length()).min(LONGEST);
+            self.say(&vec![0x77; payload as usize]);
+            self.too_long |= payload < head.payload_length().into();
+        }
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        if !self.too_long {
+            self.upstream.extend(bytes);
+        }
     }
 
     fn status_of(&mut self, contexts: &[u8], offset: u64, length: u64, flags: u16, room: u64) {
@@ -240,6 +262,7 @@ impl Client {
         match written {
             Some((Ok(head), written)) => {
                 assert_eq!(written, expected);
+                self.say(&payload[..written]);
                 assert_eq!(head.payload_length() as usize, expected);
             }
             Some((Err(_), written)) => assert_eq!(written, 0, "written and refused"),
@@ -252,9 +275,10 @@ impl Client {
         let result = self.machine.disconnect();
         self.outcome.calls.push(format!("{result:?}"));
         match result {
-            Ok(_) => {
+            Ok(head) => {
                 assert!(!self.disconnected, "disconnected twice");
                 self.disconnected = true;
+                self.say(head.as_bytes());
             }
             Err(misuse) => self.check_unchanged(before, misuse),
         }

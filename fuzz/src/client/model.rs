@@ -8,6 +8,7 @@ use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 use super::Client;
 use crate::facts::{Fact, push};
 use crate::peer::Target;
+use crate::reader::requests::Change;
 
 /// A command in flight, as the caller sees it.
 pub(super) struct InFlight {
@@ -186,6 +187,8 @@ impl Client {
                 }
                 Command::RESIZE => {
                     assert_eq!(self.machine.negotiated().size, request.offset);
+                    let change = Change::Resized(request.offset);
+                    self.changes.push((self.upstream.len(), change));
                 }
                 _ => {}
             },

@@ -15,9 +15,10 @@ use nbd_codec::wire::text::Text;
 use nbd_codec::{Error, Framing, Misuse, Need, Negotiated};
 
 use crate::delivery::{Delivery, Feed, Machine};
+use crate::reader::data;
 use crate::reader::handshake::{Heard, Sent};
 use crate::script::framing;
-use crate::talk::{self, QuerySetup, Talk, TalkStep, name};
+use crate::talk::{self, OptionScript, QuerySetup, Talk, TalkStep, name};
 
 /// How a handshake ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Client<'a> {
     ready: bool,
     failed: bool,
     ended: usize,
+    /// What is sent may be anything.
+    nonsense: bool,
     /// The option that was sent last.
     last: OptionType,
     /// Everything the server has said, and what was sent between.
@@ -91,7 +94,7 @@ pub fn by_policy<T>(
     Some(then(client))
 }
 
-fn queries(setup: &[QuerySetup]) -> Vec<ContextQuery<'static>> {
+pub fn queries(setup: &[QuerySetup]) -> Vec<ContextQuery<'static>> {
     let query = |setup: &QuerySetup| match setup.width % 3 {
         0 => ContextQuery::narrow(name(setup.name)),
         1 => ContextQuery::wide(name(setup.name)),
@@ -113,6 +116,7 @@ impl<'a> Client<'a> {
             ready: false,
             failed: false,
             ended: 0,
+            nonsense: false,
             last: OptionType(0),
             stream: Vec::new(),
             sent: Vec::new(),
@@ -152,6 +156,7 @@ impl<'a> Client<'a> {
             }
             TalkStep::Send { option, room } => {
                 let room = (*room).min(9000) as usize;
+                self.nonsense = matches!(option, OptionScript::Other { .. });
                 option.with(|option| self.call(room, |machine, sink| machine.send(option, sink)));
             }
             TalkStep::Select {
@@ -303,6 +308,8 @@ impl<'a> Client<'a> {
             false => {
                 let header = OptionHeader::decode(&mut bytes).unwrap().unwrap();
                 assert_eq!(header.length as usize, bytes.len());
+                let form = data::is_well_formed(header.option.0.into(), bytes);
+                assert!(form || self.nonsense, "an option that is none");
                 self.last = header.option;
                 let harmless = [OptionType::STARTTLS, OptionType::ABORT];
                 assert!(

@@ -9,7 +9,10 @@
 //! Commands and options stand at places in the stream: one that was sent when
 //! the server had said `at` bytes is known to what lies behind them.
 
+pub mod data;
 pub mod handshake;
+pub mod options;
+pub mod requests;
 pub mod transmission;
 
 /// What is to be said about a stream.

@@ -2,18 +2,19 @@
 //! sessions: `cargo run --example seeds CORPORA SESSIONS`. The same bytes every
 //! time.
 
+mod messages;
+mod pair;
+mod server;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nbd_codec::wire::number::OptionType;
-use nbd_codec::wire::reply::{EXTENDED_REPLY_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC};
-use nbd_codec::wire::request::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC};
 use nbd_codec_fuzz::delivery::{Delivery, How};
 use nbd_codec_fuzz::recorded;
 use nbd_codec_fuzz::script::{
     ContextSetup, Extent, LimitsSetup, Measure, Reply, Run, Session, Setup, Step, Tweak,
 };
-use nbd_codec_fuzz::talk::{self, OptionScript, PlanSetup, QuerySetup, Talk, TalkReply, TalkStep};
+use nbd_codec_fuzz::talk::{OptionScript, PlanSetup, QuerySetup, Talk, TalkReply, TalkStep};
 use nbd_codec_fuzz::tape::{List, OnTape, Rest, write};
 
 fn main() {
@@ -24,8 +25,11 @@ fn main() {
     };
     let corpora = Corpora(Path::new(&directory));
     let (mut talks, mut sessions) = (talks(), sessions());
+    let mut served = Vec::new();
     for (name, text) in recordings(Path::new(&recorded)) {
         let (talk, session) = recorded::scripts(&text);
+        let (reception, service) = recorded::server_scripts(&text);
+        served.push((name.clone(), reception, service));
         talks.push((name.clone(), talk));
         sessions.extend(session.map(|session| (name, session)));
     }
@@ -54,7 +58,13 @@ fn main() {
             corpora.script(&format!("policy-{name}-{way}"), &policy);
         }
     }
-    for (name, bytes) in messages() {
+    for (name, run) in server::runs(&served) {
+        corpora.server_script(&name, &run);
+    }
+    for (name, pair) in pair::scripts() {
+        corpora.add("pair", &name, &write(&pair));
+    }
+    for (name, bytes) in messages::messages() {
         corpora.add("wire_decode", name, &bytes);
         corpora.add("wire_roundtrip", name, &bytes);
     }
@@ -82,6 +92,12 @@ struct Corpora<'a>(&'a Path);
 impl Corpora<'_> {
     fn script(&self, name: &str, script: &impl OnTape) {
         for target in ["client", "client_split", "differential"] {
+            self.add(target, name, &write(script));
+        }
+    }
+
+    fn server_script(&self, name: &str, script: &impl OnTape) {
+        for target in ["server", "server_split", "differential_server"] {
             self.add(target, name, &write(script));
         }
     }
@@ -484,57 +500,5 @@ fn talk_replies() -> Vec<TalkStep> {
         reply(TalkReply::Export { size: 9, flags: 1 }),
         reply(TalkReply::Ack {}),
         TalkStep::Raw { bytes: vec![0x67] },
-    ]
-}
-
-/// One message of every kind, and bodies without their headers.
-fn messages() -> Vec<(&'static str, Vec<u8>)> {
-    let bytes = |parts: &[&[u8]]| parts.concat();
-    vec![
-        ("oldstyle", talk::greeting(0, 1, 4096)),
-        ("newstyle", talk::greeting(2, 3, 0)),
-        ("client-flags", vec![0, 0, 0, 3]),
-        ("option", bytes(&[b"IHAVEOPT", &[0, 0, 0, 3, 0, 0, 0, 0]])),
-        ("option-reply", TalkReply::Ack {}.bytes(OptionType::GO)),
-        (
-            "compact-request",
-            bytes(&[&REQUEST_MAGIC.to_be_bytes(), &[0; 24]]),
-        ),
-        (
-            "extended-request",
-            bytes(&[&EXTENDED_REQUEST_MAGIC.to_be_bytes(), &[0; 28]]),
-        ),
-        (
-            "simple-reply",
-            bytes(&[&SIMPLE_REPLY_MAGIC.to_be_bytes(), &[0; 12]]),
-        ),
-        (
-            "structured-chunk",
-            bytes(&[&STRUCTURED_REPLY_MAGIC.to_be_bytes(), &[0; 16]]),
-        ),
-        (
-            "extended-chunk",
-            bytes(&[&EXTENDED_REPLY_MAGIC.to_be_bytes(), &[0; 28]]),
-        ),
-        ("export-name", talk::export_name(4096, 1, 124)),
-        ("name", b"base:allocation".to_vec()),
-        ("info-request", b"\0\0\0\x04disk\0\x01\0\x03".to_vec()),
-        (
-            "meta-context-request",
-            b"\0\0\0\x04disk\0\0\0\x02\0\0\0\x03a:b\0\0\0\x02c:".to_vec(),
-        ),
-        ("info-export", b"\0\0\0\0\0\0\0\0\x10\0\0\x01".to_vec()),
-        (
-            "info-block-size",
-            b"\0\x03\0\0\0\x01\0\0\x10\0\x02\0\0\0".to_vec(),
-        ),
-        ("hole", b"\0\0\0\0\0\0\0\0\0\0\x10\0".to_vec()),
-        ("narrow-status", b"\0\0\0\x01\0\0\x10\0\0\0\0\x03".to_vec()),
-        ("wide-status", bytes(&[&[0, 0, 0, 1, 0, 0, 0, 1], &[1; 16]])),
-        ("error", b"\0\0\0\x05\0\x02no".to_vec()),
-        (
-            "error-offset",
-            b"\0\0\0\x05\0\x02no\0\0\0\0\0\0\x10\0".to_vec(),
-        ),
     ]
 }

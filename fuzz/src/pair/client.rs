@@ -1,0 +1,279 @@
+//! The client of a pair: what it sent, and what it must hear of it.
+
+use std::collections::BTreeMap;
+
+use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::wire::flags::CommandFlags;
+use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
+use nbd_codec::{Error, Limits, Misuse, Need, Negotiated, Width};
+
+use super::Due;
+use crate::delivery::Machine;
+
+const SLOTS: usize = 6;
+
+/// A command in flight.
+pub(super) struct Sent {
+    pub(super) request: Request,
+    pub(super) payload: Vec<u8>,
+    /// The contexts it asks for, and how far each was answered.
+    status: BTreeMap<u32, Option<u64>>,
+    got: u64,
+}
+
+pub(super) struct Client {
+    pub(super) machine: Transmission<[Slot; SLOTS]>,
+    pub(super) sent: BTreeMap<u64, Sent>,
+    pub(super) due: BTreeMap<u64, Due>,
+    /// It knows of the server's block sizes.
+    pub(super) strict: bool,
+    /// The contexts that are wide at the server.
+    wide: Vec<u32>,
+    disconnected: bool,
+    done: usize,
+}
+
+impl Client {
+    pub(super) fn new(negotiated: Negotiated, server: Negotiated) -> Self {
+        let strict = negotiated.constraints() == server.constraints();
+        let contexts = server.contexts.iter();
+        let wide = contexts.filter(|context| context.width == Width::Wide);
+        let wide = wide.map(|context| context.id.0).collect();
+        Self {
+            machine: Transmission::new(negotiated, [Slot::EMPTY; SLOTS], Limits::DEFAULT),
+            sent: BTreeMap::new(),
+            due: BTreeMap::new(),
+            strict,
+            wide,
+            disconnected: false,
+            done: 0,
+        }
+    }
+
+    pub(super) fn submit(&mut self, request: Request, fill: u8, out: &mut Vec<u8>) {
+        if request.command == Command::RESIZE && request.offset > 1 << 16 {
+            // More than a disk in memory should be.
+            return;
+        }
+        let contexts = self.machine.negotiated().contexts;
+        let asked = contexts.iter().map(|context| context.id.0);
+        let asked = asked.filter(|_| request.command == Command::BLOCK_STATUS);
+        let asked: Vec<u32> = asked.collect();
+        let Ok(head) = self.checked(|machine| machine.submit(request)) else {
+            return;
+        };
+        let length = head.payload_length();
+        // Each byte tells where it is.
+        let payload = (0..length).map(|n| fill.wrapping_add(n as u8));
+        let payload: Vec<u8> = payload.collect();
+        out.extend(head.as_bytes());
+        out.extend(&payload);
+        self.note_sent(head.cookie(), request, payload, &asked);
+    }
+
+    pub(super) fn status_of(
+        &mut self,
+        contexts: &[ContextId],
+        offset: u64,
+        length: u64,
+        flags: CommandFlags,
+        out: &mut Vec<u8>,
+    ) {
+        let request = Request::block_status(offset, length).with(flags);
+        let mut payload = Vec::new();
+        let head = self.checked(|machine| {
+            machine.block_status_of(contexts, offset, length, flags, &mut payload)
+        });
+        let Ok(head) = head else {
+            return assert!(payload.is_empty(), "written and refused");
+        };
+        assert_eq!(head.payload_length() as usize, payload.len());
+        out.extend(head.as_bytes());
+        out.extend(&payload);
+        let asked: Vec<u32> = contexts.iter().map(|id| id.0).collect();
+        self.note_sent(head.cookie(), request, Vec::new(), &asked);
+    }
+
+    fn checked<T>(
+        &mut self,
+        call: impl FnOnce(&mut Transmission<[Slot; SLOTS]>) -> Result<T, Misuse>,
+    ) -> Result<T, Misuse> {
+        let before = self.machine.in_flight();
+        let result = call(&mut self.machine);
+        match &result {
+            Ok(_) => assert!(before < SLOTS && !self.disconnected),
+            Err(misuse) => {
+                assert_eq!(self.machine.in_flight(), before);
+                assert!(*misuse != Misuse::Full || before == SLOTS);
+            }
+        }
+        result
+    }
+
+    fn note_sent(&mut self, cookie: Cookie, request: Request, payload: Vec<u8>, asked: &[u32]) {
+        let sent = Sent {
+            request,
+            payload,
+            status: asked.iter().map(|id| (*id, None)).collect(),
+            got: 0,
+        };
+        let before = self.sent.insert(cookie.0, sent);
+        assert!(before.is_none(), "a cookie twice");
+    }
+
+    pub(super) fn disconnect(&mut self, out: &mut Vec<u8>) {
+        if let Ok(head) = self.machine.disconnect() {
+            assert!(!self.disconnected, "twice");
+            self.disconnected = true;
+            out.extend(head.as_bytes());
+        }
+    }
+
+    /// Content is what the disk held when the server read it.
+    fn note_content(&mut self, cookie: Cookie, offset: u64, content: Content) {
+        let due = self.due.get(&cookie.0).expect("a reply that was made");
+        let sent = self.sent.get_mut(&cookie.0).expect("a command in flight");
+        assert_eq!(sent.request.command, Command::READ);
+        let (begin, end) = (
+            sent.request.offset,
+            sent.request.offset + sent.request.length,
+        );
+        let length = match content {
+            Content::Data(data) => {
+                assert_eq!(due.then.read(offset, data.len() as u64), data, "other data");
+                data.len() as u64
+            }
+            Content::Hole(length) => {
+                let zeroes = due.then.read(offset, length);
+                assert!(zeroes.iter().all(|byte| *byte == 0), "no hole");
+                length
+            }
+        };
+        assert!(
+            offset >= begin && offset + length <= end,
+            "of another place"
+        );
+        sent.got += length;
+    }
+
+    fn note_status(
+        &mut self,
+        cookie: Cookie,
+        context: ContextId,
+        offset: u64,
+        extents: impl Iterator<Item = (u64, u64)>,
+    ) {
+        let due = self.due.get(&cookie.0).expect("a reply that was made");
+        let sent = self.sent.get_mut(&cookie.0).expect("a command in flight");
+        let wide = self.wide.contains(&context.0);
+        let reached = sent
+            .status
+            .get_mut(&context.0)
+            .expect("a context asked for");
+        assert_eq!(offset, reached.unwrap_or(sent.request.offset));
+        let end = sent.request.offset + sent.request.length;
+        let mut at = offset;
+        for (length, flags) in extents {
+            assert!(at < end, "an extent behind the request");
+            let statuses = due.then.statuses(at, length, wide);
+            assert!(
+                statuses.into_iter().all(|status| status == flags),
+                "other status"
+            );
+            at += length;
+        }
+        let one = sent.request.flags.contains(CommandFlags::REQ_ONE);
+        assert!(
+            !one || reached.is_none() && at <= end,
+            "more than one extent"
+        );
+        *reached = Some(at);
+    }
+
+    fn note_done(&mut self, cookie: Cookie, result: Result<(), ErrorValue>) {
+        let due = self.due.remove(&cookie.0).expect("a reply that was made");
+        let sent = self.sent.remove(&cookie.0).expect("a command in flight");
+        let error = result.err().map(|error| error.0);
+        assert_eq!(error, due.error, "another result: {:?}", sent.request);
+        if error.is_none() {
+            let read = sent.request.command == Command::READ;
+            assert!(!read || sent.got == sent.request.length, "not all of it");
+            assert!(sent.status.values().all(Option::is_some), "a context");
+        }
+        self.done += 1;
+    }
+}
+
+enum Content<'a> {
+    Data(&'a [u8]),
+    Hole(u64),
+}
+
+impl Machine for Client {
+    fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
+        let Some(event) = self.machine.receive(input)? else {
+            return Ok(false);
+        };
+        match event {
+            Event::Data {
+                cookie,
+                offset,
+                data,
+            } => self.note_content(cookie, offset, Content::Data(data)),
+            Event::Hole {
+                cookie,
+                offset,
+                length,
+            } => self.note_content(cookie, offset, Content::Hole(length.into())),
+            Event::Extents32 {
+                cookie,
+                context,
+                offset,
+                extents,
+            } => {
+                let extents = extents.map(|extent| (extent.length.into(), extent.flags.into()));
+                self.note_status(cookie, context, offset, extents);
+            }
+            Event::Extents64 {
+                cookie,
+                context,
+                offset,
+                extents,
+            } => {
+                let extents = extents.map(|extent| (extent.length, extent.flags));
+                self.note_status(cookie, context, offset, extents);
+            }
+            Event::Error { cookie, .. } => {
+                let due = self.due.get(&cookie.0).expect("a reply that was made");
+                assert!(due.error.is_some(), "an error where there was none");
+            }
+            Event::Done { cookie, result } => self.note_done(cookie, result),
+            _ => panic!("an event that this driver does not know"),
+        }
+        Ok(true)
+    }
+
+    fn need(&self) -> Need {
+        self.machine.need()
+    }
+
+    fn check_need(&self, need: Need, held: usize) {
+        match need {
+            Need::Header(n) => assert!(n > held, "{n} bytes needed, {held} are there"),
+            Need::Payload { length, .. } => assert!(held == 0 && length > 0),
+            Need::Nothing => panic!("the session is not over"),
+        }
+    }
+
+    fn read_past(&mut self, payload: &[u8]) {
+        let Need::Payload { cookie, offset, .. } = self.machine.need() else {
+            panic!("payload is needed");
+        };
+        assert_eq!(self.machine.advance(payload.len() as u64), Ok(()));
+        self.note_content(cookie, offset, Content::Data(payload));
+    }
+
+    fn ended(&self) -> usize {
+        self.done
+    }
+}

@@ -1,0 +1,304 @@
+//! The server of a pair: it does what it is asked, on a disk.
+
+use std::collections::BTreeMap;
+
+use nbd_codec::server::{Chunks, Event, Read, Request, Transmission, narrow};
+use nbd_codec::wire::number::{ContextId, ErrorValue};
+use nbd_codec::{Error, Limits, Need, Negotiated, Width};
+
+use super::disk::Disk;
+use crate::delivery::Machine;
+
+const EIO: ErrorValue = ErrorValue::EIO;
+
+pub(super) struct Server {
+    pub(super) machine: Transmission,
+    pub(super) disk: Disk,
+    /// Requests, with the payload of writes.
+    pub(super) waiting: Vec<(Request, Vec<u8>)>,
+    /// What was refused by the machine, by cookie.
+    pub(super) rejected: BTreeMap<u64, u32>,
+    pub(super) out: Vec<u8>,
+    pub(super) bye: bool,
+    wide: Vec<u32>,
+    incoming: Vec<u8>,
+    heard: usize,
+}
+
+impl Server {
+    pub(super) fn new(negotiated: Negotiated, disk: Disk) -> Self {
+        let contexts = negotiated.contexts.iter();
+        let wide = contexts.filter(|context| context.width == Width::Wide);
+        let wide = wide.map(|context| context.id.0).collect();
+        Self {
+            machine: Transmission::new(negotiated, Limits::DEFAULT).expect("what was negotiated"),
+            disk,
+            waiting: Vec::new(),
+            rejected: BTreeMap::new(),
+            out: Vec::new(),
+            bye: false,
+            wide,
+            incoming: Vec::new(),
+            heard: 0,
+        }
+    }
+
+    /// Whether an error is that of a server that shuts down.
+    pub(super) fn shut_down_is(&self, error: u32) -> bool {
+        error == ErrorValue::ESHUTDOWN.0
+    }
+
+    /// Does a request and answers it; returns its cookie, and the error.
+    pub(super) fn answer(
+        &mut self,
+        which: u8,
+        how: u8,
+        at: u8,
+        out: &mut Vec<u8>,
+    ) -> Option<(u64, Option<u32>)> {
+        let place = usize::from(which).checked_rem(self.waiting.len())?;
+        let (request, payload) = self.waiting.remove(place);
+        let cookie = request.cookie().0;
+        let error = self.serve(request, &payload, how, at, out);
+        Some((cookie, error.map(|error| error.0)))
+    }
+
+    fn serve(
+        &mut self,
+        request: Request,
+        payload: &[u8],
+        how: u8,
+        at: u8,
+        out: &mut Vec<u8>,
+    ) -> Option<ErrorValue> {
+        if how % 8 == 7 {
+            let reply = request.fail(EIO, "it does not work");
+            reply.encode(out).expect("room");
+            return Some(EIO);
+        }
+        if how % 8 == 6 {
+            return fail_at(request, at, out);
+        }
+        let reply = match request {
+            Request::Read(read) => return self.read(read, how, at, out),
+            Request::Write(write) => {
+                assert_eq!(write.length(), payload.len() as u64);
+                self.disk.write(write.offset(), payload);
+                write.succeed()
+            }
+            Request::Trim(trim) => {
+                self.disk.zero(trim.offset(), trim.length());
+                trim.succeed()
+            }
+            Request::WriteZeroes(zeroes) if zeroes.fast() && how % 8 == 5 => {
+                zeroes
+                    .fail(ErrorValue::ENOTSUP, "no faster")
+                    .encode(out)
+                    .expect("room");
+                return Some(ErrorValue::ENOTSUP);
+            }
+            Request::WriteZeroes(zeroes) => {
+                self.disk.zero(zeroes.offset(), zeroes.length());
+                zeroes.succeed()
+            }
+            Request::Cache(cache) => cache.succeed(),
+            Request::Flush(flush) => flush.succeed(),
+            Request::Resize(resize) => {
+                self.disk.resize(resize.size());
+                self.machine.resized(resize)
+            }
+            Request::BlockStatus32(mut status) => loop {
+                let id = pick(status.contexts(), at);
+                let map = self.disk.map(status.offset(), false).into_iter();
+                let map = map.flat_map(|extent| narrow::split(extent).expect("32 bits"));
+                match status.answer_from(id, map, out).expect("an answer") {
+                    Some(rest) => status = rest,
+                    None => return None,
+                }
+            },
+            Request::BlockStatus64(mut status) => loop {
+                let id = pick(status.contexts(), at);
+                let map = self.disk.map(status.offset(), self.wide.contains(&id.0));
+                match status.answer_from(id, map, out).expect("an answer") {
+                    Some(rest) => status = rest,
+                    None => return None,
+                }
+            },
+            _ => panic!("a request that this driver does not know"),
+        };
+        reply.encode(out).expect("room");
+        None
+    }
+
+    fn read(&self, read: Read, how: u8, at: u8, out: &mut Vec<u8>) -> Option<ErrorValue> {
+        let chunks = match how % 8 {
+            0 => Err(read),
+            _ => read.into_chunks(),
+        };
+        let chunks = match chunks {
+            Ok(chunks) => chunks,
+            Err(read) => {
+                let data = self.disk.read(read.offset(), read.length().into());
+                out.extend(read.data().as_bytes());
+                out.extend(data);
+                return None;
+            }
+        };
+        self.read_in_pieces(chunks, how, at, out)
+    }
+
+    /// Piece by piece, the last one first; zeroes as holes.
+    fn read_in_pieces(
+        &self,
+        mut chunks: Chunks,
+        how: u8,
+        at: u8,
+        out: &mut Vec<u8>,
+    ) -> Option<ErrorValue> {
+        let (offset, length) = (chunks.offset(), u64::from(chunks.length()));
+        let pieces = match chunks.dont_fragment() {
+            true => 1,
+            false => u64::from(at % 7) + 1,
+        };
+        let size = length.div_ceil(pieces);
+        let mut failed = None;
+        for piece in (0..pieces).rev() {
+            let begin = offset + (piece * size).min(length);
+            let end = (begin + size).min(offset + length);
+            if begin == end {
+                continue;
+            }
+            let data = self.disk.read(begin, end - begin);
+            if how % 8 == 3 && piece == u64::from(at) % pieces {
+                // This piece cannot be read.
+                let reply = chunks.error_at(EIO, begin, "unreadable").expect("a place");
+                reply.encode(out).expect("room");
+                failed = Some(EIO);
+                continue;
+            }
+            let last = piece == 0 && how.is_multiple_of(2) && failed.is_none();
+            let n = (end - begin) as u32;
+            let hole = data.iter().all(|byte| *byte == 0);
+            match (hole, last) {
+                (true, true) => {
+                    let reply = chunks.finish_with_hole(begin, n).expect("the last");
+                    reply.encode(out).expect("room");
+                    return None;
+                }
+                (true, false) => {
+                    let reply = chunks.hole(begin, n).expect("a piece");
+                    reply.encode(out).expect("room");
+                }
+                (false, true) => {
+                    let head = chunks.finish_with_data(begin, n).expect("the last");
+                    out.extend(head.as_bytes());
+                    out.extend(data);
+                    return None;
+                }
+                (false, false) => {
+                    let head = chunks.data(begin, n).expect("a piece");
+                    out.extend(head.as_bytes());
+                    out.extend(data);
+                }
+            }
+        }
+        if how % 8 == 5 {
+            let error = ErrorValue::ENOMEM;
+            let reply = chunks.fail(error, "after all");
+            reply.encode(out).expect("room");
+            return failed.or(Some(error));
+        }
+        let reply = chunks.finish().expect("all of it");
+        reply.encode(out).expect("room");
+        failed
+    }
+}
+
+fn pick(mut contexts: impl Iterator<Item = ContextId> + Clone, at: u8) -> ContextId {
+    let n = contexts.clone().count();
+    contexts
+        .nth(usize::from(at) % n)
+        .expect("a context is left")
+}
+
+/// Fails at a place, if the request has one.
+fn fail_at(request: Request, at: u8, out: &mut Vec<u8>) -> Option<ErrorValue> {
+    macro_rules! fail_at {
+        ($($kind:ident)*) => {
+            match request {
+                $(Request::$kind(token) => {
+                    let offset = token.offset() + u64::from(at) % u64::from(token.length());
+                    let reply = token.fail_at(EIO, offset, "bad block").expect("inside");
+                    reply.encode(out).expect("room");
+                })*
+                request => {
+                    request.fail(EIO, "bad block").encode(out).expect("room");
+                }
+            }
+        };
+    }
+    fail_at!(Read Write Trim Cache WriteZeroes BlockStatus32 BlockStatus64);
+    Some(EIO)
+}
+
+impl Machine for Server {
+    fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
+        let Some(event) = self.machine.receive(input)? else {
+            return Ok(false);
+        };
+        assert!(!self.bye, "an event behind the goodbye");
+        match event {
+            Event::Payload { .. } => {
+                assert!(self.incoming.is_empty(), "two payloads at once");
+                return Ok(true);
+            }
+            Event::Data { data, .. } => {
+                self.incoming.extend(data);
+                return Ok(true);
+            }
+            Event::Request(request) => {
+                let payload = match request {
+                    Request::Write(_) => std::mem::take(&mut self.incoming),
+                    _ => Vec::new(),
+                };
+                self.waiting.push((request, payload));
+            }
+            Event::Rejected { error, reply, .. } => {
+                let head = reply.parts()[0];
+                // In the same place in every header.
+                let cookie = head[8..16].try_into().expect("eight bytes");
+                self.rejected.insert(u64::from_be_bytes(cookie), error.0);
+                reply.encode(&mut self.out).expect("room");
+            }
+            Event::Disconnect => self.bye = true,
+            _ => panic!("an event that this driver does not know"),
+        }
+        self.heard += 1;
+        Ok(true)
+    }
+
+    fn need(&self) -> Need {
+        self.machine.need()
+    }
+
+    fn check_need(&self, need: Need, held: usize) {
+        match need {
+            Need::Header(n) => assert!(n > held, "{n} bytes needed, {held} are there"),
+            Need::Payload { length, .. } => assert!(held == 0 && length > 0),
+            Need::Nothing => assert!(self.bye, "the session is not over"),
+        }
+    }
+
+    fn read_past(&mut self, payload: &[u8]) {
+        let Need::Payload { offset, length, .. } = self.machine.need() else {
+            panic!("payload is needed");
+        };
+        assert!(offset + length <= self.disk.bytes.len() as u64);
+        assert_eq!(self.machine.advance(payload.len() as u64), Ok(()));
+        self.incoming.extend(payload);
+    }
+
+    fn ended(&self) -> usize {
+        self.heard
+    }
+}
