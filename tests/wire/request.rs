@@ -191,7 +191,7 @@ fn block_status_payloads() {
         );
         let body = Body::new(name, transcript, 0);
         let contexts = BlockStatusPayload::decode(body.body()).unwrap().contexts;
-        for contexts in [contexts, ContextIds::from(&ids[..])] {
+        for contexts in [contexts, ContextIds::from(ids)] {
             assert_eq!(contexts.len(), ids.len(), "{name}");
             assert_eq!(contexts.is_empty(), ids.is_empty(), "{name}");
             assert_eq!(contexts.iter().collect::<Vec<_>>(), ids, "{name}");
