@@ -10,6 +10,8 @@
 /// where the one before ended, adds the hash of the one place and subtracts
 /// the hash of the other; when all is covered, what was added and subtracted
 /// is the same and the sum is zero. Replies in order never hash.
+///
+/// Places are bytes from the start of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Coverage {
     /// Bytes of content so far.
@@ -21,36 +23,62 @@ pub(crate) struct Coverage {
 }
 
 impl Coverage {
-    /// Nothing of a request that begins at `offset`.
-    pub(crate) const fn new(offset: u64) -> Self {
-        Self {
-            received: 0,
-            frontier: offset,
-            jumps: 0,
-        }
-    }
+    /// Nothing.
+    pub(crate) const NONE: Self = Self {
+        received: 0,
+        frontier: 0,
+        jumps: 0,
+    };
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.received == 0
     }
 
-    /// Adds a chunk that lies within the request of `length` bytes; false if
-    /// it cannot but overlap an earlier one.
+    /// Adds a chunk of `length` bytes that begins at `from` and lies within
+    /// the request of `whole` bytes; false if it cannot but overlap an earlier
+    /// one.
     #[must_use]
     #[inline]
-    pub(crate) fn add(&mut self, offset: u64, end: u64, length: u64) -> bool {
-        self.jump(offset);
-        self.frontier = end;
-        self.received = self.received.saturating_add(end.saturating_sub(offset));
-        self.received <= length
+    pub(crate) fn add(&mut self, from: u64, length: u64, whole: u64) -> bool {
+        self.jump(from);
+        self.frontier = from.saturating_add(length);
+        match self.received.checked_add(length) {
+            Some(received) if received <= whole => {
+                self.received = received;
+                true
+            }
+            _ => false,
+        }
     }
 
-    /// What a reply that claims to be complete has made of a request that ends
-    /// at `end`.
+    /// Adds a chunk, if all came in order so far, and it comes next; otherwise
+    /// nothing has changed, and it is for [`add`](Self::add) to judge.
+    #[must_use]
     #[inline]
-    pub(crate) fn judge(mut self, end: u64, length: u64) -> Judgement {
-        self.jump(end);
-        if self.received < length {
+    pub(crate) fn follow(&mut self, from: u64, length: u64, whole: u64) -> bool {
+        // The frontier lies within the request, and so does what it is equal to.
+        let room = whole.wrapping_sub(from);
+        if self.frontier != from || self.received != from || length == 0 || length > room {
+            return false;
+        }
+        self.frontier = from.wrapping_add(length);
+        self.received = self.frontier;
+        true
+    }
+
+    /// Whether all came in order.
+    #[inline]
+    pub(crate) fn is_straight(&self, whole: u64) -> bool {
+        self.received == whole && self.frontier == whole && self.jumps == 0
+    }
+
+    /// What a reply that claims to be complete has made of a request of
+    /// `whole` bytes.
+    #[inline]
+    pub(crate) fn judge(mut self, whole: u64) -> Judgement {
+        self.jump(whole);
+        if self.received < whole {
             Judgement::Incomplete
         } else if self.jumps != 0 {
             Judgement::Overlap
@@ -59,14 +87,18 @@ impl Coverage {
         }
     }
 
+    #[inline]
     fn jump(&mut self, to: u64) {
         if to != self.frontier {
-            self.jumps = self
-                .jumps
-                .wrapping_add(hash(self.frontier))
-                .wrapping_sub(hash(to));
+            self.jumps = leap(self.jumps, self.frontier, to);
         }
     }
+}
+
+/// Adds a jump to a sum of them.
+#[cold]
+fn leap(jumps: u64, from: u64, to: u64) -> u64 {
+    jumps.wrapping_add(hash(from)).wrapping_sub(hash(to))
 }
 
 /// What became of a read.

@@ -53,8 +53,8 @@ sizes! {
         Limits = 24;
         Contexts = 136;
         Negotiated = 168;
-        Transmission<[Slot; 0]> = 352;
-        Transmission<[Slot; 16]> = 1376;
+        Transmission<[Slot; 0]> = 336;
+        Transmission<[Slot; 16]> = 1360;
         Handshake = 304;
         Connect<'static> = 384;
     }

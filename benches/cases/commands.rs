@@ -6,6 +6,7 @@ use nbd_codec::wire::flags::{ReplyFlags, TransmissionFlags};
 use nbd_codec::wire::number::{ChunkType, Cookie, ErrorValue};
 use nbd_codec::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
 use nbd_codec::{Framing, Limits, Need, Negotiated};
+use std::collections::VecDeque;
 use std::hint::black_box;
 
 const LENGTH: u64 = 4096;
@@ -53,45 +54,73 @@ fn reply(framing: Framing, cookie: Cookie, offset: u64, length: u64, out: &mut [
     }
 }
 
-/// Keeps `depth` reads in flight; payloads are read directly. Includes making
-/// the reply, which the bare case below is.
-fn reads(framing: Framing, depth: u64, n: u64) {
-    let mut session = session(framing, depth as usize);
-    let mut flight = std::collections::VecDeque::with_capacity(depth as usize);
-    for i in 0..depth {
-        let head = session.submit(Request::read(i * LENGTH, LENGTH));
-        flight.push_back(head.expect("a legal read").cookie());
-    }
-    for i in 0..n {
-        let cookie = flight.pop_front().expect("one is in flight");
-        let offset = i * LENGTH;
-        let mut bytes = [0; 40];
-        let size = reply(framing, cookie, offset, LENGTH, &mut bytes);
-        let mut input = black_box(&bytes[..size]);
-        assert_eq!(session.receive(&mut input), Ok(None));
-        if let Need::Payload { length, .. } = session.need() {
-            session.advance(length).expect("the payload");
+/// Replies in the order of the commands, one at a time.
+struct Peer {
+    framing: Framing,
+    flight: VecDeque<(Cookie, u64)>,
+    bytes: [u8; 40],
+}
+
+impl Peer {
+    fn new(framing: Framing, depth: u64) -> Self {
+        Self {
+            framing,
+            flight: VecDeque::with_capacity(depth as usize),
+            bytes: [0; 40],
         }
-        let done = session.receive(&mut input).expect("a legal reply");
-        assert!(matches!(done, Some(Event::Done { .. })));
-        let head = session.submit(black_box(Request::read((i + depth) * LENGTH, LENGTH)));
-        let head = head.expect("a legal read");
-        black_box(head.as_bytes());
-        flight.push_back(head.cookie());
+    }
+
+    fn reply(&mut self) -> &[u8] {
+        let (cookie, offset) = self.flight.pop_front().expect("one is in flight");
+        let size = reply(self.framing, cookie, offset, LENGTH, &mut self.bytes);
+        black_box(&self.bytes[..size])
     }
 }
 
-/// What the loop above costs without the machine.
-fn bare(framing: Framing, n: u64) {
-    let mut flight = std::collections::VecDeque::with_capacity(1);
-    flight.push_back(Cookie(0));
-    for i in 0..n {
-        let cookie = flight.pop_front().expect("one is in flight");
-        let mut bytes = [0; 40];
-        let size = reply(framing, cookie, i * LENGTH, LENGTH, &mut bytes);
-        black_box(&bytes[..size]);
-        black_box(Request::read((i + 1) * LENGTH, LENGTH));
-        flight.push_back(Cookie(i));
+/// A driver that keeps `depth` reads in flight; payloads are read directly.
+fn reads(framing: Framing, depth: u64, n: u64) {
+    let mut session = session(framing, depth as usize);
+    let mut peer = Peer::new(framing, depth);
+    let (mut sent, mut done) = (0, 0);
+    while done < n {
+        if sent < done + depth {
+            let offset = sent * LENGTH;
+            let head = session.submit(black_box(Request::read(offset, LENGTH)));
+            let head = head.expect("a legal read");
+            black_box(head.as_bytes());
+            peer.flight.push_back((head.cookie(), offset));
+            sent += 1;
+            continue;
+        }
+        let mut input = peer.reply();
+        loop {
+            match session.receive(&mut input).expect("a legal reply") {
+                Some(Event::Done { result, .. }) => break result.expect("no error"),
+                Some(_) => unreachable!("payloads are read directly"),
+                None => match session.need() {
+                    Need::Payload { length, .. } => session.advance(length).expect("the payload"),
+                    _ => unreachable!("the header is there"),
+                },
+            }
+        }
+        done += 1;
+    }
+}
+
+/// The same loop without the machine.
+fn bare(framing: Framing, depth: u64, n: u64) {
+    let mut peer = Peer::new(framing, depth);
+    let (mut sent, mut done) = (0, 0);
+    while done < n {
+        if sent < done + depth {
+            let offset = sent * LENGTH;
+            let request = black_box(Request::read(offset, LENGTH));
+            peer.flight.push_back((Cookie(sent), request.offset));
+            sent += 1;
+            continue;
+        }
+        black_box(peer.reply());
+        done += 1;
     }
 }
 
@@ -141,41 +170,38 @@ const fn case(name: &'static str, run: fn(u64), count: u64) -> Case {
     }
 }
 
-pub const BARE: Case = case(
-    "(bare) the loop and the replies of the above",
-    |n| bare(Framing::Extended, n),
-    10_000,
-);
+/// A case for each framing beside the loop without the machine.
+macro_rules! reads {
+    ($($case:ident, $name:literal, $framing:ident, $depth:literal, $bare:ident, $bare_name:literal;)*) => {
+        $(pub const $case: Case = Case {
+            name: $name,
+            run: |n| reads(Framing::$framing, $depth, n),
+            count: 10_000,
+            limit: Some($bare_name),
+        };
+        pub const $bare: Case = Case {
+            name: $bare_name,
+            run: |n| bare(Framing::$framing, $depth, n),
+            count: 10_000,
+            limit: None,
+        };)*
+    };
+}
 
-pub const SIMPLE_1: Case = case(
-    "read 4 KiB, simple, 1 in flight",
-    |n| reads(Framing::Simple, 1, n),
-    10_000,
-);
-pub const STRUCTURED_1: Case = case(
-    "read 4 KiB, structured, 1 in flight",
-    |n| reads(Framing::Structured, 1, n),
-    10_000,
-);
-pub const EXTENDED_1: Case = case(
-    "read 4 KiB, extended, 1 in flight",
-    |n| reads(Framing::Extended, 1, n),
-    10_000,
-);
-pub const EXTENDED_32: Case = case(
-    "read 4 KiB, extended, 32 in flight",
-    |n| reads(Framing::Extended, 32, n),
-    10_000,
-);
-pub const EXTENDED_1024: Case = case(
-    "read 4 KiB, extended, 1,024 in flight",
-    |n| reads(Framing::Extended, 1024, n),
-    10_000,
-);
-pub const EXTENDED_65536: Case = case(
-    "read 4 KiB, extended, 65,536 in flight",
-    |n| reads(Framing::Extended, 65_536, n),
-    10_000,
-);
+reads! {
+    SIMPLE_1, "read 4 KiB, simple, 1 in flight", Simple, 1,
+    BARE_SIMPLE_1, "(bare) that loop, simple, 1";
+    STRUCTURED_1, "read 4 KiB, structured, 1 in flight", Structured, 1,
+    BARE_STRUCTURED_1, "(bare) that loop, structured, 1";
+    EXTENDED_1, "read 4 KiB, extended, 1 in flight", Extended, 1,
+    BARE_EXTENDED_1, "(bare) that loop, extended, 1";
+    EXTENDED_32, "read 4 KiB, extended, 32 in flight", Extended, 32,
+    BARE_EXTENDED_32, "(bare) that loop, extended, 32";
+    EXTENDED_1024, "read 4 KiB, extended, 1,024 in flight", Extended, 1024,
+    BARE_EXTENDED_1024, "(bare) that loop, extended, 1,024";
+    EXTENDED_65536, "read 4 KiB, extended, 65,536 in flight", Extended, 65_536,
+    BARE_EXTENDED_65536, "(bare) that loop, extended, 65,536";
+}
+
 pub const FRAGMENTS: Case = case("read 32 MiB as fragments of 64 KiB", fragments, 10);
 pub const DIRECT: Case = case("read 32 MiB directly, 64 KiB a time", direct, 10);

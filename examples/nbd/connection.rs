@@ -162,7 +162,7 @@ impl Link {
         while !bytes.is_empty() {
             match self.socket.write(&[IoSlice::new(bytes)])? {
                 Some(n) => bytes = &bytes[n..],
-                None => self.socket.wait(true)?,
+                None => drop(self.socket.wait(false)?),
             }
         }
         Ok(())
@@ -170,11 +170,7 @@ impl Link {
 
     /// Waits for more input; false at its end.
     pub fn fill(&mut self) -> Result<bool> {
-        loop {
-            match self.inbox.fill(&mut self.socket)? {
-                Some(n) => return Ok(n > 0),
-                None => self.socket.wait(false)?,
-            }
-        }
+        let received = self.inbox.receive(&mut self.socket, &mut [], usize::MAX)?;
+        Ok(!received.end)
     }
 }

@@ -1,146 +1,132 @@
-//! `nbd copy`: one thread reads the source, the other writes the destination,
-//! each with several requests in flight.
+//! `nbd copy`. Workers, each a thread with connections of its own, take parts
+//! from a plan until there is nothing left. Where a server does not say that
+//! it may have several connections, there is one worker.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{channel, sync_channel};
+mod download;
+mod plan;
+mod shared;
+mod side;
+mod source;
+mod target;
+mod upload;
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow, bail};
-use nbd_codec::uri::Uri;
+use anyhow::{Context, Result, bail};
 
 use crate::args;
-use crate::connection;
 use crate::progress::Progress;
-use crate::source::{Part, Source};
-use crate::target::Target;
-use crate::writer::Writer;
+use download::Download;
+use plan::Plan;
+use shared::Shared;
+use side::Side;
+use source::Source;
+use target::Target;
 
-/// How many parts the source may be ahead of the destination.
-const AHEAD: usize = 16;
-
-/// One side of a copy.
-enum Side {
-    Export(Box<Uri>),
-    File(PathBuf),
-    /// Nowhere, to see how fast the other side is.
-    Null,
-}
-
-impl Side {
-    /// What looks like a URI is one.
-    fn parse(text: &str) -> Result<Self> {
-        if text == "null:" {
-            return Ok(Self::Null);
-        }
-        match text.contains("://") {
-            true => Ok(Self::Export(Box::new(connection::parse_uri(text)?))),
-            false => Ok(Self::File(text.into())),
-        }
-    }
-}
-
-impl std::fmt::Display for Side {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Export(uri) => uri.fmt(f),
-            Self::File(path) => path.display().fmt(f),
-            Self::Null => f.write_str("null:"),
-        }
-    }
-}
+/// More workers than that are not faster with any server that was tried.
+const MOST_WORKERS: usize = 4;
 
 pub fn run(args: &args::Copy, common: &args::Common) -> Result<()> {
     let from = Side::parse(&args.source)?;
     let to = Side::parse(&args.destination)?;
-    if let (Side::Export(_), Side::Export(_), Some(_)) = (&from, &to, common.settings().record) {
+    let recorded = common.settings().record.is_some();
+    if let (Side::Export(_), Side::Export(_), true) = (&from, &to, recorded) {
         bail!("--record writes down one session, and this copy has two");
     }
-    let source = open_source(&from, common).with_context(|| from.to_string())?;
+    let source = Source::open(&from, common).with_context(|| from.to_string())?;
     let size = source.size().with_context(|| from.to_string())?;
-    let target = open_target(&to, &source, size, common).with_context(|| to.to_string())?;
-    copy(source, target, size, &from, &to)
-}
+    let target = Target::open(&to, &source, size, common).with_context(|| to.to_string())?;
 
-fn open_source(side: &Side, common: &args::Common) -> Result<Source> {
-    match side {
-        Side::Export(uri) => {
-            let contexts = ["base:allocation"];
-            connection::open(uri, common.framing(), &contexts, &common.settings())
-                .map(Source::export)
-        }
-        Side::File(path) => Ok(Source::File(File::open(path)?)),
-        Side::Null => bail!("nothing can be read from it"),
-    }
-}
-
-fn open_target(side: &Side, source: &Source, size: u64, common: &args::Common) -> Result<Target> {
-    match side {
-        Side::Export(uri) => {
-            let connection = connection::open(uri, common.framing(), &[], &common.settings())?;
-            Target::export(Writer::new(connection.session)?, size)
-        }
-        Side::Null => Ok(Target::Null),
-        Side::File(path) => Target::file(Path::new(path), source, size),
-    }
-}
-
-fn copy(source: Source, mut target: Target, size: u64, from: &Side, to: &Side) -> Result<()> {
-    let progress = Progress::new("copy", size, true);
     let alignment = source.alignment().max(target.alignment());
-    let (sender, receiver) = sync_channel(AHEAD);
-    // Memory goes back to the source: fresh memory costs more than what is
-    // read into it.
-    let (give_back, free) = channel();
-    // Not joined where the destination fails: the source may be waiting for a
-    // server that says nothing, and the program ends anyway.
-    let reading = thread::spawn(move || {
-        source.run(alignment, &mut |part| {
-            sender
-                .send(part)
-                .map_err(|_| anyhow!("the destination failed"))?;
-            Ok(free.try_recv().unwrap_or_default())
-        })
+    let chunk = source.chunk().min(target.chunk()) / alignment * alignment;
+    let shared = Arc::new(Shared {
+        plan: Plan::new(size, chunk.max(alignment), source.window()),
+        from,
+        to,
+        size,
+        alignment,
+        progress: Progress::new("copy", size, true),
+        copied: AtomicU64::new(0),
     });
-    let mut copied = 0;
-    for part in receiver {
-        let length = match &part {
-            Part::Data { data, .. } => data.len() as u64,
-            Part::Zeroes { length, .. } => *length,
-        };
-        let memory = write(&mut target, part).with_context(|| to.to_string())?;
-        if memory.capacity() > 0 {
-            // The source may have ended.
-            let _ = give_back.send(memory);
-        }
-        copied += length;
-        progress.add(length);
+    let workers = match recorded {
+        true => 1,
+        false => workers(&source, &target),
+    };
+    let (sender, receiver) = channel();
+    for _ in 1..workers {
+        let (shared, sender) = (Arc::clone(&shared), sender.clone());
+        let (source, target) = (source.share(), target.share());
+        let common = common.clone();
+        thread::spawn(move || help(&shared, source, target, &common, &sender));
     }
-    // The parts have ended: because there are no more, or because the source
-    // failed.
-    match reading.join() {
-        Ok(result) => result.with_context(|| from.to_string())?,
-        Err(_) => bail!("{from}: reading ended unexpectedly"),
-    }
-    if copied != size {
-        bail!("{from}: only {copied} of {size} bytes were read");
-    }
-    target.finish().with_context(|| to.to_string())
+    let first = Arc::clone(&shared);
+    thread::spawn(move || work(&first, source, target, &sender));
+    watch(&shared, &receiver)
 }
 
-/// Writes a part in as many pieces as the destination needs.
-fn write(target: &mut Target, part: Part) -> Result<Vec<u8>> {
-    let chunk = target.chunk();
-    match part {
-        Part::Data { offset, data } if data.len() > chunk => {
-            for (index, piece) in data.chunks(chunk).enumerate() {
-                target.write(Part::Data {
-                    offset: offset + (index * chunk) as u64,
-                    data: piece.to_vec(),
-                })?;
-            }
-            Ok(data)
-        }
-        part => target.write(part),
+/// How many workers there are.
+fn workers(source: &Source, target: &Target) -> usize {
+    // From file to file there is nothing to wait for.
+    let connected = source.share().is_none() || target.share().is_none();
+    match connected && source.is_shared() && target.is_shared() {
+        true => thread::available_parallelism()
+            .map_or(1, NonZero::get)
+            .min(MOST_WORKERS),
+        false => 1,
     }
+}
+
+/// A worker behind the first one. It is welcome, and not needed: without a
+/// connection (a server may have a limit) the others do its part. Nobody waits
+/// for it before it has one.
+fn help(
+    shared: &Arc<Shared>,
+    source: Option<Source>,
+    target: Option<Target>,
+    common: &args::Common,
+    sender: &Sender<Result<()>>,
+) {
+    let source = source.map_or_else(|| Source::open(&shared.from, common), Ok);
+    let target = target.map_or_else(|| Target::connect(&shared.to, shared.size, common), Ok);
+    let (Ok(source), Ok(target)) = (source, target) else {
+        return;
+    };
+    let alignment = source.alignment().max(target.alignment());
+    let same = source.size().is_ok_and(|size| size == shared.size) && alignment == shared.alignment;
+    if same && shared.plan.enter() {
+        work(shared, source, target, sender);
+    }
+}
+
+/// Copies as long as there is something to copy.
+fn work(shared: &Arc<Shared>, source: Source, target: Target, sender: &Sender<Result<()>>) {
+    let result = match source {
+        Source::File(file) => upload::run(shared, &file, target),
+        Source::Export {
+            session,
+            allocation,
+        } => Download::new(Arc::clone(shared), session, allocation, target).run(),
+    };
+    match &result {
+        Ok(()) => shared.plan.leave(),
+        Err(_) => shared.plan.stop(),
+    }
+    // Nobody listens where another worker has failed.
+    let _ = sender.send(result);
+}
+
+/// Waits for the workers. Those that have no connection yet, or wait for a
+/// server when another has failed, end with the program.
+fn watch(shared: &Shared, results: &Receiver<Result<()>>) -> Result<()> {
+    while !shared.plan.is_done() {
+        match results.recv() {
+            Ok(result) => result?,
+            Err(_) => bail!("{}: reading ended unexpectedly", shared.from),
+        }
+    }
+    shared.check()
 }

@@ -57,13 +57,8 @@ fn walk_together(
     range: &Range<u64>,
 ) -> Result<Vec<Vec<Placed>>> {
     let mut status = Status::new(contexts, range.clone());
-    while let Some((offset, length)) = status.next(session.negotiated())? {
-        let cookie = match filter {
-            true => session.block_status_of(contexts, offset, length)?,
-            false => session.submit(Request::block_status(offset, length), Vec::new())?,
-        };
-        status.running = Some(cookie);
-        while status.running.is_some() {
+    while status.ask(session, filter)? {
+        while status.is_running() {
             session.step(&mut status)?;
         }
     }
@@ -71,8 +66,8 @@ fn walk_together(
 }
 
 /// A walk under way.
-pub struct Status<'a> {
-    contexts: &'a [ContextId],
+pub struct Status {
+    contexts: Vec<ContextId>,
     /// What is known so far, for each context.
     pub extents: Vec<Vec<Placed>>,
     range: Range<u64>,
@@ -82,15 +77,45 @@ pub struct Status<'a> {
     failed: Option<String>,
 }
 
-impl<'a> Status<'a> {
-    pub fn new(contexts: &'a [ContextId], range: Range<u64>) -> Self {
+impl Status {
+    pub fn new(contexts: &[ContextId], range: Range<u64>) -> Self {
         Self {
-            contexts,
+            contexts: contexts.to_vec(),
             extents: vec![Vec::new(); contexts.len()],
             range,
             asked: None,
             running: None,
             failed: None,
+        }
+    }
+
+    /// Sends the next request, with `filter` for these contexts only; false
+    /// when all is known.
+    pub fn ask(&mut self, session: &mut Session, filter: bool) -> Result<bool> {
+        let Some((offset, length)) = self.next(session.negotiated())? else {
+            return Ok(false);
+        };
+        let cookie = match filter {
+            true => session.block_status_of(&self.contexts, offset, length)?,
+            false => session.submit(Request::block_status(offset, length), Vec::new())?,
+        };
+        self.running = Some(cookie);
+        Ok(true)
+    }
+
+    /// Whether a request was sent, and is not answered yet.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Whether an event belongs to the request that was sent.
+    pub fn is_answered_by(&self, event: &Event<'_>) -> bool {
+        match event {
+            Event::Extents32 { cookie, .. }
+            | Event::Extents64 { cookie, .. }
+            | Event::Error { cookie, .. }
+            | Event::Done { cookie, .. } => self.running == Some(*cookie),
+            _ => false,
         }
     }
 
@@ -146,7 +171,7 @@ fn longest(negotiated: &Negotiated, left: u64) -> u64 {
     left.min(u64::from(u32::MAX) / minimum * minimum)
 }
 
-impl Replies for Status<'_> {
+impl Replies for Status {
     fn place(&mut self, _: Cookie, _: u64, _: usize) -> Option<&mut [u8]> {
         None
     }

@@ -9,10 +9,22 @@ use crate::socket::Socket;
 /// Larger than any message a machine wants whole.
 const CAPACITY: usize = 64 << 10;
 
+/// Behind a payload that is read to its place: headers fit, and not much of
+/// the next payload must be copied from here to its place.
+pub const LITTLE: usize = 512;
+
 pub struct Inbox {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
+}
+
+/// What a call has brought.
+pub struct Received {
+    /// So many bytes to the place that was given.
+    pub placed: usize,
+    /// The connection has ended.
+    pub end: bool,
 }
 
 impl Inbox {
@@ -24,12 +36,23 @@ impl Inbox {
         }
     }
 
+    /// As much as that, and what is unread.
+    pub fn enlarge(&mut self, capacity: usize) {
+        let mut bytes = vec![0; capacity.max(self.bytes.len())];
+        let unread = self.unread();
+        let length = unread.len();
+        bytes[..length].copy_from_slice(unread);
+        (self.bytes, self.start, self.end) = (bytes.into(), 0, length);
+    }
+
     /// What no machine has consumed yet.
+    #[inline]
     pub fn unread(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
     /// Says that a machine left only the last `left` bytes.
+    #[inline]
     pub fn keep_last(&mut self, left: usize) {
         self.start = self.end - left;
         if left == 0 {
@@ -37,25 +60,30 @@ impl Inbox {
         }
     }
 
-    /// Reads what there is; `None` if there is nothing yet, `Some(0)` at the
-    /// end.
-    pub fn fill(&mut self, socket: &mut Socket) -> Result<Option<usize>> {
-        self.bytes.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
-        let read = socket.read(&mut [IoSliceMut::new(&mut self.bytes[self.end..])])?;
-        self.end += read.unwrap_or(0);
-        Ok(read)
-    }
-
-    /// Reads into `place`, and what is behind it into the inbox, which must be
-    /// empty. Returns how much of `place` was filled.
-    pub fn fill_behind(&mut self, place: &mut [u8], socket: &mut Socket) -> Result<Option<usize>> {
-        // A little: headers fit, and not much of the next payload must be
-        // copied from here to its place.
-        let behind = &mut self.bytes[..512];
+    /// Receives, and waits for it: first into `place`, which may be empty, and
+    /// then up to `most` bytes behind what is unread.
+    pub fn receive(
+        &mut self,
+        socket: &mut Socket,
+        place: &mut [u8],
+        most: usize,
+    ) -> Result<Received> {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
         let room = place.len();
-        let read = socket.read(&mut [IoSliceMut::new(place), IoSliceMut::new(behind)])?;
-        (self.start, self.end) = (0, read.unwrap_or(0).saturating_sub(room));
-        Ok(read.map(|n| n.min(room)))
+        let behind = &mut self.bytes[self.end..];
+        let most = most.min(behind.len());
+        let behind = IoSliceMut::new(&mut behind[..most]);
+        let n = match room {
+            0 => socket.read(&mut [behind])?,
+            _ => socket.read(&mut [IoSliceMut::new(place), behind])?,
+        };
+        self.end += n.saturating_sub(room);
+        Ok(Received {
+            placed: n.min(room),
+            end: n == 0,
+        })
     }
 }

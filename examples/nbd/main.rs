@@ -16,13 +16,12 @@ mod model;
 mod out;
 mod progress;
 mod reader;
+mod reads;
 mod server;
 mod session;
 #[path = "../shared/size.rs"]
 mod size;
 mod socket;
-mod source;
-mod target;
 mod tour;
 mod transfer;
 mod writer;

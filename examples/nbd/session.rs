@@ -12,11 +12,14 @@ use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{ContextId, Cookie, ErrorValue};
 use nbd_codec::{Limits, Need, Negotiated};
 
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, LITTLE};
 use crate::socket::Socket;
 
 /// Commands in flight at once.
 pub const WINDOW: usize = 16;
+
+/// Messages that leave in one system call, at most.
+const BATCH: usize = 64;
 
 /// Who waits for the replies.
 pub trait Replies {
@@ -40,6 +43,8 @@ pub struct Session {
     outbox: VecDeque<Message>,
     /// How much of the first message was sent.
     sent: usize,
+    /// Memory of payloads that were sent.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Session {
@@ -50,6 +55,7 @@ impl Session {
             inbox,
             outbox: VecDeque::new(),
             sent: 0,
+            spare: Vec::new(),
         }
     }
 
@@ -91,6 +97,11 @@ impl Session {
         head.cookie()
     }
 
+    /// Memory to make a payload in.
+    pub fn spare(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
+    }
+
     /// Sends and receives until at least one event was delivered.
     pub fn step(&mut self, replies: &mut dyn Replies) -> Result<()> {
         loop {
@@ -98,40 +109,61 @@ impl Session {
             if self.deliver(replies)? {
                 return Ok(());
             }
-            match self.read(replies)? {
-                Some(0) => self.lost()?,
-                Some(_) => {}
-                None => self.socket.wait(!self.outbox.is_empty())?,
+            if self.outbox.is_empty() || self.socket.wait(true)? {
+                self.read(replies)?;
             }
         }
     }
 
+    /// Sends everything; replies that come meanwhile are delivered.
+    pub fn send_all(&mut self, replies: &mut dyn Replies) -> Result<()> {
+        self.send()?;
+        while !self.outbox.is_empty() {
+            if self.socket.wait(true)? {
+                self.read(replies)?;
+                self.deliver(replies)?;
+            }
+            self.send()?;
+        }
+        Ok(())
+    }
+
     /// Sends until everything is sent, or the socket takes no more.
-    pub fn send(&mut self) -> Result<()> {
+    fn send(&mut self) -> Result<()> {
         while !self.outbox.is_empty() {
             let mut skip = self.sent;
-            let mut buffers = Vec::with_capacity(WINDOW);
-            for message in self.outbox.iter().take(WINDOW / 2) {
+            let mut buffers = Vec::with_capacity(2 * self.outbox.len().min(BATCH));
+            for message in self.outbox.iter().take(BATCH) {
                 for part in [message.head.as_bytes(), &message.payload] {
                     let skipped = skip.min(part.len());
                     skip -= skipped;
-                    buffers.push(IoSlice::new(&part[skipped..]));
+                    if skipped < part.len() {
+                        buffers.push(IoSlice::new(&part[skipped..]));
+                    }
                 }
             }
             match self.socket.write(&buffers)? {
                 Some(n) => self.sent += n,
                 None => return Ok(()),
             }
-            while let Some(first) = self.outbox.front() {
-                let length = first.head.as_bytes().len() + first.payload.len();
-                if self.sent < length {
-                    break;
-                }
-                self.sent -= length;
-                self.outbox.pop_front();
-            }
+            self.forget_sent();
         }
         Ok(())
+    }
+
+    fn forget_sent(&mut self) {
+        while let Some(first) = self.outbox.front() {
+            let length = first.head.as_bytes().len() + first.payload.len();
+            if self.sent < length {
+                return;
+            }
+            self.sent -= length;
+            if let Some(message) = self.outbox.pop_front()
+                && message.payload.capacity() > 0
+            {
+                self.spare.push(message.payload);
+            }
+        }
     }
 
     /// Delivers what has arrived; whether that was anything.
@@ -161,20 +193,25 @@ impl Session {
         }
     }
 
-    /// Reads what there is: payload to its place, all else to the inbox.
-    fn read(&mut self, replies: &mut dyn Replies) -> Result<Option<usize>> {
-        let Need::Payload {
-            cookie,
-            offset,
-            length,
-        } = self.machine.need()
-        else {
-            return self.inbox.fill(&mut self.socket);
+    /// Reads what there is, and waits for it: payload to its place, all else to
+    /// the inbox.
+    fn read(&mut self, replies: &mut dyn Replies) -> Result<()> {
+        let (place, most) = match self.machine.need() {
+            Need::Payload {
+                cookie,
+                offset,
+                length,
+            } => (place(replies, cookie, offset, length as usize)?, LITTLE),
+            // More than needed, but little: what follows may be payload.
+            Need::Header(length) => (&mut [][..], length.max(LITTLE)),
+            Need::Nothing => (&mut [][..], LITTLE),
         };
-        let place = place(replies, cookie, offset, length as usize)?;
-        let read = self.inbox.fill_behind(place, &mut self.socket)?;
-        self.machine.advance(read.unwrap_or(0) as u64)?;
-        Ok(read)
+        let received = self.inbox.receive(&mut self.socket, place, most)?;
+        if received.end {
+            self.lost()?;
+        }
+        self.machine.advance(received.placed as u64)?;
+        Ok(())
     }
 
     /// The server closed the connection.
@@ -188,15 +225,11 @@ impl Session {
 
     /// Ends the session as a client should.
     pub fn close(mut self) -> Result<()> {
-        self.disconnect()
-    }
-
-    fn disconnect(&mut self) -> Result<()> {
         let head = self.machine.disconnect()?;
         self.queue(head, Vec::new());
         self.send()?;
         while !self.outbox.is_empty() {
-            self.socket.wait(true)?;
+            self.socket.wait(false)?;
             self.send()?;
         }
         Ok(())

@@ -1,10 +1,11 @@
-//! The socket: TCP or Unix, never blocking; whoever has nothing else to do
-//! waits with [`Socket::wait`].
+//! The socket: TCP or Unix. Reading waits, because who reads has nothing else
+//! to do; that is one system call where readiness takes three. Sending never
+//! waits, for the server may want its replies read first.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use nbd_codec::uri::{Transport, Uri};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout as SocketTimeout, set_socket_timeout};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 /// How connections are made.
 #[derive(Debug, Clone, Default)]
@@ -24,13 +27,8 @@ pub struct Settings {
     pub record: Option<PathBuf>,
 }
 
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
 pub struct Socket {
-    stream: Stream,
+    fd: OwnedFd,
     timeout: Option<Duration>,
     record: Option<File>,
 }
@@ -38,9 +36,11 @@ pub struct Socket {
 impl Socket {
     /// Connects to the server of `uri`.
     pub fn connect(uri: &Uri, settings: &Settings) -> Result<Self> {
-        let stream = match uri.transport() {
+        let fd = match uri.transport() {
             Transport::Tcp { host, port } => {
-                tcp(&host.to_string(), *port, settings.timeout).map(Stream::Tcp)?
+                let stream = tcp(&host.to_string(), *port, settings.timeout)?;
+                stream.set_nodelay(true)?;
+                OwnedFd::from(stream)
             }
             transport @ Transport::Unix { path } => {
                 let stream = match transport.abstract_name() {
@@ -48,9 +48,9 @@ impl Socket {
                     None => UnixStream::connect(Path::new(std::ffi::OsStr::from_bytes(path))),
                 };
                 let shown = String::from_utf8_lossy(path).replace('\0', "@");
-                stream.map(Stream::Unix).with_context(|| {
+                OwnedFd::from(stream.with_context(|| {
                     format!("cannot connect to socket {shown}; is the server running?")
-                })?
+                })?)
             }
             Transport::Vsock { .. } => bail!("vsock is not supported; use TCP or a Unix socket"),
             Transport::Ssh { .. } => bail!(
@@ -58,13 +58,7 @@ impl Socket {
             ),
             _ => bail!("this transport is not supported; use TCP or a Unix socket"),
         };
-        match &stream {
-            Stream::Tcp(stream) => {
-                stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-            }
-            Stream::Unix(stream) => stream.set_nonblocking(true)?,
-        }
+        set_socket_timeout(&fd, SocketTimeout::Recv, settings.timeout)?;
         let record = match &settings.record {
             None => None,
             Some(path) => Some(
@@ -76,74 +70,67 @@ impl Socket {
             ),
         };
         Ok(Self {
-            stream,
+            fd,
             timeout: settings.timeout,
             record,
         })
     }
 
-    /// Reads what there is, at most what fits; `None` if there is nothing yet,
-    /// `Some(0)` at the end.
-    pub fn read(&mut self, buffers: &mut [IoSliceMut<'_>]) -> Result<Option<usize>> {
-        let result = match &mut self.stream {
-            Stream::Tcp(stream) => stream.read_vectored(buffers),
-            Stream::Unix(stream) => stream.read_vectored(buffers),
-        };
-        let Some(n) = done(result).context("the connection broke")? else {
-            return Ok(None);
+    /// Waits until there is something to read, and reads at most what fits; 0
+    /// at the end.
+    pub fn read(&mut self, buffers: &mut [IoSliceMut<'_>]) -> Result<usize> {
+        let n = loop {
+            match rustix::io::readv(&self.fd, buffers) {
+                Ok(n) => break n,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Err(self.silent()),
+                Err(error) => return Err(error).context("the connection broke"),
+            }
         };
         self.note("S", n, buffers.iter().map(|buffer| &**buffer))?;
-        Ok(Some(n))
+        Ok(n)
     }
 
     /// Writes as much as the socket takes now; `None` if it takes nothing.
     pub fn write(&mut self, buffers: &[IoSlice<'_>]) -> Result<Option<usize>> {
-        let result = match &mut self.stream {
-            Stream::Tcp(stream) => stream.write_vectored(buffers),
-            Stream::Unix(stream) => stream.write_vectored(buffers),
-        };
-        let Some(n) = done(result).context("the connection broke while sending")? else {
-            return Ok(None);
+        let mut control = SendAncillaryBuffer::default();
+        let n = loop {
+            match sendmsg(&self.fd, buffers, &mut control, SEND) {
+                Ok(n) => break n,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(error) => return Err(error).context("the connection broke while sending"),
+            }
         };
         self.note("C", n, buffers.iter().map(|buffer| &**buffer))?;
         Ok(Some(n))
     }
 
-    /// Waits until there is something to read, or, with `write`, until the
-    /// socket takes more.
-    pub fn wait(&self, write: bool) -> Result<()> {
-        let mut events = PollFlags::IN;
-        if write {
-            events |= PollFlags::OUT;
-        }
+    /// Waits until the socket takes more or, with `read`, there is something to
+    /// read, whichever is first; whether the latter.
+    pub fn wait(&self, read: bool) -> Result<bool> {
+        let mut events = PollFlags::OUT;
+        events.set(PollFlags::IN, read);
         let timeout = self.timeout.map(|timeout| Timespec {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: timeout.subsec_nanos().into(),
         });
-        let mut fds = [PollFd::from_borrowed_fd(self.stream.as_fd(), events)];
+        let mut fds = [PollFd::new(&self.fd, events)];
         loop {
             match poll(&mut fds, timeout.as_ref()) {
-                Ok(0) => bail!(
-                    "the server was silent for {} seconds, the limit set by --timeout",
-                    self.timeout.unwrap_or_default().as_secs_f64()
-                ),
-                Ok(_) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
+                Ok(0) => return Err(self.silent()),
+                Ok(_) => return Ok(fds[0].revents() != PollFlags::OUT),
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// From now on reading and writing the descriptor waits. That saves a
-    /// system call where there is nothing else to do.
-    pub fn into_blocking(self) -> Result<OwnedFd> {
-        let fd = match self.stream {
-            Stream::Tcp(stream) => OwnedFd::from(stream),
-            Stream::Unix(stream) => OwnedFd::from(stream),
-        };
-        rustix::io::ioctl_fionbio(&fd, false)?;
-        set_socket_timeout(&fd, SocketTimeout::Recv, self.timeout)?;
-        Ok(fd)
+    fn silent(&self) -> anyhow::Error {
+        anyhow!(
+            "the server was silent for {} seconds, the limit set by --timeout",
+            self.timeout.unwrap_or_default().as_secs_f64()
+        )
     }
 
     /// Appends the first `n` of these bytes to the record.
@@ -166,25 +153,7 @@ impl Socket {
     }
 }
 
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
-    }
-}
-
-/// `None` where the socket is not ready.
-fn done(result: io::Result<usize>) -> io::Result<Option<usize>> {
-    match result {
-        Ok(n) => Ok(Some(n)),
-        Err(error) => match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
-            _ => Err(error),
-        },
-    }
-}
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// Tries each address of a host.
 fn tcp(host: &str, port: u16, timeout: Option<Duration>) -> Result<TcpStream> {

@@ -74,7 +74,8 @@ pub fn write(args: &args::Write, common: &args::Common) -> Result<()> {
     let progress = Progress::new("write", length.unwrap_or(room), args.input.is_some());
     let mut at = args.offset;
     loop {
-        let mut data = Vec::new();
+        let mut data = writer.spare();
+        data.clear();
         let chunk = writer.chunk() as u64;
         input
             .by_ref()

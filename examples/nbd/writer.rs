@@ -8,7 +8,7 @@ use nbd_codec::client::{Event, Request};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
 
-use crate::reader::chunk;
+use crate::reads::chunk;
 use crate::session::{Replies, Session, WINDOW, describe, explain};
 
 /// The most that one `WRITE_ZEROES` covers without extended headers, in bytes:
@@ -35,6 +35,10 @@ impl Writer {
         })
     }
 
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Size of the export in bytes.
     pub fn size(&self) -> u64 {
         self.session.negotiated().size
@@ -48,6 +52,11 @@ impl Writer {
     /// The longest data for [`data`](Self::data), in bytes.
     pub fn chunk(&self) -> usize {
         chunk(&self.session) as usize
+    }
+
+    /// Memory to make data in.
+    pub fn spare(&mut self) -> Vec<u8> {
+        self.session.spare()
     }
 
     /// Writes data.
@@ -66,7 +75,12 @@ impl Writer {
             let part = length.min(most);
             match self.zeroes {
                 true => self.submit(Request::write_zeroes(offset, part), Vec::new())?,
-                false => self.data(offset, vec![0; part as usize])?,
+                false => {
+                    let mut data = self.spare();
+                    data.clear();
+                    data.resize(part as usize, 0);
+                    self.data(offset, data)?;
+                }
             }
             offset += part;
             length -= part;
@@ -90,13 +104,13 @@ impl Writer {
         self.wait_below(WINDOW)?;
         let cookie = self.session.submit(request, payload)?;
         self.pending.running.insert(cookie, request);
-        self.session.send()
+        // Then the memory of the payload is free again, and still in the cache.
+        self.session.send_all(&mut self.pending)
     }
 
     /// Waits until fewer than `n` commands are in flight.
     fn wait_below(&mut self, n: usize) -> Result<()> {
-        while self.session.in_flight() >= n {
-            self.session.step(&mut self.pending)?;
+        loop {
             self.pending.check()?;
             while let Some(refused) = self.pending.refused.pop() {
                 // There are servers that advertise the command and do not do
@@ -104,8 +118,11 @@ impl Writer {
                 self.zeroes = false;
                 self.zeroes(refused.offset, refused.length)?;
             }
+            if self.session.in_flight() < n {
+                return Ok(());
+            }
+            self.session.step(&mut self.pending)?;
         }
-        Ok(())
     }
 }
 

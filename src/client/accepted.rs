@@ -15,6 +15,9 @@ pub(super) struct Accepted {
     unaligned: u32,
     /// The maximum payload in bytes.
     maximum: u32,
+    /// The end of what is accepted without a second look: the export's size,
+    /// or zero while there is more to look at than the rules.
+    pub(super) reach: u64,
 }
 
 /// The rules for one command.
@@ -58,11 +61,27 @@ impl Accepted {
             rules,
             unaligned: sizes.minimum.saturating_sub(1),
             maximum: sizes.maximum,
+            reach: export.size,
         }
     }
 
-    /// Judges a command on an export of `size` bytes.
+    /// Whether a command is one of the many that carry data and that nothing
+    /// is wrong with: [`check`](Self::check) accepts it, every framing has
+    /// fields for it, and it lies within [`reach`](Self::reach).
     #[inline]
+    pub(super) fn data(&self, request: &Request) -> bool {
+        let Some(rule) = self.rules.get(usize::from(request.command.0)) else {
+            return false;
+        };
+        let Request { offset, length, .. } = *request;
+        let payload = matches!(rule.verdict, Verdict::Payload);
+        let sized = length > 0 && length <= u64::from(self.maximum);
+        let inside = length <= self.reach && offset <= self.reach.saturating_sub(length);
+        let aligned = (offset | length) & u64::from(self.unaligned) == 0;
+        payload && sized && inside && aligned && request.flags.difference(rule.flags).is_empty()
+    }
+
+    /// Judges a command on an export of `size` bytes.
     pub(super) fn check(&self, request: &Request, size: u64) -> Result<(), Misuse> {
         let command = request.command;
         let Some(rule) = self.rules.get(usize::from(command.0)) else {

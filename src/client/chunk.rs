@@ -8,24 +8,53 @@ use crate::negotiated::{Contexts, Framing, Width};
 use crate::wire::DecodeError;
 use crate::wire::bytes::{Fields, take};
 use crate::wire::chunk;
-use crate::wire::flags::CommandFlags;
+use crate::wire::flags::{CommandFlags, ReplyFlags};
 use crate::wire::number::{ChunkType, ContextId, Cookie, ErrorValue};
+use crate::wire::reply::{ExtendedHeader, StructuredHeader};
 
 /// A chunk header of either framing.
 pub(super) struct Header {
-    pub(super) size: usize,
+    size: usize,
     pub(super) chunk: ChunkType,
     pub(super) cookie: Cookie,
     /// The offset it repeats, if it does.
     pub(super) offset: Option<u64>,
     pub(super) length: u64,
-    pub(super) last: bool,
+    last: bool,
+}
+
+impl From<StructuredHeader> for Header {
+    #[inline]
+    fn from(header: StructuredHeader) -> Self {
+        Self {
+            size: StructuredHeader::SIZE,
+            chunk: header.chunk,
+            cookie: header.cookie,
+            offset: None,
+            length: u64::from(header.length),
+            last: header.flags.contains(ReplyFlags::DONE),
+        }
+    }
+}
+
+impl From<ExtendedHeader> for Header {
+    #[inline]
+    fn from(header: ExtendedHeader) -> Self {
+        Self {
+            size: ExtendedHeader::SIZE,
+            chunk: header.chunk,
+            cookie: header.cookie,
+            offset: Some(header.offset),
+            length: header.length,
+            last: header.flags.contains(ReplyFlags::DONE),
+        }
+    }
 }
 
 impl Header {
     /// So much of the payload.
     #[inline]
-    fn part(&self, left: u64) -> Part {
+    pub(super) fn part(&self, left: u64) -> Part {
         Part {
             cookie: self.cookie,
             left,
@@ -70,7 +99,6 @@ pub(super) fn none(header: &Header, state: &mut State) -> Result<Taken, Error> {
 }
 
 /// `offset:64 data`.
-#[inline]
 pub(super) fn offset_data(
     slot: &mut Slot,
     header: &Header,
@@ -119,16 +147,20 @@ pub(super) fn offset_hole(
 
 /// Judges a content chunk: within the request, not twice, not in pieces where
 /// the request forbade it.
-#[inline]
+#[inline(never)]
 fn content(slot: &mut Slot, cookie: Cookie, offset: u64, length: u64) -> Result<(), Error> {
-    let end = match offset.checked_add(length) {
-        Some(end) if offset >= slot.offset && end <= slot.end() => end,
+    let from = offset.checked_sub(slot.offset);
+    let room = slot.length.checked_sub(length);
+    // What a lenient caller asks for can end behind 2^64; content cannot.
+    let end = offset.checked_add(length);
+    let from = match (from, room, end) {
+        (Some(from), Some(room), Some(_)) if from <= room => from,
         _ => return Err(Violation::OutOfBounds(cookie).into()),
     };
     if slot.flags.contains(CommandFlags::DF) && !slot.coverage.is_empty() {
         return Err(Violation::Fragmented(cookie).into());
     }
-    if !slot.coverage.add(offset, end, slot.length) {
+    if !slot.coverage.add(from, length, slot.length) {
         return Err(Violation::Overlap(cookie).into());
     }
     Ok(())

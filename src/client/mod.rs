@@ -16,6 +16,7 @@ mod reply;
 mod request;
 mod slots;
 mod state;
+mod straight;
 mod transmission;
 
 pub use connect::Connect;

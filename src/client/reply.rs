@@ -9,9 +9,9 @@ use crate::coverage::Judgement;
 use crate::error::{Error, Violation};
 use crate::negotiated::{Framing, Width};
 use crate::wire::DecodeError;
-use crate::wire::bytes::{clip, take, take_slice, wide};
+use crate::wire::bytes::{clip, front, take, take_slice, wide};
 use crate::wire::extent::{Extents32, Extents64};
-use crate::wire::flags::{CommandFlags, ReplyFlags};
+use crate::wire::flags::CommandFlags;
 use crate::wire::number::{ChunkType, Command, Cookie, ErrorValue};
 use crate::wire::reply::{
     EXTENDED_REPLY_MAGIC, ExtendedHeader, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, SimpleReply,
@@ -33,55 +33,75 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// [`Error`]: the session is over, and every later call says the same.
     #[inline]
     pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
-        if let Some(error) = self.failed {
-            return Err(error);
+        if let State::Header | State::Rest(_) = self.state
+            && !self.header(input)
+        {
+            return Ok(None);
         }
-        let result = match self.state {
-            State::Done(cookie) => self.complete(cookie).map(Some),
-            _ => self.step(input),
-        };
-        if let Err(error) = result {
-            self.failed = Some(error);
+        match self.state {
+            State::Data { .. } if input.is_empty() => Ok(None),
+            State::Done(cookie) => self.complete(cookie),
+            _ => self.deliver(input),
         }
-        result
     }
 
-    fn step<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
+    /// As [`header`](Self::header), the long way.
+    #[inline(never)]
+    pub(super) fn any_header(&mut self, input: &mut &[u8]) -> bool {
         if let State::Rest(part) = self.state {
             self.skip(part, input);
-        }
-        if let State::Header = self.state {
-            match self.header(input)? {
-                Taken::Yes => self.want = self.least_header(),
-                Taken::Short(want) => {
-                    self.want = want;
-                    return Ok(None);
-                }
+            match self.state {
+                State::Header => {}
+                State::Rest(_) => return false,
+                _ => return true,
             }
         }
-        // A header is always followed by an event, or by input still to come.
-        let event = match self.state {
-            State::Header => return Ok(None),
-            State::Data { .. } if input.is_empty() => return Ok(None),
-            State::Data { part, offset } => self.data(part, offset, input),
+        if input.is_empty() {
+            self.want = 0;
+            return false;
+        }
+        match self.take_header(input) {
+            Ok(Taken::Yes) => {
+                self.want = 0;
+                true
+            }
+            Ok(Taken::Short(want)) => {
+                self.want = want;
+                false
+            }
+            Err(error) => {
+                self.fail(error);
+                true
+            }
+        }
+    }
+
+    /// The next event behind a header.
+    #[inline(never)]
+    fn deliver<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
+        let result = match self.state {
+            State::Data { part, offset } => return Ok(Some(self.data(part, offset, input))),
             State::Hole {
                 part,
                 offset,
                 length,
             } => {
                 self.behind(part);
-                Event::Hole {
+                Ok(Some(Event::Hole {
                     cookie: part.cookie,
                     offset,
                     length,
-                }
+                }))
             }
-            State::Done(cookie) => self.complete(cookie)?,
-            State::Extents(extents) => return self.extents(extents, input),
-            State::Message(message) => return self.message(message, input),
-            State::Rest(_) => return Ok(None),
+            State::Extents(extents) => self.extents(extents, input),
+            State::Message(message) => self.message(message, input),
+            State::Failed(error) => Err(error),
+            State::Header | State::Rest(_) | State::Done(_) => Ok(None),
         };
-        Ok(Some(event))
+        if let Err(error) = result {
+            self.fail(error);
+        }
+        result
     }
 
     /// Leaves a part that has been delivered.
@@ -90,88 +110,74 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         self.state = part.after();
     }
 
-    /// The first bytes of a reply: the magic number tells its kind as soon as
-    /// it is there.
+    /// The header of a reply. It is always followed by an event, or by input
+    /// still to come.
     #[inline]
-    fn header(&mut self, input: &mut &[u8]) -> Result<Taken, Error> {
-        let negotiated = self.export.framing;
-        let Some(magic) = input.first_chunk::<4>() else {
-            return judge_short_magic(input, negotiated)
-                .map(|()| Taken::Short(self.least_header()));
+    fn take_header(&mut self, input: &mut &[u8]) -> Result<Taken, Error> {
+        let mut body = *input;
+        let header = match self.export.framing {
+            Framing::Simple => None,
+            Framing::Structured => front(&mut body, StructuredHeader::parse).map(Header::from),
+            Framing::Extended => front(&mut body, ExtendedHeader::parse).map(Header::from),
         };
-        let mut rest = *input;
-        let header = match (u32::from_be_bytes(*magic), negotiated) {
-            (SIMPLE_REPLY_MAGIC, Framing::Simple | Framing::Structured) => {
-                return self.simple_reply(input);
-            }
-            (STRUCTURED_REPLY_MAGIC, Framing::Structured) => {
-                let Some(header) = StructuredHeader::decode(&mut rest)? else {
-                    return Ok(Taken::Short(StructuredHeader::SIZE));
-                };
-                Header {
-                    size: StructuredHeader::SIZE,
-                    chunk: header.chunk,
-                    cookie: header.cookie,
-                    offset: None,
-                    length: u64::from(header.length),
-                    last: header.flags.contains(ReplyFlags::DONE),
-                }
-            }
-            (EXTENDED_REPLY_MAGIC, Framing::Extended) => {
-                let Some(header) = ExtendedHeader::decode(&mut rest)? else {
-                    return Ok(Taken::Short(ExtendedHeader::SIZE));
-                };
-                Header {
-                    size: ExtendedHeader::SIZE,
-                    chunk: header.chunk,
-                    cookie: header.cookie,
-                    offset: Some(header.offset),
-                    length: header.length,
-                    last: header.flags.contains(ReplyFlags::DONE),
-                }
-            }
-            (SIMPLE_REPLY_MAGIC | STRUCTURED_REPLY_MAGIC | EXTENDED_REPLY_MAGIC, _) => {
-                return Err(Violation::OtherFraming { negotiated }.into());
-            }
-            _ => return Err(DecodeError::Magic { message: "reply" }.into()),
+        let Some(header) = header else {
+            return self.simple_reply(input);
         };
         // Header and prefix are taken together, or not at all.
-        let taken = self.chunk(&header, &mut rest)?;
-        if matches!(taken, Taken::Yes) {
-            *input = rest;
+        let taken = self.chunk(&header, &mut body)?;
+        if let Taken::Yes = taken {
+            *input = body;
         }
         Ok(taken)
     }
 
+    /// What is not a whole header of the framing agreed on: how long the one
+    /// is that it can still become. The magic number tells the kind as soon as
+    /// it is there.
+    #[cold]
+    fn judge_magic(&self, input: &[u8]) -> Result<usize, Error> {
+        let negotiated = self.export.framing;
+        let Some(magic) = input.first_chunk::<4>() else {
+            return judge_short_magic(input, negotiated).map(|()| self.least_header());
+        };
+        match (u32::from_be_bytes(*magic), negotiated) {
+            (SIMPLE_REPLY_MAGIC, Framing::Simple | Framing::Structured) => Ok(SimpleReply::SIZE),
+            (STRUCTURED_REPLY_MAGIC, Framing::Structured) => Ok(StructuredHeader::SIZE),
+            (EXTENDED_REPLY_MAGIC, Framing::Extended) => Ok(ExtendedHeader::SIZE),
+            (SIMPLE_REPLY_MAGIC | STRUCTURED_REPLY_MAGIC | EXTENDED_REPLY_MAGIC, _) => {
+                Err(Violation::OtherFraming { negotiated }.into())
+            }
+            _ => Err(DecodeError::Magic { message: "reply" }.into()),
+        }
+    }
+
     #[inline]
     fn simple_reply(&mut self, input: &mut &[u8]) -> Result<Taken, Error> {
-        let Some(SimpleReply { error, cookie }) = SimpleReply::decode(input)? else {
-            return Ok(Taken::Short(SimpleReply::SIZE));
-        };
         let framing = self.export.framing;
+        let reply = match framing {
+            Framing::Extended => None,
+            Framing::Simple | Framing::Structured => front(input, SimpleReply::parse),
+        };
+        let Some(SimpleReply { error, cookie }) = reply else {
+            return self.judge_magic(input).map(Taken::Short);
+        };
         let slot = find(&mut self.slots, cookie)?;
-        let read = slot.command == Command::READ;
         if framing == Framing::Structured {
-            let status = slot.command == Command::BLOCK_STATUS && !error.is_error();
-            // A reply that began with chunks ends with one, or what they said
-            // would be forgotten.
-            let chunks = slot.error.is_error() || slot.missing != slot.asked;
-            if read || status || chunks {
-                return Err(Violation::SimpleReply(slot.command).into());
-            }
+            check_simple(slot, error)?;
         }
         slot.error = error;
-        if !read || error.is_error() || slot.length == 0 {
-            self.state = State::Done(cookie);
-            return Ok(Taken::Yes);
-        }
-        let part = Part {
-            cookie,
-            left: slot.length,
-            last: true,
+        let data = slot.command == Command::READ && !error.is_error() && slot.length > 0;
+        self.state = match data {
+            true => State::Data {
+                part: Part {
+                    cookie,
+                    left: slot.length,
+                    last: true,
+                },
+                offset: slot.offset,
+            },
+            false => State::Done(cookie),
         };
-        let offset = slot.offset;
-        self.state = State::Data { part, offset };
         Ok(Taken::Yes)
     }
 
@@ -186,27 +192,19 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             }
             .into());
         }
-        let slot = find(&mut self.slots, header.cookie)?;
-        if header.offset.is_some_and(|offset| offset != slot.offset) {
-            return Err(Violation::OtherOffset(header.cookie).into());
-        }
+        let slot = find_for(&mut self.slots, header)?;
+        let state = &mut self.state;
         match (header.chunk, slot.command) {
             (ChunkType::OFFSET_DATA, Command::READ) => {
-                chunk::offset_data(slot, header, body, &mut self.state)
+                chunk::offset_data(slot, header, body, state)
             }
             (ChunkType::OFFSET_HOLE, Command::READ) => {
-                chunk::offset_hole(slot, header, body, &mut self.state)
+                chunk::offset_hole(slot, header, body, state)
             }
-            (ChunkType::NONE, _) => chunk::none(header, &mut self.state),
+            (ChunkType::NONE, _) => chunk::none(header, state),
             (ChunkType::BLOCK_STATUS | ChunkType::BLOCK_STATUS_EXT, Command::BLOCK_STATUS) => {
-                chunk::block_status(
-                    slot,
-                    &self.export.contexts,
-                    &self.limits,
-                    header,
-                    body,
-                    &mut self.state,
-                )
+                let contexts = &self.export.contexts;
+                chunk::block_status(slot, contexts, &self.limits, header, body, state)
             }
             (
                 ChunkType::OFFSET_DATA
@@ -219,9 +217,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 command,
             }
             .into()),
-            (kind, _) if kind.is_error() => {
-                chunk::error(&self.limits, header, body, &mut self.state)
-            }
+            (kind, _) if kind.is_error() => chunk::error(&self.limits, header, body, state),
             (kind, _) => Err(Violation::UnknownChunk(kind).into()),
         }
     }
@@ -354,6 +350,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     }
 
     /// Skips bytes without a meaning.
+    #[cold]
     fn skip(&mut self, mut part: Part, input: &mut &[u8]) {
         part.take(input);
         match part.left {
@@ -362,38 +359,50 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         }
     }
 
-    /// Ends a command: judges whether a reply that claims success has earned
+    /// Ends a command, the long way.
+    #[inline(never)]
+    pub(super) fn complete_any<'i>(&mut self, cookie: Cookie) -> Result<Option<Event<'i>>, Error> {
+        match self.judge(cookie) {
+            Ok(result) => {
+                self.slots.remove(cookie);
+                self.state = State::Header;
+                Ok(Some(Event::Done { cookie, result }))
+            }
+            Err(error) => {
+                self.fail(error);
+                Err(error)
+            }
+        }
+    }
+
+    /// The result of a command: a reply that claims success must have earned
     /// it.
     #[inline]
-    fn complete<'i>(&mut self, cookie: Cookie) -> Result<Event<'i>, Error> {
-        let simple = self.export.framing == Framing::Simple;
+    fn judge(&mut self, cookie: Cookie) -> Result<Result<(), ErrorValue>, Error> {
         let slot = find(&mut self.slots, cookie)?;
         let result = match slot.error {
             ErrorValue::NONE => Ok(()),
             error => Err(error),
         };
-        if result.is_ok() {
+        match slot.command {
             // A simple reply is whole by its form.
-            if slot.command == Command::READ && !simple {
-                match slot.coverage.judge(slot.end(), slot.length) {
+            Command::READ if result.is_ok() && self.export.framing != Framing::Simple => {
+                match slot.coverage.judge(slot.length) {
                     Judgement::Complete => {}
                     Judgement::Incomplete => return Err(Violation::Incomplete(cookie).into()),
                     Judgement::Overlap => return Err(Violation::Overlap(cookie).into()),
                 }
             }
-            if slot.missing != 0 {
+            Command::BLOCK_STATUS if result.is_ok() && slot.missing != 0 => {
                 return Err(Violation::MissingContext(cookie).into());
             }
-        }
-        if slot.command == Command::RESIZE {
-            if result.is_ok() {
-                self.export.size = slot.offset;
+            Command::RESIZE => {
+                let size = slot.offset;
+                self.resized(result.is_ok().then_some(size));
             }
-            self.resizing = None;
+            _ => {}
         }
-        self.slots.remove(cookie);
-        self.state = State::Header;
-        Ok(Event::Done { cookie, result })
+        Ok(result)
     }
 }
 
@@ -405,6 +414,31 @@ fn find<S: AsRef<[Slot]> + AsMut<[Slot]>>(
     slots
         .find(cookie)
         .ok_or(Error::Violation(Violation::UnknownCookie(cookie)))
+}
+
+/// Whether a command may have a simple reply where there are structured ones.
+fn check_simple(slot: &Slot, error: ErrorValue) -> Result<(), Error> {
+    let read = slot.command == Command::READ;
+    let status = slot.command == Command::BLOCK_STATUS && !error.is_error();
+    // A reply that began with chunks ends with one, or what they said would be
+    // forgotten.
+    let chunks = slot.error.is_error() || slot.missing != slot.asked;
+    match read || status || chunks {
+        true => Err(Violation::SimpleReply(slot.command).into()),
+        false => Ok(()),
+    }
+}
+
+/// The command that a chunk names; an extended header repeats its offset.
+fn find_for<'s, S: AsRef<[Slot]> + AsMut<[Slot]>>(
+    slots: &'s mut Slots<S>,
+    header: &Header,
+) -> Result<&'s mut Slot, Error> {
+    let slot = find(slots, header.cookie)?;
+    match header.offset {
+        Some(offset) if offset != slot.offset => Err(Violation::OtherOffset(header.cookie).into()),
+        _ => Ok(slot),
+    }
 }
 
 /// Whether fewer than four bytes can still become the magic number of a reply.

@@ -92,71 +92,57 @@ impl Request {
         self
     }
 
-    /// Encodes the command; refuses what the framing has no field for.
+    /// Refuses what the framing has no field for.
+    pub(super) fn check_fields(&self, framing: Framing) -> Result<(), Misuse> {
+        let wide = framing == Framing::Extended && self.command != Command::WRITE;
+        match wide || self.length <= u64::from(u32::MAX) {
+            true => Ok(()),
+            false => Err(Misuse::NotExpressible { framing }),
+        }
+    }
+
+    /// Encodes the command, with so many bytes of payload behind it. What the
+    /// framing has no field for was refused before.
     #[inline]
-    pub(super) fn encode(
-        &self,
-        framing: Framing,
-        payload: Payload,
-    ) -> Result<impl FnOnce(Cookie) -> Head + use<>, Misuse> {
+    pub(super) fn encode(&self, framing: Framing, payload: Option<u32>, cookie: Cookie) -> Head {
         let Self {
             command,
-            mut flags,
+            flags,
             offset,
-            mut length,
+            length,
         } = *self;
-        let follows = match payload {
-            Payload::None if command == Command::WRITE => length,
-            Payload::None => 0,
-            Payload::Contexts(bytes) => u64::from(bytes),
-        };
-        let follows = u32::try_from(follows).map_err(|_| Misuse::NotExpressible { framing })?;
         let extended = framing == Framing::Extended;
+        let mut bytes = [0; ExtendedRequest::SIZE];
         if extended {
-            if command == Command::WRITE || matches!(payload, Payload::Contexts(_)) {
-                flags |= CommandFlags::PAYLOAD_LEN;
-                length = u64::from(follows);
-            }
-        } else if length > u64::from(u32::MAX) || matches!(payload, Payload::Contexts(_)) {
-            return Err(Misuse::NotExpressible { framing });
-        }
-        Ok(move |cookie| {
-            let mut head = Head {
-                bytes: [0; ExtendedRequest::SIZE],
-                extended,
-                payload: follows,
-                cookie,
+            let (flags, length) = match payload {
+                Some(payload) => (flags.union(CommandFlags::PAYLOAD_LEN), u64::from(payload)),
+                None => (flags, length),
             };
-            if extended {
-                head.bytes = ExtendedRequest {
-                    flags,
-                    command,
-                    cookie,
-                    offset,
-                    length,
-                }
-                .encode();
-            } else if let Some(bytes) = head.bytes.first_chunk_mut() {
-                *bytes = CompactRequest {
-                    flags,
-                    command,
-                    cookie,
-                    offset,
-                    length: u32::try_from(length).unwrap_or(u32::MAX),
-                }
-                .encode();
+            bytes = ExtendedRequest {
+                flags,
+                command,
+                cookie,
+                offset,
+                length,
             }
-            head
-        })
+            .encode();
+        } else if let Some(bytes) = bytes.first_chunk_mut() {
+            *bytes = CompactRequest {
+                flags,
+                command,
+                cookie,
+                offset,
+                length: u32::try_from(length).unwrap_or(u32::MAX),
+            }
+            .encode();
+        }
+        Head {
+            bytes,
+            extended,
+            payload: payload.unwrap_or(0),
+            cookie,
+        }
     }
-}
-
-/// What follows the header besides the data of a write.
-#[derive(Clone, Copy)]
-pub(super) enum Payload {
-    None,
-    /// A block status payload of so many bytes.
-    Contexts(u32),
 }
 
 /// The header of a command, ready to be written. The payload, if the command

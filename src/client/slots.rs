@@ -20,10 +20,10 @@ use crate::wire::number::{Command, Cookie, ErrorValue};
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Slot {
-    /// How often the slot was used; odd while a command is in flight.
-    uses: u32,
-    /// The next free slot, while this one is free.
-    next: u32,
+    /// While a command is in flight, its cookie. While none is, the number of
+    /// the next free slot stands in the place of its own, which no cookie that
+    /// leads here has: one comparison tells both.
+    key: Cookie,
     pub(super) command: Command,
     pub(super) flags: CommandFlags,
     /// The first error reported.
@@ -41,14 +41,13 @@ pub struct Slot {
 impl Slot {
     /// A free slot.
     pub const EMPTY: Self = Self {
-        uses: 0,
-        next: 0,
+        key: Cookie(0),
         command: Command(0),
         flags: CommandFlags::NONE,
         error: ErrorValue::NONE,
         offset: 0,
         length: 0,
-        coverage: Coverage::new(0),
+        coverage: Coverage::NONE,
         missing: 0,
         asked: 0,
     };
@@ -61,7 +60,6 @@ impl Slot {
             flags: request.flags,
             offset: request.offset,
             length: request.length,
-            coverage: Coverage::new(request.offset),
             missing: asked,
             asked,
             ..Self::EMPTY
@@ -70,6 +68,7 @@ impl Slot {
 
     /// The first byte behind the command's range. (The sum was checked, or
     /// the caller is lenient and the range ends with the address space.)
+    #[inline]
     pub(super) fn end(&self) -> u64 {
         self.offset.saturating_add(self.length)
     }
@@ -94,8 +93,9 @@ pub(super) struct Slots<S> {
 /// no two commands in flight share it. Callers keep what they know of a command
 /// (where its data goes, who waits for it) in an array of their own by it.
 #[must_use]
+#[inline]
 pub fn slot_index(cookie: Cookie) -> usize {
-    usize::try_from(cookie.0 & 0xffff_ffff).unwrap_or(usize::MAX)
+    position(number(cookie))
 }
 
 impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Slots<S> {
@@ -103,8 +103,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Slots<S> {
         for (slot, next) in storage.as_mut().iter_mut().zip(1u32..) {
             // Slots may come from an earlier session: what was in flight there
             // is not in flight here, and its cookie stays unknown.
-            slot.uses = slot.uses.wrapping_add(slot.uses & 1);
-            slot.next = next;
+            let uses = uses(slot.key);
+            slot.key = key(uses.wrapping_add(uses & 1), next);
         }
         Self {
             storage,
@@ -124,23 +124,25 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Slots<S> {
     /// Fills a free slot; `None` if there is none.
     #[inline]
     pub(super) fn insert(&mut self, command: Slot) -> Option<Cookie> {
-        let index = self.free;
-        let slot = self.storage.as_mut().get_mut(position(index))?;
-        self.free = slot.next;
-        let uses = slot.uses.wrapping_add(1);
-        *slot = Slot { uses, ..command };
-        self.in_flight = self.in_flight.saturating_add(1);
-        Some(cookie(uses, index))
+        let slot = self.storage.as_mut().get_mut(position(self.free))?;
+        let cookie = key(uses(slot.key).wrapping_add(1), self.free);
+        self.free = number(slot.key);
+        *slot = Slot {
+            key: cookie,
+            ..command
+        };
+        // Never more than there are slots.
+        self.in_flight = self.in_flight.wrapping_add(1);
+        Some(cookie)
     }
 
     /// The command in flight with this cookie.
     #[inline]
     pub(super) fn find(&mut self, cookie: Cookie) -> Option<&mut Slot> {
-        let uses = uses(cookie);
         self.storage
             .as_mut()
             .get_mut(slot_index(cookie))
-            .filter(|slot| slot.uses == uses && uses & 1 == 1)
+            .filter(|slot| slot.key == cookie)
     }
 
     /// Ends the command with this cookie, which is in flight.
@@ -148,32 +150,35 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Slots<S> {
     pub(super) fn remove(&mut self, cookie: Cookie) {
         let free = self.free;
         if let Some(slot) = self.find(cookie) {
-            slot.uses = slot.uses.wrapping_add(1);
-            slot.next = free;
-            self.free = u32::try_from(cookie.0 & 0xffff_ffff).unwrap_or(u32::MAX);
-            self.in_flight = self.in_flight.saturating_sub(1);
+            slot.key = key(uses(cookie).wrapping_add(1), free);
+            self.free = number(cookie);
+            self.in_flight = self.in_flight.wrapping_sub(1);
         }
     }
 
     /// The commands in flight.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Cookie, &Slot)> {
-        self.storage
-            .as_ref()
-            .iter()
-            .zip(0u32..)
-            .filter(|(slot, _)| slot.uses & 1 == 1)
-            .map(|(slot, index)| (cookie(slot.uses, index), slot))
+        let slots = self.storage.as_ref().iter().zip(0u32..);
+        slots
+            .filter(|(slot, index)| number(slot.key) == *index)
+            .map(|(slot, _)| (slot.key, slot))
     }
 }
 
+/// How often the slot was used, odd while it is in use; and a number.
 #[inline]
-fn cookie(uses: u32, index: u32) -> Cookie {
-    Cookie(u64::from(uses).wrapping_shl(32) | u64::from(index))
+fn key(uses: u32, number: u32) -> Cookie {
+    Cookie(u64::from(uses).wrapping_shl(32) | u64::from(number))
 }
 
 #[inline]
 fn uses(cookie: Cookie) -> u32 {
     u32::try_from(cookie.0.wrapping_shr(32)).unwrap_or(0)
+}
+
+#[inline]
+fn number(cookie: Cookie) -> u32 {
+    u32::try_from(cookie.0 & 0xffff_ffff).unwrap_or(u32::MAX)
 }
 
 #[inline]
@@ -190,7 +195,7 @@ mod tests {
     #[test]
     fn generations_start_over() {
         let mut slot = Slot::EMPTY;
-        slot.uses = u32::MAX - 1;
+        slot.key = Cookie(0xffff_fffe_0000_0000);
         let mut slots = Slots::new([slot]);
         let command = Slot::new(&Request::flush(), 0);
         let last = slots.insert(command);

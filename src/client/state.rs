@@ -1,6 +1,6 @@
 //! Where in the stream of replies the input is.
 
-use crate::error::Misuse;
+use crate::error::{Error, Misuse};
 use crate::need::Need;
 use crate::negotiated::Width;
 use crate::wire::bytes::{clip, take_slice, wide};
@@ -12,6 +12,8 @@ use crate::wire::number::{ContextId, Cookie, ErrorValue};
 pub(super) enum State {
     /// Before a header.
     Header,
+    /// In bytes without a meaning, at the end of a chunk.
+    Rest(Part),
     /// In the data of a read.
     Data { part: Part, offset: u64 },
     /// Behind a hole chunk.
@@ -24,10 +26,10 @@ pub(super) enum State {
     Extents(Extents),
     /// In front of an error message and what stands behind it.
     Message(Message),
-    /// In bytes without a meaning, at the end of a chunk.
-    Rest(Part),
     /// Behind the last chunk of a reply.
     Done(Cookie),
+    /// The session is over.
+    Failed(Error),
 }
 
 /// A part of a chunk.
@@ -126,16 +128,14 @@ impl State {
             Self::Message(message) => clip(message.part.left).saturating_add(message.tail()),
             Self::Rest(part) => clip(part.left),
             Self::Hole { .. } | Self::Done(_) => 0,
+            Self::Failed(_) => return Need::Nothing,
         })
     }
 
     #[inline]
     pub(super) fn advance(&mut self, n: u64) -> Result<(), Misuse> {
         let Self::Data { part, offset } = self else {
-            return match n {
-                0 => Ok(()),
-                _ => Err(Misuse::TooMuchPayload { expected: 0 }),
-            };
+            return self.no_payload(n);
         };
         let Some(left) = part.left.checked_sub(n) else {
             return Err(Misuse::TooMuchPayload {
@@ -148,5 +148,14 @@ impl State {
             *self = part.after();
         }
         Ok(())
+    }
+
+    #[cold]
+    fn no_payload(&self, n: u64) -> Result<(), Misuse> {
+        match self {
+            Self::Failed(error) => Err(Misuse::Failed(*error)),
+            _ if n == 0 => Ok(()),
+            _ => Err(Misuse::TooMuchPayload { expected: 0 }),
+        }
     }
 }

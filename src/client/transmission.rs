@@ -3,7 +3,7 @@
 
 use super::accepted::Accepted;
 
-use super::request::{Head, Payload, Request};
+use super::request::{Head, Request};
 use super::slots::{Slot, Slots};
 use super::state::State;
 use crate::error::{Error, Misuse};
@@ -15,6 +15,7 @@ use crate::wire::Sink;
 use crate::wire::extent::{Extents32, Extents64};
 use crate::wire::flags::{CommandFlags, TransmissionFlags};
 use crate::wire::number::{Command, ContextId, Cookie, ErrorValue};
+use crate::wire::reply::{ExtendedHeader, SimpleReply};
 use crate::wire::request::BlockStatusPayload;
 use crate::wire::text::Text;
 
@@ -105,12 +106,12 @@ pub struct Transmission<S> {
     pub(super) limits: Limits,
     pub(super) slots: Slots<S>,
     pub(super) state: State,
-    /// How much of the next header must be there, as far as it is known.
+    /// How much of the next header must be there, where that is known to be
+    /// more than the least.
     pub(super) want: usize,
-    pub(super) failed: Option<Error>,
     /// The size a resize in flight asks for.
     pub(super) resizing: Option<u64>,
-    accepted: Accepted,
+    pub(super) accepted: Accepted,
     lenient: bool,
     disconnected: bool,
 }
@@ -124,8 +125,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             limits,
             slots: Slots::new(slots),
             state: State::Header,
-            want: least_header(negotiated.framing),
-            failed: None,
+            want: 0,
             resizing: None,
             lenient: false,
             disconnected: false,
@@ -166,14 +166,48 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// [`Misuse::Full`] if every slot is in flight. Nothing has changed.
     #[inline]
     pub fn submit(&mut self, request: Request) -> Result<Head, Misuse> {
-        self.check(&request)?;
-        let asked = match request.command {
-            Command::BLOCK_STATUS => self.export.contexts.mask(),
-            _ => 0,
+        let asked = match self.accepted.data(&request) {
+            true => 0,
+            false => self.judge_command(&request)?,
         };
-        let encode = request.encode(self.export.framing, Payload::None)?;
-        let cookie = self.insert(&request, asked)?;
-        Ok(encode(cookie))
+        let payload = match request.command {
+            // Judged to have 32 bits.
+            Command::WRITE => Some(u32::try_from(request.length).unwrap_or(u32::MAX)),
+            _ => None,
+        };
+        self.start(&request, asked, payload)
+    }
+
+    /// Judges what carries no data, or needs a second look. Returns one bit for
+    /// each context that is to be answered.
+    #[inline(never)]
+    fn judge_command(&mut self, request: &Request) -> Result<u32, Misuse> {
+        self.check(request)?;
+        request.check_fields(self.export.framing)?;
+        match request.command {
+            Command::BLOCK_STATUS => return Ok(self.export.contexts.mask()),
+            Command::RESIZE if self.slots.is_full() => return Err(Misuse::Full),
+            Command::RESIZE => {
+                self.resizing = Some(request.offset);
+                self.accepted.reach = 0;
+            }
+            _ => {}
+        }
+        Ok(0)
+    }
+
+    /// Fills a slot for a command that was judged, with one bit for each
+    /// context that is to be answered, and makes its header.
+    #[inline]
+    fn start(
+        &mut self,
+        request: &Request,
+        asked: u32,
+        payload: Option<u32>,
+    ) -> Result<Head, Misuse> {
+        let slot = Slot::new(request, asked);
+        let cookie = self.slots.insert(slot).ok_or(Misuse::Full)?;
+        Ok(request.encode(self.export.framing, payload, cookie))
     }
 
     /// Makes a block status command for some of the selected contexts, whose
@@ -208,14 +242,16 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             .ok()
             .and_then(|n| n.checked_mul(4)?.checked_add(8))
             .ok_or(EncodeError::TooLong)?;
-        let encode = request.encode(self.export.framing, Payload::Contexts(bytes))?;
+        let framing = self.export.framing;
+        if framing != Framing::Extended {
+            return Err(Misuse::NotExpressible { framing });
+        }
         BlockStatusPayload {
             effect_length: length,
             contexts: contexts.into(),
         }
         .encode(payload)?;
-        let cookie = self.insert(&request, asked)?;
-        Ok(encode(cookie))
+        self.start(&request, asked, Some(bytes))
     }
 
     /// Makes the command that ends the session. It has no reply; nothing can
@@ -233,9 +269,9 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             offset: 0,
             length: 0,
         };
-        let encode = request.encode(self.export.framing, Payload::None)?;
         self.disconnected = true;
-        Ok(encode(Cookie(0)))
+        self.accepted.reach = 0;
+        Ok(request.encode(self.export.framing, None, Cookie(0)))
     }
 
     /// Says that the peer closed the connection.
@@ -245,11 +281,12 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// [`Error::Closed`] if commands are in flight or a reply is incomplete;
     /// [`abandon`](Self::abandon) names them. Later calls say the same.
     pub fn end_of_input(&mut self) -> Result<(), Error> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
-        let idle = self.slots.in_flight() == 0 && matches!(self.state, State::Header);
-        self.failed = Some(Error::Closed);
+        let idle = match self.state {
+            State::Failed(error) => return Err(error),
+            State::Header => self.slots.in_flight() == 0,
+            _ => false,
+        };
+        self.fail(Error::Closed);
         match idle {
             true => Ok(()),
             false => Err(Error::Closed),
@@ -260,7 +297,9 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// `None` when there is no more. Together with the `Done` events this
     /// accounts for every command exactly once.
     pub fn abandon(&mut self) -> Option<Cookie> {
-        self.failed?;
+        let State::Failed(_) = self.state else {
+            return None;
+        };
         let (cookie, _) = self.slots.iter().next()?;
         self.slots.remove(cookie);
         Some(cookie)
@@ -269,10 +308,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// What to read next.
     #[inline]
     pub fn need(&self) -> Need {
-        if self.failed.is_some() {
-            return Need::Nothing;
-        }
-        self.state.need(self.want)
+        self.state.need(self.want.max(self.least_header()))
     }
 
     /// Says that the next `n` bytes of the payload that [`need`](Self::need)
@@ -283,26 +319,26 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// [`Misuse`] if `n` is more than the payload still has.
     #[inline]
     pub fn advance(&mut self, n: u64) -> Result<(), Misuse> {
-        self.check_failed()?;
         self.state.advance(n)
     }
 
-    fn check_failed(&self) -> Result<(), Misuse> {
-        match self.failed {
-            Some(error) => Err(Misuse::Failed(error)),
-            None => Ok(()),
-        }
+    /// The session is over.
+    #[cold]
+    pub(super) fn fail(&mut self, error: Error) {
+        self.state = State::Failed(error);
+        self.accepted.reach = 0;
     }
 
     fn check_open(&self) -> Result<(), Misuse> {
-        self.check_failed()?;
+        if let State::Failed(error) = self.state {
+            return Err(Misuse::Failed(error));
+        }
         match self.disconnected {
             true => Err(Misuse::State("the session was ended by disconnect")),
             false => Ok(()),
         }
     }
 
-    #[inline]
     fn check(&self, request: &Request) -> Result<(), Misuse> {
         self.check_open()?;
         if request.command == Command::DISC {
@@ -331,6 +367,16 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         }
     }
 
+    /// A resize is done: the new size, if it was granted.
+    #[cold]
+    pub(super) fn resized(&mut self, size: Option<u64>) {
+        self.export.size = size.unwrap_or(self.export.size);
+        self.resizing = None;
+        if !self.disconnected {
+            self.accepted.reach = self.export.size;
+        }
+    }
+
     /// One bit for each of these contexts.
     fn ask(&self, contexts: &[ContextId]) -> Result<u32, Misuse> {
         let mut asked = 0;
@@ -348,27 +394,12 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         Ok(asked)
     }
 
-    #[inline]
-    fn insert(&mut self, request: &Request, asked: u32) -> Result<Cookie, Misuse> {
-        let resize = request.command == Command::RESIZE;
-        let slot = Slot::new(request, asked);
-        let cookie = self.slots.insert(slot).ok_or(Misuse::Full)?;
-        if resize {
-            self.resizing = Some(request.offset);
-        }
-        Ok(cookie)
-    }
-
     /// The fewest bytes that a header of this framing has.
     #[inline]
     pub(super) fn least_header(&self) -> usize {
-        least_header(self.export.framing)
-    }
-}
-
-const fn least_header(framing: Framing) -> usize {
-    match framing {
-        Framing::Simple | Framing::Structured => 16,
-        Framing::Extended => 32,
+        match self.export.framing {
+            Framing::Simple | Framing::Structured => SimpleReply::SIZE,
+            Framing::Extended => ExtendedHeader::SIZE,
+        }
     }
 }

@@ -83,7 +83,7 @@ impl Read {
         match self.ticket.framing {
             Framing::Simple => Err(self),
             Framing::Structured | Framing::Extended => Ok(Chunks {
-                coverage: Coverage::new(self.ticket.offset),
+                coverage: Coverage::NONE,
                 ticket: self.ticket,
                 errors: None,
             }),
@@ -269,8 +269,9 @@ impl Chunks {
         {
             return Err(Misuse::Overlap);
         }
+        let from = offset.saturating_sub(self.ticket.offset);
         let mut coverage = self.coverage;
-        if !coverage.add(offset, end, self.ticket.length) {
+        if !coverage.add(from, length, self.ticket.length) {
             return Err(Misuse::Overlap);
         }
         self.coverage = coverage;
@@ -291,8 +292,7 @@ impl Chunks {
         if self.errors.is_some() {
             return Ok(());
         }
-        let end = self.ticket.offset.saturating_add(self.ticket.length);
-        match self.coverage.judge(end, self.ticket.length) {
+        match self.coverage.judge(self.ticket.length) {
             Judgement::Complete => Ok(()),
             Judgement::Incomplete => Err(Misuse::Incomplete),
             Judgement::Overlap => Err(Misuse::Overlap),

@@ -2,6 +2,8 @@
 
 use nom::IResult;
 
+use super::DecodeError;
+
 /// Takes `N` bytes off the front, or nothing.
 #[inline]
 pub(crate) fn take<'i, const N: usize>(input: &mut &'i [u8]) -> Option<&'i [u8; N]> {
@@ -16,6 +18,33 @@ pub(crate) fn take_slice<'i>(input: &mut &'i [u8], n: usize) -> Option<&'i [u8]>
     let (head, rest) = input.split_at_checked(n)?;
     *input = rest;
     Some(head)
+}
+
+/// Takes a header of `N` bytes off the front, if all of it is there and
+/// `parse` knows it.
+#[inline]
+pub(crate) fn front<const N: usize, T>(
+    input: &mut &[u8],
+    parse: impl FnOnce(&[u8; N]) -> Option<T>,
+) -> Option<T> {
+    let (bytes, rest) = input.split_first_chunk()?;
+    let header = parse(bytes)?;
+    *input = rest;
+    Some(header)
+}
+
+/// What a header that is not there is, by its magic number: still to come, or
+/// another message. Judged as soon as the first byte is there.
+#[cold]
+pub(crate) fn judge_magic(
+    input: &[u8],
+    magic: u32,
+    message: &'static str,
+) -> Result<(), DecodeError> {
+    match starts_like(input, &magic.to_be_bytes()) {
+        true => Ok(()),
+        false => Err(DecodeError::Magic { message }),
+    }
 }
 
 // Parsers for nom to combine. Its own index the slice, which leaves a panic

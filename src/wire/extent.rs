@@ -64,6 +64,14 @@ impl TryFrom<Extent64> for Extent32 {
     }
 }
 
+/// How many extents the loops take at a time, where code may cost memory: a
+/// loop with two ways out is unrolled by hand, or not at all.
+const BLOCK: usize = if cfg!(target_pointer_width = "64") {
+    8
+} else {
+    1
+};
+
 /// How far a list of extents goes, in bytes; `u64::MAX` stands for more than
 /// 64 bits hold.
 pub(crate) struct Reach {
@@ -71,6 +79,21 @@ pub(crate) struct Reach {
     pub(crate) last: u64,
     /// Where it ends.
     pub(crate) total: u64,
+}
+
+impl Reach {
+    /// Adds an extent. One comparison finds both, one that is empty and a sum
+    /// that is too large: the sum does not grow, and nothing has changed.
+    #[inline]
+    fn grow(&mut self, length: u64) -> bool {
+        let total = self.total.wrapping_add(length);
+        let grown = total > self.total;
+        if grown {
+            self.last = self.total;
+            self.total = total;
+        }
+        grown
+    }
 }
 
 /// The two widths differ in nothing but numbers.
@@ -148,17 +171,29 @@ macro_rules! extents {
 
             /// Where the last one begins and ends, if the first one begins at
             /// zero; fails as [`total`](Self::total).
-            #[inline]
             pub(crate) fn reach(self) -> Result<Reach, DecodeError> {
                 let mut reach = Reach { last: 0, total: 0 };
-                let mut empty = false;
-                for extent in self {
-                    empty |= extent.length == 0;
-                    reach.last = reach.total;
-                    reach.total = reach.total.saturating_add(u64::from(extent.length));
+                let (blocks, others) = self.0.as_chunks::<BLOCK>();
+                let mut grow = |bytes| reach.grow($extent::decode(bytes).length.into());
+                let grown = blocks.iter().all(|block| block.iter().all(&mut grow))
+                    && others.iter().all(grow);
+                match grown {
+                    true => Ok(reach),
+                    false => self.reach_beyond(),
                 }
-                if empty {
-                    return Err(DecodeError::EmptyExtent);
+            }
+
+            /// As [`reach`](Self::reach), where one is empty or the sum is too
+            /// large.
+            #[cold]
+            fn reach_beyond(self) -> Result<Reach, DecodeError> {
+                let mut reach = Reach { last: 0, total: 0 };
+                for extent in self {
+                    if extent.length == 0 {
+                        return Err(DecodeError::EmptyExtent);
+                    }
+                    reach.last = reach.total;
+                    reach.total = reach.total.saturating_add(extent.length.into());
                 }
                 Ok(reach)
             }
@@ -181,9 +216,12 @@ macro_rules! extents {
 
             #[inline]
             fn fold<B, F: FnMut(B, $extent) -> B>(self, init: B, mut f: F) -> B {
-                self.0
+                let mut step = |acc, bytes| f(acc, $extent::decode(bytes));
+                let (blocks, others) = self.0.as_chunks::<BLOCK>();
+                let acc = blocks
                     .iter()
-                    .fold(init, |acc, bytes| f(acc, $extent::decode(bytes)))
+                    .fold(init, |acc, block| block.iter().fold(acc, &mut step));
+                others.iter().fold(acc, step)
             }
         }
 

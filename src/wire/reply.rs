@@ -2,10 +2,9 @@
 //! reply chunks (specification, "Simple reply message" and following).
 
 use super::DecodeError;
-use super::bytes::{Fields, Writer};
+use super::bytes::{Fields, Writer, front, judge_magic};
 use super::flags::ReplyFlags;
 use super::number::{ChunkType, Cookie, ErrorValue};
-use super::request::header;
 
 /// Magic number of a simple reply.
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
@@ -40,16 +39,20 @@ impl SimpleReply {
     /// [`DecodeError::Magic`] at the first wrong byte.
     #[inline]
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        let Some(bytes) = header::<{ Self::SIZE }>(input, SIMPLE_REPLY_MAGIC, "simple reply")?
-        else {
-            return Ok(None);
-        };
+        match front(input, Self::parse) {
+            Some(header) => Ok(Some(header)),
+            None => judge_magic(input, SIMPLE_REPLY_MAGIC, "simple reply").map(|()| None),
+        }
+    }
+
+    /// Decodes a header that has its magic number.
+    #[inline]
+    pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        let _ = fields.u32();
-        Ok(Some(Self {
+        (fields.u32() == SIMPLE_REPLY_MAGIC).then(|| Self {
             error: ErrorValue(fields.u32()),
             cookie: Cookie(fields.u64()),
-        }))
+        })
     }
 
     /// Encodes.
@@ -92,19 +95,24 @@ impl StructuredHeader {
     /// [`DecodeError::Magic`] at the first wrong byte.
     #[inline]
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        let Some(bytes) =
-            header::<{ Self::SIZE }>(input, STRUCTURED_REPLY_MAGIC, "structured reply chunk")?
-        else {
-            return Ok(None);
-        };
+        match front(input, Self::parse) {
+            Some(header) => Ok(Some(header)),
+            None => {
+                judge_magic(input, STRUCTURED_REPLY_MAGIC, "structured reply chunk").map(|()| None)
+            }
+        }
+    }
+
+    /// Decodes a header that has its magic number.
+    #[inline]
+    pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        let _ = fields.u32();
-        Ok(Some(Self {
+        (fields.u32() == STRUCTURED_REPLY_MAGIC).then(|| Self {
             flags: ReplyFlags(fields.u16()),
             chunk: ChunkType(fields.u16()),
             cookie: Cookie(fields.u64()),
             length: fields.u32(),
-        }))
+        })
     }
 
     /// Encodes.
@@ -151,20 +159,23 @@ impl ExtendedHeader {
     /// [`DecodeError::Magic`] at the first wrong byte.
     #[inline]
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        let Some(bytes) =
-            header::<{ Self::SIZE }>(input, EXTENDED_REPLY_MAGIC, "extended reply chunk")?
-        else {
-            return Ok(None);
-        };
+        match front(input, Self::parse) {
+            Some(header) => Ok(Some(header)),
+            None => judge_magic(input, EXTENDED_REPLY_MAGIC, "extended reply chunk").map(|()| None),
+        }
+    }
+
+    /// Decodes a header that has its magic number.
+    #[inline]
+    pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        let _ = fields.u32();
-        Ok(Some(Self {
+        (fields.u32() == EXTENDED_REPLY_MAGIC).then(|| Self {
             flags: ReplyFlags(fields.u16()),
             chunk: ChunkType(fields.u16()),
             cookie: Cookie(fields.u64()),
             offset: fields.u64(),
             length: fields.u64(),
-        }))
+        })
     }
 
     /// Encodes.

@@ -1,7 +1,7 @@
 //! Transmission: requests, compact and extended (specification, "Request
 //! message"), and the payload of a block status request.
 
-use super::bytes::{Fields, Writer, starts_like, take, wide};
+use super::bytes::{Fields, Writer, front, judge_magic, take, wide};
 use super::flags::CommandFlags;
 use super::number::{Command, ContextId, Cookie};
 use super::sink::all_or_nothing;
@@ -42,18 +42,23 @@ impl CompactRequest {
     /// [`DecodeError::Magic`] at the first wrong byte.
     #[inline]
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        let Some(bytes) = header::<{ Self::SIZE }>(input, REQUEST_MAGIC, "compact request")? else {
-            return Ok(None);
-        };
+        match front(input, Self::parse) {
+            Some(header) => Ok(Some(header)),
+            None => judge_magic(input, REQUEST_MAGIC, "compact request").map(|()| None),
+        }
+    }
+
+    /// Decodes a header that has its magic number.
+    #[inline]
+    pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        let _ = fields.u32();
-        Ok(Some(Self {
+        (fields.u32() == REQUEST_MAGIC).then(|| Self {
             flags: CommandFlags(fields.u16()),
             command: Command(fields.u16()),
             cookie: Cookie(fields.u64()),
             offset: fields.u64(),
             length: fields.u32(),
-        }))
+        })
     }
 
     /// Encodes.
@@ -113,20 +118,23 @@ impl ExtendedRequest {
     /// [`DecodeError::Magic`] at the first wrong byte.
     #[inline]
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        let Some(bytes) =
-            header::<{ Self::SIZE }>(input, EXTENDED_REQUEST_MAGIC, "extended request")?
-        else {
-            return Ok(None);
-        };
+        match front(input, Self::parse) {
+            Some(header) => Ok(Some(header)),
+            None => judge_magic(input, EXTENDED_REQUEST_MAGIC, "extended request").map(|()| None),
+        }
+    }
+
+    /// Decodes a header that has its magic number.
+    #[inline]
+    pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        let _ = fields.u32();
-        Ok(Some(Self {
+        (fields.u32() == EXTENDED_REQUEST_MAGIC).then(|| Self {
             flags: CommandFlags(fields.u16()),
             command: Command(fields.u16()),
             cookie: Cookie(fields.u64()),
             offset: fields.u64(),
             length: fields.u64(),
-        }))
+        })
     }
 
     /// Encodes.
@@ -153,24 +161,6 @@ impl ExtendedRequest {
             0
         }
     }
-}
-
-/// Takes a header of `N` bytes if all of it is there; judges the magic number
-/// as soon as its first byte is.
-#[inline]
-pub(super) fn header<'i, const N: usize>(
-    input: &mut &'i [u8],
-    magic: u32,
-    message: &'static str,
-) -> Result<Option<&'i [u8; N]>, DecodeError> {
-    let wrong = DecodeError::Magic { message };
-    match input.first_chunk::<4>() {
-        Some(first) if u32::from_be_bytes(*first) != magic => return Err(wrong),
-        Some(_) => {}
-        None if starts_like(input, &magic.to_be_bytes()) => return Ok(None),
-        None => return Err(wrong),
-    }
-    Ok(take::<N>(input))
 }
 
 /// The payload of a block status request that asks for some of the selected

@@ -416,6 +416,8 @@ fn transmission() {
     }
     assert_states(
         &all,
-        &["Header", "Data", "Extents", "Message", "Rest", "Done"],
+        &[
+            "Header", "Data", "Extents", "Message", "Rest", "Done", "Failed",
+        ],
     );
 }

@@ -13,7 +13,8 @@ const OFFSET: u64 = 4096;
 /// A piece of a read: where it begins and how long it is.
 type Piece = (u64, u64);
 
-/// Answers a read of `length` bytes with holes, one a piece.
+/// Answers a read of `length` bytes, pieces of odd length with holes, the
+/// others with data.
 fn answer(length: u64, pieces: &[Piece], framing: Framing) -> Result<(), Error> {
     let mut machine = Transmission::new(export(framing), [Slot::EMPTY; 1], Limits::DEFAULT);
     let head = machine.submit(Request::read(OFFSET, length)).unwrap();
@@ -35,18 +36,23 @@ fn answer(length: u64, pieces: &[Piece], framing: Framing) -> Result<(), Error> 
     };
     for (begin, length) in pieces {
         let mut payload = (OFFSET + begin).to_be_bytes().to_vec();
-        payload.extend(u32::try_from(*length).unwrap().to_be_bytes());
-        chunk(2, 0, &payload);
+        if length % 2 == 0 {
+            payload.resize(payload.len() + usize::try_from(*length).unwrap(), 7);
+            chunk(1, 0, &payload);
+        } else {
+            payload.extend(u32::try_from(*length).unwrap().to_be_bytes());
+            chunk(2, 0, &payload);
+        }
     }
     chunk(0, 1, &[]);
     let mut input = bytes.as_slice();
-    let mut holes = 0;
+    let mut seen = 0;
     loop {
         match machine.receive(&mut input)? {
-            Some(Event::Hole { .. }) => holes += 1,
+            Some(Event::Hole { .. } | Event::Data { .. }) => seen += 1,
             Some(Event::Done { result, .. }) => {
                 assert_eq!(result, Ok(()));
-                assert_eq!(holes, pieces.len());
+                assert_eq!(seen, pieces.len());
                 assert_eq!(machine.in_flight(), 0);
                 return Ok(());
             }

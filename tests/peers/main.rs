@@ -9,10 +9,13 @@
 // of examples.
 #[path = "../../examples/nbd/align.rs"]
 mod align;
+#[path = "../../examples/nbd/copy/plan.rs"]
+mod plan;
 #[path = "../../examples/shared/size.rs"]
 mod size;
 
 mod commands;
+mod connections;
 mod copy;
 mod describe;
 mod driver;

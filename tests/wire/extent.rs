@@ -172,6 +172,34 @@ macro_rules! lists {
                 );
             }
 
+            /// Whether the list is a multiple of what is judged at a time or
+            /// not, and wherever the empty one stands.
+            #[test]
+            fn long_lists() {
+                for count in 0..40 {
+                    let list: Vec<_> = (1..=count).map(|n| (n, n)).collect();
+                    let sum = list.iter().map(|(length, _)| u64::from(*length)).sum();
+                    assert_eq!(total(&list), Ok(sum));
+                    let bytes = wire(&list);
+                    let (extents, _) = $extents::split(&bytes);
+                    let flags = extents.fold(Vec::new(), |mut flags, extent| {
+                        flags.push((extent.length, extent.flags));
+                        flags
+                    });
+                    assert_eq!(flags, list);
+                    for n in 0..list.len() {
+                        let mut list = list.clone();
+                        list[n].0 = 0;
+                        assert_eq!(total(&list), Err(DecodeError::EmptyExtent));
+                        list[n].0 = $word::MAX;
+                        let sum = list.iter().fold(0u64, |sum, (length, _)| {
+                            sum.saturating_add(u64::from(*length))
+                        });
+                        assert_eq!(total(&list), Ok(sum));
+                    }
+                }
+            }
+
             #[test]
             fn an_empty_extent_has_no_total() {
                 let empty = Err(DecodeError::EmptyExtent);

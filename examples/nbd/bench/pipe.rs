@@ -1,36 +1,21 @@
-//! The socket of a connection under load: many messages in one system call,
-//! and one system call where others take three.
-//!
-//! The socket waits where waiting is right: for replies, when there is nothing
-//! to send. Sending never waits, for the server may want its replies read
-//! first.
+//! The socket of a connection under load: many messages in one system call.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::OwnedFd;
+use std::io::IoSlice;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use nbd_codec::client::Head;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
 use crate::connection::Link;
+use crate::inbox::{LITTLE, Received};
 
 /// As much as a socket has for its reader, in round figures.
 const CAPACITY: usize = 256 << 10;
-
-/// Behind a payload that is read to its place: headers, and not much of what
-/// had to be copied to its place.
-const BEHIND: usize = 512;
 
 /// The system takes no more slices at once.
 const MOST_SLICES: usize = 1024;
 
 pub struct Pipe {
-    fd: OwnedFd,
-    bytes: Box<[u8]>,
-    start: usize,
-    end: usize,
+    link: Link,
     /// Heads of commands, one behind the other.
     heads: Vec<u8>,
     /// The length of each.
@@ -43,31 +28,25 @@ pub struct Pipe {
 
 impl Pipe {
     /// With `payload` behind each command.
-    pub fn new(link: Link, payload: Vec<u8>) -> Result<Self> {
-        let mut bytes = vec![0; CAPACITY];
-        let unread = link.inbox.unread();
-        let end = unread.len();
-        bytes[..end].copy_from_slice(unread);
-        Ok(Self {
-            fd: link.socket.into_blocking()?,
-            bytes: bytes.into(),
-            start: 0,
-            end,
+    pub fn new(mut link: Link, payload: Vec<u8>) -> Self {
+        link.inbox.enlarge(CAPACITY);
+        Self {
+            link,
             heads: Vec::new(),
             head: 0,
             payload,
             sent: 0,
-        })
+        }
     }
 
     /// What was received and not understood yet.
     pub fn unread(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
+        self.link.inbox.unread()
     }
 
     /// Says that only the last `left` bytes are still to be understood.
     pub fn keep_last(&mut self, left: usize) {
-        self.start = self.end - left;
+        self.link.inbox.keep_last(left);
     }
 
     /// To be sent.
@@ -83,15 +62,16 @@ impl Pipe {
     /// Sends as much as the socket takes now.
     pub fn send(&mut self) -> Result<()> {
         while !self.heads.is_empty() {
-            let result = match self.payload.is_empty() {
-                true => send(&self.fd, &self.heads[self.sent..], FLAGS),
-                false => self.send_with_payload(),
+            let sent = match self.payload.is_empty() {
+                true => {
+                    let heads = IoSlice::new(&self.heads[self.sent..]);
+                    self.link.socket.write(&[heads])?
+                }
+                false => self.send_with_payload()?,
             };
-            match result {
-                Ok(n) => self.sent += n,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error).context("the connection broke while sending"),
+            match sent {
+                Some(n) => self.sent += n,
+                None => return Ok(()),
             }
             let messages = self.heads.len() / self.head;
             if self.sent == self.heads.len() + messages * self.payload.len() {
@@ -102,7 +82,7 @@ impl Pipe {
         Ok(())
     }
 
-    fn send_with_payload(&self) -> rustix::io::Result<usize> {
+    fn send_with_payload(&mut self) -> Result<Option<usize>> {
         let message = self.head + self.payload.len();
         let mut skip = self.sent % message;
         let heads = &self.heads[self.sent / message * self.head..];
@@ -114,57 +94,21 @@ impl Pipe {
                 slices.push(IoSlice::new(&part[skipped..]));
             }
         }
-        sendmsg(
-            &self.fd,
-            &slices,
-            &mut SendAncillaryBuffer::default(),
-            FLAGS,
-        )
+        self.link.socket.write(&slices)
     }
 
     /// Waits until there is something to read, or until the socket takes more,
     /// whichever is first; whether there is something to read.
     pub fn wait(&self) -> Result<bool> {
-        let events = PollFlags::IN | PollFlags::OUT;
-        let mut fds = [PollFd::new(&self.fd, events)];
-        loop {
-            match poll(&mut fds, None) {
-                Ok(_) => return Ok(fds[0].revents() != PollFlags::OUT),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.link.socket.wait(true)
     }
 
-    /// Receives, and waits for it: first into `place`, which may be empty,
-    /// and then behind what is unread. How much of `place` was filled, and
-    /// whether anything came.
-    pub fn receive(&mut self, place: &mut [u8]) -> Result<(usize, bool)> {
-        if self.start > 0 {
-            self.bytes.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
-        let room = place.len();
-        let inbox = &mut self.bytes[self.end..];
-        let n = loop {
-            let result = match room {
-                0 => rustix::io::read(&self.fd, &mut *inbox),
-                _ => {
-                    let behind = BEHIND.min(inbox.len());
-                    let slices = [&mut *place, &mut inbox[..behind]];
-                    rustix::io::readv(&self.fd, &mut slices.map(IoSliceMut::new))
-                }
-            };
-            match result {
-                Ok(n) => break n,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => bail!("the server was silent for longer than --timeout"),
-                Err(error) => return Err(error).context("the connection broke"),
-            }
+    /// Receives, and waits for it: first into `place`, if that is not empty.
+    pub fn receive(&mut self, place: &mut [u8]) -> Result<Received> {
+        let most = match place.is_empty() {
+            true => CAPACITY,
+            false => LITTLE,
         };
-        self.end += n.saturating_sub(room);
-        Ok((n.min(room), n > 0))
+        self.link.inbox.receive(&mut self.link.socket, place, most)
     }
 }
-
-const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);

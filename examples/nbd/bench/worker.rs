@@ -3,9 +3,8 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
-use nbd_codec::wire::number::Cookie;
 use nbd_codec::{Limits, Need};
 
 use super::histogram::Histogram;
@@ -14,8 +13,12 @@ use super::{Load, Stop};
 use crate::connection::Opened;
 use crate::session::{describe, explain};
 
-/// Payloads with so much still to come are read straight to their place. Of
-/// smaller ones it is cheaper to take many at once and copy them.
+/// Payloads with so much still to come are read straight to a place of their
+/// own. Of smaller ones it is cheaper to take many at once.
+///
+/// Either way they stay where they come first: who only looks at data (sums it
+/// up, passes it on) needs it no longer than that, and who keeps it has a copy
+/// of small ones to make.
 const DIRECT: u64 = 32 << 10;
 
 pub struct Worker<'l> {
@@ -24,7 +27,10 @@ pub struct Worker<'l> {
     histogram: &'l Histogram,
     machine: Transmission<Vec<Slot>>,
     pipe: Pipe,
-    places: Places,
+    /// For large payloads, which all come to the same place.
+    place: Vec<u8>,
+    /// Where in the export each slot reads or writes, and since when.
+    running: Vec<(u64, u64)>,
     /// How many requests were made.
     made: u64,
     next: Next,
@@ -33,15 +39,6 @@ pub struct Worker<'l> {
     started: Instant,
     /// The time, as of the last batch, in nanoseconds since then.
     now: u64,
-}
-
-/// Where replies go.
-struct Places {
-    /// A part for each slot, as long as a request.
-    memory: Vec<u8>,
-    size: usize,
-    /// Where in the export each slot reads or writes, and since when.
-    running: Vec<(u64, u64)>,
 }
 
 impl<'l> Worker<'l> {
@@ -59,9 +56,9 @@ impl<'l> Worker<'l> {
             true => noise(size),
             false => Vec::new(),
         };
-        let memory = match load.mode.writes() {
-            true => 0,
-            false => depth * size,
+        let place = match load.mode.writes() {
+            true => Vec::new(),
+            false => vec![0; size],
         };
         Ok(Self {
             load,
@@ -72,12 +69,9 @@ impl<'l> Worker<'l> {
                 vec![Slot::EMPTY; depth],
                 Limits::DEFAULT,
             ),
-            pipe: Pipe::new(opened.link, payload)?,
-            places: Places {
-                memory: vec![0; memory],
-                size,
-                running: vec![(0, 0); depth],
-            },
+            pipe: Pipe::new(opened.link, payload),
+            place,
+            running: vec![(0, 0); depth],
             made: 0,
             next,
             due: false,
@@ -118,30 +112,27 @@ impl<'l> Worker<'l> {
             };
             let head = self.machine.submit(request)?;
             self.pipe.queue(&head);
-            self.places.running[slot_index(head.cookie())] = (offset, self.now);
+            self.running[slot_index(head.cookie())] = (offset, self.now);
             self.made += 1;
         }
         Ok(())
     }
 
     fn receive(&mut self) -> Result<()> {
-        let mut place = &mut [][..];
-        if let Need::Payload {
-            cookie,
-            offset,
-            length,
-        } = self.machine.need()
-            && length >= DIRECT
-        {
-            place = self.places.of(cookie, offset, length as usize)?;
-        }
-        let (placed, any) = self.pipe.receive(place)?;
-        if !any {
+        let place = match self.machine.need() {
+            Need::Payload { length, .. } if length >= DIRECT => {
+                let length = self.place.len().min(length as usize);
+                &mut self.place[..length]
+            }
+            _ => &mut [],
+        };
+        let received = self.pipe.receive(place)?;
+        if received.end {
             let waiting = self.machine.in_flight();
             bail!("the server closed the connection with {waiting} requests unanswered");
         }
-        if placed > 0 {
-            self.machine.advance(placed as u64)?;
+        if received.placed > 0 {
+            self.machine.advance(received.placed as u64)?;
         }
         Ok(())
     }
@@ -150,48 +141,22 @@ impl<'l> Worker<'l> {
     fn take(&mut self) -> Result<()> {
         let mut input = self.pipe.unread();
         while let Some(event) = self.machine.receive(&mut input)? {
-            match event {
-                Event::Data {
-                    cookie,
-                    offset,
-                    data,
-                } => self
-                    .places
-                    .of(cookie, offset, data.len())?
-                    .copy_from_slice(data),
-                Event::Hole {
-                    cookie,
-                    offset,
-                    length,
-                } => self.places.of(cookie, offset, length as usize)?.fill(0),
-                Event::Done { cookie, result } => {
-                    let (offset, since) = self.places.running[slot_index(cookie)];
-                    if let Err(error) = result {
-                        let request = match self.load.mode.writes() {
-                            true => Request::write(offset, self.load.size),
-                            false => Request::read(offset, self.load.size),
-                        };
-                        bail!("{} failed: {}", describe(&request), explain(error));
-                    }
-                    self.histogram.record(self.now - since);
-                }
-                _ => {}
+            let Event::Done { cookie, result } = event else {
+                continue;
+            };
+            let (offset, since) = self.running[slot_index(cookie)];
+            if let Err(error) = result {
+                let request = match self.load.mode.writes() {
+                    true => Request::write(offset, self.load.size),
+                    false => Request::read(offset, self.load.size),
+                };
+                bail!("{} failed: {}", describe(&request), explain(error));
             }
+            self.histogram.record(self.now - since);
         }
         let left = input.len();
         self.pipe.keep_last(left);
         Ok(())
-    }
-}
-
-impl Places {
-    /// Where `length` bytes from `offset` in the export go.
-    fn of(&mut self, cookie: Cookie, offset: u64, length: usize) -> Result<&mut [u8]> {
-        let index = slot_index(cookie);
-        let from = (offset - self.running[index].0) as usize + index * self.size;
-        self.memory
-            .get_mut(from..from + length)
-            .ok_or_else(|| anyhow!("payload for a command that reads nothing"))
     }
 }
 

@@ -1,0 +1,41 @@
+//! The two sides of a copy, as they are named.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use nbd_codec::uri::Uri;
+
+use crate::connection;
+
+/// One side of a copy.
+#[derive(Debug, Clone)]
+pub enum Side {
+    Export(Box<Uri>),
+    File(PathBuf),
+    /// Nowhere, to see how fast the other side is.
+    Null,
+}
+
+impl Side {
+    /// What looks like a URI is one.
+    pub fn parse(text: &str) -> Result<Self> {
+        if text == "null:" {
+            return Ok(Self::Null);
+        }
+        match text.contains("://") {
+            true => Ok(Self::Export(Box::new(connection::parse_uri(text)?))),
+            false => Ok(Self::File(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Export(uri) => uri.fmt(f),
+            Self::File(path) => path.display().fmt(f),
+            Self::Null => f.write_str("null:"),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What is copied to: an export, a file, or nothing.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::SeekFrom;
+
+use super::side::Side;
+use super::source::{Source, is_multi_conn};
+use crate::reads::CHUNK;
+use crate::writer::Writer;
+use crate::{args, connection};
+
+pub enum Target {
+    Export(Box<Writer>),
+    /// A file that is as long as the source, and all hole so far.
+    Sparse(Arc<File>),
+    /// A block device.
+    Device(Arc<File>),
+    /// Nowhere.
+    Null,
+}
+
+impl Target {
+    /// For `size` bytes from `source`, which makes or replaces a file.
+    pub fn open(side: &Side, source: &Source, size: u64, common: &args::Common) -> Result<Self> {
+        match side {
+            Side::Export(_) => Self::connect(side, size, common),
+            Side::File(path) => Self::file(path, source, size),
+            Side::Null => Ok(Self::Null),
+        }
+    }
+
+    /// An export with room for `size` bytes.
+    pub fn connect(side: &Side, size: u64, common: &args::Common) -> Result<Self> {
+        let Side::Export(uri) = side else {
+            bail!("{side} is no export");
+        };
+        let connection = connection::open(uri, common.framing(), &[], &common.settings())?;
+        let writer = Writer::new(connection.session)?;
+        check_room(writer.size(), size)?;
+        let alignment = writer.alignment();
+        if !size.is_multiple_of(alignment) {
+            bail!(
+                "the source has {size} bytes, and the export takes only multiples of {alignment}"
+            );
+        }
+        Ok(Self::Export(Box::new(writer)))
+    }
+
+    /// A file, which is replaced, or a block device with room for `size`
+    /// bytes.
+    fn file(path: &Path, source: &Source, size: u64) -> Result<Self> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        if let Source::File(source) = source {
+            let source = source.metadata()?;
+            if (source.dev(), source.ino()) == (metadata.dev(), metadata.ino()) {
+                bail!("source and destination are the same file");
+            }
+        }
+        if metadata.is_file() {
+            file.set_len(0)?;
+            file.set_len(size)
+                .with_context(|| format!("cannot make it {size} bytes long"))?;
+            return Ok(Self::Sparse(Arc::new(file)));
+        }
+        check_room(rustix::fs::seek(&file, SeekFrom::End(0))?, size)?;
+        Ok(Self::Device(Arc::new(file)))
+    }
+
+    /// The same for another worker; `None` if it takes another connection.
+    pub fn share(&self) -> Option<Self> {
+        match self {
+            Self::Export(_) => None,
+            Self::Sparse(file) => Some(Self::Sparse(Arc::clone(file))),
+            Self::Device(file) => Some(Self::Device(Arc::clone(file))),
+            Self::Null => Some(Self::Null),
+        }
+    }
+
+    /// Whether several workers may have a connection each.
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Self::Export(writer) => is_multi_conn(writer.session()),
+            Self::Sparse(_) | Self::Device(_) | Self::Null => true,
+        }
+    }
+
+    /// What every offset and length must be a multiple of.
+    pub fn alignment(&self) -> u64 {
+        match self {
+            Self::Export(writer) => writer.alignment(),
+            Self::Sparse(_) | Self::Device(_) | Self::Null => 1,
+        }
+    }
+
+    /// The longest data it takes, in bytes.
+    pub fn chunk(&self) -> u64 {
+        match self {
+            Self::Export(writer) => writer.chunk() as u64,
+            Self::Sparse(_) | Self::Device(_) | Self::Null => CHUNK,
+        }
+    }
+
+    /// Writes data; gives back memory that is not needed any more.
+    pub fn write(&mut self, offset: u64, data: Vec<u8>) -> Result<Vec<u8>> {
+        match self {
+            Self::Export(writer) => {
+                writer.data(offset, data)?;
+                Ok(writer.spare())
+            }
+            _ => {
+                self.write_part(offset, &data)?;
+                Ok(data)
+            }
+        }
+    }
+
+    /// Writes data that is part of something.
+    pub fn write_part(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        match self {
+            Self::Export(writer) => {
+                let mut copy = writer.spare();
+                copy.clear();
+                copy.extend_from_slice(data);
+                writer.data(offset, copy)
+            }
+            Self::Sparse(file) | Self::Device(file) => Ok(file.write_all_at(data, offset)?),
+            Self::Null => Ok(()),
+        }
+    }
+
+    pub fn zeroes(&mut self, offset: u64, length: u64) -> Result<()> {
+        match self {
+            Self::Export(writer) => writer.zeroes(offset, length),
+            Self::Sparse(_) | Self::Null => Ok(()),
+            Self::Device(file) => {
+                let zeroes = vec![0; CHUNK as usize];
+                for at in (offset..offset + length).step_by(zeroes.len()) {
+                    let left = (offset + length - at).min(CHUNK);
+                    file.write_all_at(&zeroes[..left as usize], at)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Everything is written.
+    pub fn finish(self) -> Result<()> {
+        match self {
+            Self::Export(writer) => writer.finish(),
+            Self::Sparse(_) | Self::Null => Ok(()),
+            Self::Device(file) => Ok(file.sync_data()?),
+        }
+    }
+}
+
+fn check_room(room: u64, size: u64) -> Result<()> {
+    if room < size {
+        bail!("the destination is too small: it has {room} bytes, the source {size}");
+    }
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! Reads in flight, and what they bring.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use anyhow::{Result, anyhow, bail};
+use nbd_codec::client::{Event, Request, slot_index};
+use nbd_codec::wire::number::Cookie;
+
+use crate::session::{Replies, Session, WINDOW, describe, explain};
+
+/// The most that one request reads or writes, in bytes. What is read is still
+/// in the cache of the processor when it is written then; larger requests are
+/// not faster, and what is in flight is memory.
+pub const CHUNK: u64 = 256 << 10;
+
+/// The longest payload for the export: [`CHUNK`], or less where the server
+/// takes less.
+pub fn chunk(session: &Session) -> u64 {
+    let sizes = session.negotiated().constraints();
+    let minimum = u64::from(sizes.minimum);
+    let most = u64::from(sizes.maximum).min(CHUNK);
+    (most / minimum * minimum).max(minimum)
+}
+
+/// What one read brought.
+pub struct Piece {
+    pub offset: u64,
+    pub data: Vec<u8>,
+    /// Parts of `data`, by their place in it, that the server has as holes.
+    pub holes: Vec<Range<usize>>,
+}
+
+/// Reads in flight, by slot, and those that have ended.
+pub struct Reads {
+    running: [Option<Read>; WINDOW],
+    ended: VecDeque<Result<Piece>>,
+    /// Memory to be used again, the last used first.
+    spare: Vec<Vec<u8>>,
+}
+
+struct Read {
+    cookie: Cookie,
+    request: Request,
+    /// As long as the request, once a first part has come. Until then there is
+    /// none: so few buffers are in use at a time.
+    data: Vec<u8>,
+    holes: Vec<Range<usize>>,
+    /// What the server said of an error.
+    message: String,
+}
+
+impl Reads {
+    pub fn new() -> Self {
+        Self {
+            running: [const { None }; WINDOW],
+            ended: VecDeque::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// Asks for `range`, which is not longer than [`chunk`].
+    pub fn submit(&mut self, session: &mut Session, range: Range<u64>) -> Result<()> {
+        let request = Request::read(range.start, range.end - range.start);
+        let cookie = session.submit(request, Vec::new())?;
+        self.running[slot_index(cookie)] = Some(Read {
+            cookie,
+            request,
+            data: Vec::new(),
+            holes: Vec::new(),
+            message: String::new(),
+        });
+        Ok(())
+    }
+
+    /// A read that has ended.
+    pub fn next_ended(&mut self) -> Option<Result<Piece>> {
+        self.ended.pop_front()
+    }
+
+    /// Takes back memory.
+    pub fn reuse(&mut self, data: Vec<u8>) {
+        if data.capacity() > 0 {
+            self.spare.push(data);
+        }
+    }
+
+    /// The place of `length` bytes from `offset` on.
+    fn part(&mut self, cookie: Cookie, offset: u64, length: usize) -> Option<Part<'_>> {
+        let read = find(&mut self.running, cookie)?;
+        if read.data.is_empty() {
+            read.data = self.spare.pop().unwrap_or_default();
+            read.data.resize(read.request.length as usize, 0);
+        }
+        let start = offset.checked_sub(read.request.offset)? as usize;
+        let place = start..start.checked_add(length)?;
+        Some(Part {
+            bytes: read.data.get_mut(place.clone())?,
+            place,
+            holes: &mut read.holes,
+        })
+    }
+}
+
+fn find(running: &mut [Option<Read>], cookie: Cookie) -> Option<&mut Read> {
+    let read = running.get_mut(slot_index(cookie))?.as_mut();
+    read.filter(|read| read.cookie == cookie)
+}
+
+/// A part of a read.
+struct Part<'r> {
+    bytes: &'r mut [u8],
+    place: Range<usize>,
+    holes: &'r mut Vec<Range<usize>>,
+}
+
+impl Read {
+    fn finish(self, result: Result<(), String>) -> Result<Piece> {
+        match result {
+            Ok(()) => Ok(Piece {
+                offset: self.request.offset,
+                data: self.data,
+                holes: self.holes,
+            }),
+            Err(error) => {
+                let what = describe(&self.request);
+                bail!("{what} failed: {error}{}", self.message)
+            }
+        }
+    }
+}
+
+impl Replies for Reads {
+    fn place(&mut self, cookie: Cookie, offset: u64, length: usize) -> Option<&mut [u8]> {
+        Some(self.part(cookie, offset, length)?.bytes)
+    }
+
+    fn event(&mut self, event: Event<'_>) -> Result<()> {
+        let strange = || anyhow!("an event for a read that is not in flight");
+        match event {
+            Event::Hole {
+                cookie,
+                offset,
+                length,
+            } => {
+                let part = self.part(cookie, offset, length as usize);
+                let part = part.ok_or_else(strange)?;
+                part.bytes.fill(0);
+                part.holes.push(part.place);
+            }
+            Event::Error {
+                cookie,
+                offset,
+                message,
+                ..
+            } => {
+                let read = find(&mut self.running, cookie).ok_or_else(strange)?;
+                if let Some(offset) = offset {
+                    read.message += &format!(" at offset {offset}");
+                }
+                if let Some(text) = message.filter(|text| !text.is_empty()) {
+                    read.message += &format!(" (server: {text})");
+                }
+            }
+            Event::Done { cookie, result } => {
+                let read = self.running.get_mut(slot_index(cookie));
+                let read = read.and_then(Option::take).ok_or_else(strange)?;
+                self.ended.push_back(read.finish(result.map_err(explain)));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
