@@ -51,7 +51,12 @@ pub struct Args {
     /// How long a client may take for the handshake
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
-    /// How many threads may work for one connection
+    /// Who serves the clients. Threads are the default because under most loads
+    /// they were faster, at much the same cost (docs/performance.md); rings cost
+    /// less where many clients have one request each
+    #[arg(long, value_enum, default_value = "threads")]
+    pub driver: DriverArg,
+    /// How many threads may work for one connection; with rings, beside them for all
     #[arg(long, value_name = "COUNT", default_value = "8", value_parser = threads)]
     pub threads: usize,
     /// Say on standard error who comes, what is agreed on, and who leaves
@@ -69,6 +74,16 @@ impl Args {
             FramingArg::Extended => Framing::Extended,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DriverArg {
+    /// Blocking sockets, and threads for each connection
+    Threads,
+    /// An io_uring for each processor, and many connections on each
+    Uring,
+    /// uring where it is permitted, or else threads
+    Auto,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

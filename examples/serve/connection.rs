@@ -25,13 +25,7 @@ pub struct Client {
 impl Client {
     pub fn serve(&self, server: &Server) {
         server.note(|| format!("{}: connected", self.name));
-        match self.try_serve(server) {
-            Ok(text) => server.note(|| format!("{}: {text}", self.name)),
-            Err(error) if is_goodbye(&error) => {
-                server.note(|| format!("{}: left without a word", self.name));
-            }
-            Err(error) => server.note(|| format!("{}: {error:#}", self.name)),
-        }
+        farewell(server, &self.name, self.try_serve(server));
         self.socket.shut_down(Shutdown::Both);
     }
 
@@ -69,6 +63,15 @@ impl Client {
     }
 }
 
+/// Says how it ended with a client.
+pub fn farewell(server: &Server, name: &str, end: Result<String>) {
+    server.note(|| match end {
+        Ok(text) => format!("{name}: {text}"),
+        Err(error) if is_goodbye(&error) => format!("{name}: left without a word"),
+        Err(error) => format!("{name}: {error:#}"),
+    });
+}
+
 /// The client has gone, as clients do.
 fn is_goodbye(error: &anyhow::Error) -> bool {
     let closed = matches!(
@@ -84,7 +87,7 @@ fn is_goodbye(error: &anyhow::Error) -> bool {
     closed || reset
 }
 
-fn describe(negotiated: &Negotiated) -> String {
+pub fn describe(negotiated: &Negotiated) -> String {
     let contexts = match negotiated.contexts.len() {
         0 => "no metadata context",
         _ => "base:allocation",

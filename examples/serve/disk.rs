@@ -1,6 +1,10 @@
 //! What is served: a disk, wherever its bytes are.
 
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
+
+use crate::memory::Lent;
 
 /// A disk that many threads use at once. Offsets and lengths are in bytes and
 /// within its size; the machine has seen to that.
@@ -16,6 +20,22 @@ pub trait Disk: Send + Sync {
     /// Whether the range is known to be data all through, and reading it in
     /// pieces of data and holes is in vain. Does not wait.
     fn is_data(&self, offset: u64, length: u64) -> bool;
+
+    /// Whether it can lend its bytes.
+    fn lends(&self) -> bool {
+        false
+    }
+
+    /// Lends what is in the range, piece by piece, to be read where it is: it
+    /// stays as it was, even if somebody writes to the disk meanwhile.
+    fn lend(&self, _offset: u64, _length: u64, _to: &mut dyn FnMut(Lent)) {}
+
+    /// The file to read and write where that may wait. If there is none,
+    /// [`try_read`](Self::try_read) and [`try_write`](Self::try_write) do as
+    /// well.
+    fn file(&self) -> Option<&Arc<File>> {
+        None
+    }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 
@@ -34,6 +54,11 @@ pub trait Disk: Send + Sync {
 
     /// What was written before is permanent afterwards.
     fn flush(&self) -> io::Result<()>;
+
+    /// The same, if somebody has flushed [`file`](Self::file) with this result.
+    fn flushed(&self, result: io::Result<()>) -> io::Result<()> {
+        result
+    }
 
     /// What is at `offset`, and how far it is the same, up to `length` bytes.
     fn extent(&self, offset: u64, length: u64) -> io::Result<Extent>;

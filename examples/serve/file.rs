@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatfs};
@@ -18,7 +18,7 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use crate::disk::{Disk, Extent, Zero};
 
 pub struct FileDisk {
-    file: File,
+    file: Arc<File>,
     size: u64,
     waits: Waits,
     /// Where data is, as was found last: to look for the next hole can take as
@@ -89,7 +89,7 @@ impl FileDisk {
             .with_context(|| format!("cannot tell the size of {name}"))?;
         Ok(Self {
             waits: Waits::of(&file, kind.is_file()),
-            file,
+            file: Arc::new(file),
             size,
             known: Mutex::default(),
             lost: AtomicBool::new(false),
@@ -170,6 +170,13 @@ impl Disk for FileDisk {
         }
     }
 
+    fn file(&self) -> Option<&Arc<File>> {
+        match self.waits {
+            Waits::Never => None,
+            Waits::ForDevice | Waits::Always => Some(&self.file),
+        }
+    }
+
     fn is_data(&self, offset: u64, length: u64) -> bool {
         let data = &self.known().data;
         data.contains(&offset) && data.end - offset >= length
@@ -216,7 +223,13 @@ impl Disk for FileDisk {
         if self.lost.load(Ordering::Acquire) {
             return Err(io::Error::other("an earlier flush has failed"));
         }
-        let result = self.file.sync_data();
+        self.flushed(self.file.sync_data())
+    }
+
+    fn flushed(&self, result: io::Result<()>) -> io::Result<()> {
+        if self.lost.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier flush has failed"));
+        }
         if result.is_err() {
             self.lost.store(true, Ordering::Release);
         }

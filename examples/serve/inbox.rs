@@ -47,17 +47,9 @@ impl Inbox {
         place: &mut [u8],
         source: &mut (impl Read + ?Sized),
     ) -> io::Result<(usize, usize)> {
-        self.bytes.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
         let room = place.len();
-        let behind = match room {
-            0 => CAPACITY,
-            _ => CAPACITY.min(self.end + BEHIND),
-        };
-        let mut slices = [
-            IoSliceMut::new(place),
-            IoSliceMut::new(&mut self.bytes[self.end..behind]),
-        ];
+        let behind = self.room(room > 0);
+        let mut slices = [IoSliceMut::new(place), IoSliceMut::new(behind)];
         // Not every source knows what to do with an empty slice in front.
         let slices = if room == 0 {
             &mut slices[1..]
@@ -71,7 +63,23 @@ impl Inbox {
             }
         };
         let behind = n.saturating_sub(room);
-        self.end += behind;
+        self.arrived(behind);
         Ok((n - behind, behind))
+    }
+
+    /// Room for bytes, to be read into, and how many came is to be said with
+    /// [`arrived`](Self::arrived).
+    pub fn room(&mut self, behind_payload: bool) -> &mut [u8] {
+        self.bytes.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        let end = match behind_payload {
+            false => CAPACITY,
+            true => CAPACITY.min(self.end + BEHIND),
+        };
+        &mut self.bytes[self.end..end]
+    }
+
+    pub fn arrived(&mut self, n: usize) {
+        self.end += n;
     }
 }

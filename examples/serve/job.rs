@@ -82,7 +82,14 @@ fn fail(out: &mut Vec<Message>, reply: &Reply<'_>) {
     put(out, Content::Bytes(bytes));
 }
 
-fn run(request: Request, data: Option<&[u8]>, disk: &dyn Disk, block: u32, out: &mut Vec<Message>) {
+/// Does a request, as [`Job::run`] does.
+pub fn run(
+    request: Request,
+    data: Option<&[u8]>,
+    disk: &dyn Disk,
+    block: u32,
+    out: &mut Vec<Message>,
+) {
     let result = match &request {
         Request::Read(_) | Request::BlockStatus32(_) | Request::BlockStatus64(_) => Ok(()),
         Request::Write(write) => self::write(write, data.unwrap_or_default(), disk),
@@ -111,6 +118,11 @@ fn run(request: Request, data: Option<&[u8]>, disk: &dyn Disk, block: u32, out: 
         _ => return,
     };
     put(out, Content::Reply(reply));
+}
+
+/// What a client is told of an error: the number and a text.
+pub fn explain(error: &io::Error, command: Command) -> (ErrorValue, String) {
+    (error_value(error), complain(error, command))
 }
 
 /// Trouble with the disk is of interest here as well as there.

@@ -1,15 +1,19 @@
-//! `serve`: an NBD server on blocking terms, made of `nbd-codec`, the sockets
-//! and the threads of the standard library.
+//! `serve`: an NBD server made of `nbd-codec`, with two drivers: one on blocking
+//! terms, with the sockets and the threads of the standard library; and one on
+//! `io_uring`.
 //!
 //! | file | what it is about |
 //! |---|---|
 //! | `server`, `listener`, `socket` | who comes in, and how they are let go |
 //! | `connection`, `handshake` | one client, up to what is agreed on |
-//! | `team`, `reader`, `job`, `outbox` | its requests: read, done and answered by several threads |
+//! | `team`, `reader`, `prompt`, `outbox` | its requests: read, done and answered by several threads |
+//! | `uring`, `ring` | the same on rings, with a few threads for all clients |
+//! | `job`, `batch` | what is done, and the replies on their way out |
 //! | `budget`, `buffer`, `inbox` | the memory this takes |
 //! | `export`, `disk`, `file`, `memory` | what is served |
 
 mod args;
+mod batch;
 mod budget;
 mod buffer;
 mod connection;
@@ -25,11 +29,20 @@ mod memory;
 mod outbox;
 mod prompt;
 mod reader;
+#[cfg(target_os = "linux")]
+#[expect(
+    unsafe_code,
+    reason = "what the kernel works on is beyond the compiler"
+)]
+#[path = "../shared/ring.rs"]
+mod ring;
 mod server;
 #[path = "../shared/size.rs"]
 mod size;
 mod socket;
 mod team;
+#[cfg(target_os = "linux")]
+mod uring;
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -38,12 +51,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
-use args::Args;
+use args::{Args, DriverArg};
 use clap::Parser;
 use export::Export;
 use listener::Listener;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use server::Server;
+use server::{Driver, Server};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 fn main() -> ExitCode {
@@ -67,6 +80,8 @@ fn run(args: &Args) -> Result<()> {
     }
     allow_many_files();
     let export = Export::new(args)?;
+    let server = Arc::new(Server::new(export, args, bell));
+    let driver = driver(args, &server)?;
     let listener = match &args.unix {
         Some(path) => Listener::unix(path)?,
         None => Listener::tcp(&args.tcp)?,
@@ -76,7 +91,31 @@ fn run(args: &Args) -> Result<()> {
     // trouble.
     let mut stdout = io::stdout();
     let _ = writeln!(stdout, "{uri}").and_then(|()| stdout.flush());
-    Arc::new(Server::new(export, args, bell)).run(listener, alarm)
+    server.run(listener, alarm, &driver)
+}
+
+#[cfg(target_os = "linux")]
+fn driver(args: &Args, server: &Arc<Server>) -> Result<Driver> {
+    use anyhow::Context;
+    if args.driver == DriverArg::Threads {
+        return Ok(Driver::Threads);
+    }
+    match uring::Engine::start(server) {
+        Ok(engine) => Ok(Driver::Uring(engine)),
+        Err(error) if args.driver == DriverArg::Auto => {
+            log::say(&format!("threads serve, for there is no io_uring: {error}"));
+            Ok(Driver::Threads)
+        }
+        Err(error) => Err(error).context("cannot serve with io_uring"),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn driver(args: &Args, _: &Arc<Server>) -> Result<Driver> {
+    match args.driver {
+        DriverArg::Uring => anyhow::bail!("cannot serve with io_uring: it is Linux that has it"),
+        DriverArg::Threads | DriverArg::Auto => Ok(Driver::Threads),
+    }
 }
 
 /// Every client takes a file descriptor: as many as there may be.

@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::mem;
+use std::ops::Deref;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::disk::{Disk, Extent, Zero};
 
 const PAGE: u64 = 4096;
 
 /// Pages that are neighbours have one lock, those of one region.
-const REGION: u64 = 1 << 20;
+const REGION: u64 = 128 << 10;
 
 /// Regions share this many locks.
 const SHARDS: u64 = 64;
@@ -18,13 +20,18 @@ const SHARDS: u64 = 64;
 /// Pages of a region.
 const PAGES: u64 = REGION / PAGE;
 
-type Page = Box<[u8; PAGE as usize]>;
+/// Shared where a region was copied.
+type Page = Arc<[u8; PAGE as usize]>;
 
-/// Regions by their number: those that have pages.
-type Shard = BTreeMap<u64, Region>;
+/// Regions by their number: those that have pages. They are shared with
+/// replies under way: who writes to one makes it a copy, which has the same
+/// pages but for those that differ. (A count for each page would be in the
+/// cache of no processor when it is wanted.)
+type Shard = BTreeMap<u64, Arc<Region>>;
 
-struct Region {
-    pages: Vec<Option<Page>>,
+#[derive(Clone, Default)]
+pub struct Region {
+    pages: [Option<Page>; PAGES as usize],
     /// How many of them exist.
     count: usize,
 }
@@ -32,6 +39,41 @@ struct Region {
 pub struct MemoryDisk {
     size: u64,
     shards: [RwLock<Shard>; SHARDS as usize],
+}
+
+/// Bytes of a disk, as they were when they were lent.
+pub enum Lent {
+    Page {
+        region: Arc<Region>,
+        page: usize,
+        from: usize,
+        to: usize,
+    },
+    /// So many.
+    Zeroes(usize),
+}
+
+/// Most zeroes that are lent in one piece.
+const ZEROES: usize = 64 << 10;
+
+impl Deref for Lent {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        static NOTHING: [u8; ZEROES] = [0; ZEROES];
+        match self {
+            Self::Zeroes(length) => &NOTHING[..*length],
+            Self::Page {
+                region,
+                page,
+                from,
+                to,
+            } => match &region.pages[*page] {
+                Some(page) => &page[*from..*to],
+                None => &NOTHING[*from..*to],
+            },
+        }
+    }
 }
 
 /// A part of a range that lies in one page.
@@ -110,6 +152,37 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn lends(&self) -> bool {
+        true
+    }
+
+    fn lend(&self, offset: u64, length: u64, take: &mut dyn FnMut(Lent)) {
+        let mut zeroes = 0;
+        for (offset, length) in pieces(offset, length, REGION) {
+            let shard = read(self.shard(offset));
+            let region = shard.get(&(offset / REGION));
+            for part in parts(offset, length) {
+                let Part { page, from, to } = part;
+                let region = region.filter(|region| region.pages[page].is_some());
+                if zeroes > 0 && (region.is_some() || zeroes + PAGE as usize > ZEROES) {
+                    take(Lent::Zeroes(mem::take(&mut zeroes)));
+                }
+                match region.map(Arc::clone) {
+                    None => zeroes += to - from,
+                    Some(region) => take(Lent::Page {
+                        region,
+                        page,
+                        from,
+                        to,
+                    }),
+                }
+            }
+        }
+        if zeroes > 0 {
+            take(Lent::Zeroes(zeroes));
+        }
+    }
+
     fn try_read(&self, offset: u64, data: &mut [u8]) -> bool {
         self.read(offset, data).is_ok()
     }
@@ -136,7 +209,9 @@ impl Disk for MemoryDisk {
             for part in parts(offset, length) {
                 let (data, behind) = rest.split_at(part.to - part.from);
                 rest = behind;
-                region.page(part.page)?[part.from..part.to].copy_from_slice(data);
+                let whole = data.len() as u64 == PAGE;
+                let page = region.page(part.page, whole)?;
+                page[part.from..part.to].copy_from_slice(data);
             }
         }
         Ok(())
@@ -154,7 +229,7 @@ impl Disk for MemoryDisk {
             let mut shard = write(self.shard(offset));
             let region = region(&mut shard, offset / REGION)?;
             for part in parts(offset, length) {
-                region.page(part.page)?[part.from..part.to].fill(0);
+                region.page(part.page, false)?[part.from..part.to].fill(0);
             }
         }
         Ok(())
@@ -165,9 +240,10 @@ impl Disk for MemoryDisk {
         for (offset, length) in self.present(offset, length) {
             let number = offset / REGION;
             let mut shard = write(self.shard(offset));
-            let Some(region) = shard.get_mut(&number) else {
+            let Some(shared) = shard.get_mut(&number) else {
                 continue;
             };
+            let region = own_region(shared)?;
             for part in parts(offset, length) {
                 let end = number * REGION + part.page as u64 * PAGE + part.to as u64;
                 // Behind the end of the disk there is nothing to keep.
@@ -179,7 +255,7 @@ impl Disk for MemoryDisk {
                         *place = None;
                         region.count -= 1;
                     }
-                    Some(page) => page[part.from..part.to].fill(0),
+                    Some(page) => own(page, false)?[part.from..part.to].fill(0),
                 }
             }
             if region.count == 0 {
@@ -257,12 +333,11 @@ fn parts(offset: u64, length: u64) -> impl Iterator<Item = Part> {
 /// A region to write to.
 fn region(shard: &mut Shard, number: u64) -> io::Result<&mut Region> {
     use std::collections::btree_map::Entry;
-    Ok(match shard.entry(number) {
+    own_region(match shard.entry(number) {
         Entry::Occupied(entry) => entry.into_mut(),
         Entry::Vacant(entry) => {
-            let mut pages = room(PAGES)?;
-            pages.resize_with(PAGES as usize, || None);
-            entry.insert(Region { pages, count: 0 })
+            drop(room::<Region>(2)?);
+            entry.insert(Arc::default())
         }
     })
 }
@@ -274,18 +349,47 @@ impl Region {
         Some((page + found) as u64)
     }
 
-    /// A page to write to.
-    fn page(&mut self, number: usize) -> io::Result<&mut Page> {
-        let place = &mut self.pages[number];
-        if place.is_none() {
-            let mut page = room(PAGE)?;
-            page.resize(PAGE as usize, 0);
-            // It has the length of a page.
-            *place = page.into_boxed_slice().try_into().ok();
-            self.count += 1;
+    /// A page to write to, `whole` if all of it.
+    fn page(&mut self, number: usize, whole: bool) -> io::Result<&mut [u8; PAGE as usize]> {
+        match &mut self.pages[number] {
+            Some(page) => own(page, whole),
+            place => {
+                let page = place.insert(page()?);
+                self.count += 1;
+                own(page, whole)
+            }
         }
-        place.as_mut().ok_or(io::ErrorKind::OutOfMemory.into())
     }
+}
+
+/// A region for us alone. Where it was lent, a copy takes its place.
+fn own_region(region: &mut Arc<Region>) -> io::Result<&mut Region> {
+    if Arc::strong_count(region) > 1 {
+        drop(room::<Region>(2)?);
+        *region = Arc::new(Region::clone(region));
+    }
+    // It is ours, so this does not fail.
+    Arc::get_mut(region).ok_or(io::ErrorKind::OutOfMemory.into())
+}
+
+/// A page for us alone. Where it was lent, a new one takes its place, with the
+/// same in it unless `whole`: then all of it will be written.
+fn own(page: &mut Page, whole: bool) -> io::Result<&mut [u8; PAGE as usize]> {
+    if Arc::strong_count(page) > 1 {
+        let mut fresh = self::page()?;
+        if !whole && let Some(fresh) = Arc::get_mut(&mut fresh) {
+            fresh.copy_from_slice(&page[..]);
+        }
+        *page = fresh;
+    }
+    // It is ours, so this does not fail.
+    Arc::get_mut(page).ok_or(io::ErrorKind::OutOfMemory.into())
+}
+
+/// An empty page. An `Arc` cannot be asked for with care; the room for one can.
+fn page() -> io::Result<Page> {
+    drop(room::<u8>(PAGE + 64)?);
+    Ok(Arc::new([0; PAGE as usize]))
 }
 
 /// More than there is must not end the server.

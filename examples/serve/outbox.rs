@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nbd_codec::server::{Head, Reply};
 
+use crate::batch::{Batch, MOST_SLICES};
 use crate::budget::Permit;
 use crate::buffer::Buffer;
 use crate::socket::{Output, is_no_error};
@@ -131,7 +132,7 @@ impl Outbox {
     /// that does not read. The rest is for [`send`](Self::send), with or
     /// without more messages; whether there is one.
     #[must_use = "the rest has to be sent"]
-    pub fn send_soon(&self, replies: &[u8]) -> io::Result<bool> {
+    pub fn send_soon(&self, replies: &mut Batch) -> io::Result<bool> {
         let mut state = self.state();
         if state.broken {
             return Ok(false);
@@ -141,14 +142,20 @@ impl Outbox {
             && let Some(mut output) = state.output.take()
         {
             drop(state);
-            let result = output.write_soon(replies);
+            let slices: Vec<_> = replies
+                .parts()
+                .take(MOST_SLICES)
+                .map(IoSlice::new)
+                .collect();
+            let result = output.write_soon(&slices);
+            drop(slices);
             state = self.state();
             state.broken = result.is_err();
             sent = result?;
             state.output = Some(output);
         }
-        if sent < replies.len() {
-            let rest = replies[sent..].to_vec();
+        if !replies.advance(sent) {
+            let rest: Vec<u8> = replies.parts().flatten().copied().collect();
             state.rests += 1;
             state.rest += rest.len();
             let content = Content::Rest(rest);

@@ -9,6 +9,7 @@ use std::io;
 use nbd_codec::Framing;
 use nbd_codec::server::{Read, Reply, Write};
 
+use crate::batch::{Batch, MOST_SLICES};
 use crate::disk::Disk;
 use crate::job::SPARSE;
 use crate::outbox::Outbox;
@@ -22,11 +23,14 @@ const CAPACITY: usize = LARGEST as usize + HEAD;
 /// No head is longer.
 const HEAD: usize = 64;
 
+/// Most slices of a reply: each page, one more if it begins within one, and the
+/// head.
+const SLICES: usize = LARGEST as usize / 4096 + 2;
+
 pub struct Prompt<'c> {
     disk: &'c dyn Disk,
     outbox: &'c Outbox,
-    /// Replies, one behind the other.
-    replies: &'c mut Replies,
+    replies: &'c mut Batch,
     /// Whether reads may be answered in pieces.
     cuts: bool,
     /// How many requests were done.
@@ -37,36 +41,11 @@ pub struct Prompt<'c> {
     open: bool,
 }
 
-/// Memory for replies.
-pub struct Replies {
-    bytes: Box<[u8]>,
-    end: usize,
-    /// The length of the head of data. It is the same for all of a connection,
-    /// and known as soon as there was one.
-    head: usize,
-}
-
-impl Replies {
-    pub fn new() -> Self {
-        Self {
-            bytes: vec![0; CAPACITY].into(),
-            end: 0,
-            head: 0,
-        }
-    }
-
-    fn put(&mut self, part: &[u8]) {
-        let end = self.end + part.len();
-        self.bytes[self.end..end].copy_from_slice(part);
-        self.end = end;
-    }
-}
-
 impl<'c> Prompt<'c> {
     pub fn new(
         disk: &'c dyn Disk,
         outbox: &'c Outbox,
-        replies: &'c mut Replies,
+        replies: &'c mut Batch,
         framing: Framing,
     ) -> Self {
         Self {
@@ -97,21 +76,18 @@ impl<'c> Prompt<'c> {
         }
         let length = length as usize;
         self.make_room(HEAD + length)?;
-        let from = self.replies.end + self.replies.head;
-        let place = &mut self.replies.bytes[from..from + length];
-        if !self.disk.try_read(token.offset(), place) {
-            return Ok(Err(token));
+        if self.disk.lends() {
+            let (offset, length) = (token.offset(), token.length().into());
+            self.replies.put(token.data().as_bytes());
+            let mut take = |lent| self.replies.put_lent(lent);
+            self.disk.lend(offset, length, &mut take);
+        } else {
+            let place = self.replies.space(length);
+            if !self.disk.try_read(token.offset(), place) {
+                return Ok(Err(token));
+            }
+            self.replies.put_filled(token.data().as_bytes(), length);
         }
-        let head = token.data();
-        let head = head.as_bytes();
-        if head.len() != self.replies.head {
-            // The first one. The data makes way.
-            let to = self.replies.end + head.len();
-            self.replies.bytes.copy_within(from..from + length, to);
-            self.replies.head = head.len();
-        }
-        self.replies.put(head);
-        self.replies.end += length;
         self.done += 1;
         Ok(Ok(()))
     }
@@ -136,15 +112,14 @@ impl<'c> Prompt<'c> {
     /// A reply that is there already.
     fn say(&mut self, reply: &Reply<'_>) -> io::Result<()> {
         self.make_room(reply.size())?;
-        for part in reply.parts() {
-            self.replies.put(part);
-        }
+        self.replies.put_reply(reply);
         self.done += 1;
         Ok(())
     }
 
     fn make_room(&mut self, length: usize) -> io::Result<()> {
-        if self.replies.end + length > CAPACITY {
+        let (size, slices) = self.replies.size();
+        if size + length > CAPACITY || slices + SLICES > MOST_SLICES {
             self.send()?;
         }
         Ok(())
@@ -158,9 +133,10 @@ impl<'c> Prompt<'c> {
     /// Sends what there is. Does not wait long: what the socket does not take
     /// is for somebody else to send.
     pub fn send(&mut self) -> io::Result<()> {
-        let end = std::mem::take(&mut self.replies.end);
-        if end > 0 {
-            self.rest |= self.outbox.send_soon(&self.replies.bytes[..end])?;
+        if !self.replies.is_empty() {
+            let sent = self.outbox.send_soon(self.replies);
+            self.replies.clear();
+            self.rest |= sent?;
             self.open = self.outbox.has_room();
         }
         Ok(())

@@ -9,12 +9,13 @@ use anyhow::Result;
 use nbd_codec::server::{Event, Request, Transmission};
 use nbd_codec::{Limits, Need, Negotiated};
 
+use crate::batch::Batch;
 use crate::budget::{Budget, Permit};
 use crate::buffer::Buffer;
 use crate::inbox::Inbox;
 use crate::job::{self, Job};
 use crate::outbox::Outbox;
-use crate::prompt::{Prompt, Replies};
+use crate::prompt::Prompt;
 use crate::server::Server;
 
 pub struct Reader {
@@ -27,7 +28,7 @@ pub struct Reader {
     /// The write whose payload is arriving.
     incoming: Option<Incoming>,
     budget: Arc<Budget>,
-    replies: Replies,
+    replies: Batch,
     /// How many requests were done here.
     done: u64,
 }
@@ -52,7 +53,7 @@ impl Reader {
             fresh: true,
             incoming: None,
             budget,
-            replies: Replies::new(),
+            replies: Batch::default(),
             done: 0,
         })
     }
@@ -244,7 +245,7 @@ fn take_all(
 }
 
 /// How much the reply to a request carries, in bytes, if it is much.
-fn reply_payload(request: &Request) -> usize {
+pub fn reply_payload(request: &Request) -> usize {
     match request {
         Request::Read(read) => read.length() as usize,
         Request::BlockStatus32(_) | Request::BlockStatus64(_) => job::MOST_STATUS,

@@ -21,6 +21,8 @@ use crate::log::say;
 use crate::size;
 use crate::socket::Socket;
 use crate::team::STACK;
+#[cfg(target_os = "linux")]
+use crate::uring::{Engine, Newcomer};
 
 /// How long clients have to leave by themselves after they were told of the
 /// end. What they send is answered `ESHUTDOWN` so long.
@@ -74,7 +76,12 @@ impl Server {
     }
 
     /// Serves until `alarm` has something to read.
-    pub fn run(self: &Arc<Self>, listener: Listener, alarm: UnixStream) -> Result<()> {
+    pub fn run(
+        self: &Arc<Self>,
+        listener: Listener,
+        alarm: UnixStream,
+        driver: &Driver,
+    ) -> Result<()> {
         self.note(|| format!("serving {}", size::rounded(self.export.disk.size())));
         let mut number = 0;
         let mut full = false;
@@ -83,7 +90,7 @@ impl Server {
                 Ok((socket, peer)) => {
                     full = false;
                     number += 1;
-                    self.welcome(number, socket, &peer);
+                    self.welcome(number, socket, &peer, driver);
                     if self.once {
                         break;
                     }
@@ -109,13 +116,24 @@ impl Server {
         Ok(())
     }
 
-    /// Serves a client on a thread of its own.
-    fn welcome(self: &Arc<Self>, number: u64, socket: Socket, peer: &str) {
-        let client = Client {
-            socket: Arc::new(socket),
-            name: format!("client {number} ({peer})"),
-        };
-        let present = Present::new(self, number, &client.socket);
+    /// Serves a client: on threads of its own, or with all the others.
+    fn welcome(self: &Arc<Self>, number: u64, socket: Socket, peer: &str, driver: &Driver) {
+        let socket = Arc::new(socket);
+        let name = format!("client {number} ({peer})");
+        let present = Present::new(self, number, &socket);
+        match driver {
+            Driver::Threads => {}
+            #[cfg(target_os = "linux")]
+            Driver::Uring(engine) => {
+                return engine.welcome(Newcomer {
+                    number,
+                    socket,
+                    name,
+                    present,
+                });
+            }
+        }
+        let client = Client { socket, name };
         let builder = Builder::new().name("client".into()).stack_size(STACK);
         if let Err(error) = builder.spawn(move || client.serve(&present.server)) {
             say(&format!("cannot serve a client: {error}"));
@@ -157,8 +175,16 @@ impl Server {
     }
 }
 
+/// Who serves the clients.
+pub enum Driver {
+    /// Each client has threads.
+    Threads,
+    #[cfg(target_os = "linux")]
+    Uring(Engine),
+}
+
 /// That a client is here; whatever ends it, it is not here any more then.
-struct Present {
+pub struct Present {
     server: Arc<Server>,
     number: u64,
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,6 +73,15 @@ impl Socket {
     }
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
 /// One end of a connection to read from and write to.
 #[derive(Clone)]
 pub struct End(pub Arc<Socket>);
@@ -117,12 +127,12 @@ pub fn is_no_error(error: &io::Error) -> bool {
 /// Where replies go.
 pub trait Output: Write + Send {
     /// Writes what the other side takes without much delay.
-    fn write_soon(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn write_soon(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize>;
 }
 
 impl Output for End {
-    fn write_soon(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.write(bytes) {
+    fn write_soon(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.write_vectored(bytes) {
             Err(error) if is_no_error(&error) => Ok(0),
             result => result,
         }

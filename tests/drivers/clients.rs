@@ -9,7 +9,7 @@ use std::thread;
 use crate::images::{MIB, noise};
 use crate::peer::Peer;
 use crate::place::{Bridge, Example, blank};
-use crate::program::{Ended, example, needs, run, wait};
+use crate::program::{Ended, example, needs, run, skip, wait};
 
 const SIZE: usize = 16 * MIB as usize;
 
@@ -33,6 +33,23 @@ fn exercise(address: &str, export: &str) {
     run(example("direct_reads").args([address, export]).arg(&output)).ok();
     let pulled = fs::read(&output).expect("output");
     assert!(pulled == disk, "direct_reads reads something else");
+    if uring_is_permitted() {
+        run(example("uring_client").args([address, export]).arg(&output)).ok();
+        let pulled = fs::read(&output).expect("output");
+        assert!(pulled == disk, "uring_client reads something else");
+    }
+}
+
+/// Whether there may be a ring: without one, `uring_client` does not get as far
+/// as the file.
+fn uring_is_permitted() -> bool {
+    let ended = run(example("uring_client").args(["127.0.0.1:1", "", "/dev/null/file"]));
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let permitted = !ended.stderr.contains("no io_uring");
+    if !permitted {
+        skip("io_uring");
+    }
+    permitted
 }
 
 fn push(address: &str, export: &str, input: File) -> Ended {
@@ -112,13 +129,18 @@ fn an_export_that_is_not_there() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("output");
     let address = server.address();
-    let ended = [
+    let mut ended = vec![
         run(example("blocking_client").args([address, "other"])),
         run(example("direct_reads")
             .args([address, "other"])
             .arg(&output)),
         push(address, "other", File::open("/dev/null").expect("nothing")),
     ];
+    if uring_is_permitted() {
+        ended.push(run(example("uring_client")
+            .args([address, "other"])
+            .arg(&output)));
+    }
     for ended in ended {
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert!(ended.stderr.contains("UnknownExport"), "{ended:?}");
@@ -145,6 +167,7 @@ fn a_server_that_hangs_up() {
         let ended = [
             run(example("blocking_client").args([&address, ""])),
             run(example("direct_reads").args([&address, ""]).arg(&output)),
+            run(example("uring_client").args([&address, ""]).arg(&output)),
             push(&address, "", File::open("/dev/null").expect("nothing")),
             run(example("blocking_client").args([&address, ""])),
         ];
@@ -170,11 +193,16 @@ fn a_server_that_fails() {
     let (input, output) = (folder.path().join("input"), folder.path().join("output"));
     fs::write(&input, [1; 4096]).expect("input");
     let address = bridge.address();
-    let ended = [
+    let mut ended = vec![
         run(example("blocking_client").args([&address, ""])),
         run(example("direct_reads").args([&address, ""]).arg(&output)),
         push(&address, "", File::open(&input).expect("input")),
     ];
+    if uring_is_permitted() {
+        ended.push(run(example("uring_client")
+            .args([&address, ""])
+            .arg(&output)));
+    }
     for ended in ended {
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert!(ended.stderr.contains("EIO"), "{ended:?}");

@@ -2,8 +2,15 @@
 
 use serde_json::json;
 
+use crate::driver::with_rings_too;
 use crate::program::run_nbd;
 use crate::serve::{DISKS, Disk, FRAMINGS};
+
+with_rings_too!(
+    every_mode_in_every_framing,
+    it_writes_only_when_told_to,
+    what_cannot_be_measured_is_refused,
+);
 
 #[test]
 fn every_mode_in_every_framing() {

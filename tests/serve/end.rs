@@ -2,14 +2,26 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::process::Command as Program;
 use std::time::{Duration, Instant};
 
 use nbd_codec::wire::number::{Command, ErrorValue};
 use rustix::process::Signal;
 
-use crate::program::{example, run};
+use crate::driver::with_rings_too;
+use crate::program::{example, needs, run};
 use crate::raw::{Raw, handshake, request};
 use crate::serve::{Serve, until};
+
+with_rings_too!(
+    a_socket_that_nobody_listens_on_is_replaced,
+    what_is_in_use_is_left_alone,
+    both_signals_end_it_in_good_order,
+    what_is_in_flight_is_finished_and_what_comes_is_refused,
+    a_client_that_does_not_read_does_not_keep_it_from_ending,
+    the_second_signal_ends_it_at_once,
+    once_is_one_connection,
+);
 
 #[test]
 fn both_signals_end_it_in_good_order() {
@@ -123,4 +135,29 @@ fn what_is_in_use_is_left_alone() {
         &serve.folder().join("none").join("socket"),
         &["No such file"],
     );
+}
+
+/// Without a ring, it depends on who has asked for one.
+#[test]
+fn where_io_uring_is_not_permitted() {
+    needs!("strace");
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("socket");
+    let command = |driver: &str| {
+        let mut command = Program::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup"]);
+        command.args(["-e", "inject=io_uring_setup:error=EPERM"]);
+        command.arg(example("serve").get_program());
+        // Who ends strace does not end what it runs. That ends by itself.
+        command.args(["--once", "--memory", "1M", driver, "--unix"]);
+        command.arg(&socket);
+        command
+    };
+    run(&mut command("--driver=uring")).refused(&["io_uring", "Operation not permitted"]);
+    let mut serve = Serve::spawn(folder, &mut command("--driver=auto"));
+    Raw::ready(&serve);
+    assert_eq!(serve.ended().code(), Some(0));
+    let log = serve.log();
+    assert!(log.contains("threads serve"), "{log}");
+    assert_eq!(log.lines().count(), 1, "{log}");
 }

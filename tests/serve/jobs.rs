@@ -139,15 +139,15 @@ fn run(
 
 /// A sink whose content can be seen.
 mod shared {
-    use std::io::{self, Write};
+    use std::io::{self, IoSlice, Write};
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
     pub struct Bytes(Arc<Mutex<Vec<u8>>>);
 
     impl crate::socket::Output for Bytes {
-        fn write_soon(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.write(bytes)
+        fn write_soon(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.write_vectored(bytes)
         }
     }
 

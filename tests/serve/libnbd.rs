@@ -5,9 +5,21 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::driver::with_rings_too;
 use crate::images::{GIB, MIB, assert_as_sparse, assert_same, scattered, sparse};
 use crate::program::{needs, run, skip};
 use crate::serve::{DISKS, Disk, FRAMINGS, Serve};
+
+with_rings_too!(
+    nbdinfo_tells_what_was_offered,
+    nbdinfo_lists_the_export,
+    an_export_of_another_name_is_unknown_and_the_default_is_there,
+    nbdinfo_maps_what_the_file_has,
+    nbdcopy_there_and_back,
+    nbdcopy_over_tcp,
+    nbdcopy_from_serve_to_serve,
+    every_command_and_every_flag_of_libnbd,
+);
 
 #[track_caller]
 fn nbdinfo(args: &[&str]) -> Value {

@@ -6,6 +6,9 @@
 //! fails.
 
 // Parts of the example that have tests of their own.
+#[path = "../../examples/serve/batch.rs"]
+#[expect(dead_code, reason = "what is served at once is not tried here")]
+mod batch;
 #[path = "../../examples/serve/budget.rs"]
 #[expect(dead_code, reason = "nobody waits for room here")]
 mod budget;
@@ -32,6 +35,7 @@ mod socket;
 
 mod bench;
 mod disks;
+mod driver;
 mod end;
 mod hostile;
 #[path = "../shared/images.rs"]

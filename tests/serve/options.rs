@@ -9,10 +9,24 @@ use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::greeting::{Greeting, NewstyleGreeting, OldstyleGreeting};
 use nbd_codec::wire::number::{Command, ErrorValue};
 
+use crate::driver::with_rings_too;
 use crate::images::{MIB, noise};
 use crate::program::{Ended, example, needs, run};
 use crate::raw::{Raw, request};
 use crate::serve::{Disk, Serve};
+
+with_rings_too!(
+    a_port_that_is_in_use_is_refused,
+    port_0_is_a_port_of_its_own,
+    a_server_for_everybody_is_found_at_home,
+    read_only_refuses_what_writes,
+    trouble_with_the_file_is_told_to_both_sides,
+    a_file_that_cannot_be_written_is_served_read_only,
+    block_sizes_are_kept_to,
+    blocks_of_the_minimum_size_are_data_or_hole_as_a_whole,
+    oldstyle_says_everything_at_once,
+    oldstyle_is_understood_by_others,
+);
 
 fn run_serve(args: &[&str]) -> Ended {
     run(example("serve").args(args))

@@ -2,8 +2,14 @@
 
 use std::process::Command;
 
+use crate::driver::with_rings_too;
 use crate::program::{needs, run};
 use crate::serve::{DISKS, Serve};
+
+with_rings_too!(
+    fio_verifies_what_it_has_written,
+    nbd_client_lists_the_export,
+);
 
 #[test]
 fn fio_verifies_what_it_has_written() {

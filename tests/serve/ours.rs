@@ -2,9 +2,16 @@
 
 use std::thread;
 
+use crate::driver::with_rings_too;
 use crate::images::{GIB, MIB, assert_as_sparse, assert_same, noise, scattered, sparse};
 use crate::program::{nbd, run, run_nbd};
 use crate::serve::{DISKS, Disk, FRAMINGS};
+
+with_rings_too!(
+    a_backup_of_two_gib,
+    the_map_in_both_widths,
+    sixteen_clients_at_once,
+);
 
 /// A backup of a live image: from one server to another, holes kept.
 #[test]

@@ -6,9 +6,20 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::driver::with_rings_too;
 use crate::images::{GIB, MIB, assert_as_sparse, assert_same, scattered, sparse};
 use crate::program::{needs, run};
 use crate::serve::{DISKS, Disk, FRAMINGS, Serve};
+
+with_rings_too!(
+    qemu_io_writes_zeroes_discards_and_reads_what_it_should,
+    zeroes_are_holes_or_have_their_space,
+    convert_there_and_back_and_compare,
+    the_map_is_that_of_the_file,
+    a_hole_of_many_gib_is_mapped_in_both_widths,
+    many_requests_in_flight,
+    once_is_enough_for_qemu,
+);
 
 /// Runs `qemu-io` commands, none of which may fail.
 #[track_caller]

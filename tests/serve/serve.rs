@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::driver;
 use crate::images::{MIB, sparse};
 use crate::program::example;
 
@@ -44,7 +45,7 @@ impl Serve {
 
     /// With these arguments and no others.
     pub fn run(folder: TempDir, args: &[&str]) -> Self {
-        Self::spawn(folder, example("serve").args(args))
+        Self::spawn(folder, server().args(args))
     }
 
     /// As a command that comes to that.
@@ -138,6 +139,13 @@ impl Drop for Serve {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The example, with the driver that the test is about.
+pub fn server() -> Command {
+    let mut command = example("serve");
+    command.arg(driver::argument());
+    command
 }
 
 /// What a server can have behind it.
