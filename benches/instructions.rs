@@ -4,7 +4,8 @@
 //! Each case runs in a process of its own, twice, with different counts; the
 //! difference over the difference of counts is what one operation takes.
 //! Beside it stands its limit: a bare loop that does no more than
-//! `from_be_bytes` on the same bytes.
+//! `from_be_bytes` on the same bytes; or the crate `nbd` 0.3.1, where it has a
+//! counterpart.
 
 #[path = "cases/mod.rs"]
 mod cases;
@@ -23,23 +24,26 @@ fn main() {
     let filter = args.iter().find(|arg| !arg.starts_with('-'));
     let chosen = |name: &str| filter.is_none_or(|filter| name.contains(filter.as_str()));
     println!(
-        "{:<44} {:>12} {:>12} {:>7} {:>12}",
-        "operation", "instructions", "bare loop", "ratio", "beyond"
+        "{:<44} {:>12} {:>12} {:>12} {:>7} {:>12}",
+        "operation", "instructions", "bare loop", "nbd 0.3.1", "ratio", "beyond"
     );
     for case in cases::ALL.iter().filter(|case| chosen(case.name)) {
         let taken = measure(case);
-        let limit = case.limit.and_then(|limit| {
-            let limit = cases::ALL.iter().find(|case| case.name == limit)?;
-            Some(measure(limit))
-        });
-        match limit {
-            Some(limit) => println!(
-                "{:<44} {taken:>12.1} {limit:>12.1} {:>7.2} {:>12.1}",
-                case.name,
-                taken / limit,
-                taken - limit
-            ),
-            None => println!("{:<44} {taken:>12.1}", case.name),
+        let beside = |name: Option<&str>| {
+            let case = cases::ALL.iter().find(|case| Some(case.name) == name)?;
+            Some(measure(case))
+        };
+        let (limit, other) = (beside(case.limit), beside(case.other));
+        let column = |figure: Option<f64>| figure.map_or(String::new(), |it| format!("{it:.1}"));
+        let line = format!(
+            "{:<44} {taken:>12.1} {:>12} {:>12}",
+            case.name,
+            column(limit),
+            column(other)
+        );
+        match limit.or(other) {
+            Some(it) => println!("{line} {:>7.2} {:>12.1}", taken / it, taken - it),
+            None => println!("{}", line.trim_end()),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The cases of `instructions`, by the clock: `cargo bench --bench time`.
-//! Each stands in a group with its limit.
+//! Each stands in a group with its limit, or with the crate beside it.
 
 #[path = "cases/mod.rs"]
 mod cases;
@@ -11,7 +11,7 @@ use criterion::Criterion;
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     for case in cases::ALL {
-        let mut group = criterion.benchmark_group(case.limit.unwrap_or(case.name));
+        let mut group = criterion.benchmark_group(case.limit.or(case.other).unwrap_or(case.name));
         if case.count < 100 {
             // Long ones: fewer samples are enough.
             group.sample_size(10);

@@ -167,6 +167,7 @@ const fn case(name: &'static str, run: fn(u64), count: u64) -> Case {
         run,
         count,
         limit: None,
+        other: None,
     }
 }
 
@@ -178,12 +179,14 @@ macro_rules! reads {
             run: |n| reads(Framing::$framing, $depth, n),
             count: 10_000,
             limit: Some($bare_name),
+            other: None,
         };
         pub const $bare: Case = Case {
             name: $bare_name,
             run: |n| bare(Framing::$framing, $depth, n),
             count: 10_000,
             limit: None,
+            other: None,
         };)*
     };
 }

@@ -123,6 +123,7 @@ const fn case(name: &'static str, run: fn(u64), count: u64, limit: &Case) -> Cas
         run,
         count,
         limit: Some(limit.name),
+        other: None,
     }
 }
 
@@ -132,6 +133,7 @@ const fn bare(name: &'static str, run: fn(u64), count: u64) -> Case {
         run,
         count,
         limit: None,
+        other: None,
     }
 }
 

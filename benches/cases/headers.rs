@@ -29,6 +29,7 @@ const fn case(name: &'static str, run: fn(u64)) -> Case {
         run,
         count: 10_000,
         limit: Some(BARE_32.name),
+        other: None,
     }
 }
 
@@ -109,4 +110,5 @@ pub const BARE_32: Case = Case {
     },
     count: 10_000,
     limit: None,
+    other: None,
 };

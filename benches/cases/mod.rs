@@ -4,6 +4,7 @@ mod commands;
 mod extents;
 mod headers;
 mod server;
+mod streams;
 
 /// An operation, done `count` times.
 pub struct Case {
@@ -13,6 +14,8 @@ pub struct Case {
     pub count: u64,
     /// The case that does the least that can be done.
     pub limit: Option<&'static str>,
+    /// The case where another crate does the same.
+    pub other: Option<&'static str>,
 }
 
 pub const ALL: &[Case] = &[
@@ -40,6 +43,14 @@ pub const ALL: &[Case] = &[
     server::STRUCTURED,
     server::EXTENDED,
     server::HANDSHAKE,
+    streams::CLIENT_READ,
+    streams::SERVER_READ,
+    streams::CLIENT_HANDSHAKE,
+    streams::SERVER_HANDSHAKE,
+    streams::OTHER_CLIENT_READ,
+    streams::OTHER_SERVER_READ,
+    streams::OTHER_CLIENT_HANDSHAKE,
+    streams::OTHER_SERVER_HANDSHAKE,
     commands::FRAGMENTS,
     commands::DIRECT,
     extents::NARROW_1,

@@ -86,6 +86,7 @@ const fn case(name: &'static str, run: fn(u64), count: u64) -> Case {
         run,
         count,
         limit: None,
+        other: None,
     }
 }
 

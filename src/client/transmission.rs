@@ -166,21 +166,22 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// [`Misuse::Full`] if every slot is in flight. Nothing has changed.
     #[inline]
     pub fn submit(&mut self, request: Request) -> Result<Head, Misuse> {
-        let asked = match self.accepted.data(&request) {
-            true => 0,
-            false => self.judge_command(&request)?,
-        };
-        let payload = match request.command {
-            // Judged to have 32 bits.
-            Command::WRITE => Some(u32::try_from(request.length).unwrap_or(u32::MAX)),
-            _ => None,
-        };
-        self.start(&request, asked, payload)
+        match self.accepted.data(&request) {
+            true => self.start(&request, 0, payload(&request)),
+            false => self.submit_any(&request),
+        }
     }
 
-    /// Judges what carries no data, or needs a second look. Returns one bit for
-    /// each context that is to be answered.
+    /// As [`submit`](Self::submit), for what carries no data, or needs a second
+    /// look.
     #[inline(never)]
+    fn submit_any(&mut self, request: &Request) -> Result<Head, Misuse> {
+        let asked = self.judge_command(request)?;
+        self.start_any(request, asked, payload(request))
+    }
+
+    /// Judges a command. Returns one bit for each context that is to be
+    /// answered.
     fn judge_command(&mut self, request: &Request) -> Result<u32, Misuse> {
         self.check(request)?;
         request.check_fields(self.export.framing)?;
@@ -208,6 +209,17 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let slot = Slot::new(request, asked);
         let cookie = self.slots.insert(slot).ok_or(Misuse::Full)?;
         Ok(request.encode(self.export.framing, payload, cookie))
+    }
+
+    /// As [`start`](Self::start), not made part of its callers: they are rare.
+    #[inline(never)]
+    fn start_any(
+        &mut self,
+        request: &Request,
+        asked: u32,
+        payload: Option<u32>,
+    ) -> Result<Head, Misuse> {
+        self.start(request, asked, payload)
     }
 
     /// Makes a block status command for some of the selected contexts, whose
@@ -251,7 +263,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             contexts: contexts.into(),
         }
         .encode(payload)?;
-        self.start(&request, asked, Some(bytes))
+        self.start_any(&request, asked, Some(bytes))
     }
 
     /// Makes the command that ends the session. It has no reply; nothing can
@@ -401,5 +413,15 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             Framing::Simple | Framing::Structured => SimpleReply::SIZE,
             Framing::Extended => ExtendedHeader::SIZE,
         }
+    }
+}
+
+/// How much payload follows a command that was judged: then a write has 32
+/// bits of it.
+#[inline]
+fn payload(request: &Request) -> Option<u32> {
+    match request.command {
+        Command::WRITE => Some(u32::try_from(request.length).unwrap_or(u32::MAX)),
+        _ => None,
     }
 }

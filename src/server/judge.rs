@@ -92,6 +92,28 @@ impl Rules {
         contexts.fold(ContextSet::NONE, |set, context| set.with(context.id))
     }
 
+    /// Whether a request is one of the many reads that nothing is wrong with:
+    /// [`check_form`](Self::check_form) and [`check_range`](Self::check_range)
+    /// accept it.
+    #[inline]
+    pub(super) fn is_plain_read(&self, header: &Header) -> bool {
+        let Header { offset, length, .. } = *header;
+        let plain = header.command == Command::READ && header.flags == CommandFlags::NONE;
+        let mask = self.mask();
+        let (most, _) = self.longest_read();
+        let sized = length > 0 && length <= most && (offset | length) & mask == 0;
+        let size = self.export.size;
+        let inside = length <= size && offset <= size.saturating_sub(length);
+        plain && sized && inside && !self.shutting_down
+    }
+
+    /// The bits that no offset and no length has: the minimum block size is a
+    /// power of two.
+    #[inline]
+    fn mask(&self) -> u64 {
+        u64::from(self.export.constraints().minimum).saturating_sub(1)
+    }
+
     /// Whether the payload is one that nobody can mean.
     #[inline]
     pub(super) fn bound_payload(&self, header: &Header) -> Result<(), Error> {
@@ -238,10 +260,7 @@ impl Rules {
         if length == 0 {
             return Err(invalid("a length of zero has no defined meaning"));
         }
-        let constraints = self.export.constraints();
-        // The minimum is a power of two: one test for both.
-        let mask = u64::from(constraints.minimum).saturating_sub(1);
-        if (offset | length) & mask != 0 {
+        if (offset | length) & self.mask() != 0 {
             return Err(invalid("offset or length is not aligned"));
         }
         match offset.checked_add(length) {
@@ -282,6 +301,89 @@ impl Rules {
             Framing::Simple => (u64::from(maximum), ErrorValue::EINVAL),
             // The offset of a data chunk counts in its 32 bits of length.
             _ => (u64::from(maximum.min(u32::MAX - 8)), ErrorValue::EOVERFLOW),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 1 << 28;
+
+    /// Numbers at every edge there is, and the powers of two around them.
+    fn edges() -> impl Iterator<Item = u64> + Clone {
+        let powers = (0..64).map(|bit| 1u64.wrapping_shl(bit));
+        let edges = powers.chain([0, SIZE, u64::from(u32::MAX), u64::MAX]);
+        edges.flat_map(|n| [n.wrapping_sub(1), n, n.wrapping_add(1)])
+    }
+
+    fn read(offset: u64, length: u64) -> Header {
+        Header {
+            flags: CommandFlags::NONE,
+            command: Command::READ,
+            cookie: Cookie(7),
+            offset,
+            length,
+            payload: 0,
+        }
+    }
+
+    /// Of reads without flags, those are taken the short way that the long one
+    /// accepts, and no others.
+    #[test]
+    fn both_ways_judge_alike() {
+        for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
+            for (minimum, size) in [(1, SIZE), (512, SIZE), (1, u64::MAX), (1, 0)] {
+                for shutting_down in [false, true] {
+                    let flags = TransmissionFlags::HAS_FLAGS;
+                    let mut export = Negotiated::new(framing, size, flags);
+                    let mut sizes = export.constraints();
+                    sizes.minimum = minimum;
+                    export.block_sizes = Some(sizes);
+                    let rules = Rules {
+                        largest: size,
+                        export,
+                        limits: Limits::DEFAULT,
+                        shutting_down,
+                    };
+                    for offset in edges() {
+                        for length in edges() {
+                            let header = read(offset, length);
+                            let form = rules.check_form(&header);
+                            let judged = form.and_then(|()| rules.check_range(&header));
+                            assert_eq!(rules.is_plain_read(&header), judged.is_ok(), "{header:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Anything else goes the long way.
+    #[test]
+    fn other_commands_and_flags_go_the_long_way() {
+        let rules = Rules {
+            largest: SIZE,
+            export: Negotiated::new(Framing::Extended, SIZE, TransmissionFlags::KNOWN),
+            limits: Limits::DEFAULT,
+            shutting_down: false,
+        };
+        assert!(rules.is_plain_read(&read(0, 512)));
+        for command in (1..=9).map(Command) {
+            let header = Header {
+                command,
+                ..read(0, 512)
+            };
+            assert!(!rules.is_plain_read(&header), "{command:?}");
+        }
+        for bit in 0..16 {
+            let flags = CommandFlags(1u16.wrapping_shl(bit));
+            let header = Header {
+                flags,
+                ..read(0, 512)
+            };
+            assert!(!rules.is_plain_read(&header), "{flags:?}");
         }
     }
 }

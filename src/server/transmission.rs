@@ -10,7 +10,7 @@ use crate::error::{Error, Misuse, Violation};
 use crate::limits::Limits;
 use crate::need::Need;
 use crate::negotiated::{Framing, Negotiated, Width};
-use crate::wire::bytes::{clip, take_slice, wide};
+use crate::wire::bytes::{clip, front, judge_magic, take_slice, wide};
 use crate::wire::number::{Command, Cookie, ErrorValue};
 use crate::wire::request::{
     BlockStatusPayload, CompactRequest, EXTENDED_REQUEST_MAGIC, ExtendedRequest, REQUEST_MAGIC,
@@ -305,6 +305,22 @@ impl Transmission {
         let Some(header) = self.decode(&mut rest)? else {
             return Ok(None);
         };
+        if self.rules.is_plain_read(&header) {
+            *input = rest;
+            let ticket = self.ticket(&header);
+            return Ok(Some(Event::Request(Request::Read(Read { ticket }))));
+        }
+        self.any_request(header, rest, input)
+    }
+
+    /// Judges a request that is not a read, or needs a second look.
+    #[inline(never)]
+    fn any_request<'i>(
+        &mut self,
+        header: Header,
+        rest: &'i [u8],
+        input: &mut &'i [u8],
+    ) -> Result<Option<Event<'i>>, Error> {
         if header.command == Command::DISC {
             *input = rest;
             self.state = State::Disconnected;
@@ -322,27 +338,34 @@ impl Transmission {
         }
     }
 
-    /// The next header, if all of it is there. The other framing's magic
-    /// number is named as such.
+    /// The next header, if all of it is there.
     #[inline]
     fn decode(&self, input: &mut &[u8]) -> Result<Option<Header>, Error> {
+        let header = match self.rules.export.framing {
+            Framing::Extended => front(input, ExtendedRequest::parse).map(Header::from),
+            _ => front(input, CompactRequest::parse).map(Header::from),
+        };
+        match header {
+            Some(header) => Ok(Some(header)),
+            None => self.judge_front(input).map(|()| None),
+        }
+    }
+
+    /// What a header that is not there is: still to come, or no request. The
+    /// other framing's magic number is named as such.
+    #[inline(never)]
+    fn judge_front(&self, input: &[u8]) -> Result<(), Error> {
         let negotiated = self.rules.export.framing;
-        let other = match negotiated {
-            Framing::Extended => REQUEST_MAGIC,
-            _ => EXTENDED_REQUEST_MAGIC,
-        }
-        .to_be_bytes();
+        let (own, other, message) = match negotiated {
+            Framing::Extended => (EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, "extended request"),
+            _ => (REQUEST_MAGIC, EXTENDED_REQUEST_MAGIC, "compact request"),
+        };
+        let other = other.to_be_bytes();
         match input.first_chunk::<4>() {
-            Some(magic) if *magic == other => {
-                return Err(Violation::OtherFraming { negotiated }.into());
-            }
-            None if other.starts_with(input) => return Ok(None),
-            _ => {}
+            Some(magic) if *magic == other => Err(Violation::OtherFraming { negotiated }.into()),
+            None if other.starts_with(input) => Ok(()),
+            _ => Ok(judge_magic(input, own, message)?),
         }
-        Ok(match negotiated {
-            Framing::Extended => ExtendedRequest::decode(input)?.map(Header::from),
-            _ => CompactRequest::decode(input)?.map(Header::from),
-        })
     }
 
     /// Block status for some of the contexts: header and payload are consumed

@@ -1,5 +1,5 @@
 //! Nothing is allocated on the way: not in a handshake, not in 10,000 commands
-//! of every kind in every framing, in either role.
+//! of every kind in every framing, in either role. And no payload is copied.
 
 #![expect(unsafe_code, reason = "an allocator that counts has to be one")]
 
@@ -7,6 +7,9 @@ mod attack;
 mod attack_client;
 mod attack_server;
 mod client;
+mod copies;
+mod copies_client;
+mod copies_server;
 mod server;
 
 use std::alloc::{GlobalAlloc, Layout, System};
