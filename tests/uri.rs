@@ -38,6 +38,8 @@ fn ssh(host: Host, port: Option<u16>) -> Transport {
 #[test]
 fn schemes_and_transports() {
     let v6 = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+    assert_eq!("nbd://h/disk".parse::<Uri>(), Uri::parse("nbd://h/disk"));
+    assert_eq!("nbd:".parse::<Uri>(), Uri::parse("nbd:"));
     let local = || tcp(name("localhost"), 10809);
     let vsock = |cid, port| Transport::Vsock { cid, port };
     let table = [

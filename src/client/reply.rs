@@ -138,7 +138,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     fn judge_magic(&self, input: &[u8]) -> Result<usize, Error> {
         let negotiated = self.export.framing;
         let Some(magic) = input.first_chunk::<4>() else {
-            return judge_short_magic(input, negotiated).map(|()| self.least_header());
+            return judge_short_magic(input).map(|()| self.least_header());
         };
         match (u32::from_be_bytes(*magic), negotiated) {
             (SIMPLE_REPLY_MAGIC, Framing::Simple | Framing::Structured) => Ok(SimpleReply::SIZE),
@@ -442,27 +442,16 @@ fn find_for<'s, S: AsRef<[Slot]> + AsMut<[Slot]>>(
 }
 
 /// Whether fewer than four bytes can still become the magic number of a reply.
-fn judge_short_magic(input: &[u8], framing: Framing) -> Result<(), Error> {
+/// Another framing's is named as such when all of it is there.
+fn judge_short_magic(input: &[u8]) -> Result<(), Error> {
     let like = |magic: u32| input.iter().zip(magic.to_be_bytes()).all(|(a, b)| *a == b);
-    let good = match framing {
-        Framing::Simple => like(SIMPLE_REPLY_MAGIC),
-        Framing::Structured => like(SIMPLE_REPLY_MAGIC) || like(STRUCTURED_REPLY_MAGIC),
-        Framing::Extended => like(EXTENDED_REPLY_MAGIC),
-    };
-    match good {
+    let magics = [
+        SIMPLE_REPLY_MAGIC,
+        STRUCTURED_REPLY_MAGIC,
+        EXTENDED_REPLY_MAGIC,
+    ];
+    match magics.into_iter().any(like) {
         true => Ok(()),
-        // Another framing's magic number is named when all of it is there.
-        false
-            if [
-                SIMPLE_REPLY_MAGIC,
-                STRUCTURED_REPLY_MAGIC,
-                EXTENDED_REPLY_MAGIC,
-            ]
-            .into_iter()
-            .any(like) =>
-        {
-            Ok(())
-        }
         false => Err(DecodeError::Magic { message: "reply" }.into()),
     }
 }

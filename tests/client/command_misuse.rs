@@ -1,7 +1,7 @@
 //! Commands that are refused before a byte is made, and that nothing has
 //! changed then.
 
-use nbd_codec::client::{Request, Slot, Transmission};
+use nbd_codec::client::{Head, Request, Slot, Transmission};
 use nbd_codec::wire::EncodeError;
 use nbd_codec::wire::flags::{CommandFlags as F, TransmissionFlags as T};
 use nbd_codec::wire::number::{Command, ContextId};
@@ -23,6 +23,9 @@ fn refused(export: Negotiated, request: Request, misuse: Misuse) {
         offset: 0,
         length: u64::from(export.constraints().minimum),
     };
+    if let Some(made) = while_resizing(export, request) {
+        assert_eq!(made, Err(misuse), "{request:?}");
+    }
     let (mut offered, mut fresh) = (machine(), machine());
     let before = format!("{offered:?}");
     for _ in 0..3 {
@@ -41,6 +44,19 @@ fn accepted(export: Negotiated, request: Request) {
     let mut machine = Transmission::new(export, [Slot::EMPTY; 1], Limits::DEFAULT);
     let made = machine.submit(request);
     assert!(made.is_ok(), "{request:?}: {made:?}");
+    if let Some(made) = while_resizing(export, request) {
+        assert!(made.is_ok(), "{request:?}: {made:?}");
+    }
+}
+
+/// The same while a resize is in flight that changes nothing: most commands
+/// are judged another way then.
+fn while_resizing(export: Negotiated, request: Request) -> Option<Result<Head, Misuse>> {
+    let mut machine = Transmission::new(export, [Slot::EMPTY; 2], Limits::DEFAULT);
+    let resize = Request::resize(export.size);
+    let other = request.command != Command::RESIZE;
+    let resizing = other && machine.submit(resize).is_ok();
+    resizing.then(|| machine.submit(request))
 }
 
 fn with_flags(framing: Framing, flags: T) -> Negotiated {

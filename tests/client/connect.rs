@@ -364,6 +364,31 @@ fn refusals_that_end_it() {
     }
 }
 
+/// What is due without input is said to need none.
+#[test]
+fn the_end_needs_nothing() {
+    use nbd_codec::Need;
+    let mut hand = super::machines::ByHand::new(false, tiny());
+    for line in [
+        r#"S: "NBDMAGIC" "IHAVEOPT" 3:16"#,
+        "C: flags 3",
+        "C: opt GO 0:32 0:16",
+        "S: rep GO INFO EXPORT:16 1M:64 1:16",
+        "S: rep GO ACK",
+    ] {
+        match line.split_at(3) {
+            ("C: ", what) => hand.client(what),
+            (_, what) => {
+                let bytes = script::server(what, &NoCommands);
+                assert!(hand.receive(&mut &bytes[..]).unwrap().is_some(), "{what}");
+            }
+        }
+    }
+    assert_eq!(hand.need(), Need::Header(0));
+    assert!(hand.receive(&mut &b""[..]).unwrap().is_some());
+    assert_eq!(hand.need(), Need::Nothing);
+}
+
 /// A goodbye that is refused is one all the same.
 #[test]
 fn the_goodbye_is_refused() {

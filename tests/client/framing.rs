@@ -113,6 +113,8 @@ fn offsets() {
     for chunk in [
         "last NONE #0 off=0",
         "chunk OFFSET_DATA #0 off=4608 4608:64 00*512",
+        "last OFFSET_DATA #0 off=4608 4096:64 00*1024",
+        "last OFFSET_HOLE #0 off=0 4096:64 1024:32",
         "last ERROR #0 off=2^64-1 EIO:32 0:16",
     ] {
         transmission(
@@ -202,14 +204,17 @@ fn chunks_that_do_not_fit() {
                 _ => "0 512",
             };
             for chunk in chunks {
-                let transcript = format!(
-                    r#"
-                    C: {command} {range}
-                    S: chunk {chunk} #0 len=100
-                    ! Violation(UnexpectedChunk {{ chunk: NBD_REPLY_TYPE_{chunk}, command: {name} }})
-                    "#
-                );
-                transmission(with_contexts(framing, 1), &transcript);
+                // Whatever it holds; also what a read would be answered with.
+                for body in ["len=100", "0:64 00*512"] {
+                    let transcript = format!(
+                        r#"
+                        C: {command} {range}
+                        S: last {chunk} #0 {body}
+                        ! Violation(UnexpectedChunk {{ chunk: NBD_REPLY_TYPE_{chunk}, command: {name} }})
+                        "#
+                    );
+                    transmission(with_contexts(framing, 1), &transcript);
+                }
             }
         }
         for unknown in [3, 4, 7, 0x7fff] {

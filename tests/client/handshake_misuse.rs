@@ -450,11 +450,12 @@ fn malformed_options_by_number() {
     use OptionType as T;
     let empty = b"\0\0\0\0".as_slice();
     let malformed = b"\0\0\0\x09a".as_slice();
-    for (option, then, kept) in [
-        (T::SET_META_CONTEXT, empty, 0),
-        (T::GO, malformed, 0),
-        (T::INFO, empty, 1),
-        (T::LIST_META_CONTEXT, empty, 1),
+    for (option, answer, then, kept) in [
+        (T::SET_META_CONTEXT, "ERR_INVALID", empty, 0),
+        (T::SET_META_CONTEXT, "ACK", empty, 0),
+        (T::GO, "ERR_INVALID", malformed, 0),
+        (T::INFO, "ERR_INVALID", empty, 1),
+        (T::LIST_META_CONTEXT, "ACK", empty, 1),
     ] {
         let mut hand = negotiating(false, &["STRUCTURED_REPLY"]);
         hand.client(r#"opt SET_META_CONTEXT 0:32 1:32 2:32 "x:""#);
@@ -463,14 +464,14 @@ fn malformed_options_by_number() {
         let mut sink = Bytes::default();
         let request = by_number(option, malformed);
         assert!(hand.handshake.send(&request, &mut sink).is_ok());
-        say(&mut hand, &format!("rep {} ERR_INVALID", option.0));
+        say(&mut hand, &format!("rep {} {answer}", option.0));
         let go = [then, &[0, 0][..]].concat();
         let request = by_number(T::GO, &go);
         assert!(hand.handshake.send(&request, &mut sink).is_ok());
         say(&mut hand, "rep GO INFO EXPORT:16 1M:64 1:16");
         say(&mut hand, "rep GO ACK");
         let agreed = hand.handshake.into_negotiated().unwrap();
-        assert_eq!(agreed.contexts.len(), kept, "{option}");
+        assert_eq!(agreed.contexts.len(), kept, "{option} {answer}");
     }
 }
 

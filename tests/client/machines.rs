@@ -238,7 +238,7 @@ pub(crate) struct Sending {
 impl Sending {
     pub(crate) fn new(export: Negotiated, limits: Limits) -> Self {
         Self {
-            machine: Transmission::new(export, vec![Slot::EMPTY; 8], limits),
+            machine: Transmission::new(export, vec![Slot::default(); 8], limits),
             buffer: 64,
             sent: Vec::new(),
         }

@@ -1,6 +1,7 @@
 //! Every option by hand, with every answer it has.
 
-use nbd_codec::Framing;
+use nbd_codec::wire::number::ContextId;
+use nbd_codec::{Context, Contexts, Framing, Width};
 
 use super::greetings::agreed;
 use super::machines::{ByHand, FIXED, fixed, small};
@@ -466,6 +467,41 @@ fn block_sizes() {
             "#
         ));
     }
+}
+
+/// Contexts are the same if they have the same numbers and widths, in the same
+/// order.
+#[test]
+fn contexts_are_what_they_hold() {
+    let of = |held: &[(u32, Width)]| {
+        let mut contexts = Contexts::new();
+        for (id, width) in held {
+            let (id, width) = (ContextId(*id), *width);
+            contexts.push(Context { id, width }).unwrap();
+        }
+        contexts
+    };
+    let (narrow, wide) = (Width::Narrow, Width::Wide);
+    let both = of(&[(1, narrow), (2, wide)]);
+    let mut same = Contexts::default();
+    for context in both.iter() {
+        same.push(context).unwrap();
+    }
+    assert_eq!(both, same);
+    for other in [
+        of(&[]),
+        of(&[(1, narrow)]),
+        of(&[(2, wide), (1, narrow)]),
+        of(&[(1, narrow), (2, narrow)]),
+        of(&[(1, narrow), (3, wide)]),
+    ] {
+        assert_ne!(both, other);
+    }
+    assert_eq!(
+        format!("{both:?}"),
+        "[Context { id: ContextId(1), width: Narrow }, \
+         Context { id: ContextId(2), width: Wide }]"
+    );
 }
 
 /// Contexts that cannot be.

@@ -198,6 +198,9 @@ fn impossible_lengths() {
             "S: chunk {chunk} #0 len={length}\n! Decode(Length {{ message: {message:?}, length: {length} }})"
         ));
     }
+    // With its place, at which it could follow.
+    let nothing = r#"Decode(Length { message: "NBD_REPLY_TYPE_OFFSET_DATA", length: 8 })"#;
+    read(&format!("S: chunk OFFSET_DATA #0 4096:64\n! {nothing}"));
     read("S: chunk OFFSET_HOLE #0 4096:64 0:32\n! Decode(EmptyHole)");
     read("S: chunk NONE #0\n! Violation(NoneNotDone)");
 }

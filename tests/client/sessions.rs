@@ -19,7 +19,9 @@ fn after_disconnect() {
         assert!(machine.submit(Request::flush()).is_ok());
         assert!(machine.disconnect().is_ok());
         let over = Misuse::State("the session was ended by disconnect");
-        assert_eq!(machine.submit(Request::flush()), Err(over));
+        for request in [Request::flush(), Request::read(0, 1), Request::write(0, 1)] {
+            assert_eq!(machine.submit(request), Err(over));
+        }
         assert_eq!(machine.disconnect(), Err(over));
         let mut payload = Bytes::default();
         let ids = [ContextId(1)];
@@ -28,6 +30,19 @@ fn after_disconnect() {
         assert!(payload.0.is_empty());
         assert_eq!(machine.in_flight(), 1);
     }
+}
+
+/// What is answered behind it brings nothing back.
+#[test]
+fn resized_after_disconnect() {
+    let mut sending = Sending::new(export(Framing::Simple), Limits::DEFAULT);
+    sending.client("RESIZE 2M");
+    sending.client("DISC");
+    let reply = script::server("simple OK #0", &sending);
+    assert!(sending.receive(&mut &reply[..]).unwrap().is_some());
+    assert_eq!(sending.machine.negotiated().size, 2 << 20);
+    let over = Misuse::State("the session was ended by disconnect");
+    assert_eq!(sending.machine.submit(Request::read(0, 512)), Err(over));
 }
 
 /// Once the session is over nothing is made, and payload is not counted.

@@ -68,10 +68,10 @@ fn tls_reqd_is_no_answer_under_tls() {
 /// Behind an INFO with the same parameters, GO says the same.
 #[test]
 fn go_repeats_what_info_said() {
-    const CONTEXTS: &[MetaContext<'_>] = &[MetaContext::narrow("x-a:one")];
+    let contexts = [MetaContext::narrow("x-a:one"), MetaContext::wide("x-a:two")];
     let mut export = Export::new("disk", 1 << 20, ALL);
     export.description = "a disk";
-    export.contexts = CONTEXTS;
+    export.contexts = &contexts;
     let said = |option: &str| {
         format!(
             "C: IHAVEOPT {option} 4{{ 4{{ \"disk\" }} 0003 0002 0001 0003 }}

@@ -596,10 +596,25 @@ fn extents_are_aligned() {
     let returned = status.answer(ContextId(0), [slim(512, 0), slim(513, 0)], &mut out);
     let returned = returned.unwrap_err();
     assert_eq!(returned.misuse, Misuse::Misaligned { minimum: 512 });
+    let returned = returned.token.answer(ContextId(0), [slim(1, 0)], &mut out);
+    let returned = returned.unwrap_err();
+    assert_eq!(returned.misuse, Misuse::Misaligned { minimum: 512 });
     assert!(
         returned
             .token
             .answer(ContextId(0), [slim(512, 0)], &mut out)
             .is_ok()
     );
+}
+
+/// What was refused and is not tried again is an error like any other.
+#[test]
+fn a_returned_token_can_be_given_up() {
+    let flags = CommandFlags::NONE;
+    let read = token!(Framing::Structured, Read, READ, flags);
+    let chunks = read.into_chunks().unwrap();
+    let refused = chunks.finish().unwrap_err();
+    let (misuse, text) = (refused.misuse, refused.to_string());
+    assert_eq!(text, misuse.to_string());
+    assert_eq!(Misuse::from(refused), misuse);
 }

@@ -3,7 +3,7 @@
 use nbd_codec::server::{Export, Handshake, MetaContext, Offer};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::option_reply::BlockSizes;
-use nbd_codec::{Framing, Limits};
+use nbd_codec::{Framing, Limits, Style};
 
 use crate::drive::{Shop, play};
 
@@ -41,6 +41,19 @@ fn oldstyle_is_its_greeting() {
         "S: NBDMAGIC 0000_4202_8186_1253 0000_0000_1234_5678 0000_0f7f 00*124
          E: Ready",
     );
+}
+
+/// It has no way to say them, but they hold.
+#[test]
+fn oldstyle_has_the_block_sizes_of_its_export() {
+    let mut export = disk();
+    export.block_sizes.minimum = 512;
+    let mut handshake = Handshake::oldstyle(&export).unwrap();
+    handshake.transmit(&mut Vec::new()).unwrap();
+    assert!(handshake.receive(&mut &b""[..]).unwrap().is_some());
+    let negotiated = handshake.into_negotiated().unwrap();
+    assert_eq!(negotiated.block_sizes, Some(export.block_sizes));
+    assert_eq!(negotiated.style, Style::Oldstyle);
 }
 
 #[test]

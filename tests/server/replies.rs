@@ -102,6 +102,38 @@ const SIMPLE: Framing = Framing::Simple;
 const STRUCTURED: Framing = Framing::Structured;
 const EXTENDED: Framing = Framing::Extended;
 
+/// A token says what its replies name.
+#[test]
+fn tokens_know_their_cookie() {
+    let of = |framing, command| match request(framing, command, CommandFlags::NONE) {
+        Request::Read(it) => {
+            let whole = it.cookie();
+            let chunks = it.into_chunks();
+            chunks
+                .map_or_else(|it| it.cookie(), |it| it.cookie())
+                .min(whole)
+        }
+        Request::Write(it) => it.cookie(),
+        Request::Flush(it) => it.cookie(),
+        Request::Trim(it) => it.cookie(),
+        Request::Cache(it) => it.cookie(),
+        Request::WriteZeroes(it) => it.cookie(),
+        Request::BlockStatus32(it) => it.cookie(),
+        Request::BlockStatus64(it) => it.cookie(),
+        Request::Resize(it) => it.cookie(),
+        other => panic!("{other:?}"),
+    };
+    for framing in [SIMPLE, STRUCTURED, EXTENDED] {
+        for command in (0..=8).map(Command) {
+            let none =
+                command == Command::DISC || command == Command::BLOCK_STATUS && framing == SIMPLE;
+            if !none {
+                assert_eq!(of(framing, command), Cookie(0xcc), "{framing} {command}");
+            }
+        }
+    }
+}
+
 /// Every request can fail, in the style of the framing.
 #[test]
 fn any_request_fails_in_the_style_of_the_framing() {

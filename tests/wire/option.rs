@@ -1,5 +1,7 @@
 //! Options: the header and the data of every one.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use nbd_codec::wire::number::{InfoType, OptionType};
 use nbd_codec::wire::option::{
     InfoRequest, InfoTypes, MetaContextRequest, OptionHeader, OptionRequest, Queries,
@@ -241,6 +243,14 @@ fn lists_are_what_they_hold() {
     }
 
     assert!(InfoTypes::from(&types[..0]).is_empty());
+    // What is the same is found as the same.
+    let hash = |list: InfoTypes<'_>| {
+        let mut hasher = DefaultHasher::new();
+        list.hash(&mut hasher);
+        hasher.finish()
+    };
+    assert_eq!(hash(requests), hash(memory));
+    assert_ne!(hash(memory), hash(InfoTypes::from(&types[1..])));
 
     let texts = ["base:", "", "x-y:z"];
     let memory = Queries::from(&texts[..]);

@@ -4,7 +4,8 @@ use nbd_codec::wire::DecodeError;
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, ContextId, Cookie};
 use nbd_codec::wire::request::{
-    BlockStatusPayload, CompactRequest, EXTENDED_REQUEST_MAGIC, ExtendedRequest, REQUEST_MAGIC,
+    BlockStatusPayload, CompactRequest, ContextIds, EXTENDED_REQUEST_MAGIC, ExtendedRequest,
+    REQUEST_MAGIC,
 };
 
 use crate::support::{Body, Cut, Stream, length};
@@ -190,10 +191,12 @@ fn block_status_payloads() {
         );
         let body = Body::new(name, transcript, 0);
         let contexts = BlockStatusPayload::decode(body.body()).unwrap().contexts;
-        assert_eq!(contexts.len(), ids.len(), "{name}");
-        assert_eq!(contexts.is_empty(), ids.is_empty(), "{name}");
-        assert_eq!(contexts.iter().collect::<Vec<_>>(), ids, "{name}");
-        assert_eq!(format!("{contexts:?}"), format!("{ids:?}"), "{name}");
+        for contexts in [contexts, ContextIds::from(ids)] {
+            assert_eq!(contexts.len(), ids.len(), "{name}");
+            assert_eq!(contexts.is_empty(), ids.is_empty(), "{name}");
+            assert_eq!(contexts.iter().collect::<Vec<_>>(), ids, "{name}");
+            assert_eq!(format!("{contexts:?}"), format!("{ids:?}"), "{name}");
+        }
     }
 }
 
