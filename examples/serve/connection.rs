@@ -14,7 +14,7 @@ use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::reader::Reader;
 use crate::server::Server;
-use crate::socket::{End, Hurried, Socket};
+use crate::socket::{End, Hurried, Socket, Watched};
 use crate::team::Team;
 
 pub struct Client {
@@ -56,7 +56,12 @@ impl Client {
         let end = End(Arc::clone(&self.socket));
         let budget = Budget::new(server.export.payload_budget());
         let block = negotiated.constraints().minimum;
-        let reader = Reader::new(Box::new(end.clone()), negotiated, inbox, budget)?;
+        let reader = Reader::new(
+            Box::new(Watched::new(end.clone(), &server.crowd)),
+            negotiated,
+            inbox,
+            budget,
+        )?;
         let outbox = Outbox::new(Box::new(end));
         let team = Team::new(server, &self.socket, block, reader, outbox);
         Ok(team.run())

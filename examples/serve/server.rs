@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
@@ -43,6 +43,8 @@ pub struct Server {
     shutting_down: AtomicBool,
     /// The sockets of the clients that are here.
     clients: Mutex<HashMap<u64, Arc<Socket>>>,
+    /// How many they are.
+    pub crowd: Arc<AtomicUsize>,
     /// A client has left.
     left: Condvar,
     /// Wakes whoever accepts.
@@ -59,6 +61,7 @@ impl Server {
             verbose: args.verbose,
             shutting_down: AtomicBool::new(false),
             clients: Mutex::default(),
+            crowd: Arc::default(),
             left: Condvar::new(),
             bell,
         }
@@ -192,6 +195,7 @@ pub struct Present {
 impl Present {
     fn new(server: &Arc<Server>, number: u64, socket: &Arc<Socket>) -> Self {
         server.clients().insert(number, Arc::clone(socket));
+        server.crowd.fetch_add(1, Ordering::Relaxed);
         Self {
             server: Arc::clone(server),
             number,
@@ -202,6 +206,7 @@ impl Present {
 impl Drop for Present {
     fn drop(&mut self) {
         self.server.clients().remove(&self.number);
+        self.server.crowd.fetch_sub(1, Ordering::Relaxed);
         self.server.left.notify_all();
         if self.server.once {
             let _ = (&self.server.bell).write(&[0]);
