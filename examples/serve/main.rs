@@ -29,7 +29,7 @@ mod memory;
 mod outbox;
 mod prompt;
 mod reader;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[expect(
     unsafe_code,
     reason = "what the kernel works on is beyond the compiler"
@@ -41,7 +41,7 @@ mod server;
 mod size;
 mod socket;
 mod team;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod uring;
 
 use std::io::{self, Write};
@@ -94,7 +94,7 @@ fn run(args: &Args) -> Result<()> {
     server.run(listener, alarm, &driver)
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 fn driver(args: &Args, server: &Arc<Server>) -> Result<Driver> {
     use anyhow::Context;
     if args.driver == DriverArg::Threads {
@@ -110,10 +110,12 @@ fn driver(args: &Args, server: &Arc<Server>) -> Result<Driver> {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 fn driver(args: &Args, _: &Arc<Server>) -> Result<Driver> {
     match args.driver {
-        DriverArg::Uring => anyhow::bail!("cannot serve with io_uring: it is Linux that has it"),
+        DriverArg::Uring => {
+            anyhow::bail!("cannot serve with io_uring: it is Linux with 64 bits that has it")
+        }
         DriverArg::Threads | DriverArg::Auto => Ok(Driver::Threads),
     }
 }

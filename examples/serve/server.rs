@@ -21,7 +21,7 @@ use crate::log::say;
 use crate::size;
 use crate::socket::Socket;
 use crate::team::STACK;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 use crate::uring::{Engine, Newcomer};
 
 /// How long clients have to leave by themselves after they were told of the
@@ -126,7 +126,7 @@ impl Server {
         let present = Present::new(self, number, &socket);
         match driver {
             Driver::Threads => {}
-            #[cfg(target_os = "linux")]
+            #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
             Driver::Uring(engine) => {
                 return engine.welcome(Newcomer {
                     number,
@@ -182,7 +182,7 @@ impl Server {
 pub enum Driver {
     /// Each client has threads.
     Threads,
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     Uring(Engine),
 }
 
