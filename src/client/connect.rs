@@ -1,8 +1,7 @@
 //! The whole handshake by policy: best framing, TLS, contexts, one export, and
 //! every fallback the specification names.
 
-use super::handshake::{self, ContextQuery, Handshake};
-use super::option::is_query;
+use super::handshake::{self, ContextQuery, Handshake, is_query};
 use crate::error::{Error, Misuse};
 use crate::limits::Limits;
 use crate::need::Need;

@@ -6,21 +6,12 @@
 //! | handshake, by policy | [`Connect`]: from the greeting to transmission, with every fallback | [`Negotiated`](crate::Negotiated) |
 //! | transmission | [`Transmission`]: commands out, replies in | the end of the connection |
 
-mod accepted;
-mod chunk;
 pub mod connect;
 pub mod handshake;
-mod option;
-mod option_reply;
-mod reply;
 mod request;
-mod slots;
-mod state;
-mod straight;
 mod transmission;
 
 pub use connect::Connect;
 pub use handshake::Handshake;
 pub use request::{Head, Request};
-pub use slots::{Slot, slot_index};
-pub use transmission::{Event, Transmission};
+pub use transmission::{Event, Slot, Transmission, slot_index};

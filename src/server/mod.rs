@@ -212,26 +212,19 @@
 //! [`Handshake::is_negotiating`] tells for how long a client has to be
 //! watched.
 
-mod answer;
+mod config;
 mod export;
 pub mod handshake;
-mod inquiry;
-mod judge;
-pub mod narrow;
-mod offer;
-mod read;
-mod reply;
 mod request;
-mod status;
 mod transmission;
-mod verdict;
 
+pub use config::{Offer, TlsMode};
 pub use export::{Export, MetaContext};
 pub use handshake::Handshake;
-pub use inquiry::Inquiry;
-pub use offer::{Offer, TlsMode};
-pub use read::{Chunks, Read};
-pub use reply::{Head, Reply};
-pub use request::{Cache, Flush, Request, Resize, Returned, Trim, Write, WriteZeroes};
-pub use status::{BlockStatus32, BlockStatus64};
+pub use handshake::Inquiry;
+pub use request::narrow;
+pub use request::{
+    BlockStatus32, BlockStatus64, Cache, Chunks, Flush, Head, Read, Reply, Request, Resize,
+    Returned, Trim, Write, WriteZeroes,
+};
 pub use transmission::{Event, Transmission};

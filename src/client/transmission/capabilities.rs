@@ -1,7 +1,7 @@
 //! What the server accepts, worked out once from what it advertised; and what
 //! is refused for it before a byte is made.
 
-use super::request::Request;
+use crate::client::request::Request;
 use crate::error::Misuse;
 use crate::negotiated::{Framing, Negotiated};
 use crate::wire::flags::{CommandFlags, TransmissionFlags};

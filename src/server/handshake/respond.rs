@@ -1,12 +1,11 @@
 //! The caller's answers to the options of a handshake.
 
-use super::export::{Export, MetaContext, cap};
-use super::handshake::{Asked, Handshake, State};
-use super::inquiry::Inquiry;
-use super::offer::TlsMode;
+use super::{Asked, Handshake, Inquiry, State};
 use crate::error::{Error, Misuse};
 use crate::name::Name;
 use crate::negotiated::{Context, Framing, Width};
+use crate::server::config::TlsMode;
+use crate::server::export::{Export, MetaContext, cap};
 use crate::wire::flags::TransmissionFlags;
 use crate::wire::greeting::{ExportNameReply, RESERVED_ZEROES};
 use crate::wire::number::{ContextId, InfoType, OptionReplyType, OptionType};

@@ -1,10 +1,10 @@
 //! Requests on their way in: judged by what was advertised, before they become
 //! tokens.
 
-use super::status::ContextSet;
 use crate::error::{Error, Violation};
 use crate::limits::Limits;
 use crate::negotiated::{Framing, Negotiated};
+use crate::server::request::ContextSet;
 use crate::wire::flags::{CommandFlags, TransmissionFlags};
 use crate::wire::number::{Command, ContextId, Cookie, ErrorValue};
 use crate::wire::request::{BlockStatusPayload, CompactRequest, ExtendedRequest};

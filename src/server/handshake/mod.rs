@@ -1,10 +1,14 @@
 //! Handshake, server side: options in, replies out (specification,
 //! "Handshake" and "TLS support").
 
+mod query;
+mod recv;
+mod respond;
+
+pub use self::query::Inquiry;
+use self::recv::{Answer, Verdict};
+use super::config::{Offer, TlsMode};
 use super::export::{Export, is_query};
-use super::inquiry::Inquiry;
-use super::offer::{Offer, TlsMode};
-use super::verdict::{Answer, Verdict};
 use crate::error::{Error, Misuse, Violation};
 use crate::name::Name;
 use crate::need::Need;
@@ -46,7 +50,7 @@ pub enum Event<'i> {
 
 /// Where in the handshake the machine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+enum State {
     /// The client's flags are due.
     ClientFlags,
     /// An option is due.
@@ -65,12 +69,12 @@ pub(super) enum State {
 
 /// The option that waits for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) option: OptionType,
+struct Asked {
+    option: OptionType,
     /// Its information requests have the block sizes.
-    pub(super) block_sizes: bool,
+    block_sizes: bool,
     /// The export it names.
-    pub(super) name: Name,
+    name: Name,
 }
 
 /// What [`Handshake::transmit`] writes.
@@ -87,18 +91,18 @@ enum Pending {
 /// events; until [`Event::Ready`].
 #[derive(Debug)]
 pub struct Handshake {
-    pub(super) offer: Offer,
-    pub(super) state: State,
+    offer: Offer,
+    state: State,
     /// How much of the next option must be there, as far as it is known.
     want: usize,
-    pub(super) failed: Option<Error>,
+    failed: Option<Error>,
     pending: Option<Pending>,
-    pub(super) no_zeroes: bool,
-    pub(super) shutting_down: bool,
+    no_zeroes: bool,
+    shutting_down: bool,
     /// What is agreed on so far.
-    pub(super) agreed: Negotiated,
+    agreed: Negotiated,
     /// For which export the contexts were selected, if there are any.
-    pub(super) contexts_for: Option<Name>,
+    contexts_for: Option<Name>,
 }
 
 impl Handshake {

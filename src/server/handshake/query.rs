@@ -1,6 +1,6 @@
 //! What a client asks about an export.
 
-use super::export::MetaContext;
+use crate::server::export::MetaContext;
 use crate::wire::number::{InfoType, OptionType};
 use crate::wire::option::{InfoTypes, Queries};
 use crate::wire::text::Text;

@@ -1,11 +1,11 @@
 //! Options by their headers: what the machine answers by itself, and what a
 //! client must not send at all.
 
-use super::handshake::Handshake;
-use super::offer::TlsMode;
+use super::Handshake;
 use crate::error::{Error, Violation};
 use crate::limits::Limits;
 use crate::negotiated::{Framing, Style};
+use crate::server::config::TlsMode;
 use crate::wire::bytes::clip;
 use crate::wire::number::{OptionReplyType, OptionType};
 use crate::wire::option::OptionHeader;

@@ -1,8 +1,8 @@
 //! Replies to block status, narrow and wide: two types that take extents of
 //! their own width, and nothing else.
 
+use super::Returned;
 use super::reply::{Reply, Ticket};
-use super::request::Returned;
 use crate::error::Misuse;
 use crate::wire::extent::{Extent32, Extent64};
 use crate::wire::flags::CommandFlags;
@@ -14,25 +14,25 @@ const MOST: u32 = 1 << 20;
 
 /// A set of context ids, which are below 32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ContextSet(u32);
+pub(in crate::server) struct ContextSet(u32);
 
 impl ContextSet {
-    pub(super) const NONE: Self = Self(0);
+    pub(in crate::server) const NONE: Self = Self(0);
 
     /// The set of one; empty for an id that no handshake makes.
-    pub(super) fn of(id: ContextId) -> Self {
+    pub(in crate::server) fn of(id: ContextId) -> Self {
         Self(1u32.checked_shl(id.0).unwrap_or(0))
     }
 
-    pub(super) fn holds(self, id: ContextId) -> bool {
+    pub(in crate::server) fn holds(self, id: ContextId) -> bool {
         self.0 & Self::of(id).0 != 0
     }
 
-    pub(super) fn is_empty(self) -> bool {
+    pub(in crate::server) fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    pub(super) fn with(self, id: ContextId) -> Self {
+    pub(in crate::server) fn with(self, id: ContextId) -> Self {
         Self(self.0 | Self::of(id).0)
     }
 
@@ -120,11 +120,11 @@ macro_rules! block_status {
         #[derive(Debug, PartialEq, Eq)]
         #[must_use = "a client waits for the reply to every request"]
         pub struct $name {
-            pub(super) ticket: Ticket,
+            pub(in crate::server) ticket: Ticket,
             /// The contexts that are still to be answered.
-            pub(super) missing: ContextSet,
+            pub(in crate::server) missing: ContextSet,
             /// Those that may have more than 32 bits of status.
-            pub(super) wide: ContextSet,
+            pub(in crate::server) wide: ContextSet,
         }
 
         impl $name {
@@ -156,7 +156,7 @@ macro_rules! block_status {
             }
 
             /// The contexts that are still to be answered: their places in
-            /// [`Export::contexts`](super::Export::contexts).
+            /// [`Export::contexts`](crate::server::Export::contexts).
             pub fn contexts(&self) -> impl Iterator<Item = ContextId> + Clone + use<> {
                 self.missing.iter()
             }

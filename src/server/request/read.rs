@@ -1,7 +1,7 @@
 //! Replies to reads: whole, or chunk by chunk.
 
+use super::Returned;
 use super::reply::{Head, Reply, Ticket};
-use super::request::Returned;
 use crate::coverage::{Coverage, Judgement};
 use crate::error::Misuse;
 use crate::negotiated::Framing;
@@ -13,7 +13,7 @@ use crate::wire::number::{ChunkType, Cookie, ErrorValue};
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a client waits for the reply to every request"]
 pub struct Read {
-    pub(super) ticket: Ticket,
+    pub(in crate::server) ticket: Ticket,
 }
 
 impl Read {

@@ -1,11 +1,18 @@
 //! Transmission, client side: commands out, replies in (specification,
 //! "Transmission").
 
-use super::accepted::Accepted;
+mod capabilities;
+mod chunk;
+mod recv;
+mod slots;
+mod state;
+mod straight;
 
+use self::capabilities::Accepted;
+use self::slots::Slots;
+pub use self::slots::{Slot, slot_index};
+use self::state::State;
 use super::request::{Head, Request};
-use super::slots::{Slot, Slots};
-use super::state::State;
 use crate::error::{Error, Misuse};
 use crate::limits::Limits;
 use crate::need::Need;
@@ -102,16 +109,16 @@ pub enum Event<'i> {
 /// and read exactly that.
 #[derive(Debug)]
 pub struct Transmission<S> {
-    pub(super) export: Negotiated,
-    pub(super) limits: Limits,
-    pub(super) slots: Slots<S>,
-    pub(super) state: State,
+    export: Negotiated,
+    limits: Limits,
+    slots: Slots<S>,
+    state: State,
     /// How much of the next header must be there, where that is known to be
     /// more than the least.
-    pub(super) want: usize,
+    want: usize,
     /// The size a resize in flight asks for.
-    pub(super) resizing: Option<u64>,
-    pub(super) accepted: Accepted,
+    resizing: Option<u64>,
+    accepted: Accepted,
     lenient: bool,
     disconnected: bool,
 }
@@ -336,7 +343,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
 
     /// The session is over.
     #[cold]
-    pub(super) fn fail(&mut self, error: Error) {
+    fn fail(&mut self, error: Error) {
         self.state = State::Failed(error);
         self.accepted.reach = 0;
     }
@@ -381,7 +388,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
 
     /// A resize is done: the new size, if it was granted.
     #[cold]
-    pub(super) fn resized(&mut self, size: Option<u64>) {
+    fn resized(&mut self, size: Option<u64>) {
         self.export.size = size.unwrap_or(self.export.size);
         self.resizing = None;
         if !self.disconnected {
@@ -408,7 +415,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
 
     /// The fewest bytes that a header of this framing has.
     #[inline]
-    pub(super) fn least_header(&self) -> usize {
+    fn least_header(&self) -> usize {
         match self.export.framing {
             Framing::Simple | Framing::Structured => SimpleReply::SIZE,
             Framing::Extended => ExtendedHeader::SIZE,

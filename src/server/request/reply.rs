@@ -1,7 +1,7 @@
 //! Replies on their way out: small values, ready to be written.
 
-use super::export::cap;
 use crate::negotiated::Framing;
+use crate::server::export::cap;
 use crate::wire::flags::{CommandFlags, ReplyFlags};
 use crate::wire::number::{ChunkType, Cookie, ErrorValue};
 use crate::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
@@ -10,21 +10,21 @@ use crate::wire::{EncodeError, Sink};
 
 /// What every request knows of itself; the tokens are made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ticket {
-    pub(super) framing: Framing,
-    pub(super) flags: CommandFlags,
+pub(in crate::server) struct Ticket {
+    pub(in crate::server) framing: Framing,
+    pub(in crate::server) flags: CommandFlags,
     /// The constraints in force, in bytes.
-    pub(super) minimum: u32,
-    pub(super) maximum: u32,
-    pub(super) cookie: Cookie,
-    pub(super) offset: u64,
+    pub(in crate::server) minimum: u32,
+    pub(in crate::server) maximum: u32,
+    pub(in crate::server) cookie: Cookie,
+    pub(in crate::server) offset: u64,
     /// Effect length in bytes.
-    pub(super) length: u64,
+    pub(in crate::server) length: u64,
 }
 
 impl Ticket {
     /// Whether a piece of the export lies within the request.
-    pub(super) fn holds(&self, offset: u64, length: u64) -> bool {
+    pub(in crate::server) fn holds(&self, offset: u64, length: u64) -> bool {
         offset
             .checked_sub(self.offset)
             .and_then(|from| from.checked_add(length))
@@ -32,7 +32,7 @@ impl Ticket {
     }
 
     /// The header of a chunk, or of a simple reply of success.
-    pub(super) fn header(&self, chunk: ChunkType, last: bool, length: u32) -> Front {
+    pub(in crate::server) fn header(&self, chunk: ChunkType, last: bool, length: u32) -> Front {
         let flags = match last {
             true => ReplyFlags::DONE,
             false => ReplyFlags::NONE,
@@ -66,13 +66,13 @@ impl Ticket {
     }
 
     /// The end of a reply that has nothing more to say.
-    pub(super) fn success<'t>(&self) -> Reply<'t> {
+    pub(in crate::server) fn success<'t>(&self) -> Reply<'t> {
         Reply::new(self.header(ChunkType::NONE, true, 0))
     }
 
     /// An error, at a place or not. An error number of zero would be none:
     /// `EIO` takes its place.
-    pub(super) fn error<'t>(
+    pub(in crate::server) fn error<'t>(
         &self,
         error: ErrorValue,
         at: Option<u64>,
@@ -114,7 +114,7 @@ const ROOM: usize = 46;
 
 /// Bytes on the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Front {
+pub(in crate::server) struct Front {
     bytes: [u8; ROOM],
     length: u8,
 }
@@ -128,7 +128,7 @@ impl Front {
     }
 
     #[inline]
-    pub(super) fn put<const N: usize>(mut self, field: [u8; N]) -> Self {
+    pub(in crate::server) fn put<const N: usize>(mut self, field: [u8; N]) -> Self {
         let at = usize::from(self.length);
         let room = self.bytes.get_mut(at..).unwrap_or_default();
         if let Some(room) = room.first_chunk_mut::<N>() {
@@ -158,7 +158,7 @@ pub struct Reply<'t> {
 }
 
 impl<'t> Reply<'t> {
-    pub(super) fn new(front: Front) -> Self {
+    pub(in crate::server) fn new(front: Front) -> Self {
         let split = front.length;
         Self {
             front,
@@ -216,7 +216,7 @@ pub struct Head {
 }
 
 impl Head {
-    pub(super) fn new(front: Front, payload: u32) -> Self {
+    pub(in crate::server) fn new(front: Front, payload: u32) -> Self {
         Self { front, payload }
     }
 

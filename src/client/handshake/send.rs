@@ -1,6 +1,6 @@
 //! Options on their way out, and what is refused before a byte is made.
 
-use super::handshake::{ContextQuery, Handshake, State};
+use super::{ContextQuery, Handshake, State};
 use crate::error::Misuse;
 use crate::name::Name;
 use crate::negotiated::{Contexts, Framing, Style};
@@ -112,7 +112,7 @@ impl Handshake {
     /// As [`send`](Self::send), with data that was checked and stands in no
     /// list of its own; `export` is what `GO`, `EXPORT_NAME` and
     /// `SET_META_CONTEXT` name.
-    pub(super) fn send_data(
+    pub(in crate::client) fn send_data(
         &mut self,
         option: OptionType,
         export: Text<'_>,
@@ -232,7 +232,7 @@ impl Handshake {
 const AGREED: Result<(), Misuse> = Err(Misuse::State("the framing is agreed on already"));
 
 /// Whether it begins with a namespace and a colon.
-pub(super) fn is_query(query: Text<'_>) -> bool {
+pub(in crate::client) fn is_query(query: Text<'_>) -> bool {
     let colon = query.as_bytes().iter().position(|byte| *byte == b':');
     colon.is_some_and(|at| at > 0)
 }

@@ -4,7 +4,7 @@
 //! often the slot was used: finding a command is one look, whatever is in
 //! flight, and the cookie of a completed command is not found again.
 
-use super::request::Request;
+use crate::client::request::Request;
 use crate::coverage::Coverage;
 use crate::wire::flags::CommandFlags;
 use crate::wire::number::{Command, Cookie, ErrorValue};

@@ -8,7 +8,7 @@
 use super::chunk::Header;
 use super::slots::Slot;
 use super::state::{Part, State};
-use super::transmission::{Event, Transmission};
+use super::{Event, Transmission};
 use crate::error::Error;
 use crate::negotiated::Framing;
 use crate::wire::bytes::{front, take};

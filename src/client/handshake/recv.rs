@@ -1,6 +1,6 @@
 //! Replies to options on their way in, each judged against its option.
 
-use super::handshake::{Event, Handshake, State};
+use super::{Event, Handshake, State};
 use crate::error::{Error, Violation};
 use crate::negotiated::{Context, Framing, Style, Width};
 use crate::wire::DecodeError;

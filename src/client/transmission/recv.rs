@@ -4,7 +4,7 @@
 use super::chunk::{self, Header, Taken};
 use super::slots::{Slot, Slots};
 use super::state::{Extents, Message, Part, State};
-use super::transmission::{Event, Transmission};
+use super::{Event, Transmission};
 use crate::coverage::Judgement;
 use crate::error::{Error, Violation};
 use crate::negotiated::{Framing, Width};

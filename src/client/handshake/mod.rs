@@ -1,7 +1,11 @@
 //! Handshake, client side: one option at a time, in any order the caller likes
 //! (specification, "Handshake").
 
-use super::option_reply::Flow;
+mod recv;
+mod send;
+
+use self::recv::Flow;
+pub(super) use self::send::is_query;
 use crate::error::{Error, Misuse, Violation};
 use crate::limits::Limits;
 use crate::name::Name;
@@ -122,7 +126,7 @@ impl<'a> ContextQuery<'a> {
 
 /// Where in the handshake the machine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+enum State {
     /// Before the greeting.
     Greeting,
     /// The client's flags are due.
@@ -153,23 +157,23 @@ pub(super) enum State {
 /// the one before have ended with [`Event::Ack`] or [`Event::Refused`].
 #[derive(Debug)]
 pub struct Handshake {
-    pub(super) limits: Limits,
-    pub(super) require_tls: bool,
-    pub(super) lenient: bool,
-    pub(super) state: State,
-    pub(super) want: usize,
-    pub(super) failed: Option<Error>,
-    pub(super) server: HandshakeFlags,
-    pub(super) no_zeroes: bool,
+    limits: Limits,
+    require_tls: bool,
+    lenient: bool,
+    state: State,
+    want: usize,
+    failed: Option<Error>,
+    server: HandshakeFlags,
+    no_zeroes: bool,
     /// What is agreed on so far.
-    pub(super) agreed: Negotiated,
+    agreed: Negotiated,
     /// Whether the option under way has brought `NBD_INFO_EXPORT`.
-    pub(super) informed: bool,
+    informed: bool,
     /// For which export the contexts were selected, and which one `GO` or
     /// `EXPORT_NAME` asks for. Both names are the caller's own: nobody can
     /// forge one that is taken for the other.
-    pub(super) contexts_for: Option<Name>,
-    pub(super) chosen: Name,
+    contexts_for: Option<Name>,
+    chosen: Name,
 }
 
 impl Handshake {
@@ -381,7 +385,7 @@ impl Handshake {
         }
     }
 
-    pub(super) fn check_state(&self, state: State, why: &'static str) -> Result<(), Misuse> {
+    fn check_state(&self, state: State, why: &'static str) -> Result<(), Misuse> {
         if let Some(error) = self.failed {
             return Err(Misuse::Failed(error));
         }

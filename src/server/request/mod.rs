@@ -1,9 +1,16 @@
 //! Requests as tokens: each is answered exactly once, and only in the ways
 //! that are legal for it.
 
-use super::read::Read;
-use super::reply::{Reply, Ticket};
-use super::status::{BlockStatus32, BlockStatus64};
+mod block_status;
+pub mod narrow;
+mod read;
+mod reply;
+
+pub(super) use self::block_status::ContextSet;
+pub use self::block_status::{BlockStatus32, BlockStatus64};
+pub use self::read::{Chunks, Read};
+pub(super) use self::reply::Ticket;
+pub use self::reply::{Head, Reply};
 use crate::error::Misuse;
 use crate::wire::flags::CommandFlags;
 use crate::wire::number::{Command, Cookie, ErrorValue};

@@ -1,11 +1,13 @@
 //! Transmission, server side: requests in, as tokens (specification,
 //! "Transmission").
 
-use super::judge::{Fault, Header, Rules};
-use super::read::Read;
-use super::reply::{Reply, Ticket};
-use super::request::{Cache, Flush, Request, Resize, Trim, Write, WriteZeroes};
-use super::status::{BlockStatus32, BlockStatus64, ContextSet};
+mod validate;
+
+use self::validate::{Fault, Header, Rules};
+use super::request::{
+    BlockStatus32, BlockStatus64, Cache, ContextSet, Flush, Read, Reply, Request, Resize, Ticket,
+    Trim, Write, WriteZeroes,
+};
 use crate::error::{Error, Misuse, Violation};
 use crate::limits::Limits;
 use crate::need::Need;
