@@ -23,15 +23,7 @@ use std::sync::Arc;
 use nbd_codec::client::connect::{self, Connect, Plan};
 use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
 use nbd_codec::{Framing, Limits, Need, Negotiated};
-use ring::{Desk, Order, Ring};
-
-#[expect(dead_code, reason = "some of it is for the server")]
-#[expect(
-    unsafe_code,
-    reason = "what the kernel works on is beyond the compiler"
-)]
-#[path = "shared/ring.rs"]
-mod ring;
+use ring::{Buffers, Entry, Ring};
 
 const IN_FLIGHT: usize = 32;
 const LENGTH: u64 = 256 << 10;
@@ -117,17 +109,14 @@ struct Payload {
 /// The longest header with the offset of data behind it.
 const HEADERS: usize = 40;
 
-impl ring::Flight for Flight {
-    fn order<'f>(&'f mut self, desk: Desk<'f>) -> Order<'f> {
+impl ring::Operation for Flight {
+    fn entry<'f>(&'f mut self, buffers: Buffers<'f>) -> Entry<'f> {
         match self {
             Self::Send {
                 socket,
                 heads,
                 sent,
-            } => {
-                let rest = &heads[*sent..];
-                desk.send((**socket).as_fd(), [rest].into_iter())
-            }
+            } => buffers.send((**socket).as_fd(), &heads[*sent..]),
             Self::Receive {
                 socket,
                 payload,
@@ -138,11 +127,11 @@ impl ring::Flight for Flight {
                     Some(payload) => payload.job.place(payload.offset, payload.length),
                     None => &mut [],
                 };
-                desk.receive((**socket).as_fd(), place, &mut headers[..*most])
+                buffers.receive((**socket).as_fd(), place, &mut headers[..*most])
             }
             Self::Write { file, job, written } => {
                 let offset = job.offset + *written as u64;
-                desk.write((**file).as_fd(), offset, &job.data()[*written..])
+                buffers.write((**file).as_fd(), offset, &job.data()[*written..])
             }
         }
     }
@@ -183,7 +172,6 @@ impl Copy {
     }
 
     fn run(mut self) -> Result<(), Box<dyn Error>> {
-        let mut landed = Vec::new();
         loop {
             self.take()?;
             self.submit()?;
@@ -192,10 +180,9 @@ impl Copy {
                 let goodbye = self.machine.disconnect()?;
                 return Ok((&*self.socket).write_all(goodbye.as_bytes())?);
             }
-            // One call for all of it.
-            self.ring.wait(None)?;
-            self.ring.landed(&mut landed);
-            for (flight, result) in landed.drain(..) {
+            // One system call for all of it.
+            self.ring.wait()?;
+            for (flight, result) in self.ring.completed() {
                 self.land(flight, result?)?;
             }
         }
@@ -415,5 +402,196 @@ fn fill(stream: &mut TcpStream, held: &mut Vec<u8>, need: Need) -> io::Result<()
     match missing > 0 && read == 0 {
         true => Err(io::ErrorKind::UnexpectedEof.into()),
         false => Ok(()),
+    }
+}
+
+/// An `io_uring` that owns what the kernel works on: sockets, files and memory,
+/// all in an [`Operation`](ring::Operation). [`Ring::start`] takes an operation,
+/// [`Ring::completed`] returns it when the kernel has completed it. In between
+/// the program cannot access it. Operations that are pending when the ring is
+/// dropped are never freed.
+#[expect(
+    unsafe_code,
+    reason = "the kernel's accesses are unknown to the compiler"
+)]
+mod ring {
+    use std::io;
+    use std::marker::PhantomData;
+    use std::os::fd::{AsRawFd, BorrowedFd};
+    use std::ptr;
+
+    use io_uring::types::Fd;
+    use io_uring::{IoUring, opcode, squeue};
+
+    /// Something for the kernel to do, and everything it needs for it.
+    pub trait Operation: 'static {
+        /// Says what to do; called once, when the operation is at its final
+        /// address. What the entry borrows stays borrowed until the operation
+        /// is completed.
+        fn entry<'f>(&'f mut self, buffers: Buffers<'f>) -> Entry<'f>;
+    }
+
+    /// What the kernel is to do with memory and a file of an operation.
+    pub struct Entry<'f> {
+        entry: squeue::Entry,
+        operation: PhantomData<&'f mut ()>,
+    }
+
+    /// Room for a list of buffers; it makes entries.
+    pub struct Buffers<'f> {
+        slices: &'f mut [libc::iovec; 2],
+        message: &'f mut libc::msghdr,
+    }
+
+    impl<'f> Buffers<'f> {
+        /// Receives what there is into `first`, and what follows into `second`.
+        pub fn receive(
+            self,
+            socket: BorrowedFd<'f>,
+            first: &'f mut [u8],
+            second: &'f mut [u8],
+        ) -> Entry<'f> {
+            *self.slices = [first, second].map(|slice| libc::iovec {
+                iov_base: slice.as_mut_ptr().cast(),
+                iov_len: slice.len(),
+            });
+            self.message.msg_iov = self.slices.as_mut_ptr();
+            self.message.msg_iovlen = self.slices.len();
+            let message = ptr::from_mut(self.message);
+            Entry::new(opcode::RecvMsg::new(fd(socket), message).build())
+        }
+
+        pub fn send(self, socket: BorrowedFd<'f>, data: &'f [u8]) -> Entry<'f> {
+            let entry = opcode::Send::new(fd(socket), data.as_ptr(), clip(data.len()));
+            Entry::new(entry.flags(libc::MSG_NOSIGNAL).build())
+        }
+
+        pub fn write(self, file: BorrowedFd<'f>, offset: u64, data: &'f [u8]) -> Entry<'f> {
+            let entry = opcode::Write::new(fd(file), data.as_ptr(), clip(data.len()));
+            Entry::new(entry.offset(offset).build())
+        }
+    }
+
+    impl Entry<'_> {
+        fn new(entry: squeue::Entry) -> Self {
+            let operation = PhantomData;
+            Self { entry, operation }
+        }
+    }
+
+    fn fd(fd: BorrowedFd<'_>) -> Fd {
+        Fd(fd.as_raw_fd())
+    }
+
+    /// Lengths have 32 bits here. Of a longer buffer, the first part is used.
+    fn clip(length: usize) -> u32 {
+        u32::try_from(length).unwrap_or(1 << 30)
+    }
+
+    pub struct Ring<O: Operation> {
+        uring: IoUring,
+        /// Completed, and not yet returned.
+        completed: Vec<(O, io::Result<usize>)>,
+    }
+
+    struct Pending<O> {
+        operation: O,
+        slices: [libc::iovec; 2],
+        message: libc::msghdr,
+    }
+
+    impl<O: Operation> Ring<O> {
+        pub fn new(entries: u32) -> io::Result<Self> {
+            Ok(Self {
+                uring: IoUring::new(entries)?,
+                completed: Vec::new(),
+            })
+        }
+
+        /// Takes an operation. The kernel begins with it at the next
+        /// [`wait`](Self::wait), or earlier.
+        pub fn start(&mut self, operation: O) -> io::Result<()> {
+            // From here on only the kernel uses the box, through its address,
+            // until `reap` gets that back.
+            let pending = Box::into_raw(Box::new(Pending {
+                operation,
+                // SAFETY: zero is a valid value of all fields of both: they
+                // are numbers and pointers.
+                slices: unsafe { std::mem::zeroed() },
+                message: unsafe { std::mem::zeroed() },
+            }));
+            // SAFETY: it comes from a box, and there is no other reference.
+            let Pending {
+                operation,
+                slices,
+                message,
+            } = unsafe { &mut *pending };
+            let entry = operation.entry(Buffers { slices, message });
+            let entry = entry.entry.user_data(pending.expose_provenance() as u64);
+            loop {
+                // SAFETY: all that the entry points to (memory, slices,
+                // message) is borrowed from the box, and so is the file or
+                // socket, which the operation keeps open. The box is neither
+                // moved nor freed until `reap` gets its address from the
+                // kernel.
+                if unsafe { self.uring.submission().push(&entry) }.is_ok() {
+                    return Ok(());
+                }
+                // The queue is full: the kernel takes what is in it.
+                let result = self.enter(0);
+                self.reap();
+                if let Err(error) = result {
+                    // SAFETY: the pointer comes from a box, and the kernel has
+                    // not seen it.
+                    drop(unsafe { Box::from_raw(pending) });
+                    return Err(error);
+                }
+            }
+        }
+
+        /// Hands all operations to the kernel, and waits until one is
+        /// completed.
+        pub fn wait(&mut self) -> io::Result<()> {
+            let want = usize::from(self.completed.is_empty());
+            self.enter(want)
+        }
+
+        /// Returns all completed operations, each with its result.
+        pub fn completed(&mut self) -> Vec<(O, io::Result<usize>)> {
+            self.reap();
+            std::mem::take(&mut self.completed)
+        }
+
+        fn reap(&mut self) {
+            for entry in self.uring.completion() {
+                let address = usize::try_from(entry.user_data()).unwrap_or(0);
+                let pending = ptr::with_exposed_provenance_mut::<Pending<O>>(address);
+                // SAFETY: the address is the one that `start` has put into the
+                // entry, and the kernel completes each entry once. So the box
+                // is no longer in use, and it is freed here only.
+                let pending = unsafe { Box::from_raw(pending) };
+                let result = match entry.result() {
+                    error @ ..0 => Err(io::Error::from_raw_os_error(-error)),
+                    count => Ok(count.cast_unsigned() as usize),
+                };
+                self.completed.push((pending.operation, result));
+            }
+        }
+
+        fn enter(&self, want: usize) -> io::Result<()> {
+            match self.uring.submitter().submit_and_wait(want) {
+                // Interrupted, or the kernel first wants its completions to be
+                // reaped.
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                    ) =>
+                {
+                    Ok(())
+                }
+                result => result.map(drop),
+            }
+        }
     }
 }

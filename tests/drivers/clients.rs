@@ -6,10 +6,12 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
 use std::thread;
 
-use crate::images::{MIB, noise};
-use crate::peer::Peer;
+use nbd_test_support::images::{MIB, noise};
+use nbd_test_support::needs;
+use nbd_test_support::peer::Peer;
+use nbd_test_support::program::{Ended, example, run, skip, wait};
+
 use crate::place::{Bridge, Example, blank};
-use crate::program::{Ended, example, needs, run, skip, wait};
 
 const SIZE: usize = 16 * MIB as usize;
 
@@ -76,7 +78,7 @@ fn with_serve_in_every_framing() {
             "--export-name=disk",
             "--framing",
         ];
-        let server = Example::start("serve", &[&args[..], &[framing]].concat());
+        let server = Example::nbd_serve(&[&args[..], &[framing]].concat());
         exercise(server.address(), "disk");
     }
 }
@@ -88,14 +90,14 @@ fn with_serve_and_a_file() {
     let image = image.to_str().expect("UTF-8");
     // Blocks that are neither the smallest nor the default.
     let args = ["--tcp=127.0.0.1:0", "--block-size=512:4096:128K", image];
-    let server = Example::start("serve", &args);
+    let server = Example::nbd_serve(&args);
     exercise(server.address(), "");
 }
 
 #[test]
 fn with_serve_in_oldstyle() {
     let args = ["--tcp=127.0.0.1:0", "--memory=16M", "--oldstyle"];
-    let server = Example::start("serve", &args);
+    let server = Example::nbd_serve(&args);
     exercise(server.address(), "");
 }
 

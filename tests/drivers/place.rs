@@ -1,18 +1,18 @@
-//! Where a server is: an example of ours, or a peer behind a TCP port.
+//! Servers on TCP: our own programs, and peers through a bridge.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::peer::Peer;
-use crate::program::example;
+use nbd_test_support::peer::Peer;
+use nbd_test_support::program::{example, tool};
 
-/// An example that serves, on a port of its own. Ends with the value.
+/// A server of ours, on a port of its own. Ends with the value.
 pub struct Example {
     child: Child,
     /// The line it began with: its URI.
@@ -23,10 +23,22 @@ impl Example {
     /// Starts an example and waits for its URI.
     #[track_caller]
     pub fn start(name: &str, args: &[&str]) -> Self {
-        let mut command = example(name);
-        command.args(args);
+        Self::spawn(example(name).args(args))
+    }
+
+    /// Starts `nbd-serve`.
+    #[track_caller]
+    pub fn nbd_serve(args: &[&str]) -> Self {
+        Self::spawn(tool("nbd-serve").args(args))
+    }
+
+    #[track_caller]
+    fn spawn(command: &mut Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::null()).spawn().expect(name);
+        let mut child = command
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a server starts");
         let stdout = child.stdout.take().expect("a pipe");
         let (send, receive) = mpsc::channel();
         thread::spawn(move || {
@@ -44,7 +56,7 @@ impl Example {
             .clone_into(&mut this.uri);
         assert!(
             this.uri.starts_with("nbd"),
-            "{name} began with {:?}",
+            "{command:?} began with {:?}",
             this.uri
         );
         this
@@ -64,7 +76,7 @@ impl Drop for Example {
     }
 }
 
-/// A peer, which listens on a Unix socket, and a port in front of it.
+/// A peer, which listens on a Unix socket, and a TCP port that leads to it.
 pub struct Bridge {
     _peer: Peer,
     address: SocketAddr,
@@ -111,6 +123,6 @@ fn join(tcp: TcpStream, socket: &Path) -> io::Result<()> {
 /// An image of `size` zeroes in a folder.
 pub fn blank(folder: &Path, size: u64) -> PathBuf {
     let image = folder.join("image");
-    crate::images::sparse(&image, size, &[]);
+    nbd_test_support::images::sparse(&image, size, &[]);
     image
 }

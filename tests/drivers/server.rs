@@ -11,10 +11,11 @@ use std::time::Duration;
 use nbd_codec::client::connect::{self, Connect, Plan};
 use nbd_codec::client::{Event, Request, Slot, Transmission};
 use nbd_codec::{Limits, Negotiated};
+use nbd_test_support::images::{MIB, noise};
+use nbd_test_support::needs;
+use nbd_test_support::program::{example, run};
 
-use crate::images::{MIB, noise};
 use crate::place::Example;
-use crate::program::{example, needs, run};
 
 fn start() -> Example {
     Example::start("tokio_server", &["127.0.0.1:0", "16777216"])

@@ -8,11 +8,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::certificates;
-use crate::images::{MIB, noise};
-use crate::peer::Peer;
+use nbd_test_support::certificates;
+use nbd_test_support::images::{MIB, noise};
+use nbd_test_support::needs;
+use nbd_test_support::peer::Peer;
+use nbd_test_support::program::{Ended, example, run};
+
 use crate::place::{Bridge, Example};
-use crate::program::{Ended, example, needs, run};
 
 const SIZE: u64 = 4 * MIB;
 

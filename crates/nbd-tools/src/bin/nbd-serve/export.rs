@@ -1,0 +1,112 @@
+//! The export: the disk, and what clients are told of it.
+
+use anyhow::{Context, Result, bail};
+use nbd_codec::Framing;
+use nbd_codec::server::{self, Handshake, MetaContext, Offer};
+use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::option_reply::BlockSizes;
+
+use crate::args::Args;
+use crate::disk::Disk;
+use crate::file::FileDisk;
+use crate::memory::MemoryDisk;
+use nbd_tools::size;
+
+/// What the disk can say of its blocks. The place in the list is the number
+/// of the context.
+const CONTEXTS: &[MetaContext<'_>] = &[MetaContext::narrow("base:allocation")];
+
+pub struct Export {
+    pub disk: Box<dyn Disk>,
+    name: String,
+    description: String,
+    flags: TransmissionFlags,
+    block_sizes: BlockSizes,
+    framing: Framing,
+    oldstyle: bool,
+}
+
+impl Export {
+    pub fn new(args: &Args) -> Result<Self> {
+        let export = Self {
+            disk: open(args)?,
+            name: args.export_name.clone(),
+            description: args.description.clone(),
+            flags: flags(args),
+            block_sizes: args.block_size.unwrap_or_default(),
+            framing: args.framing(),
+            oldstyle: args.oldstyle,
+        };
+        let minimum = export.block_sizes.minimum.into();
+        if !export.disk.size().is_multiple_of(minimum) {
+            bail!(
+                "the size, {} bytes, is no multiple of the minimum block size, {}",
+                export.disk.size(),
+                size::exact(minimum)
+            );
+        }
+        // Better now than when the first client comes.
+        Handshake::oldstyle(&export.describe()).context("the export cannot be offered")?;
+        Ok(export)
+    }
+
+    /// For the machine.
+    pub fn describe(&self) -> server::Export<'_> {
+        let mut export = server::Export::new(&self.name, self.disk.size(), self.flags);
+        export.description = &self.description;
+        export.block_sizes = self.block_sizes;
+        export.contexts = CONTEXTS;
+        export
+    }
+
+    /// Its name, or none: that of the default export.
+    pub fn is_called(&self, name: &str) -> bool {
+        name.is_empty() || name == self.name
+    }
+
+    /// A handshake about it.
+    pub fn handshake(&self) -> Result<Handshake> {
+        if self.oldstyle {
+            return Ok(Handshake::oldstyle(&self.describe())?);
+        }
+        let mut offer = Offer::default();
+        offer.framing = self.framing;
+        Ok(Handshake::new(offer)?)
+    }
+
+    /// How many bytes of payload a connection may hold at a time: the longest
+    /// there can be, in any case.
+    pub fn payload_budget(&self) -> usize {
+        (64 << 20).max(self.block_sizes.maximum as usize)
+    }
+}
+
+/// What the command line names.
+fn open(args: &Args) -> Result<Box<dyn Disk>> {
+    Ok(match (&args.file, args.memory) {
+        (Some(path), _) => Box::new(FileDisk::open(path, args.read_only)?),
+        (None, size) => Box::new(MemoryDisk::new(size.unwrap_or(0))),
+    })
+}
+
+fn flags(args: &Args) -> TransmissionFlags {
+    let mut flags = TransmissionFlags::SEND_FLUSH
+        | TransmissionFlags::SEND_DF
+        | TransmissionFlags::SEND_CACHE
+        | TransmissionFlags::BLOCK_STATUS_PAYLOAD;
+    if !args.once {
+        // All connections share the disk and its cache, so that a flush on
+        // one of them is a flush for all.
+        flags |= TransmissionFlags::CAN_MULTI_CONN;
+    }
+    flags
+        | match args.read_only {
+            true => TransmissionFlags::READ_ONLY,
+            false => {
+                TransmissionFlags::SEND_FUA
+                    | TransmissionFlags::SEND_TRIM
+                    | TransmissionFlags::SEND_WRITE_ZEROES
+                    | TransmissionFlags::SEND_FAST_ZERO
+            }
+        }
+}

@@ -1,0 +1,230 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nbd_codec::Framing;
+
+use crate::socket::Settings;
+use nbd_tools::size;
+
+/// Talk to NBD servers: describe, map, read, write and copy their exports.
+///
+/// Without a command it gives a short tour of the protocol that needs no
+/// server.
+#[derive(Debug, Parser)]
+#[command(name = "nbd", version, after_help = URIS)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+const URIS: &str = "\
+URIs:
+  nbd://HOST[:PORT]/EXPORT              TCP, port 10809 unless given
+  nbd+unix:///EXPORT?socket=PATH        Unix socket; socket=%00NAME for an abstract one
+
+Sizes and offsets are in bytes, or with K, M, G, T in powers of 1024.";
+
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// The most able framing to ask for; the server may have less
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FRAMING",
+        default_value = "extended"
+    )]
+    framing: FramingArg,
+    /// Give up when the server is silent for so long
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// Append the bytes of the session to a file, a line for each system call: "C: 0102.." for
+    /// what was sent, "S: 0304.." for what came
+    #[arg(long, global = true, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+impl Common {
+    pub fn framing(&self) -> Framing {
+        match self.framing {
+            FramingArg::Simple => Framing::Simple,
+            FramingArg::Structured => Framing::Structured,
+            FramingArg::Extended => Framing::Extended,
+        }
+    }
+
+    pub fn settings(&self) -> Settings {
+        Settings {
+            timeout: self.timeout,
+            record: self.record.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FramingArg {
+    /// Compact requests, simple replies
+    Simple,
+    /// Compact requests, structured replies: block status in 32 bits
+    Structured,
+    /// Extended headers: block status in 64 bits
+    Extended,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Describe an export
+    Info(Info),
+    /// List and describe the exports of a server
+    List(Info),
+    /// Show which parts of an export hold data, holes and zeroes
+    Map(Map),
+    /// Read from an export
+    Read(Read),
+    /// Write to an export
+    Write(Write),
+    /// Copy between exports and files, holes preserved
+    Copy(Copy),
+    /// Measure how fast an export is read or written
+    Bench(Bench),
+}
+
+#[derive(Debug, Args)]
+pub struct Info {
+    /// Where the export is
+    pub uri: String,
+    /// Print JSON, as `nbdinfo --json --no-content` does (the first bytes of the export are not
+    /// looked at), with one key more: "extended", whether extended headers are in use
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Map {
+    /// Where the export is
+    pub uri: String,
+    /// The metadata context; may be repeated
+    #[arg(
+        long = "context",
+        value_name = "NAME",
+        default_value = "base:allocation"
+    )]
+    pub contexts: Vec<String>,
+    /// Print JSON, as `nbdinfo --map --json` does: neighbours of one type are joined. For several
+    /// contexts it is an object with an array for each
+    #[arg(long)]
+    pub json: bool,
+    /// With --json: the extents as the server sent them, not joined (the table has them so in any
+    /// case)
+    #[arg(long, requires = "json")]
+    pub raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Read {
+    /// Where the export is
+    pub uri: String,
+    /// Where to begin
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
+    pub offset: u64,
+    /// How much to read; to the end if not given
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub length: Option<u64>,
+    /// Where it goes; standard output if not given
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Write {
+    /// Where the export is
+    pub uri: String,
+    /// Where to begin
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
+    pub offset: u64,
+    /// Where it comes from; standard input if not given
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Copy {
+    /// An NBD URI or a file
+    pub source: String,
+    /// An NBD URI of an export that is large enough, or a file, which is replaced, or null: for
+    /// nowhere
+    pub destination: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Where the export is
+    pub uri: String,
+    /// What is done. The write modes destroy what is in the export
+    #[arg(long, value_enum, default_value = "randread")]
+    pub mode: Mode,
+    /// Bytes of each request
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "4k")]
+    pub size: u64,
+    /// Requests in flight on each connection
+    #[arg(long, value_name = "COUNT", default_value = "32",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub depth: u16,
+    /// Connections, each with a thread of its own
+    #[arg(long, value_name = "COUNT", default_value = "1",
+        value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub connections: u16,
+    /// How long to go on
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    pub seconds: Duration,
+    /// Go on for so many requests on each connection instead
+    #[arg(long, value_name = "COUNT", conflicts_with = "seconds")]
+    pub requests: Option<u64>,
+    /// Print JSON; times are in nanoseconds
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Read at random places
+    Randread,
+    /// Write at random places
+    Randwrite,
+    /// Read from the beginning to the end, again and again
+    Read,
+    /// Write so
+    Write,
+}
+
+impl Mode {
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Randwrite | Self::Write)
+    }
+
+    pub fn is_random(self) -> bool {
+        matches!(self, Self::Randread | Self::Randwrite)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Randread => "randread",
+            Self::Randwrite => "randwrite",
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    if seconds <= 0.0 {
+        return Err("must be more than nothing".into());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}

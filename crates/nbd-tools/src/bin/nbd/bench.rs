@@ -1,0 +1,172 @@
+//! `nbd bench`: how fast an export is read or written.
+//!
+//! Each connection has a thread, each thread keeps so many requests in flight.
+//! The time of a request is from when it was made to when its reply was seen
+//! whole; the clock is read once for each batch. What is read is not copied: it
+//! is taken where it arrived.
+
+mod histogram;
+mod pipe;
+mod report;
+mod worker;
+
+use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::{Framing, Negotiated};
+use nbd_tools::size;
+
+use crate::args::{self, Mode};
+use crate::connection::{self, Opened};
+use crate::out;
+use histogram::{Histogram, Snapshot};
+use report::Report;
+use worker::Worker;
+
+/// What is measured.
+pub struct Load {
+    mode: Mode,
+    /// Of a request, in bytes.
+    size: u64,
+    depth: u16,
+    connections: u16,
+    framing: Framing,
+}
+
+/// When it is over.
+pub struct Stop {
+    after: Option<Duration>,
+    /// For each connection.
+    requests: u64,
+    /// Another connection has failed.
+    failed: AtomicBool,
+}
+
+impl Stop {
+    fn is_due(&self, elapsed: Duration) -> bool {
+        self.after.is_some_and(|after| elapsed >= after) || self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// What all requests in flight may take, in bytes.
+const MOST_MEMORY: u64 = 4 << 30;
+
+pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
+    let settings = common.settings();
+    if settings.record.is_some() {
+        bail!("--record and bench exclude each other: what is written down is not fast");
+    }
+    let uri = connection::parse_uri(&args.uri)?;
+    let opened: Vec<Opened> = (0..args.connections)
+        .map(|_| connection::shake_hands(&uri, common.framing(), &[], &settings))
+        .collect::<Result<_>>()
+        .with_context(|| uri.to_string())?;
+    let negotiated = &opened.first().context("no connection")?.negotiated;
+    check(args, negotiated).with_context(|| uri.to_string())?;
+    let load = Load {
+        mode: args.mode,
+        size: args.size,
+        depth: args.depth,
+        connections: args.connections,
+        framing: negotiated.framing,
+    };
+    if load.mode.writes() {
+        eprintln!("nbd: warning: this destroys what is in {uri}");
+    }
+    let report = measure(&load, opened, args).with_context(|| uri.to_string())?;
+    let text = match args.json {
+        true => format!("{}\n", report.json()),
+        false => report.text(),
+    };
+    out::write(text.as_bytes())
+}
+
+fn check(args: &args::Bench, negotiated: &Negotiated) -> Result<()> {
+    let sizes = negotiated.constraints();
+    let exact = |bytes: u32| size::exact(bytes.into());
+    if args.size == 0 || !args.size.is_multiple_of(sizes.minimum.into()) {
+        bail!(
+            "the size of a request must be a multiple of {}",
+            exact(sizes.minimum)
+        );
+    }
+    if args.size > u64::from(sizes.maximum) {
+        bail!("the server takes at most {}", exact(sizes.maximum));
+    }
+    if args.size > negotiated.size {
+        bail!("the export has only {}", size::exact(negotiated.size));
+    }
+    let memory = args.size * u64::from(args.depth) * u64::from(args.connections);
+    if memory > MOST_MEMORY {
+        bail!("size, depth and connections ask for more memory than 4G");
+    }
+    if args.mode.writes() && negotiated.flags.contains(TransmissionFlags::READ_ONLY) {
+        bail!("the export is read-only");
+    }
+    Ok(())
+}
+
+fn measure<'l>(load: &'l Load, opened: Vec<Opened>, args: &args::Bench) -> Result<Report<'l>> {
+    let histograms: Vec<_> = opened.iter().map(|_| Histogram::new()).collect();
+    let start = Instant::now();
+    let stop = Stop {
+        after: args.requests.is_none().then_some(args.seconds),
+        requests: args.requests.unwrap_or(u64::MAX),
+        failed: AtomicBool::new(false),
+    };
+    thread::scope(|scope| {
+        // Gone when the last worker has ended.
+        let (alive, ended) = channel::<()>();
+        let mut threads = Vec::new();
+        for ((opened, histogram), number) in opened.into_iter().zip(&histograms).zip(0..) {
+            let alive = alive.clone();
+            let stop = &stop;
+            threads.push(scope.spawn(move || {
+                let _alive = alive;
+                let worker = Worker::new(opened, number, load, stop, histogram)?;
+                let result = worker.run();
+                if result.is_err() {
+                    stop.failed.store(true, Ordering::Relaxed);
+                }
+                result
+            }));
+        }
+        drop(alive);
+        watch(load, &histograms, &ended);
+        for thread in threads {
+            let result = thread.join();
+            result.map_err(|_| anyhow!("a connection ended unexpectedly"))??;
+        }
+        anyhow::Ok(())
+    })?;
+    Ok(Report {
+        load,
+        times: Snapshot::of(histograms.iter()),
+        elapsed: start.elapsed(),
+    })
+}
+
+/// Waits for the end; a line every second, where somebody looks at it.
+fn watch(load: &Load, histograms: &[Histogram], ended: &Receiver<()>) {
+    let shown = io::stderr().is_terminal();
+    let mut before = Snapshot::of(histograms.iter());
+    let mut since = Instant::now();
+    while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_secs(1)) {
+        if !shown {
+            continue;
+        }
+        let all = Snapshot::of(histograms.iter());
+        let report = Report {
+            load,
+            times: all.since(&before),
+            elapsed: since.elapsed(),
+        };
+        eprintln!("{}", report.line());
+        (before, since) = (all, Instant::now());
+    }
+}

@@ -1,0 +1,179 @@
+//! A map as a bar: one cell for an equal share of the export, as high as the
+//! share of it that is filled.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal};
+
+use nbd_tools::size;
+use rustix::termios::tcgetwinsize;
+
+use crate::extents::Placed;
+use crate::map;
+
+/// Heights of a cell, from a trace to full.
+const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+/// Columns where the width of a terminal is not known.
+const COLUMNS: usize = 80;
+
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const BLUE: &str = "34";
+const MAGENTA: &str = "35";
+const CYAN: &str = "36";
+const DIM: &str = "2";
+
+/// What the place of output can show.
+pub struct Palette {
+    colour: bool,
+    columns: usize,
+}
+
+impl Palette {
+    /// Colour on a terminal, unless `NO_COLOR` asks for none.
+    pub fn of_stdout() -> Self {
+        let stdout = io::stdout();
+        let terminal = stdout.is_terminal();
+        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let columns = match terminal {
+            true => tcgetwinsize(&stdout).map_or(0, |size| size.ws_col.into()),
+            false => 0,
+        };
+        Self {
+            colour: terminal && !no_colour,
+            columns: if columns == 0 { COLUMNS } else { columns },
+        }
+    }
+
+    pub fn dim(&self, text: &str) -> String {
+        self.paint(text, DIM)
+    }
+
+    pub fn paint(&self, text: &str, colour: &str) -> String {
+        match self.colour {
+            true => format!("\x1b[{colour}m{text}\x1b[0m"),
+            false => text.into(),
+        }
+    }
+}
+
+/// How a type of extent is shown.
+#[derive(Clone, Copy, PartialEq)]
+enum Look {
+    /// As high as its share, in a colour.
+    Filled(&'static str),
+    /// A sign, where nothing filled is.
+    Empty(char),
+}
+
+fn look(context: &str, flags: u64) -> Look {
+    let rest = [BLUE, MAGENTA, CYAN, YELLOW];
+    match (context, flags) {
+        ("base:allocation", 0) => Look::Filled(GREEN),
+        ("base:allocation", 1) => Look::Empty('╌'),
+        ("base:allocation", 2) => Look::Empty('░'),
+        ("base:allocation", 3) | (_, 0) => Look::Empty('·'),
+        ("qemu:allocation-depth", 1) => Look::Filled(GREEN),
+        (context, 1) if context.starts_with("qemu:dirty-bitmap:") => Look::Filled(YELLOW),
+        (_, flags) => Look::Filled(rest[(flags % 4) as usize]),
+    }
+}
+
+/// The bar and its legend; nothing for an export of no bytes.
+pub fn bar(context: &str, extents: &[Placed], total: u64, palette: &Palette) -> String {
+    if total == 0 {
+        return "  the export is empty\n".into();
+    }
+    let cells = palette.columns.saturating_sub(4).clamp(10, 120) as u64;
+    let cells = cells.min(total);
+    let mut drawn = Vec::new();
+    let mut at = 0;
+    for cell in 0..cells {
+        // In 128 bits: exports go to 2^64 - 1 bytes.
+        let edge = |n: u64| (u128::from(total) * u128::from(n) / u128::from(cells)) as u64;
+        let (start, end) = (edge(cell), edge(cell + 1));
+        while extents.get(at).is_some_and(|extent| extent.end() <= start) {
+            at += 1;
+        }
+        let shares = shares(&extents[at..], start, end);
+        drawn.push(draw_cell(context, &shares, end - start));
+    }
+    let mut text = String::from("  ");
+    for run in drawn.chunk_by(|a, b| a.1 == b.1) {
+        let signs: String = run.iter().map(|(sign, _)| sign).collect();
+        text += &palette.paint(&signs, run[0].1);
+    }
+    text.push('\n');
+    text += &ruler(total, cells as usize, palette);
+    text += &legend(context, extents, total, palette);
+    text
+}
+
+/// How many bytes of each type lie between `start` and `end`.
+fn shares(extents: &[Placed], start: u64, end: u64) -> BTreeMap<u64, u64> {
+    let mut shares = BTreeMap::new();
+    for extent in extents.iter().take_while(|extent| extent.offset < end) {
+        let bytes = extent.end().min(end) - extent.offset.max(start);
+        *shares.entry(extent.flags).or_default() += bytes;
+    }
+    shares
+}
+
+/// The sign of a cell of `total` bytes, and its colour.
+fn draw_cell(context: &str, shares: &BTreeMap<u64, u64>, total: u64) -> (char, &'static str) {
+    let (mut filled, mut most, mut colour) = (0u64, 0u64, GREEN);
+    let (mut empty, mut sign) = (0u64, ' ');
+    for (flags, bytes) in shares {
+        match look(context, *flags) {
+            Look::Filled(paint) => {
+                filled += bytes;
+                if *bytes > most {
+                    (most, colour) = (*bytes, paint);
+                }
+            }
+            Look::Empty(char) if *bytes > empty => (empty, sign) = (*bytes, char),
+            Look::Empty(_) => {}
+        }
+    }
+    if filled == 0 {
+        return (sign, DIM);
+    }
+    let height = u128::from(filled) * 8 / u128::from(total.max(1));
+    let height = (height as usize).clamp(1, 8);
+    (HEIGHTS[height - 1], colour)
+}
+
+/// Sizes below the bar: its ends and its middle.
+fn ruler(total: u64, cells: usize, palette: &Palette) -> String {
+    let (middle, end) = (size::rounded(total / 2), size::rounded(total));
+    if cells < 24 + middle.len() + end.len() {
+        return String::new();
+    }
+    let left = cells / 2 - 1;
+    let right = cells - left - 1 - middle.chars().count();
+    palette.dim(&format!("  {:<left$} {middle}{end:>right$}", "0")) + "\n"
+}
+
+/// What the signs mean, and how much there is of each.
+fn legend(context: &str, extents: &[Placed], total: u64, palette: &Palette) -> String {
+    let mut totals: BTreeMap<u64, (u64, usize)> = BTreeMap::new();
+    for extent in extents {
+        let entry = totals.entry(extent.flags).or_default();
+        entry.0 += extent.length;
+        entry.1 += 1;
+    }
+    let mut text = String::new();
+    for (flags, (bytes, count)) in totals {
+        let sign = match look(context, flags) {
+            Look::Filled(colour) => palette.paint("█", colour),
+            Look::Empty(sign) => palette.dim(&sign.to_string()),
+        };
+        let name = map::describe(context, flags).unwrap_or_else(|| format!("type {flags:#x}"));
+        let percent = bytes as f64 * 100.0 / total as f64;
+        let plural = if count == 1 { "" } else { "s" };
+        text += &format!(
+            "  {sign} {name:<12} {:>10}  {percent:>5.1}%  {count} extent{plural}\n",
+            size::rounded(bytes)
+        );
+    }
+    text
+}

@@ -1,0 +1,58 @@
+//! `nbd`: a client for NBD servers on blocking terms, made of `nbd-codec` and
+//! the sockets of the standard library.
+
+mod align;
+mod args;
+mod bench;
+mod connection;
+mod copy;
+mod describe;
+mod draw;
+mod extents;
+mod inbox;
+mod info;
+mod map;
+mod model;
+mod out;
+mod progress;
+mod reader;
+mod reads;
+mod server;
+mod session;
+mod socket;
+mod tour;
+mod transfer;
+mod writer;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use args::{Cli, Command};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<out::Closed>() => ExitCode::FAILURE,
+        Err(error) => {
+            // One line, whatever a server put into its messages.
+            let line = format!("{error:#}").replace(['\n', '\r'], " ");
+            eprintln!("nbd: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Some(Command::Info(args)) => info::info(args, &cli.common),
+        Some(Command::List(args)) => info::list(args, &cli.common),
+        Some(Command::Map(args)) => map::run(args, &cli.common),
+        Some(Command::Read(args)) => transfer::read(args, &cli.common),
+        Some(Command::Write(args)) => transfer::write(args, &cli.common),
+        Some(Command::Copy(args)) => copy::run(args, &cli.common),
+        Some(Command::Bench(args)) => bench::run(args, &cli.common),
+        None => tour::run(),
+    }
+}

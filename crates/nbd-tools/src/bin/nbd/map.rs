@@ -1,0 +1,150 @@
+//! `nbd map`.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result, bail};
+use nbd_codec::uri::Uri;
+use nbd_codec::wire::flags::AllocationFlags;
+use nbd_codec::{Framing, Negotiated};
+use nbd_tools::size;
+use serde_json::{Map, Value, json};
+
+use crate::args;
+use crate::connection::{self, Connection};
+use crate::draw::{self, Palette};
+use crate::extents::{self, Placed};
+use crate::out;
+
+/// One context and its extents.
+struct Mapped {
+    context: String,
+    extents: Vec<Placed>,
+}
+
+pub fn run(args: &args::Map, common: &args::Common) -> Result<()> {
+    let uri = connection::parse_uri(&args.uri)?;
+    if common.framing() == Framing::Simple {
+        bail!("simple framing has no block status; use --framing structured or extended");
+    }
+    let names: Vec<&str> = args.contexts.iter().map(String::as_str).collect();
+    let (maps, negotiated) = map(&uri, &names, common).with_context(|| uri.to_string())?;
+    if args.json {
+        return print_json(&maps, args.raw);
+    }
+    let mut text = format!(
+        "{uri}: {} ({} bytes), {} framing\n",
+        size::rounded(negotiated.size),
+        negotiated.size,
+        negotiated.framing
+    );
+    let palette = Palette::of_stdout();
+    for map in &maps {
+        writeln!(text, "\n{}", map.context)?;
+        text += &draw::bar(&map.context, &map.extents, negotiated.size, &palette);
+        text += &table(map, &palette);
+    }
+    out::write(text.as_bytes())
+}
+
+fn map(uri: &Uri, names: &[&str], common: &args::Common) -> Result<(Vec<Mapped>, Negotiated)> {
+    let Connection {
+        mut session,
+        contexts,
+    } = connection::open(uri, common.framing(), names, &common.settings())?;
+    let negotiated = *session.negotiated();
+    if negotiated.framing == Framing::Simple {
+        bail!("the server has only simple framing, and so no block status");
+    }
+    for name in names {
+        if !contexts.iter().any(|(_, granted)| granted == name) {
+            bail!(
+                "the server has no metadata context {name:?} for this export; `nbd info` shows those it has"
+            );
+        }
+    }
+    let ids: Vec<_> = contexts.iter().map(|(id, _)| *id).collect();
+    let extents = extents::walk(&mut session, &ids, 0..negotiated.size)?;
+    session.close()?;
+    let named = contexts.into_iter().map(|(_, name)| name).zip(extents);
+    let maps = named.map(|(context, extents)| Mapped { context, extents });
+    Ok((maps.collect(), negotiated))
+}
+
+fn print_json(maps: &[Mapped], raw: bool) -> Result<()> {
+    let array = |map: &Mapped| {
+        let extents = match raw {
+            true => map.extents.clone(),
+            false => extents::joined(&map.extents),
+        };
+        extents
+            .iter()
+            .map(|extent| {
+                let mut object = json!({
+                    "offset": extent.offset,
+                    "length": extent.length,
+                    "type": extent.flags,
+                });
+                if let Some(description) = describe(&map.context, extent.flags) {
+                    object["description"] = description.into();
+                }
+                object
+            })
+            .collect::<Value>()
+    };
+    let value = match maps {
+        [map] => array(map),
+        maps => maps
+            .iter()
+            .map(|map| (map.context.clone(), array(map)))
+            .collect::<Map<_, _>>()
+            .into(),
+    };
+    out::write(format!("{value:#}\n").as_bytes())
+}
+
+/// What a type means in a context, where that is known.
+pub fn describe(context: &str, flags: u64) -> Option<String> {
+    const HOLE: u64 = AllocationFlags::HOLE.0 as u64;
+    const ZERO: u64 = AllocationFlags::ZERO.0 as u64;
+    const BOTH: u64 = HOLE | ZERO;
+    let text = match (context, flags) {
+        ("base:allocation", 0) => "data",
+        ("base:allocation", HOLE) => "hole",
+        ("base:allocation", ZERO) => "zero",
+        ("base:allocation", BOTH) => "hole,zero",
+        ("qemu:allocation-depth", 0) => "absent",
+        ("qemu:allocation-depth", 1) => "local",
+        ("qemu:allocation-depth", depth) => return Some(format!("backing depth {depth}")),
+        (bitmap, 0) if bitmap.starts_with("qemu:dirty-bitmap:") => "clean",
+        (bitmap, 1) if bitmap.starts_with("qemu:dirty-bitmap:") => "dirty",
+        _ => return None,
+    };
+    Some(text.into())
+}
+
+/// The extents, one a line.
+fn table(map: &Mapped, palette: &Palette) -> String {
+    let width = |header: &str, numbers: &dyn Fn(&Placed) -> u64| {
+        let longest = map.extents.iter().map(numbers).max().unwrap_or(0);
+        longest.to_string().len().max(header.len())
+    };
+    let offset = width("offset", &|extent| extent.offset);
+    let length = width("length", &|extent| extent.length);
+    let mut text = palette.dim(&format!(
+        "  {:>offset$}  {:>length$}  {:>10}  type",
+        "offset", "length", ""
+    )) + "\n";
+    for extent in &map.extents {
+        let kind = match describe(&map.context, extent.flags) {
+            Some(description) => format!("{}  {description}", extent.flags),
+            None => format!("{:#x}", extent.flags),
+        };
+        text += &format!(
+            "  {:>offset$}  {:>length$}  {:>10}  {kind}\n",
+            extent.offset,
+            extent.length,
+            size::rounded(extent.length)
+        );
+    }
+    text
+}

@@ -1,0 +1,348 @@
+//! What `nbd` shows without a command: client and server at work, in each
+//! framing, joined by two queues of bytes.
+
+use std::fmt::Write;
+
+use anyhow::{Result, bail, ensure};
+use nbd_codec::client::connect::{self, Connect, Plan};
+use nbd_codec::client::handshake::ContextQuery;
+use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::wire::flags::AllocationFlags;
+use nbd_codec::wire::number::Cookie;
+use nbd_codec::wire::option::OptionHeader;
+use nbd_codec::{Framing, Limits, Negotiated};
+use nbd_tools::size;
+
+use crate::draw::{self, Palette};
+use crate::extents::{Placed, Status};
+use crate::model::Disk;
+use crate::out;
+use crate::server::{Link, Said, Server};
+use crate::session::Replies;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const DATA: AllocationFlags = AllocationFlags::NONE;
+const ZERO: AllocationFlags = AllocationFlags::ZERO;
+const HOLE: AllocationFlags = AllocationFlags(AllocationFlags::HOLE.0 | AllocationFlags::ZERO.0);
+
+/// The model disk: 16 GiB, with a hole in it of more than 32 bits.
+const DISK: &[(u64, AllocationFlags)] = &[
+    (MIB, DATA),
+    (255 * MIB, HOLE),
+    (1280 * MIB, DATA),
+    (5632 * MIB, HOLE),
+    (2 * MIB, DATA),
+    (510 * MIB, HOLE),
+    (3072 * MIB, DATA),
+    (1024 * MIB, ZERO),
+    (4608 * MIB, HOLE),
+];
+
+/// Where the pattern goes: into the last hole, so that there is hole between
+/// its two halves.
+const PLACE: u64 = 14 * 1024 * MIB;
+const HALF: u64 = 64 * KIB;
+const HALVES: [u64; 2] = [PLACE, PLACE + 2 * HALF];
+/// What is read back: the halves, and the hole behind each.
+const READ: Request = Request::read(PLACE, 4 * HALF);
+
+pub fn run() -> Result<()> {
+    let palette = Palette::of_stdout();
+    let mut text = String::from(INTRODUCTION);
+    for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
+        let shown = Shown::new(framing)?;
+        writeln!(text, "\n{}", palette.paint(&shown.headline(), BOLD))?;
+        text += &wire(&shown.said, &palette);
+        for line in shown.conclusion() {
+            writeln!(text, "  {line}")?;
+        }
+        if framing == Framing::Extended {
+            text += "\nThe disk, with what was written into its last hole:\n";
+            text += &draw::bar("base:allocation", &shown.extents, shown.size, &palette);
+        }
+    }
+    text += HINTS;
+    out::write(text.as_bytes())
+}
+
+const BOLD: &str = "1";
+
+const INTRODUCTION: &str = "\
+nbd-codec speaks NBD and does no I/O. Here its client and its server are joined
+by two queues of bytes. The server has a model of a sparse disk of 16 GiB. The
+client writes a pattern into a hole of it, in two halves with hole between them,
+maps the whole disk, reads the pattern back, compares it, and says goodbye.
+";
+
+const HINTS: &str = "
+Against a real server:
+  truncate -s 8G disk.img && qemu-nbd -t -b localhost -f raw disk.img &
+  nbd info nbd://localhost           what the export is and can
+  nbd map nbd://localhost            where its data is
+  nbd copy nbd://localhost copy.img  there and back, holes kept
+  nbd --help                         all commands
+";
+
+/// A session that was had.
+struct Shown {
+    framing: Framing,
+    size: u64,
+    extents: Vec<Placed>,
+    /// How many bytes of what was read back came as holes.
+    holes: u64,
+    said: Vec<Said>,
+}
+
+impl Shown {
+    fn new(framing: Framing) -> Result<Self> {
+        let mut disk = Disk::new(DISK);
+        let mut server = Server::new(framing, &mut disk)?;
+        let mut link = Link::default();
+        let negotiated = handshake(&mut server, framing, &mut link)?;
+        let machine = Transmission::new(negotiated, [Slot::EMPTY; 2], Limits::DEFAULT);
+        let mut client = Client {
+            machine,
+            server,
+            link,
+        };
+        client.write_pattern()?;
+
+        let contexts: Vec<_> = negotiated.contexts.iter().collect();
+        let ids: Vec<_> = contexts.iter().map(|context| context.id).collect();
+        let mut status = Status::new(&ids, 0..negotiated.size);
+        while let Some((offset, length)) = status.next(&negotiated)? {
+            client.submit(Request::block_status(offset, length), &[])?;
+            client.exchange(&mut status)?;
+        }
+        let mut read = ReadBack::new();
+        client.submit(READ, &[])?;
+        client.exchange(&mut read)?;
+        read.verify()?;
+        client.goodbye()?;
+        Ok(Self {
+            framing,
+            size: negotiated.size,
+            extents: status.extents.into_iter().flatten().collect(),
+            holes: read.holes,
+            said: client.link.said,
+        })
+    }
+
+    fn headline(&self) -> String {
+        let bytes: usize = self.said.iter().map(|said| said.bytes).sum();
+        let name = match self.framing {
+            Framing::Simple => "Simple replies",
+            Framing::Structured => "Structured replies",
+            Framing::Extended => "Extended headers",
+        };
+        format!("{name}: {} messages, {bytes} bytes", self.said.len())
+    }
+
+    fn conclusion(&self) -> [String; 2] {
+        let longest = self.extents.iter().map(|extent| extent.length).max();
+        let longest = size::rounded(longest.unwrap_or(0));
+        let count = self.extents.len();
+        let map = match self.framing {
+            Framing::Simple => "No block status, so no map.".into(),
+            Framing::Structured => format!(
+                "{count} narrow extents, the longest {longest}: 32 bits end below 4 GiB, so long ones came in parts."
+            ),
+            Framing::Extended => {
+                format!("{count} wide extents in one reply, the longest {longest}, whole.")
+            }
+        };
+        let read = format!(
+            "Read back {}, equal to what was written; {} of it came as holes.",
+            size::rounded(READ.length),
+            size::rounded(self.holes)
+        );
+        [map, read]
+    }
+}
+
+/// Lets client and server agree.
+fn handshake(server: &mut Server<'_>, framing: Framing, link: &mut Link) -> Result<Negotiated> {
+    let contexts = [ContextQuery::narrow("base:allocation")];
+    let mut plan = Plan::new("pretend");
+    plan.contexts = &contexts;
+    // The best there is, to see it fall back; but without the detour where
+    // nothing comes of it.
+    plan.framing = framing;
+    let mut client = Connect::new(plan)?;
+    loop {
+        server.serve(link)?;
+        let answer = std::mem::take(&mut link.down);
+        let mut input = answer.as_slice();
+        let mut ready = false;
+        while let Some(event) = client.receive(&mut input)? {
+            ready |= event == connect::Event::Ready;
+        }
+        ensure!(input.is_empty(), "{} bytes are left over", input.len());
+        if ready {
+            break;
+        }
+        let mut request = Vec::new();
+        if client.transmit(&mut request)? == 0 {
+            bail!("the handshake came to a halt");
+        }
+        match OptionHeader::decode(&mut request.as_slice()) {
+            Ok(Some(header)) => link.ask(header.option, &[&request]),
+            _ => link.ask("client flags", &[&request]),
+        }
+    }
+    match client.into_negotiated() {
+        Ok(negotiated) => Ok(negotiated),
+        Err(_) => bail!("the handshake did not come to its end"),
+    }
+}
+
+struct Client<'d> {
+    machine: Transmission<[Slot; 2]>,
+    server: Server<'d>,
+    link: Link,
+}
+
+impl Client<'_> {
+    /// Two writes, both in flight before the first is answered.
+    fn write_pattern(&mut self) -> Result<()> {
+        for offset in HALVES {
+            self.submit(Request::write(offset, HALF), &pattern(offset))?;
+        }
+        self.exchange(&mut Written)
+    }
+
+    fn submit(&mut self, request: Request, payload: &[u8]) -> Result<()> {
+        let head = self.machine.submit(request)?;
+        self.link.ask(request.command, &[head.as_bytes(), payload]);
+        Ok(())
+    }
+
+    /// Lets the server answer all that is in flight.
+    fn exchange(&mut self, replies: &mut dyn Replies) -> Result<()> {
+        self.server.serve(&mut self.link)?;
+        let answer = std::mem::take(&mut self.link.down);
+        let mut input = answer.as_slice();
+        while let Some(event) = self.machine.receive(&mut input)? {
+            match event {
+                Event::Data {
+                    cookie,
+                    offset,
+                    data,
+                } => match replies.place(cookie, offset, data.len()) {
+                    Some(place) => place.copy_from_slice(data),
+                    None => bail!("data that nobody asked for"),
+                },
+                event => replies.event(event)?,
+            }
+        }
+        match self.machine.in_flight() {
+            0 => Ok(()),
+            _ => bail!("the answer is not complete"),
+        }
+    }
+
+    fn goodbye(&mut self) -> Result<()> {
+        let head = self.machine.disconnect()?;
+        self.link.ask("NBD_CMD_DISC", &[head.as_bytes()]);
+        self.server.serve(&mut self.link)
+    }
+}
+
+/// What is written at an offset: bytes like none of their neighbours.
+fn pattern(offset: u64) -> Vec<u8> {
+    let words = (offset..offset + HALF).step_by(8);
+    words
+        .flat_map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes())
+        .collect()
+}
+
+/// For writes, which must not fail.
+struct Written;
+
+impl Replies for Written {
+    fn place(&mut self, _: Cookie, _: u64, _: usize) -> Option<&mut [u8]> {
+        None
+    }
+
+    fn event(&mut self, event: Event<'_>) -> Result<()> {
+        match event {
+            Event::Done { result, .. } => Ok(result?),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The read, and its data.
+struct ReadBack {
+    data: Vec<u8>,
+    holes: u64,
+}
+
+impl ReadBack {
+    fn new() -> Self {
+        Self {
+            data: vec![0xee; READ.length as usize],
+            holes: 0,
+        }
+    }
+
+    fn verify(&self) -> Result<()> {
+        let mut expected = vec![0; READ.length as usize];
+        for offset in HALVES {
+            let at = (offset - READ.offset) as usize;
+            expected[at..at + HALF as usize].copy_from_slice(&pattern(offset));
+        }
+        ensure!(
+            self.data == expected,
+            "what was read is not what was written"
+        );
+        Ok(())
+    }
+}
+
+impl Replies for ReadBack {
+    fn place(&mut self, _: Cookie, offset: u64, length: usize) -> Option<&mut [u8]> {
+        let at = (offset - READ.offset) as usize;
+        self.data.get_mut(at..at + length)
+    }
+
+    fn event(&mut self, event: Event<'_>) -> Result<()> {
+        match event {
+            Event::Hole {
+                cookie,
+                offset,
+                length,
+            } => {
+                self.holes += u64::from(length);
+                if let Some(place) = self.place(cookie, offset, length as usize) {
+                    place.fill(0);
+                }
+                Ok(())
+            }
+            Event::Done { result, .. } => Ok(result?),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The messages, equal ones behind each other on one line.
+fn wire(said: &[Said], palette: &Palette) -> String {
+    let alike = |a: &Said, b: &Said| (a.client, &a.what) == (b.client, &b.what);
+    let mut text = String::new();
+    for group in said.chunk_by(alike) {
+        let [first, ..] = group else { continue };
+        let bytes: usize = group.iter().map(|said| said.bytes).sum();
+        let times = match group.len() {
+            1 => String::new(),
+            n => format!(" × {n}"),
+        };
+        let side = match first.client {
+            true => palette.paint("C:", "36"),
+            false => palette.paint("S:", "33"),
+        };
+        let what = format!("{}{times}", first.what);
+        text += &format!("  {side} {what:<36} {bytes:>7} bytes\n");
+    }
+    text
+}

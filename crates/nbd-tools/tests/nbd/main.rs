@@ -1,0 +1,18 @@
+//! The program `nbd` and the client's state machines against real servers, and
+//! compared with other clients.
+//!
+//! Every test names the programs it needs. If one is missing, the test says so
+//! and does nothing; with `NBD_CODEC_PEERS=required` in the environment it
+//! fails.
+
+mod commands;
+mod connections;
+mod copy;
+mod describe;
+mod driver;
+mod errors;
+mod map;
+#[path = "../common/nbd.rs"]
+mod nbd;
+mod old;
+mod tour;

@@ -1,0 +1,282 @@
+//! The command line, and what each part of it comes to.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command as Program;
+
+use nbd_codec::uri::{Transport, Uri};
+use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::greeting::{Greeting, NewstyleGreeting, OldstyleGreeting};
+use nbd_codec::wire::number::{Command, ErrorValue};
+use nbd_test_support::images::{MIB, noise};
+use nbd_test_support::needs;
+use nbd_test_support::program::{Ended, run};
+
+use crate::driver::with_rings_too;
+use crate::raw::{Raw, request};
+use crate::running::{Disk, Serve, program};
+
+with_rings_too!(
+    a_port_that_is_in_use_is_refused,
+    port_0_is_a_port_of_its_own,
+    a_server_for_everybody_is_found_at_home,
+    read_only_refuses_what_writes,
+    trouble_with_the_file_is_told_to_both_sides,
+    a_file_that_cannot_be_written_is_served_read_only,
+    block_sizes_are_kept_to,
+    blocks_of_the_minimum_size_are_data_or_hole_as_a_whole,
+    oldstyle_says_everything_at_once,
+    oldstyle_is_understood_by_others,
+);
+
+fn run_serve(args: &[&str]) -> Ended {
+    run(program().args(args))
+}
+
+/// Starts with an error in one line.
+#[track_caller]
+fn refused(args: &[&str], texts: &[&str]) {
+    run_serve(args).refused(texts);
+}
+
+/// An error of the command line, which has a code of its own.
+#[track_caller]
+fn misused(args: &[&str], text: &str) {
+    let ended = run_serve(args);
+    assert_eq!(ended.code, Some(2), "{args:?}");
+    assert!(ended.stderr.contains(text), "{text:?} in {}", ended.stderr);
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_in_one_line() {
+    refused(&["/no/such/file"], &["/no/such/file", "No such file"]);
+    refused(&["/"], &["neither a file nor a block device"]);
+    refused(&["/dev/null"], &["neither a file nor a block device"]);
+    let sizes = ["--block-size", "512:4096:1M"];
+    refused(
+        &[&sizes[..], &["--memory", "1000"]].concat(),
+        &["no multiple", "512"],
+    );
+    let name = "x".repeat(4097);
+    refused(&["--memory", "1M", "--export-name", &name], &["4096"]);
+    refused(
+        &["--memory", "1M", "--tcp", "127.0.0.1"],
+        &["cannot listen on 127.0.0.1"],
+    );
+
+    misused(&["--memory", "1M", "--threads", "1"], "from 2 to 256");
+    misused(&[], "<FILE|--memory");
+    misused(&["--memory", "1M", "file"], "cannot be used with");
+    misused(&["--memory", "1Q"], "not a size");
+    misused(
+        &["--memory", "1M", "--block-size", "3:512:1M"],
+        "power of two",
+    );
+    misused(&["--memory", "1M", "--block-size", "1:512"], "three sizes");
+    misused(
+        &["--memory", "1M", "--block-size", "1:512:1M:1"],
+        "three sizes",
+    );
+    misused(
+        &["--memory", "1M", "--block-size", "1:512:1G"],
+        "at most 256M",
+    );
+    misused(
+        &["--memory", "1M", "--unix", "x", "--tcp", "y"],
+        "cannot be used with",
+    );
+}
+
+#[test]
+fn a_port_that_is_in_use_is_refused() {
+    let serve = tcp(&["--memory", "1M"]);
+    let address = address(&serve);
+    refused(
+        &["--memory", "1M", "--tcp", &address],
+        &[&address, "in use"],
+    );
+}
+
+fn tcp(args: &[&str]) -> Serve {
+    let folder = tempfile::tempdir().expect("a folder");
+    Serve::run(folder, &[&["--tcp", "127.0.0.1:0"], args].concat())
+}
+
+fn address(serve: &Serve) -> String {
+    let uri: Uri = serve.uri().parse().expect("a URI");
+    match uri.transport() {
+        Transport::Tcp { host, port } => format!("{host}:{port}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn port_0_is_a_port_of_its_own() {
+    let serve = tcp(&["--memory", "1M", "--export-name", "a disk/1"]);
+    let uri: Uri = serve.uri().parse().expect("a URI");
+    assert_eq!(uri.export(), "a disk/1");
+    let mut stream = TcpStream::connect(address(&serve)).expect("a connection");
+    let mut greeting = [0; NewstyleGreeting::SIZE];
+    stream.read_exact(&mut greeting).expect("a greeting");
+    assert_eq!(greeting[..8], *b"NBDMAGIC");
+    drop(stream);
+    // Not verbose: nothing to say.
+    assert_eq!(serve.stop(), "");
+}
+
+#[test]
+fn a_server_for_everybody_is_found_at_home() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let serve = Serve::run(folder, &["--tcp", "0.0.0.0:0", "--memory", "1M"]);
+    assert!(
+        serve.uri().starts_with("nbd://127.0.0.1:"),
+        "{}",
+        serve.uri()
+    );
+    TcpStream::connect(address(&serve)).expect("a connection");
+}
+
+#[test]
+fn read_only_refuses_what_writes() {
+    let serve = Disk::File.serve(1, &["--read-only"]);
+    let mut client = Raw::ready(&serve);
+    client.send(&request(Command::WRITE, 0, 512));
+    client.send(&[1; 512]);
+    assert_eq!(client.reply(), ErrorValue::EPERM);
+    for command in [Command::TRIM, Command::WRITE_ZEROES] {
+        client.send(&request(command, 0, 512));
+        assert_eq!(client.reply(), ErrorValue::EPERM);
+    }
+    client.send(&request(Command::FLUSH, 0, 0));
+    assert_eq!(client.reply(), ErrorValue::NONE);
+    client.send(&request(Command::READ, 0, 512));
+    assert_eq!(client.reply(), ErrorValue::NONE);
+    assert_eq!(client.receive(512), [0; 512]);
+}
+
+#[test]
+fn trouble_with_the_file_is_told_to_both_sides() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| {
+        let path = folder.path().join(name);
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (socket, disk) = (path("socket"), path("disk"));
+    nbd_test_support::images::sparse(disk.as_ref(), MIB, &[]);
+    // Not verbose.
+    let serve = Serve::run(folder, &["--unix", &socket, &disk]);
+    let mut client = Raw::ready(&serve);
+    nbd_test_support::images::sparse(disk.as_ref(), 1000, &[]);
+    client.send(&request(Command::READ, 4096, 512));
+    assert_eq!(client.reply(), ErrorValue::EIO);
+    // It goes on.
+    client.send(&request(Command::READ, 0, 512));
+    assert_eq!(client.reply(), ErrorValue::NONE);
+    assert_eq!(client.receive(512), [0; 512]);
+    assert_eq!(
+        serve.stop(),
+        "nbd-serve: NBD_CMD_READ: the file has become shorter\n"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_served_read_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("disk");
+    std::fs::write(&file, noise(1, 4096)).expect("a file");
+    let mode = std::fs::Permissions::from_mode(0o444);
+    std::fs::set_permissions(&file, mode).expect("no permission to write");
+    let serve = Serve::start_in(folder, &["--read-only", "disk"]);
+    let mut client = Raw::ready(&serve);
+    client.send(&request(Command::READ, 0, 4096));
+    assert_eq!(client.reply(), ErrorValue::NONE);
+    assert_eq!(client.receive(4096), noise(1, 4096));
+}
+
+#[test]
+fn block_sizes_are_kept_to() {
+    let serve = Disk::Memory.serve(1, &["--block-size", "4K:4K:64K"]);
+    let mut client = Raw::ready(&serve);
+    for (offset, length, expected) in [
+        (0, 512, ErrorValue::EINVAL),
+        (512, 4096, ErrorValue::EINVAL),
+        (0, 65536 + 4096, ErrorValue::EINVAL),
+        (0, 4096, ErrorValue::NONE),
+    ] {
+        client.send(&request(Command::WRITE, offset, length));
+        client.send(&noise(offset, length as usize));
+        assert_eq!(client.reply(), expected, "{offset} {length}");
+    }
+}
+
+#[test]
+fn blocks_of_the_minimum_size_are_data_or_hole_as_a_whole() {
+    needs!("nbdinfo");
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = folder.path().join("disk");
+    nbd_test_support::images::sparse(&image, MIB, &[(65536 + 8192, 4096), (3 * 65536, 131_072)]);
+    let sizes = ["--block-size", "64K:64K:1M"];
+    let serve = Serve::start_in(folder, &[&sizes[..], &["disk"]].concat());
+    let mut nbdinfo = Program::new("nbdinfo");
+    let map = run(nbdinfo.args(["--map", "--json", serve.uri()])).json();
+    let extents = map.as_array().expect("an array").iter();
+    let extents: Vec<_> = extents
+        .map(|extent| ["offset", "length", "type"].map(|key| extent[key].as_u64()))
+        .collect();
+    let expected = [
+        (0, 65536, 3),
+        (65536, 65536, 0),
+        (131_072, 65536, 3),
+        (196_608, 131_072, 0),
+        (327_680, 720_896, 3),
+    ];
+    let expected = expected.map(|(offset, length, kind)| [offset, length, kind].map(Some));
+    assert_eq!(extents, expected);
+}
+
+#[test]
+fn oldstyle_says_everything_at_once() {
+    let serve = Disk::Memory.serve(1, &["--oldstyle"]);
+    let mut client = Raw::connect(&serve);
+    let bytes = client.receive(OldstyleGreeting::SIZE);
+    let Ok(Some(Greeting::Oldstyle(greeting))) = Greeting::decode(&mut &bytes[..]) else {
+        panic!("{}", bytes.escape_ascii());
+    };
+    assert_eq!(greeting.size, MIB);
+    let flags = TransmissionFlags::SEND_FLUSH | TransmissionFlags::SEND_TRIM;
+    assert!(greeting.flags.contains(flags), "{}", greeting.flags);
+    client.send(&request(Command::WRITE, 4096, 4096));
+    client.0.write_all(&noise(1, 4096)).expect("a payload");
+    assert_eq!(client.reply(), ErrorValue::NONE);
+    client.send(&request(Command::READ, 4096, 4096));
+    assert_eq!(client.reply(), ErrorValue::NONE);
+    assert_eq!(client.receive(4096), noise(1, 4096));
+}
+
+#[test]
+fn oldstyle_is_understood_by_others() {
+    needs!("nbdinfo", "nbdcopy", "qemu-io");
+    let serve = Disk::Memory.serve(1, &["--oldstyle"]);
+    let info = run(Program::new("nbdinfo").args(["--json", serve.uri()])).json();
+    assert_eq!(info["protocol"], "oldstyle", "{info}");
+    assert_eq!(info["exports"][0]["export-size"], MIB, "{info}");
+    let back = serve.folder().join("back");
+    let commands = [
+        "-c",
+        "write -P 9 64k 64k",
+        "-c",
+        "flush",
+        "-c",
+        "read -P 9 64k 64k",
+    ];
+    run(Program::new("qemu-io")
+        .args(["-f", "raw"])
+        .args(commands)
+        .arg(serve.uri()))
+    .ok();
+    run(Program::new("nbdcopy").arg(serve.uri()).arg(&back)).ok();
+    let bytes = std::fs::read(&back).expect("a copy");
+    assert!(bytes[..65536].iter().all(|byte| *byte == 0));
+    assert!(bytes[65536..131_072].iter().all(|byte| *byte == 9));
+}

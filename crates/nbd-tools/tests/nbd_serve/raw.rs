@@ -1,0 +1,106 @@
+//! A client that says what it is told to, byte for byte.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nbd_codec::wire::flags::{ClientFlags, CommandFlags};
+use nbd_codec::wire::greeting::{ExportNameReply, NewstyleGreeting};
+use nbd_codec::wire::number::{Command, Cookie, ErrorValue, InfoType};
+use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest};
+use nbd_codec::wire::reply::SimpleReply;
+use nbd_codec::wire::request::CompactRequest;
+
+use crate::running::Serve;
+
+/// No reply takes as long.
+const LIMIT: Duration = Duration::from_secs(20);
+
+pub struct Raw(pub UnixStream);
+
+impl Raw {
+    /// Connected; nothing has been said.
+    pub fn connect(serve: &Serve) -> Self {
+        let stream = UnixStream::connect(serve.socket()).expect("a connection");
+        stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+        stream.set_write_timeout(Some(LIMIT)).expect("a timeout");
+        Self(stream)
+    }
+
+    /// In transmission with simple framing.
+    pub fn ready(serve: &Serve) -> Self {
+        let mut raw = Self::connect(serve);
+        raw.send(&ClientFlags::KNOWN.encode());
+        let mut bytes = Vec::new();
+        let option = OptionRequest::ExportName("".into());
+        option.encode(&mut bytes).expect("an option");
+        raw.send(&bytes);
+        raw.receive(NewstyleGreeting::SIZE + ExportNameReply::SIZE);
+        raw
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).expect("the server takes it");
+    }
+
+    pub fn receive(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).expect("the server says more");
+        bytes
+    }
+
+    /// The error of the next simple reply.
+    pub fn reply(&mut self) -> ErrorValue {
+        let bytes = self.receive(SimpleReply::SIZE);
+        let reply = SimpleReply::decode(&mut &bytes[..]);
+        reply.expect("a reply").expect("all of it").error
+    }
+
+    /// Reads until the server has closed the connection; what there was.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match self.0.read_to_end(&mut bytes) {
+            Ok(_) => {}
+            // It had not read all that was sent.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("the connection stays open: {error}"),
+        }
+        bytes
+    }
+}
+
+pub fn request(command: Command, offset: u64, length: u32) -> [u8; CompactRequest::SIZE] {
+    CompactRequest {
+        flags: CommandFlags::NONE,
+        command,
+        cookie: Cookie(offset),
+        offset,
+        length,
+    }
+    .encode()
+}
+
+/// All a client says in a handshake with every option.
+pub fn handshake() -> Vec<u8> {
+    let contexts = || MetaContextRequest {
+        export: "".into(),
+        queries: (&["base:allocation"][..]).into(),
+    };
+    let export = || InfoRequest {
+        export: "".into(),
+        requests: (&[InfoType::NAME, InfoType::DESCRIPTION, InfoType::BLOCK_SIZE][..]).into(),
+    };
+    let mut bytes = ClientFlags::KNOWN.encode().to_vec();
+    for option in [
+        OptionRequest::List,
+        OptionRequest::StartTls,
+        OptionRequest::StructuredReply,
+        OptionRequest::ListMetaContext(contexts()),
+        OptionRequest::SetMetaContext(contexts()),
+        OptionRequest::Info(export()),
+        OptionRequest::Go(export()),
+    ] {
+        option.encode(&mut bytes).expect("an option");
+    }
+    bytes
+}

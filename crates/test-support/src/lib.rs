@@ -1,0 +1,6 @@
+//! What the tests of several packages share.
+
+pub mod certificates;
+pub mod images;
+pub mod peer;
+pub mod program;
