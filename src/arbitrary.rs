@@ -10,7 +10,9 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 
 use crate::client::Request;
 use crate::limits::Limits;
-use crate::negotiated::{Context, Contexts, Framing, Negotiated, Style, Width};
+use crate::negotiated::{
+    Framing, HandshakeStyle, Negotiated, SelectedContext, SelectedContexts, StatusWidth,
+};
 use crate::wire::chunk::Chunk;
 use crate::wire::extent::{Extent32, Extent64, Extents32, Extents64};
 use crate::wire::flags::{
@@ -98,8 +100,8 @@ structures! {
     ExtendedHeader { flags, chunk, cookie, offset, length }
     Extent32 { length, flags }
     Extent64 { length, flags }
-    Context { id, width }
-    Limits { option_data, error_message, payload, effect, extents }
+    SelectedContext { id, width }
+    Limits { option_data, error_message, payload, max_effect_length, extents }
     Request { command, flags, offset, length }
     Negotiated { framing, size, flags, block_sizes, contexts, style, tls }
 }
@@ -123,21 +125,21 @@ impl<'a> Arbitrary<'a> for Framing {
     }
 }
 
-impl<'a> Arbitrary<'a> for Style {
+impl<'a> Arbitrary<'a> for HandshakeStyle {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         u.choose(&[Self::Oldstyle, Self::Newstyle, Self::FixedNewstyle])
             .copied()
     }
 }
 
-impl<'a> Arbitrary<'a> for Width {
+impl<'a> Arbitrary<'a> for StatusWidth {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         u.choose(&[Self::Narrow, Self::Wide]).copied()
     }
 }
 
 /// As many as there is room for; a number that is there already is left out.
-impl<'a> Arbitrary<'a> for Contexts {
+impl<'a> Arbitrary<'a> for SelectedContexts {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let mut contexts = Self::new();
         for context in u.arbitrary_iter()?.take(Self::CAPACITY) {

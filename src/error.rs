@@ -1,48 +1,86 @@
 //! What ends a session, and what does not.
 //!
-//! | type | who is at fault | afterwards |
+//! | type | at fault | afterwards |
 //! |---|---|---|
-//! | [`Error`] | the peer, or the link | the session is over: the same error is returned again |
+//! | [`Error`] | the peer, or the connection | the session is over: the same error is returned again (but for two, [`Error::is_fatal`]) |
 //! | [`Misuse`] | the caller | nothing has changed |
 //!
 //! What a peer *reports* (`NBD_EIO`, `NBD_REP_ERR_UNKNOWN`) is neither: it is
 //! an event.
 
-use crate::negotiated::{ContextsError, Framing};
+use crate::negotiated::{Framing, SelectedContextsError};
 use crate::wire::flags::ClientFlags;
 use crate::wire::number::{ChunkType, Command, ContextId, Cookie, OptionReplyType, OptionType};
 use crate::wire::option_reply::BlockSizes;
 use crate::wire::text::TextError;
 use crate::wire::{DecodeError, EncodeError};
 
-/// Why a session is over. It does not change any more once it was returned.
+/// Why nothing more is received.
+///
+/// All but two of them end the session and are returned again by every later
+/// call. [`Unanswered`](Self::Unanswered) and [`BufferFull`](Self::BufferFull)
+/// are the driver's: nothing was consumed, and the session goes on when their
+/// cause is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The peer sent bytes that are no message.
-    #[error("the peer sent bytes that are no message: {0}")]
+    /// The peer sent bytes that are not a message of the protocol.
+    #[error("the peer sent bytes that are not an NBD message: {0}")]
     Decode(DecodeError),
-    /// The peer sent a message that it must not send.
+    /// The peer sent a message that it must not send here.
     #[error("the peer broke the protocol: {0}")]
     Violation(Violation),
-    /// The connection ended where it must not.
-    #[error("the peer closed the connection while something was expected of it")]
+    /// The peer closed the connection before the session was over.
+    #[error("the peer closed the connection while a message was expected of it")]
     Closed,
-    /// TLS is required and the peer cannot start it: nothing was sent.
+    /// The peer closed the connection while it owed the reply to an option.
+    /// Some servers do so at options that they do not know: leave the option
+    /// out and connect again.
+    #[error(
+        "the peer closed the connection instead of replying to {0}; a server that does not know this option may do so, try without it"
+    )]
+    ClosedDuring(OptionType),
+    /// TLS is required and the peer's handshake has no `STARTTLS`: nothing was
+    /// sent.
     #[error("TLS is required, and the peer's handshake has no way to start it")]
     TlsUnavailable,
-    /// The caller said that starting TLS failed: there is no way back to plain
-    /// text.
+    /// The caller stated that starting TLS failed: there is no way back to
+    /// plain text.
     #[error("TLS could not be started")]
     TlsFailed,
     /// Server: TLS is required, and the client asked to enter transmission
-    /// without it by `EXPORT_NAME`, which has no way to be refused.
+    /// without it by `EXPORT_NAME`, which has no error reply.
     #[error("TLS is required, and NBD_OPT_EXPORT_NAME asked for an export without it")]
     TlsRequired,
-    /// Server: the export asked for by `EXPORT_NAME` was refused; the
-    /// specification has no way to say so but to close.
-    #[error("the export was refused, and NBD_OPT_EXPORT_NAME has no reply that says so")]
+    /// Server: the export asked for by `EXPORT_NAME` was refused; the only way
+    /// to say so is to close the connection.
+    #[error("the export was refused, and NBD_OPT_EXPORT_NAME has no error reply")]
     ExportRefused,
+    /// The driver's, not fatal: the state machine waits for the caller. A
+    /// server has not granted or refused what the client asked for; a client
+    /// has not sent the next option.
+    #[error(
+        "the state machine waits for the caller: answer the last event, or send the next option"
+    )]
+    Unanswered,
+    /// The driver's, not fatal: the receive buffer is full and the message
+    /// under way is longer.
+    #[error(
+        "the receive buffer is too small: the message needs {needed} bytes; use a larger one, or Limits::for_buffer"
+    )]
+    BufferFull {
+        /// Size of the message in bytes, as far as it is known.
+        needed: usize,
+    },
+}
+
+impl Error {
+    /// Whether the session is over. It is not where the driver can go on:
+    /// [`Unanswered`](Self::Unanswered), [`BufferFull`](Self::BufferFull).
+    #[must_use]
+    pub const fn is_fatal(&self) -> bool {
+        !matches!(self, Self::Unanswered | Self::BufferFull { .. })
+    }
 }
 
 // Each of these says its cause in its own text, so `source` must not name the
@@ -104,7 +142,7 @@ pub enum Violation {
     BlockSizes(BlockSizes),
     /// Metadata contexts that cannot be.
     #[error(transparent)]
-    Contexts(#[from] ContextsError),
+    SelectedContexts(#[from] SelectedContextsError),
     /// A message in a framing that was not agreed on.
     #[error("a message of another framing than {negotiated}, which was agreed on")]
     OtherFraming {
@@ -308,6 +346,12 @@ pub enum Misuse {
     TooMuchPayload {
         /// What is expected, in bytes.
         expected: u64,
+    },
+    /// More bytes were reported than the inbox had space for.
+    #[error("more bytes were reported than the inbox had space for, {space} bytes")]
+    Overfilled {
+        /// The space in bytes.
+        space: usize,
     },
     /// Server: this reply is no answer to the option under way.
     #[error("{0} is no answer to the option under way")]

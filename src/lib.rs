@@ -174,19 +174,24 @@ mod arbitrary;
 pub mod client;
 mod coverage;
 mod error;
+pub mod inbox;
 mod limits;
 mod name;
-mod need;
 mod negotiated;
 pub mod server;
+mod session_error;
+mod step;
 #[cfg(feature = "alloc")]
 pub mod uri;
 pub mod wire;
 
 pub use error::{Error, Misuse, Violation};
 pub use limits::Limits;
-pub use need::Need;
-pub use negotiated::{Context, Contexts, ContextsError, Framing, Negotiated, Style, Width};
+pub use negotiated::{
+    Framing, HandshakeStyle, Negotiated, SelectedContexts, SelectedContextsError, StatusWidth,
+};
+pub use session_error::SessionError;
+pub use step::{Content, Receive, Step, UnexpectedStep};
 
 /// The examples of the README compile.
 #[cfg(doctest)]

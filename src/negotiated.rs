@@ -31,7 +31,7 @@ impl fmt::Display for Framing {
 
 /// The version of the handshake (specification, "Handshake").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Style {
+pub enum HandshakeStyle {
     /// The server sends everything at once.
     Oldstyle,
     /// One option, `EXPORT_NAME`.
@@ -40,7 +40,7 @@ pub enum Style {
     FixedNewstyle,
 }
 
-impl fmt::Display for Style {
+impl fmt::Display for HandshakeStyle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Oldstyle => "oldstyle",
@@ -52,7 +52,7 @@ impl fmt::Display for Style {
 
 /// How many bits of status a metadata context has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Width {
+pub enum StatusWidth {
     /// At most 32, as all contexts of the namespace `base:`.
     #[default]
     Narrow,
@@ -62,18 +62,18 @@ pub enum Width {
 
 /// A metadata context selected for transmission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Context {
+pub struct SelectedContext {
     /// Its number on this connection.
     pub id: ContextId,
     /// Its width as far as it is known. What is taken for narrow must not have
-    /// more than 32 bits set; say [`Width::Wide`] where nothing is known.
-    pub width: Width,
+    /// more than 32 bits set; say [`StatusWidth::Wide`] where nothing is known.
+    pub width: StatusWidth,
 }
 
 /// The metadata contexts selected for transmission, in the order the server
 /// granted them.
 #[derive(Clone, Copy)]
-pub struct Contexts {
+pub struct SelectedContexts {
     /// The numbers; what stands behind `len` means nothing.
     ids: [ContextId; Self::CAPACITY],
     /// One bit for each: whether it is wide.
@@ -81,18 +81,18 @@ pub struct Contexts {
     len: u8,
 }
 
-impl PartialEq for Contexts {
+impl PartialEq for SelectedContexts {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
     }
 }
 
-impl Eq for Contexts {}
+impl Eq for SelectedContexts {}
 
 /// No room for another context, or its number is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum ContextsError {
-    /// [`Contexts::CAPACITY`] contexts are there already.
+pub enum SelectedContextsError {
+    /// [`SelectedContexts::CAPACITY`] contexts are there already.
     #[error("more than 32 metadata contexts; select fewer")]
     Full,
     /// A context with this number is there already.
@@ -100,7 +100,7 @@ pub enum ContextsError {
     Repeated(ContextId),
 }
 
-impl Contexts {
+impl SelectedContexts {
     /// Most contexts on one connection: a command in flight remembers in 32
     /// bits which of them have been answered.
     pub const CAPACITY: usize = 32;
@@ -119,14 +119,14 @@ impl Contexts {
     ///
     /// # Errors
     ///
-    /// [`ContextsError`]; nothing changed.
-    pub fn push(&mut self, context: Context) -> Result<(), ContextsError> {
-        let Context { id, width } = context;
+    /// [`SelectedContextsError`]; nothing changed.
+    pub fn push(&mut self, context: SelectedContext) -> Result<(), SelectedContextsError> {
+        let SelectedContext { id, width } = context;
         if self.position(id).is_some() {
-            return Err(ContextsError::Repeated(id));
+            return Err(SelectedContextsError::Repeated(id));
         }
         let len = usize::from(self.len);
-        let place = self.ids.get_mut(len).ok_or(ContextsError::Full)?;
+        let place = self.ids.get_mut(len).ok_or(SelectedContextsError::Full)?;
         *place = id;
         self.len = self.len.saturating_add(1);
         self.set_width(id, width);
@@ -139,7 +139,7 @@ impl Contexts {
     }
 
     /// Takes out those that are not to be kept.
-    pub(crate) fn retain(&mut self, keep: impl Fn(Context) -> bool) {
+    pub(crate) fn retain(&mut self, keep: impl Fn(SelectedContext) -> bool) {
         let (len, wide) = (u32::from(self.len), self.wide);
         self.clear();
         for at in 0..len {
@@ -148,7 +148,7 @@ impl Contexts {
                 return;
             };
             let width = width(wide, 1u32.wrapping_shl(at));
-            let context = Context { id, width };
+            let context = SelectedContext { id, width };
             if keep(context) {
                 let _ = self.push(context);
             }
@@ -156,21 +156,21 @@ impl Contexts {
     }
 
     /// Changes the width of the context with this number, if it is there.
-    pub(crate) fn set_width(&mut self, id: ContextId, width: Width) {
+    pub(crate) fn set_width(&mut self, id: ContextId, width: StatusWidth) {
         let Some((bit, _)) = self.bit(id) else {
             return;
         };
         match width {
-            Width::Narrow => self.wide &= !bit,
-            Width::Wide => self.wide |= bit,
+            StatusWidth::Narrow => self.wide &= !bit,
+            StatusWidth::Wide => self.wide |= bit,
         }
     }
 
     /// The contexts in the order of the list.
-    pub fn iter(&self) -> impl Iterator<Item = Context> + Clone {
+    pub fn iter(&self) -> impl Iterator<Item = SelectedContext> + Clone {
         let bits = (0..u32::BITS).map(|n| 1u32.wrapping_shl(n));
         let ids = self.ids().iter().zip(bits);
-        ids.map(|(id, bit)| Context {
+        ids.map(|(id, bit)| SelectedContext {
             id: *id,
             width: width(self.wide, bit),
         })
@@ -201,11 +201,11 @@ impl Contexts {
     }
 
     /// The bit of the context with this number, and the context.
-    pub(crate) fn bit(&self, id: ContextId) -> Option<(u32, Context)> {
+    pub(crate) fn bit(&self, id: ContextId) -> Option<(u32, SelectedContext)> {
         let at = u32::try_from(self.position(id)?).unwrap_or(0);
         let bit = 1u32.wrapping_shl(at);
         let width = width(self.wide, bit);
-        Some((bit, Context { id, width }))
+        Some((bit, SelectedContext { id, width }))
     }
 
     fn ids(&self) -> &[ContextId] {
@@ -214,20 +214,20 @@ impl Contexts {
 }
 
 /// The width that a bit of a set of wide ones tells.
-fn width(wide: u32, bit: u32) -> Width {
+fn width(wide: u32, bit: u32) -> StatusWidth {
     match wide & bit {
-        0 => Width::Narrow,
-        _ => Width::Wide,
+        0 => StatusWidth::Narrow,
+        _ => StatusWidth::Wide,
     }
 }
 
-impl Default for Contexts {
+impl Default for SelectedContexts {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Debug for Contexts {
+impl fmt::Debug for SelectedContexts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
@@ -247,9 +247,9 @@ pub struct Negotiated {
     /// The size constraints, if the server stated any.
     pub block_sizes: Option<BlockSizes>,
     /// The metadata contexts.
-    pub contexts: Contexts,
+    pub contexts: SelectedContexts,
     /// How the handshake went.
-    pub style: Style,
+    pub style: HandshakeStyle,
     /// Whether TLS protects the connection.
     pub tls: bool,
 }
@@ -264,8 +264,8 @@ impl Negotiated {
             size,
             flags,
             block_sizes: None,
-            contexts: Contexts::new(),
-            style: Style::FixedNewstyle,
+            contexts: SelectedContexts::new(),
+            style: HandshakeStyle::FixedNewstyle,
             tls: false,
         }
     }

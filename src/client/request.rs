@@ -1,4 +1,4 @@
-//! Commands on their way out.
+//! Commands: what a caller wants, and the header to write.
 
 use crate::error::Misuse;
 use crate::negotiated::Framing;
@@ -12,14 +12,14 @@ use crate::wire::request::{CompactRequest, ExtendedRequest};
 /// use nbd_codec::client::Request;
 /// use nbd_codec::wire::flags::CommandFlags;
 ///
-/// let request = Request::write_zeroes(0, 1 << 20).with(CommandFlags::NO_HOLE);
+/// let request = Request::write_zeroes(0, 1 << 20).with_flags(CommandFlags::NO_HOLE);
 /// # let _ = request;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Request {
-    /// What is to be done.
+    /// The command.
     pub command: Command,
-    /// How.
+    /// Its flags.
     pub flags: CommandFlags,
     /// Where, in bytes from the start of the export.
     pub offset: u64,
@@ -43,7 +43,7 @@ impl Request {
         Self::new(Command::READ, offset, length)
     }
 
-    /// `NBD_CMD_WRITE`; the data follows the [`Head`]. Flags: `FUA`.
+    /// `NBD_CMD_WRITE`; the data follows the [`RequestHeader`]. Flags: `FUA`.
     #[must_use]
     pub const fn write(offset: u64, length: u64) -> Self {
         Self::new(Command::WRITE, offset, length)
@@ -85,9 +85,9 @@ impl Request {
         Self::new(Command::RESIZE, size, 0)
     }
 
-    /// The same with these flags too.
+    /// Adds flags.
     #[must_use]
-    pub const fn with(mut self, flags: CommandFlags) -> Self {
+    pub const fn with_flags(mut self, flags: CommandFlags) -> Self {
         self.flags = self.flags.union(flags);
         self
     }
@@ -101,10 +101,15 @@ impl Request {
         }
     }
 
-    /// Encodes the command, with so many bytes of payload behind it. What the
-    /// framing has no field for was refused before.
+    /// Encodes the command, followed by `payload` bytes. What the framing has
+    /// no field for was refused before.
     #[inline]
-    pub(super) fn encode(&self, framing: Framing, payload: Option<u32>, cookie: Cookie) -> Head {
+    pub(super) fn encode(
+        &self,
+        framing: Framing,
+        payload: Option<u32>,
+        cookie: Cookie,
+    ) -> RequestHeader {
         let Self {
             command,
             flags,
@@ -136,27 +141,29 @@ impl Request {
             }
             .encode();
         }
-        Head {
+        RequestHeader {
             bytes,
             extended,
             payload: payload.unwrap_or(0),
+            command,
             cookie,
         }
     }
 }
 
 /// The header of a command, ready to be written. The payload, if the command
-/// has one, must be written right behind it: `[head, payload]`.
+/// has one, must follow it at once: `[header, payload]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a command that is not written is never answered"]
-pub struct Head {
+pub struct RequestHeader {
     bytes: [u8; ExtendedRequest::SIZE],
     extended: bool,
     payload: u32,
+    command: Command,
     cookie: Cookie,
 }
 
-impl Head {
+impl RequestHeader {
     /// The bytes to write: 28, or 32 with extended headers.
     #[must_use]
     #[inline]
@@ -176,7 +183,13 @@ impl Head {
         self.payload
     }
 
-    /// What the replies will name.
+    /// The command.
+    #[must_use]
+    pub const fn command(&self) -> Command {
+        self.command
+    }
+
+    /// The cookie that the replies will have.
     #[must_use]
     #[inline]
     pub const fn cookie(&self) -> Cookie {
@@ -184,7 +197,7 @@ impl Head {
     }
 }
 
-impl AsRef<[u8]> for Head {
+impl AsRef<[u8]> for RequestHeader {
     fn as_ref(&self) -> &[u8] {
         self.as_bytes()
     }

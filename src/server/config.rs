@@ -1,7 +1,9 @@
 //! What a server offers before it knows its client.
 
+use crate::error::Misuse;
 use crate::limits::Limits;
 use crate::negotiated::Framing;
+use crate::wire::number::OptionType;
 
 /// How a server handles TLS (specification, "Server-side requirements"). It
 /// is the same for the whole of a connection.
@@ -16,40 +18,88 @@ pub enum TlsMode {
     Forced,
 }
 
-/// What a server offers to a client of newstyle.
+/// What a server offers to a client of newstyle. The default is everything but
+/// TLS.
 ///
 /// ```
 /// use nbd_codec::Framing;
-/// use nbd_codec::server::Offer;
+/// use nbd_codec::server::{Config, TlsMode};
 ///
-/// let mut offer = Offer::default();
-/// offer.framing = Framing::Structured; // no extended headers
+/// let config = Config::new()
+///     .framing(Framing::Structured) // no extended headers
+///     .tls(TlsMode::Forced);
+/// # let _ = config;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Offer {
-    /// Fixed newstyle: any option, with replies. Without it there is
-    /// `EXPORT_NAME` only, simple framing and no TLS.
-    pub fixed: bool,
-    /// To leave out the 124 zeroes behind the answer to `EXPORT_NAME`.
-    pub no_zeroes: bool,
-    /// How TLS is handled.
-    pub tls: TlsMode,
-    /// The most able framing.
-    pub framing: Framing,
-    /// Caps on what the client sends.
-    pub limits: Limits,
+pub struct Config {
+    pub(super) fixed_newstyle: bool,
+    pub(super) no_zeroes: bool,
+    pub(super) tls: TlsMode,
+    pub(super) framing: Framing,
+    pub(super) limits: Limits,
 }
 
-impl Default for Offer {
+impl Config {
     /// Everything but TLS.
-    fn default() -> Self {
+    #[must_use]
+    pub const fn new() -> Self {
         Self {
-            fixed: true,
+            fixed_newstyle: true,
             no_zeroes: true,
             tls: TlsMode::None,
             framing: Framing::Extended,
             limits: Limits::DEFAULT,
         }
+    }
+
+    /// Fixed newstyle: any option, with replies. Without it there is
+    /// `EXPORT_NAME` only, simple framing and no TLS. Default: yes.
+    #[must_use]
+    pub const fn fixed_newstyle(mut self, fixed_newstyle: bool) -> Self {
+        self.fixed_newstyle = fixed_newstyle;
+        self
+    }
+
+    /// Whether to offer to leave out the 124 zeroes after the reply to
+    /// `EXPORT_NAME`. Default: yes.
+    #[must_use]
+    pub const fn no_zeroes(mut self, no_zeroes: bool) -> Self {
+        self.no_zeroes = no_zeroes;
+        self
+    }
+
+    /// How TLS is handled. Default: there is none.
+    #[must_use]
+    pub const fn tls(mut self, tls: TlsMode) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// The most able framing. Default: extended headers.
+    #[must_use]
+    pub const fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    /// Caps on what the client sends.
+    #[must_use]
+    pub const fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Whether it can be offered: `STARTTLS` needs fixed newstyle.
+    pub(super) fn check(&self) -> Result<(), Misuse> {
+        if self.tls != TlsMode::None && !self.fixed_newstyle {
+            return Err(Misuse::NotFixed(OptionType::STARTTLS));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
     }
 }

@@ -1,7 +1,9 @@
 //! What the caller says of an export, and what of it is advertised.
 
 use crate::error::Misuse;
-use crate::negotiated::{Context, Contexts, Framing, Negotiated, Style, Width};
+use crate::negotiated::{
+    Framing, HandshakeStyle, Negotiated, SelectedContext, SelectedContexts, StatusWidth,
+};
 use crate::wire::flags::TransmissionFlags;
 use crate::wire::option_reply::BlockSizes;
 use crate::wire::text::Text;
@@ -22,6 +24,9 @@ use crate::wire::text::Text;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Export<'a> {
+    /// The caller's number for it, zero if none is given:
+    /// [`HandshakeEvent::Ready`](super::HandshakeEvent::Ready) has it.
+    pub id: usize,
     /// Its name, as it is listed; a client may know it by others.
     pub name: &'a str,
     /// For people; may be empty.
@@ -36,7 +41,7 @@ pub struct Export<'a> {
     pub block_sizes: BlockSizes,
     /// The metadata contexts. The place of a context in this list is its
     /// [`ContextId`](crate::wire::number::ContextId) during transmission, so
-    /// an export always has the same list; at most [`Contexts::CAPACITY`].
+    /// an export always has the same list; at most [`SelectedContexts::CAPACITY`].
     pub contexts: &'a [MetaContext<'a>],
     /// Only with TLS.
     pub requires_tls: bool,
@@ -52,6 +57,7 @@ impl<'a> Export<'a> {
     #[must_use]
     pub const fn new(name: &'a str, size: u64, flags: TransmissionFlags) -> Self {
         Self {
+            id: 0,
             name,
             description: "",
             size,
@@ -71,26 +77,26 @@ impl<'a> Export<'a> {
         if !self.block_sizes.is_valid() {
             return Err(Misuse::BlockSizes(self.block_sizes));
         }
-        if self.contexts.len() > Contexts::CAPACITY {
+        if self.contexts.len() > SelectedContexts::CAPACITY {
             return Err(Misuse::TooManyContexts);
         }
         self.contexts.iter().try_for_each(MetaContext::check)
     }
 
     /// What holds on a connection of oldstyle: the one value that is advertised,
-    /// and against which requests are judged.
+    /// and against which requests are checked.
     pub(super) fn oldstyle(&self) -> Negotiated {
         let framing = Framing::Simple;
         let flags = self.effective_flags(framing, false);
         Negotiated {
             block_sizes: Some(self.block_sizes),
-            style: Style::Oldstyle,
+            style: HandshakeStyle::Oldstyle,
             ..Negotiated::new(framing, self.size, flags)
         }
     }
 
     /// Whether a context that was selected is one of its own.
-    pub(super) fn has(&self, selected: Context) -> bool {
+    pub(super) fn has(&self, selected: SelectedContext) -> bool {
         usize::try_from(selected.id.0)
             .ok()
             .and_then(|place| self.contexts.get(place))
@@ -123,7 +129,7 @@ pub struct MetaContext<'a> {
     pub name: &'a str,
     /// How many bits of status it has. A wide one is granted with extended
     /// headers only.
-    pub width: Width,
+    pub width: StatusWidth,
 }
 
 impl<'a> MetaContext<'a> {
@@ -132,7 +138,7 @@ impl<'a> MetaContext<'a> {
     pub const fn narrow(name: &'a str) -> Self {
         Self {
             name,
-            width: Width::Narrow,
+            width: StatusWidth::Narrow,
         }
     }
 
@@ -141,7 +147,7 @@ impl<'a> MetaContext<'a> {
     pub const fn wide(name: &'a str) -> Self {
         Self {
             name,
-            width: Width::Wide,
+            width: StatusWidth::Wide,
         }
     }
 
@@ -151,7 +157,7 @@ impl<'a> MetaContext<'a> {
         let Some((namespace, leaf)) = split(name) else {
             return Err(Misuse::ContextName);
         };
-        let wide_base = namespace == b"base" && self.width == Width::Wide;
+        let wide_base = namespace == b"base" && self.width == StatusWidth::Wide;
         match leaf.is_empty() || wide_base {
             true => Err(Misuse::ContextName),
             false => Ok(()),

@@ -7,11 +7,11 @@
 //!
 //! # The order of calls
 //!
-//! 1. [`Handshake::new`] takes an [`Offer`]: the styles, framings and the mode
+//! 1. [`Handshake::new`] takes an [`Config`]: the styles, framings and the mode
 //!    of TLS. [`transmit`](Handshake::transmit) writes the greeting, and later
 //!    every answer that needs no decision.
 //! 2. [`receive`](Handshake::receive) takes events out of what arrived. Two of
-//!    them are [inquiries](Inquiry) about an export, by name:
+//!    them are [inquiries](ExportQuery) about an export, by name:
 //!    [`grant`](Handshake::grant) them with an [`Export`] that says what it is,
 //!    or [`refuse`](Handshake::refuse). What follows from the description
 //!    (information, contexts, requirements, flags that hold) is the machine's
@@ -22,7 +22,7 @@
 //! 4. [`Transmission::receive`] hands out [requests](Request), checked. Each is
 //!    a token: do it, whenever and wherever, and answer it exactly once by one
 //!    of its own methods. They return what is to be written: a [`Reply`], whole;
-//!    or a [`Head`], behind which the data stands.
+//!    or a [`ReplyHeader`], behind which the data stands.
 //! 5. What is to be read next, [`need`](Transmission::need) says; the data of a
 //!    write may be read straight to where it belongs.
 //!
@@ -31,13 +31,13 @@
 //! | [`Read`] | [`data`](Read::data), or [`into_chunks`](Read::into_chunks): data, holes, errors at places, in any order |
 //! | [`Write`], [`Trim`], [`Cache`], [`WriteZeroes`] | `succeed`, `fail`, `fail_at` |
 //! | [`Flush`] | `succeed`, `fail` |
-//! | [`BlockStatus32`], [`BlockStatus64`] | `answer` for each context, `fail`, `fail_at` |
+//! | [`BlockStatus32Request`], [`BlockStatus64Request`] | `answer` for each context, `fail`, `fail_at` |
 //! | [`Resize`] | [`Transmission::resized`], `fail` |
 //!
 //! A server in one function, for one export in memory and one client:
 //!
 //! ```
-//! use nbd_codec::server::{Event, Export, Handshake, Offer, Request, Transmission, handshake};
+//! use nbd_codec::server::{Event, Export, Handshake, Config, Request, Transmission, handshake};
 //! use nbd_codec::wire::flags::TransmissionFlags;
 //! use nbd_codec::wire::number::OptionReplyType;
 //! use nbd_codec::{Limits, Need};
@@ -49,7 +49,7 @@
 //!     let mut held = Vec::new(); // what arrived and was not consumed
 //!     let mut out = Vec::new(); // what is to be written
 //!
-//!     let mut handshake = Handshake::new(Offer::default())?;
+//!     let mut handshake = Handshake::new(Config::default())?;
 //!     loop {
 //!         use handshake::Event as E;
 //!         let mut input = &held[..];
@@ -58,10 +58,10 @@
 //!                 handshake.list(&export, &mut out)?;
 //!                 handshake.done(&mut out)?;
 //!             }
-//!             Some(E::Export(inquiry) | E::MetaContexts(inquiry)) => {
+//!             Some(E::Export(query) | E::MetaContexts(query)) => {
 //!                 let unknown = OptionReplyType::ERR_UNKNOWN;
-//!                 match inquiry.export() {
-//!                     "" | "disk" => handshake.grant(&inquiry, &export, &mut out)?,
+//!                 match query.export() {
+//!                     "" | "disk" => handshake.grant(&query, &export, &mut out)?,
 //!                     _ => handshake.refuse(unknown, "no such export", &mut out)?,
 //!                 };
 //!             }
@@ -214,17 +214,17 @@
 
 mod config;
 mod export;
-pub mod handshake;
+mod handshake;
 mod request;
 mod transmission;
 
-pub use config::{Offer, TlsMode};
+pub use config::{Config, TlsMode};
 pub use export::{Export, MetaContext};
-pub use handshake::Handshake;
-pub use handshake::Inquiry;
+pub use handshake::{ExportQuery, Granted, Handshake, HandshakeEvent};
 pub use request::narrow;
 pub use request::{
-    BlockStatus32, BlockStatus64, Cache, Chunks, Flush, Head, Read, Reply, Request, Resize,
-    Returned, Trim, Write, WriteZeroes,
+    BlockStatus32Request, BlockStatus64Request, CacheRequest, ChunkedRead, FlushRequest,
+    ReadRequest, Rejected, Reply, ReplyHeader, Request, ResizeRequest, TrimRequest, WriteRequest,
+    WriteZeroesRequest,
 };
-pub use transmission::{Event, Transmission};
+pub use transmission::{Transmission, TransmissionEvent};

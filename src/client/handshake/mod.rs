@@ -5,12 +5,12 @@ mod recv;
 mod send;
 
 use self::recv::Flow;
-pub(super) use self::send::is_query;
+use super::config::{Config, TlsPolicy};
 use crate::error::{Error, Misuse, Violation};
 use crate::limits::Limits;
 use crate::name::Name;
-use crate::need::Need;
-use crate::negotiated::{Framing, Negotiated, Width};
+use crate::negotiated::{Framing, Negotiated, StatusWidth};
+use crate::step::{Step, receive};
 use crate::wire::bytes::{clip, take_slice};
 use crate::wire::flags::{HandshakeFlags, TransmissionFlags};
 use crate::wire::greeting::{ExportNameReply, Greeting, NewstyleGreeting, RESERVED_ZEROES};
@@ -18,11 +18,11 @@ use crate::wire::number::{ContextId, OptionReplyType, OptionType};
 use crate::wire::option_reply::{Info, OptionReplyHeader};
 use crate::wire::text::Text;
 
-/// What the server says.
+/// What the server replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event<'i> {
-    /// The server's first message. After a newstyle one answer with
+pub enum HandshakeEvent<'i> {
+    /// The server's first message. After a newstyle one call
     /// [`Handshake::send_client_flags`]; an oldstyle one is the whole
     /// handshake, and [`Ready`](Self::Ready) follows.
     Greeting(Greeting),
@@ -51,9 +51,9 @@ pub enum Event<'i> {
         /// Its data.
         data: &'i [u8],
     },
-    /// A reply longer than [`Limits::option_data`], which was skipped. What
-    /// follows from its type holds all the same.
-    Skipped {
+    /// A reply longer than [`Limits::option_data`], whose data was discarded.
+    /// What its type alone says holds all the same.
+    Discarded {
         /// What the reply is.
         reply: OptionReplyType,
         /// How long its data was, in bytes.
@@ -68,63 +68,14 @@ pub enum Event<'i> {
         /// Why.
         error: OptionReplyType,
         /// For people; `None` if it was longer than [`Limits::option_data`]
-        /// and skipped.
+        /// and discarded.
         message: Option<Text<'i>>,
     },
-    /// `STARTTLS` was accepted: run the TLS handshake on the connection now,
-    /// and state the outcome with [`Handshake::tls_established`] or
-    /// [`Handshake::tls_failed`]. Everything negotiated so far is forgotten.
-    StartTls,
     /// Transmission begins: [`Handshake::into_negotiated`].
     Ready,
 }
 
-/// A metadata context the caller wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ContextQuery<'a> {
-    /// Its name, as `base:allocation`.
-    pub name: &'a str,
-    /// How many bits of status it has, if that is known. One known to need 64
-    /// is not asked for without extended headers; one known to have 32 is held
-    /// to them.
-    pub width: Option<Width>,
-}
-
-impl<'a> ContextQuery<'a> {
-    /// A context of which no more than the name is known.
-    #[must_use]
-    pub const fn new(name: &'a str) -> Self {
-        Self { name, width: None }
-    }
-
-    /// A context of at most 32 bits of status.
-    #[must_use]
-    pub const fn narrow(name: &'a str) -> Self {
-        Self {
-            name,
-            width: Some(Width::Narrow),
-        }
-    }
-
-    /// A context of more than 32 bits of status.
-    #[must_use]
-    pub const fn wide(name: &'a str) -> Self {
-        Self {
-            name,
-            width: Some(Width::Wide),
-        }
-    }
-
-    /// Whether a client may ask for it with this framing.
-    pub(super) fn can_be_asked(&self, framing: Framing) -> bool {
-        match self.width {
-            Some(Width::Wide) => framing == Framing::Extended,
-            Some(Width::Narrow) | None => framing >= Framing::Structured,
-        }
-    }
-}
-
-/// Where in the handshake the machine is.
+/// Where in the handshake the connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Before the greeting.
@@ -135,12 +86,12 @@ enum State {
     Idle,
     /// Replies to an option are due.
     Replies(OptionType),
-    /// The answer to `EXPORT_NAME` is due.
+    /// The reply to `EXPORT_NAME` is due.
     ExportName,
     /// In reserved zeroes, before transmission.
     Zeroes(usize),
-    /// In the data of a reply that is too long.
-    Skip { reply: OptionReplyHeader, left: u32 },
+    /// In the data of a reply that is too long, which is discarded.
+    Discard { reply: OptionReplyHeader, left: u32 },
     /// The outcome of TLS is due.
     Tls,
     /// `Ready` is due, or was reported.
@@ -151,10 +102,12 @@ enum State {
 
 /// The client's side of the handshake phase.
 ///
-/// Offer what arrives to [`receive`](Self::receive); answer a newstyle
-/// greeting with [`send_client_flags`](Self::send_client_flags); then
+/// Offer what arrives to [`receive`](Self::receive); after a newstyle greeting
+/// call [`send_client_flags`](Self::send_client_flags); then
 /// [`send`](Self::send) one option after the other, each when the replies to
-/// the one before have ended with [`Event::Ack`] or [`Event::Refused`].
+/// the one before have ended with [`HandshakeEvent::Ack`] or
+/// [`HandshakeEvent::Refused`]. Where the client has to send, `receive` returns
+/// [`Error::Unanswered`].
 #[derive(Debug)]
 pub struct Handshake {
     limits: Limits,
@@ -176,16 +129,23 @@ pub struct Handshake {
     chosen: Name,
 }
 
+type HandshakeStep<'i> = Step<HandshakeEvent<'i>, &'i [u8]>;
+
+receive!([] Handshake, HandshakeEvent<'i>);
+
 impl Handshake {
-    /// Before the server's greeting. With `require_tls` nothing but `STARTTLS`
-    /// and `ABORT` is sent in plain text, and a server that cannot start TLS
-    /// ends the session.
+    /// Before the server's greeting. Of the configuration it uses
+    /// [`limits`](Config::limits), [`tls`](Config::tls) and
+    /// [`lenient`](Config::lenient).
+    ///
+    /// Where TLS is required, nothing but `STARTTLS` and `ABORT` is sent in
+    /// plain text, and a server that cannot start TLS ends the session.
     #[must_use]
-    pub fn new(require_tls: bool, limits: Limits) -> Self {
+    pub fn new(config: &Config<'_>) -> Self {
         Self {
-            limits,
-            require_tls,
-            lenient: false,
+            limits: config.limits,
+            require_tls: config.tls == TlsPolicy::Require,
+            lenient: config.lenient,
             state: State::Greeting,
             want: NewstyleGreeting::SIZE,
             failed: None,
@@ -198,22 +158,11 @@ impl Handshake {
         }
     }
 
-    /// For testers of servers: from now on options that the specification asks
-    /// a client not to send are sent. An option may come before the framing it
-    /// needs, a framing and a piece of information be asked for again, and a
-    /// query lack its namespace. What the machine itself depends on is refused
-    /// as ever, and replies are judged as ever.
-    #[must_use]
-    pub fn lenient(mut self) -> Self {
-        self.lenient = true;
-        self
-    }
-
     /// States that TLS protects the connection from here on.
     ///
     /// # Errors
     ///
-    /// [`Misuse::State`] unless [`Event::StartTls`] was the last event.
+    /// [`Misuse::State`] unless the last step was [`Step::StartTls`].
     pub fn tls_established(&mut self) -> Result<(), Misuse> {
         self.check_state(State::Tls, "no TLS handshake is under way")?;
         self.agreed.tls = true;
@@ -230,7 +179,7 @@ impl Handshake {
 
     /// States whether a metadata context that was granted has at most 32 bits
     /// of status; until then it may have 64 with extended headers.
-    pub(super) fn set_width(&mut self, id: ContextId, width: Width) {
+    pub(super) fn set_width(&mut self, id: ContextId, width: StatusWidth) {
         self.agreed.contexts.set_width(id, width);
     }
 
@@ -245,7 +194,7 @@ impl Handshake {
     ///
     /// # Errors
     ///
-    /// The handshake itself, if it has not come to [`Event::Ready`].
+    /// The handshake itself, if it has not come to [`HandshakeEvent::Ready`].
     #[expect(
         clippy::result_large_err,
         reason = "the handshake is the caller's, and comes back whole"
@@ -257,7 +206,7 @@ impl Handshake {
         }
     }
 
-    /// What was agreed on, if [`Event::Ready`] was reported.
+    /// What was agreed on, if [`HandshakeEvent::Ready`] was reported.
     pub(super) fn ready(&self) -> Option<&Negotiated> {
         match (self.state, self.failed) {
             (State::Ready { reported: true }, None) => Some(&self.agreed),
@@ -265,64 +214,74 @@ impl Handshake {
         }
     }
 
-    /// Takes the next event out of `input`, which is advanced past what was
-    /// consumed. `Ok(None)` means that what is left is incomplete.
+    /// Takes the next step. `input` is all that arrived and was not consumed;
+    /// it is advanced past what this step consumes.
     ///
     /// # Errors
     ///
-    /// [`Error`]: the session is over, and every later call says the same.
-    pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
+    /// [`Error`]: the session is over, and every later call returns the same;
+    /// but for [`Error::Unanswered`] where the client has to send.
+    pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<HandshakeStep<'i>, Error> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let result = self.step(input);
-        if let Err(error) = result {
-            self.failed = Some(error);
+        match self.next_event(input) {
+            Ok(Some(event)) => Ok(Step::Event(event)),
+            Ok(None) => self.wait(input.len()),
+            Err(error) => {
+                self.failed = Some(error);
+                Err(error)
+            }
         }
-        result
     }
 
-    /// Says that the peer closed the connection.
+    /// The step while no event is due: `held` bytes of the next message have
+    /// arrived.
+    fn wait<'i>(&self, held: usize) -> Result<HandshakeStep<'i>, Error> {
+        Ok(match self.state {
+            State::Greeting | State::Replies(_) | State::ExportName => {
+                Step::read(self.want.saturating_sub(held))
+            }
+            State::Zeroes(left) => Step::read(left.min(self.limits.buffer())),
+            State::Discard { left, .. } => {
+                Step::read(clip(u64::from(left)).min(self.limits.buffer()))
+            }
+            State::Tls => Step::StartTls,
+            State::Ready { .. } | State::Aborted => Step::Finished,
+            State::ClientFlags | State::Idle => return Err(Error::Unanswered),
+        })
+    }
+
+    /// Reports that the peer closed the connection.
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`], unless the session was ended by `ABORT` (which a
-    /// server need not answer).
+    /// [`Error::Closed`], [`Error::ClosedDuring`] with the option that was not
+    /// replied to; unless the session was ended by `ABORT` (which a server need
+    /// not reply to). Later calls return the same.
     pub fn end_of_input(&mut self) -> Result<(), Error> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let ended = matches!(
-            self.state,
-            State::Replies(OptionType::ABORT) | State::Aborted
-        );
-        self.failed = Some(Error::Closed);
-        match ended {
-            true => Ok(()),
-            false => Err(Error::Closed),
-        }
-    }
-
-    /// What to read next.
-    pub fn need(&self) -> Need {
-        if self.failed.is_some() {
-            return Need::Nothing;
-        }
-        match self.state {
-            State::Greeting | State::Replies(_) | State::ExportName => Need::Header(self.want),
-            State::Zeroes(left) => Need::Header(left),
-            State::Skip { left, .. } => Need::Header(clip(u64::from(left))),
-            State::Ready { reported: false } => Need::Header(0),
-            State::ClientFlags
-            | State::Idle
-            | State::Tls
-            | State::Ready { reported: true }
-            | State::Aborted => Need::Nothing,
-        }
+        let error = match self.state {
+            State::Replies(OptionType::ABORT) | State::Aborted => {
+                self.state = State::Aborted;
+                return Ok(());
+            }
+            State::Replies(option) => Error::ClosedDuring(option),
+            State::Discard { reply, .. } => Error::ClosedDuring(reply.option),
+            State::ExportName => Error::ClosedDuring(OptionType::EXPORT_NAME),
+            _ => Error::Closed,
+        };
+        self.failed = Some(error);
+        Err(error)
     }
 
     #[inline(never)]
-    fn step<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
+    fn next_event<'i>(
+        &mut self,
+        input: &mut &'i [u8],
+    ) -> Result<Option<HandshakeEvent<'i>>, Error> {
         loop {
             match self.state {
                 State::Greeting => return self.greeting(input),
@@ -355,20 +314,20 @@ impl Handshake {
                         return Ok(None);
                     }
                 }
-                State::Skip { reply, left } => {
+                State::Discard { reply, left } => {
                     let n = clip(u64::from(left)).min(input.len());
                     let _ = take_slice(input, n);
                     let left = left.saturating_sub(u32::try_from(n).unwrap_or(left));
                     if left > 0 {
-                        self.state = State::Skip { reply, left };
+                        self.state = State::Discard { reply, left };
                         return Ok(None);
                     }
                     self.state = State::Replies(reply.option);
-                    return Ok(Some(self.skipped(reply)));
+                    return Ok(Some(self.discarded(reply)));
                 }
                 State::Ready { reported: false } => {
                     self.state = State::Ready { reported: true };
-                    return Ok(Some(Event::Ready));
+                    return Ok(Some(HandshakeEvent::Ready));
                 }
                 State::Tls if !input.is_empty() => {
                     return Err(Violation::PlaintextAfterStartTls.into());
@@ -389,9 +348,9 @@ impl Handshake {
         if let Some(error) = self.failed {
             return Err(Misuse::Failed(error));
         }
-        match self.state == state {
-            true => Ok(()),
-            false => Err(Misuse::State(why)),
+        if self.state != state {
+            return Err(Misuse::State(why));
         }
+        Ok(())
     }
 }

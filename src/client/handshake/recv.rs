@@ -1,8 +1,8 @@
-//! Replies to options on their way in, each judged against its option.
+//! The greeting and the replies to options, each checked against its option.
 
-use super::{Event, Handshake, State};
+use super::{Handshake, HandshakeEvent, State};
 use crate::error::{Error, Violation};
-use crate::negotiated::{Context, Framing, Style, Width};
+use crate::negotiated::{Framing, HandshakeStyle, SelectedContext, StatusWidth};
 use crate::wire::DecodeError;
 use crate::wire::bytes::{clip, take, take_slice};
 use crate::wire::flags::HandshakeFlags;
@@ -11,9 +11,9 @@ use crate::wire::number::{ContextId, OptionReplyType, OptionType};
 use crate::wire::option_reply::{BlockSizes, Info, OptionReply, OptionReplyHeader};
 use crate::wire::text::Text;
 
-/// What a look at the replies found.
+/// What the replies have.
 pub(super) enum Flow<'i> {
-    Event(Event<'i>),
+    Event(HandshakeEvent<'i>),
     /// Something was consumed: look again.
     Again,
     Short,
@@ -23,7 +23,7 @@ impl Handshake {
     pub(super) fn greeting<'i>(
         &mut self,
         input: &mut &'i [u8],
-    ) -> Result<Option<Event<'i>>, Error> {
+    ) -> Result<Option<HandshakeEvent<'i>>, Error> {
         let Some(greeting) = Greeting::decode_fields(input)? else {
             // A newstyle greeting would be whole by then.
             if input.len() >= NewstyleGreeting::SIZE {
@@ -33,7 +33,7 @@ impl Handshake {
         };
         let fixed = match greeting {
             Greeting::Oldstyle(greeting) => {
-                self.agreed.style = Style::Oldstyle;
+                self.agreed.style = HandshakeStyle::Oldstyle;
                 self.agreed.size = greeting.size;
                 self.agreed.flags = greeting.flags;
                 self.state = State::Zeroes(RESERVED_ZEROES);
@@ -49,7 +49,7 @@ impl Handshake {
         if self.require_tls && !fixed {
             return Err(Error::TlsUnavailable);
         }
-        Ok(Some(Event::Greeting(greeting)))
+        Ok(Some(HandshakeEvent::Greeting(greeting)))
     }
 
     pub(super) fn reply<'i>(
@@ -70,7 +70,7 @@ impl Handshake {
             .into());
         }
         check_reply(sent, header.reply)?;
-        // Judged without the data, which may never come.
+        // Checked before the data has arrived, which may never happen.
         if header.reply == OptionReplyType::ACK && header.length > 0 {
             return Err(DecodeError::Trailing {
                 message: "NBD_REP_ACK",
@@ -83,7 +83,7 @@ impl Handshake {
             _ => 0,
         };
         if header.length > self.limits.option_data.max(least) {
-            return self.begin_skip(header, rest, input);
+            return self.begin_discard(header, rest, input);
         }
         let Some(data) = take_slice(&mut rest, length) else {
             self.want = OptionReplyHeader::SIZE.saturating_add(length);
@@ -92,15 +92,12 @@ impl Handshake {
         let reply = OptionReply::decode(header.reply, data)?;
         let event = self.apply(sent, reply)?;
         *input = rest;
-        if event == Event::StartTls && !input.is_empty() {
-            return Err(Violation::PlaintextAfterStartTls.into());
-        }
-        Ok(Flow::Event(event))
+        Ok(event.map_or(Flow::Again, Flow::Event))
     }
 
-    /// A reply that is longer than the caller has room for. What the machine
-    /// must know of it stands at its front.
-    fn begin_skip<'i>(
+    /// A reply that is longer than the caller has room for. What the state
+    /// machine must know of it are its first bytes.
+    fn begin_discard<'i>(
         &mut self,
         header: OptionReplyHeader,
         mut rest: &'i [u8],
@@ -108,7 +105,7 @@ impl Handshake {
     ) -> Result<Flow<'i>, Error> {
         let mut left = header.length;
         if header.reply == OptionReplyType::META_CONTEXT {
-            let Some(behind_id) = left.checked_sub(4) else {
+            let Some(after_id) = left.checked_sub(4) else {
                 return Err(DecodeError::Overrun {
                     message: "NBD_REP_META_CONTEXT",
                 }
@@ -118,18 +115,18 @@ impl Handshake {
                 self.want = OptionReplyHeader::SIZE.saturating_add(4);
                 return Ok(Flow::Short);
             };
-            left = behind_id;
+            left = after_id;
             self.note_context(header.option, ContextId(u32::from_be_bytes(*id)))?;
         }
         *input = rest;
-        self.state = State::Skip {
+        self.state = State::Discard {
             reply: header,
             left,
         };
         Ok(Flow::Again)
     }
 
-    pub(super) fn skipped(&mut self, header: OptionReplyHeader) -> Event<'static> {
+    pub(super) fn discarded(&mut self, header: OptionReplyHeader) -> HandshakeEvent<'static> {
         let OptionReplyHeader {
             option,
             reply,
@@ -138,35 +135,42 @@ impl Handshake {
         if reply.is_error() {
             return self.refused(option, reply, None);
         }
-        Event::Skipped { reply, length }
+        HandshakeEvent::Discarded { reply, length }
     }
 
-    fn apply<'i>(&mut self, sent: OptionType, reply: OptionReply<'i>) -> Result<Event<'i>, Error> {
-        Ok(match reply {
+    fn apply<'i>(
+        &mut self,
+        sent: OptionType,
+        reply: OptionReply<'i>,
+    ) -> Result<Option<HandshakeEvent<'i>>, Error> {
+        Ok(Some(match reply {
             OptionReply::Ack => return self.ack(sent),
-            OptionReply::Server { name, description } => Event::Server { name, description },
+            OptionReply::Server { name, description } => {
+                HandshakeEvent::Server { name, description }
+            }
             OptionReply::Info(info) => {
                 self.note_info(info)?;
-                Event::Info(info)
+                HandshakeEvent::Info(info)
             }
             OptionReply::MetaContext { id, name } => {
                 self.note_context(sent, id)?;
-                Event::MetaContext { id, name }
+                HandshakeEvent::MetaContext { id, name }
             }
             OptionReply::Error { error, message } => self.refused(sent, error, Some(message)),
-            OptionReply::Other { reply, data } => Event::Other { reply, data },
-        })
+            OptionReply::Other { reply, data } => HandshakeEvent::Other { reply, data },
+        }))
     }
 
-    fn ack(&mut self, sent: OptionType) -> Result<Event<'static>, Error> {
+    fn ack(&mut self, sent: OptionType) -> Result<Option<HandshakeEvent<'static>>, Error> {
         self.state = State::Idle;
         match sent {
             OptionType::STARTTLS => {
-                // Whatever was said in plain text was never said.
+                // TLS is handed over here. What was negotiated in plain text
+                // counts for nothing.
                 self.agreed.forget();
                 self.contexts_for = None;
                 self.state = State::Tls;
-                return Ok(Event::StartTls);
+                return Ok(None);
             }
             OptionType::INFO | OptionType::GO if !self.informed => {
                 return Err(Violation::NoExportInfo.into());
@@ -182,7 +186,7 @@ impl Handshake {
             OptionType::ABORT => self.state = State::Aborted,
             _ => {}
         }
-        Ok(Event::Ack(sent))
+        Ok(Some(HandshakeEvent::Ack(sent)))
     }
 
     fn refused<'i>(
@@ -190,14 +194,14 @@ impl Handshake {
         option: OptionType,
         error: OptionReplyType,
         message: Option<Text<'i>>,
-    ) -> Event<'i> {
+    ) -> HandshakeEvent<'i> {
         if option == OptionType::SET_META_CONTEXT {
             // "If an error is returned, the client MUST disregard any context
             // replies that may have been sent."
             self.agreed.contexts.clear();
         }
         self.state = State::Idle;
-        Event::Refused {
+        HandshakeEvent::Refused {
             option,
             error,
             message,
@@ -224,14 +228,14 @@ impl Handshake {
         if option != OptionType::SET_META_CONTEXT {
             return Ok(());
         }
-        let width = Width::Wide;
+        let width = StatusWidth::Wide;
         self.agreed
             .contexts
-            .push(Context { id, width })
+            .push(SelectedContext { id, width })
             .map_err(|error| Violation::from(error).into())
     }
 
-    /// Contexts hold only for the export they were selected for.
+    /// SelectedContexts hold only for the export they were selected for.
     pub(super) fn drop_foreign_contexts(&mut self) {
         if self.contexts_for != Some(self.chosen) {
             self.agreed.contexts.clear();
@@ -239,7 +243,7 @@ impl Handshake {
     }
 }
 
-/// Whether `reply` is an answer to `option` at all.
+/// Whether `option` has replies of the type `reply`.
 #[inline(never)]
 fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> {
     let expected = match reply {
@@ -251,7 +255,7 @@ fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> 
             option,
             OptionType::LIST_META_CONTEXT | OptionType::SET_META_CONTEXT
         ),
-        // What answers an option without a name is not ours to judge.
+        // What the reply to an unknown option means is not known.
         _ => !option.is_known(),
     };
     match expected || !option.is_known() {
@@ -260,7 +264,8 @@ fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> 
     }
 }
 
-/// Every rule but one: a preferred size below 512 is harmless, and sent.
+/// Every rule but one: a preferred size below 512 is harmless, and servers send
+/// it.
 fn check_block_sizes(sizes: BlockSizes) -> Result<(), Error> {
     let harmless = BlockSizes {
         preferred: sizes.preferred.max(512),
@@ -274,6 +279,6 @@ fn check_block_sizes(sizes: BlockSizes) -> Result<(), Error> {
     }
 }
 
-/// Length of the longest information that the machine itself must know, the
+/// Length of the longest information that the state machine itself needs, the
 /// block sizes, in bytes.
 const LONGEST_FIXED: u32 = 14;

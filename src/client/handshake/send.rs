@@ -1,9 +1,10 @@
-//! Options on their way out, and what is refused before a byte is made.
+//! Options: checked, and made.
 
-use super::{ContextQuery, Handshake, State};
+use super::{Handshake, State};
+use crate::client::config::{MetaContextQuery, is_query};
 use crate::error::Misuse;
 use crate::name::Name;
-use crate::negotiated::{Contexts, Framing, Style};
+use crate::negotiated::{Framing, HandshakeStyle, SelectedContexts};
 use crate::wire::flags::{ClientFlags, HandshakeFlags};
 use crate::wire::greeting::ExportNameReply;
 use crate::wire::number::{InfoType, OptionType};
@@ -24,7 +25,10 @@ impl Handshake {
         wanted: ClientFlags,
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
-        self.check_state(State::ClientFlags, "the client's flags answer a greeting")?;
+        self.check_state(
+            State::ClientFlags,
+            "client flags follow a newstyle greeting",
+        )?;
         let mut flags = ClientFlags::NONE;
         if self.server.contains(HandshakeFlags::FIXED_NEWSTYLE) {
             flags |= wanted & ClientFlags::FIXED_NEWSTYLE;
@@ -42,8 +46,8 @@ impl Handshake {
         sink.put(&bytes);
         self.no_zeroes = flags.contains(ClientFlags::NO_ZEROES);
         self.agreed.style = match flags.contains(ClientFlags::FIXED_NEWSTYLE) {
-            true => Style::FixedNewstyle,
-            false => Style::Newstyle,
+            true => HandshakeStyle::FixedNewstyle,
+            false => HandshakeStyle::Newstyle,
         };
         self.state = State::Idle;
         Ok(bytes.len())
@@ -63,7 +67,7 @@ impl Handshake {
         self.check_send(option)?;
         let written = option.encode(sink)?;
         self.sent(option.option());
-        // What is sent by number means what the number means.
+        // An option sent by its number has the meaning of the number.
         let meaning = match *option {
             OptionRequest::Other { option, data } => OptionRequest::decode(option, data),
             known => Ok(known),
@@ -72,7 +76,7 @@ impl Handshake {
             Ok(OptionRequest::ExportName(name)) => self.chosen = Name::of(name),
             Ok(OptionRequest::Go(request)) => self.chosen = Name::of(request.export),
             Ok(OptionRequest::SetMetaContext(request)) => self.select_for(Some(request.export)),
-            // Whatever a server makes of it, for no export known here.
+            // The server may select contexts, for no export known here.
             Err(_) if option.option() == OptionType::SET_META_CONTEXT => self.select_for(None),
             Err(_) if option.option() == OptionType::GO => self.contexts_for = None,
             _ => {}
@@ -87,14 +91,14 @@ impl Handshake {
     ///
     /// As [`send`](Self::send), and [`Misuse::NeedsExtended`] for a wide
     /// context without extended headers: a server could only leave it out.
-    pub fn select(
+    pub fn set_meta_contexts(
         &mut self,
         export: Text<'_>,
-        contexts: &[ContextQuery<'_>],
+        contexts: &[MetaContextQuery<'_>],
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
         self.check_option(OptionType::SET_META_CONTEXT)?;
-        if contexts.len() > Contexts::CAPACITY {
+        if contexts.len() > SelectedContexts::CAPACITY {
             return Err(Misuse::TooManyContexts);
         }
         for query in contexts {
@@ -109,8 +113,8 @@ impl Handshake {
         self.send_data(OptionType::SET_META_CONTEXT, export, &put_data, sink)
     }
 
-    /// As [`send`](Self::send), with data that was checked and stands in no
-    /// list of its own; `export` is what `GO`, `EXPORT_NAME` and
+    /// As [`send`](Self::send), with data that was checked and that `put_data`
+    /// writes; `export` is what `GO`, `EXPORT_NAME` and
     /// `SET_META_CONTEXT` name.
     pub(in crate::client) fn send_data(
         &mut self,
@@ -181,7 +185,7 @@ impl Handshake {
                     .queries
                     .iter()
                     .try_for_each(|query| self.check_query(query))?;
-                if request.queries.len() > Contexts::CAPACITY {
+                if request.queries.len() > SelectedContexts::CAPACITY {
                     return Err(Misuse::TooManyContexts);
                 }
             }
@@ -191,15 +195,12 @@ impl Handshake {
     }
 
     fn check_option(&self, option: OptionType) -> Result<(), Misuse> {
-        self.check_state(
-            State::Idle,
-            "an option is sent when the one before is answered",
-        )?;
-        if self.agreed.style != Style::FixedNewstyle && option != OptionType::EXPORT_NAME {
+        self.check_state(State::Idle, "the option before has not been replied to")?;
+        if self.agreed.style != HandshakeStyle::FixedNewstyle && option != OptionType::EXPORT_NAME {
             return Err(Misuse::NotFixed(option));
         }
-        let harmless = matches!(option, OptionType::STARTTLS | OptionType::ABORT);
-        if self.require_tls && !self.agreed.tls && !harmless {
+        let before_tls = matches!(option, OptionType::STARTTLS | OptionType::ABORT);
+        if self.require_tls && !self.agreed.tls && !before_tls {
             return Err(Misuse::TlsRequired);
         }
         if option == OptionType::STARTTLS && self.agreed.tls {
@@ -230,12 +231,6 @@ impl Handshake {
 }
 
 const AGREED: Result<(), Misuse> = Err(Misuse::State("the framing is agreed on already"));
-
-/// Whether it begins with a namespace and a colon.
-pub(in crate::client) fn is_query(query: Text<'_>) -> bool {
-    let colon = query.as_bytes().iter().position(|byte| *byte == b':');
-    colon.is_some_and(|at| at > 0)
-}
 
 fn check_name(name: Text<'_>) -> Result<(), Misuse> {
     match name.len() > MAX_TEXT {

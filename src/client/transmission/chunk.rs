@@ -1,10 +1,10 @@
-//! What each type of chunk must be, judged against its command.
+//! What each type of chunk must be, checked against its command.
 
 use super::slots::Slot;
-use super::state::{Extents, Message, Part, State};
+use super::state::{ErrorMessage, Extents, Part, State};
 use crate::error::{Error, Violation};
 use crate::limits::Limits;
-use crate::negotiated::{Contexts, Framing, Width};
+use crate::negotiated::{Framing, SelectedContexts, StatusWidth};
 use crate::wire::DecodeError;
 use crate::wire::bytes::{Fields, take};
 use crate::wire::chunk;
@@ -52,7 +52,7 @@ impl From<ExtendedHeader> for Header {
 }
 
 impl Header {
-    /// So much of the payload.
+    /// A part of the payload, `left` bytes.
     #[inline]
     pub(super) fn part(&self, left: u64) -> Part {
         Part {
@@ -62,7 +62,7 @@ impl Header {
         }
     }
 
-    /// A prefix of `n` bytes is not all there.
+    /// A prefix of `n` bytes has not arrived whole.
     #[inline]
     fn short(&self, n: usize) -> Taken {
         Taken::Short(self.size.saturating_add(n))
@@ -71,9 +71,9 @@ impl Header {
 
 /// What became of a header.
 pub(super) enum Taken {
-    /// It was taken, and its prefix with it; the state says what is behind.
+    /// It was taken, and its prefix with it; the state says what follows.
     Yes,
-    /// The input ends within the header and its prefix, which have so many
+    /// The input ends within the header and its prefix, which have this many
     /// bytes. Nothing was taken.
     Short(usize),
 }
@@ -101,12 +101,13 @@ pub(super) fn none(header: &Header, state: &mut State) -> Result<Taken, Error> {
 /// `offset:64 data`.
 pub(super) fn offset_data(
     slot: &mut Slot,
+    seed: u64,
     header: &Header,
     body: &mut &[u8],
     state: &mut State,
 ) -> Result<Taken, Error> {
     let length = chunk::offset_data_length(header.length)?;
-    // Judged before the offset is there: it cannot lie within the request.
+    // Before the offset has arrived: it cannot be within the request.
     if length > slot.length {
         return Err(Violation::OutOfBounds(header.cookie).into());
     }
@@ -114,7 +115,7 @@ pub(super) fn offset_data(
         return Ok(header.short(8));
     };
     let offset = u64::from_be_bytes(*offset);
-    content(slot, header.cookie, offset, length)?;
+    content(slot, seed, header.cookie, offset, length)?;
     let part = header.part(length);
     *state = State::Data { part, offset };
     Ok(Taken::Yes)
@@ -123,6 +124,7 @@ pub(super) fn offset_data(
 /// `offset:64 hole_size:32`.
 pub(super) fn offset_hole(
     slot: &mut Slot,
+    seed: u64,
     header: &Header,
     body: &mut &[u8],
     state: &mut State,
@@ -136,7 +138,7 @@ pub(super) fn offset_hole(
     if length == 0 {
         return Err(DecodeError::EmptyHole.into());
     }
-    content(slot, header.cookie, offset, u64::from(length))?;
+    content(slot, seed, header.cookie, offset, u64::from(length))?;
     *state = State::Hole {
         part: header.part(0),
         offset,
@@ -145,13 +147,19 @@ pub(super) fn offset_hole(
     Ok(Taken::Yes)
 }
 
-/// Judges a content chunk: within the request, not twice, not in pieces where
+/// Checks a content chunk: within the request, not twice, not in pieces where
 /// the request forbade it.
 #[inline(never)]
-fn content(slot: &mut Slot, cookie: Cookie, offset: u64, length: u64) -> Result<(), Error> {
+fn content(
+    slot: &mut Slot,
+    seed: u64,
+    cookie: Cookie,
+    offset: u64,
+    length: u64,
+) -> Result<(), Error> {
     let from = offset.checked_sub(slot.offset);
     let room = slot.length.checked_sub(length);
-    // What a lenient caller asks for can end behind 2^64; content cannot.
+    // What a lenient caller asks for can end past 2^64; content cannot.
     let end = offset.checked_add(length);
     let from = match (from, room, end) {
         (Some(from), Some(room), Some(_)) if from <= room => from,
@@ -160,7 +168,7 @@ fn content(slot: &mut Slot, cookie: Cookie, offset: u64, length: u64) -> Result<
     if slot.flags.contains(CommandFlags::DF) && !slot.coverage.is_empty() {
         return Err(Violation::Fragmented(cookie).into());
     }
-    if !slot.coverage.add(from, length, slot.length) {
+    if !slot.coverage.add(from, length, slot.length, seed) {
         return Err(Violation::Overlap(cookie).into());
     }
     Ok(())
@@ -170,19 +178,19 @@ fn content(slot: &mut Slot, cookie: Cookie, offset: u64, length: u64) -> Result<
 #[inline(never)]
 pub(super) fn block_status(
     slot: &mut Slot,
-    contexts: &Contexts,
+    contexts: &SelectedContexts,
     limits: &Limits,
     header: &Header,
     body: &mut &[u8],
     state: &mut State,
 ) -> Result<Taken, Error> {
     let width = match header.chunk {
-        ChunkType::BLOCK_STATUS_EXT => Width::Wide,
-        _ => Width::Narrow,
+        ChunkType::BLOCK_STATUS_EXT => StatusWidth::Wide,
+        _ => StatusWidth::Narrow,
     };
     let count = match width {
-        Width::Wide => chunk::block_status_ext_count(header.length)?,
-        Width::Narrow => chunk::block_status_count(header.length)?,
+        StatusWidth::Wide => chunk::block_status_ext_count(header.length)?,
+        StatusWidth::Narrow => chunk::block_status_count(header.length)?,
     };
     let left = u32::try_from(count).unwrap_or(u32::MAX);
     if left > limits.extents {
@@ -196,7 +204,7 @@ pub(super) fn block_status(
         return Err(Violation::NotOne(header.cookie).into());
     }
     let context = match width {
-        Width::Wide => {
+        StatusWidth::Wide => {
             let Some(bytes) = take::<8>(body) else {
                 return Ok(header.short(8));
             };
@@ -205,7 +213,7 @@ pub(super) fn block_status(
             chunk::block_status_ext_agrees(header.length, fields.u32())?;
             context
         }
-        Width::Narrow => {
+        StatusWidth::Narrow => {
             let Some(bytes) = take::<4>(body) else {
                 return Ok(header.short(4));
             };
@@ -226,7 +234,11 @@ pub(super) fn block_status(
 
 /// Notes that a context is answered: it must have been asked for, and not be
 /// answered yet. Returns the width of its status.
-fn answer(slot: &mut Slot, contexts: &Contexts, id: ContextId) -> Result<Width, Error> {
+fn answer(
+    slot: &mut Slot,
+    contexts: &SelectedContexts,
+    id: ContextId,
+) -> Result<StatusWidth, Error> {
     let found = contexts.bit(id).filter(|(bit, _)| slot.asked & bit != 0);
     let Some((bit, context)) = found else {
         return Err(Violation::UnknownContext(id).into());
@@ -259,19 +271,19 @@ pub(super) fn error(
     };
     let mut fields = Fields::new(bytes);
     let (error, message_length) = (ErrorValue(fields.u32()), fields.u16());
-    let rest = chunk::error_rest(header.chunk, header.length, message_length)?;
+    let trailing = chunk::error_rest(header.chunk, header.length, message_length)?;
     if !error.is_error() {
         return Err(DecodeError::NoError.into());
     }
     let offset = header.chunk == ChunkType::ERROR_OFFSET;
-    *state = State::Message(Message {
+    *state = State::Error(ErrorMessage {
         part: header.part(u64::from(message_length)),
-        skip: message_length > limits.error_message,
+        discard: u32::from(message_length) > limits.error_message,
         error,
         offset,
-        rest: match offset {
-            true => rest.saturating_sub(8),
-            false => rest,
+        trailing: match offset {
+            true => trailing.saturating_sub(8),
+            false => trailing,
         },
     });
     Ok(Taken::Yes)

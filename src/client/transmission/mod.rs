@@ -1,55 +1,45 @@
 //! Transmission, client side: commands out, replies in (specification,
 //! "Transmission").
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `send` | commands: checked, and made |
+//! | `recv` | replies: received, and checked against their commands |
+//! | `chunk` | what each type of chunk must be |
+//! | `capabilities` | what the server accepts |
+//! | `slots` | the table of commands in flight |
+//! | `state` | where in the stream of replies the input is |
 
 mod capabilities;
 mod chunk;
+#[cfg(feature = "alloc")]
+mod owned;
 mod recv;
+mod send;
 mod slots;
 mod state;
-mod straight;
 
-use self::capabilities::Accepted;
+use self::capabilities::Capabilities;
+pub use self::capabilities::Split;
+#[cfg(feature = "alloc")]
+pub use self::owned::OwnedTransmissionEvent;
 use self::slots::Slots;
 pub use self::slots::{Slot, slot_index};
 use self::state::State;
-use super::request::{Head, Request};
 use crate::error::{Error, Misuse};
 use crate::limits::Limits;
-use crate::need::Need;
-use crate::negotiated::{Framing, Negotiated};
-use crate::wire::EncodeError;
-use crate::wire::Sink;
+use crate::negotiated::Negotiated;
+use crate::step::receive;
 use crate::wire::extent::{Extents32, Extents64};
-use crate::wire::flags::{CommandFlags, TransmissionFlags};
-use crate::wire::number::{Command, ContextId, Cookie, ErrorValue};
-use crate::wire::reply::{ExtendedHeader, SimpleReply};
-use crate::wire::request::BlockStatusPayload;
+use crate::wire::number::{ContextId, Cookie, ErrorValue};
 use crate::wire::text::Text;
 
-/// What a reply says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a reply says. The content of reads is [`Step::Content`](crate::Step).
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event<'i> {
-    /// Data of a read, or a part of it.
-    Data {
-        /// The command.
-        cookie: Cookie,
-        /// Where it belongs, in bytes from the start of the export.
-        offset: u64,
-        /// As much of it as the input held.
-        data: &'i [u8],
-    },
-    /// A part of a read that is all zeroes.
-    Hole {
-        /// The command.
-        cookie: Cookie,
-        /// Where it begins, in bytes from the start of the export.
-        offset: u64,
-        /// Its length in bytes.
-        length: u32,
-    },
+pub enum TransmissionEvent<'i> {
     /// Narrow block status (structured replies): as many whole extents as the
-    /// input held. The next ones of the same chunk follow behind them.
+    /// input held. More events follow for the other extents of the chunk.
     Extents32 {
         /// The command.
         cookie: Cookie,
@@ -58,10 +48,13 @@ pub enum Event<'i> {
         /// Where the first of them begins, in bytes from the start of the
         /// export.
         offset: u64,
-        /// The extents, one behind the other; none is empty.
+        /// The extents, each beginning where the one before it ends; none is
+        /// empty. The last one of a reply may reach past the end of the
+        /// request.
         extents: Extents32<'i>,
     },
     /// Wide block status (extended headers), as [`Extents32`](Self::Extents32).
+    /// The end of the last extent may be past 2^64.
     Extents64 {
         /// The command.
         cookie: Cookie,
@@ -70,12 +63,13 @@ pub enum Event<'i> {
         /// Where the first of them begins, in bytes from the start of the
         /// export.
         offset: u64,
-        /// The extents, one behind the other; none is empty.
+        /// The extents, each beginning where the one before it ends; none is
+        /// empty.
         extents: Extents64<'i>,
     },
-    /// The server reports an error; the command will complete with the first
-    /// one. (An error without text or place comes with [`Done`](Self::Done)
-    /// only.)
+    /// The server reports an error in an error chunk; the command will complete
+    /// with the first one. (The error of a simple reply comes with
+    /// [`Done`](Self::Done) only.)
     Error {
         /// The command.
         cookie: Cookie,
@@ -83,13 +77,13 @@ pub enum Event<'i> {
         error: ErrorValue,
         /// Where, in bytes from the start of the export, if the server said.
         offset: Option<u64>,
-        /// For people; `None` if it was longer than
-        /// [`Limits::error_message`] and skipped.
+        /// For people, often empty; `None` if it was longer than
+        /// [`Limits::error_message`] and discarded.
         message: Option<Text<'i>>,
     },
     /// The command is complete. Comes exactly once for each command.
     ///
-    /// A client that gets `ESHUTDOWN` must disconnect softly:
+    /// A client that gets `ESHUTDOWN` must end the session with
     /// [`Transmission::disconnect`].
     Done {
         /// The command.
@@ -105,35 +99,35 @@ pub enum Event<'i> {
 /// `Vec<Slot>`.
 ///
 /// Write what [`submit`](Self::submit) makes; offer what arrives to
-/// [`receive`](Self::receive) until it wants more; or ask [`need`](Self::need)
-/// and read exactly that.
+/// [`receive`](Self::receive) and take the step that it answers with.
 #[derive(Debug)]
 pub struct Transmission<S> {
     export: Negotiated,
     limits: Limits,
     slots: Slots<S>,
     state: State,
-    /// How much of the next header must be there, where that is known to be
-    /// more than the least.
-    want: usize,
     /// The size a resize in flight asks for.
     resizing: Option<u64>,
-    accepted: Accepted,
+    capabilities: Capabilities,
+    /// For the hash that tells whether a read is covered.
+    seed: u64,
     lenient: bool,
     disconnected: bool,
 }
+
+receive!([<S: AsRef<[Slot]> + AsMut<[Slot]>>] Transmission<S>, TransmissionEvent<'i>, advance);
 
 impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// Starts where a handshake ended.
     pub fn new(negotiated: Negotiated, slots: S, limits: Limits) -> Self {
         Self {
-            accepted: Accepted::new(&negotiated),
+            capabilities: Capabilities::new(&negotiated),
             export: negotiated,
             limits,
             slots: Slots::new(slots),
             state: State::Header,
-            want: 0,
             resizing: None,
+            seed: 0,
             lenient: false,
             disconnected: false,
         }
@@ -141,14 +135,26 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
 
     /// For testers of servers: from now on commands are not checked against
     /// what the server advertised. Only what the framing cannot express is
-    /// refused. Replies are judged as ever.
+    /// refused. Replies are checked all the same.
     #[must_use]
     pub fn lenient(mut self) -> Self {
         self.lenient = true;
         self
     }
 
-    /// What was agreed on; the size follows a successful resize.
+    /// A number that the server cannot know, such as a random one.
+    ///
+    /// Chunks of a read that arrive out of order are compared by hash. A
+    /// malicious server that knows the seed (zero without this call) can
+    /// search for chunks that leave a part of the read uncovered and pass as
+    /// complete. Set it before the first command.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// What was negotiated; the size follows a successful resize.
     #[must_use]
     pub fn negotiated(&self) -> &Negotiated {
         &self.export
@@ -160,162 +166,46 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         self.slots.in_flight()
     }
 
-    /// Makes a command.
-    ///
-    /// Write [`Head::as_bytes`], and right behind it
-    /// [`Head::payload_length`] bytes of payload.
+    /// Reports that `n` bytes of the payload that
+    /// [`Step::ReadPayload`](crate::Step::ReadPayload) announced were read into
+    /// their place.
     ///
     /// # Errors
     ///
-    /// [`Misuse`] for what the server did not advertise, what is misaligned,
-    /// beyond the export or above the maximum payload (for reads too, with
-    /// every framing), of length zero, or beyond what the framing can express;
-    /// [`Misuse::Full`] if every slot is in flight. Nothing has changed.
+    /// [`Misuse`] if `n` is more than is left of the payload; nothing has
+    /// changed.
     #[inline]
-    pub fn submit(&mut self, request: Request) -> Result<Head, Misuse> {
-        match self.accepted.data(&request) {
-            true => self.start(&request, 0, payload(&request)),
-            false => self.submit_any(&request),
-        }
+    pub fn advance(&mut self, n: u64) -> Result<(), Misuse> {
+        self.state.advance(n)
     }
 
-    /// As [`submit`](Self::submit), for what carries no data, or needs a second
-    /// look.
-    #[inline(never)]
-    fn submit_any(&mut self, request: &Request) -> Result<Head, Misuse> {
-        let asked = self.judge_command(request)?;
-        self.start_any(request, asked, payload(request))
-    }
-
-    /// Judges a command. Returns one bit for each context that is to be
-    /// answered.
-    fn judge_command(&mut self, request: &Request) -> Result<u32, Misuse> {
-        self.check(request)?;
-        request.check_fields(self.export.framing)?;
-        match request.command {
-            Command::BLOCK_STATUS => return Ok(self.export.contexts.mask()),
-            Command::RESIZE if self.slots.is_full() => return Err(Misuse::Full),
-            Command::RESIZE => {
-                self.resizing = Some(request.offset);
-                self.accepted.reach = 0;
-            }
-            _ => {}
-        }
-        Ok(0)
-    }
-
-    /// Fills a slot for a command that was judged, with one bit for each
-    /// context that is to be answered, and makes its header.
-    #[inline]
-    fn start(
-        &mut self,
-        request: &Request,
-        asked: u32,
-        payload: Option<u32>,
-    ) -> Result<Head, Misuse> {
-        let slot = Slot::new(request, asked);
-        let cookie = self.slots.insert(slot).ok_or(Misuse::Full)?;
-        Ok(request.encode(self.export.framing, payload, cookie))
-    }
-
-    /// As [`start`](Self::start), not made part of its callers: they are rare.
-    #[inline(never)]
-    fn start_any(
-        &mut self,
-        request: &Request,
-        asked: u32,
-        payload: Option<u32>,
-    ) -> Result<Head, Misuse> {
-        self.start(request, asked, payload)
-    }
-
-    /// Makes a block status command for some of the selected contexts, whose
-    /// payload is written into `payload`.
-    ///
-    /// Needs extended headers and a server with `BLOCK_STATUS_PAYLOAD`. Flags:
-    /// `REQ_ONE`.
-    ///
-    /// # Errors
-    ///
-    /// As [`submit`](Self::submit), and [`Misuse::Context`] for contexts that
-    /// were not selected or are named twice, [`Misuse::NoContext`] for none.
-    pub fn block_status_of(
-        &mut self,
-        contexts: &[ContextId],
-        offset: u64,
-        length: u64,
-        flags: CommandFlags,
-        payload: &mut dyn Sink,
-    ) -> Result<Head, Misuse> {
-        let request = Request::block_status(offset, length).with(flags);
-        self.check(&request)?;
-        let supported = TransmissionFlags::BLOCK_STATUS_PAYLOAD;
-        if !self.lenient && !self.export.flags.contains(supported) {
-            return Err(Misuse::Flag);
-        }
-        let asked = self.ask(contexts)?;
-        if self.slots.is_full() {
-            return Err(Misuse::Full);
-        }
-        let bytes = u32::try_from(contexts.len())
-            .ok()
-            .and_then(|n| n.checked_mul(4)?.checked_add(8))
-            .ok_or(EncodeError::TooLong)?;
-        let framing = self.export.framing;
-        if framing != Framing::Extended {
-            return Err(Misuse::NotExpressible { framing });
-        }
-        BlockStatusPayload {
-            effect_length: length,
-            contexts: contexts.into(),
-        }
-        .encode(payload)?;
-        self.start_any(&request, asked, Some(bytes))
-    }
-
-    /// Makes the command that ends the session. It has no reply; nothing can
-    /// be sent after it. It is better to wait first until nothing is in
-    /// flight.
-    ///
-    /// # Errors
-    ///
-    /// [`Misuse`] if it was sent already, or the session is over.
-    pub fn disconnect(&mut self) -> Result<Head, Misuse> {
-        self.check_open()?;
-        let request = Request {
-            command: Command::DISC,
-            flags: CommandFlags::NONE,
-            offset: 0,
-            length: 0,
-        };
-        self.disconnected = true;
-        self.accepted.reach = 0;
-        Ok(request.encode(self.export.framing, None, Cookie(0)))
-    }
-
-    /// Says that the peer closed the connection.
+    /// Reports that the peer closed the connection.
     ///
     /// # Errors
     ///
     /// [`Error::Closed`] if commands are in flight or a reply is incomplete;
-    /// [`abandon`](Self::abandon) names them. Later calls say the same.
+    /// [`pop_unanswered`](Self::pop_unanswered) names them. Later calls return
+    /// the same.
     pub fn end_of_input(&mut self) -> Result<(), Error> {
-        let idle = match self.state {
-            State::Failed(error) => return Err(error),
-            State::Header => self.slots.in_flight() == 0,
-            _ => false,
-        };
-        self.fail(Error::Closed);
-        match idle {
-            true => Ok(()),
-            false => Err(Error::Closed),
+        match self.state {
+            State::Failed(error) => Err(error),
+            State::Ended => Ok(()),
+            State::Header if self.slots.in_flight() == 0 => {
+                self.state = State::Ended;
+                self.capabilities.fast_end = 0;
+                Ok(())
+            }
+            _ => {
+                self.fail(Error::Closed);
+                Err(Error::Closed)
+            }
         }
     }
 
     /// After the session is over: a command that will never be answered, and
-    /// `None` when there is no more. Together with the `Done` events this
-    /// accounts for every command exactly once.
-    pub fn abandon(&mut self) -> Option<Cookie> {
+    /// `None` when there are no more. Together with the `Done` events this
+    /// names every command exactly once.
+    pub fn pop_unanswered(&mut self) -> Option<Cookie> {
         let State::Failed(_) = self.state else {
             return None;
         };
@@ -324,66 +214,11 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         Some(cookie)
     }
 
-    /// What to read next.
-    #[inline]
-    pub fn need(&self) -> Need {
-        self.state.need(self.want.max(self.least_header()))
-    }
-
-    /// Says that the next `n` bytes of the payload that [`need`](Self::need)
-    /// told of were read into their place.
-    ///
-    /// # Errors
-    ///
-    /// [`Misuse`] if `n` is more than the payload still has.
-    #[inline]
-    pub fn advance(&mut self, n: u64) -> Result<(), Misuse> {
-        self.state.advance(n)
-    }
-
-    /// The session is over.
+    /// Ends the session.
     #[cold]
     fn fail(&mut self, error: Error) {
         self.state = State::Failed(error);
-        self.accepted.reach = 0;
-    }
-
-    fn check_open(&self) -> Result<(), Misuse> {
-        if let State::Failed(error) = self.state {
-            return Err(Misuse::Failed(error));
-        }
-        match self.disconnected {
-            true => Err(Misuse::State("the session was ended by disconnect")),
-            false => Ok(()),
-        }
-    }
-
-    fn check(&self, request: &Request) -> Result<(), Misuse> {
-        self.check_open()?;
-        if request.command == Command::DISC {
-            return Err(Misuse::State("use disconnect to end the session"));
-        }
-        if self.lenient {
-            return Ok(());
-        }
-        match self.resizing {
-            None => self.accepted.check(request, self.export.size)?,
-            // Neither what goes away nor what is not there yet.
-            Some(size) => self.accepted.check(request, size.min(self.export.size))?,
-        }
-        match request.command {
-            Command::RESIZE => self.check_resize(request.offset),
-            _ => Ok(()),
-        }
-    }
-
-    /// A resize excludes another one, and commands behind the new end.
-    fn check_resize(&self, size: u64) -> Result<(), Misuse> {
-        let cut = self.slots.iter().any(|(_, slot)| slot.end() > size);
-        match cut || self.resizing.is_some() {
-            true => Err(Misuse::Resizing),
-            false => Ok(()),
-        }
+        self.capabilities.fast_end = 0;
     }
 
     /// A resize is done: the new size, if it was granted.
@@ -392,43 +227,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         self.export.size = size.unwrap_or(self.export.size);
         self.resizing = None;
         if !self.disconnected {
-            self.accepted.reach = self.export.size;
+            self.capabilities.fast_end = self.export.size;
         }
-    }
-
-    /// One bit for each of these contexts.
-    fn ask(&self, contexts: &[ContextId]) -> Result<u32, Misuse> {
-        let mut asked = 0;
-        for id in contexts {
-            match self.export.contexts.bit(*id) {
-                Some((bit, _)) if asked & bit == 0 => asked |= bit,
-                Some((bit, _)) if self.lenient => asked |= bit,
-                None if self.lenient => {}
-                _ => return Err(Misuse::Context(*id)),
-            }
-        }
-        if contexts.is_empty() && !self.lenient {
-            return Err(Misuse::NoContext);
-        }
-        Ok(asked)
-    }
-
-    /// The fewest bytes that a header of this framing has.
-    #[inline]
-    fn least_header(&self) -> usize {
-        match self.export.framing {
-            Framing::Simple | Framing::Structured => SimpleReply::SIZE,
-            Framing::Extended => ExtendedHeader::SIZE,
-        }
-    }
-}
-
-/// How much payload follows a command that was judged: then a write has 32
-/// bits of it.
-#[inline]
-fn payload(request: &Request) -> Option<u32> {
-    match request.command {
-        Command::WRITE => Some(u32::try_from(request.length).unwrap_or(u32::MAX)),
-        _ => None,
     }
 }

@@ -1,13 +1,14 @@
-//! Replies on their way in: framing, chunk by chunk, each judged against its
-//! command before it becomes an event.
+//! Replies: received chunk by chunk, and checked against their commands before
+//! they become events. The fast path is above the slow path.
 
 use super::chunk::{self, Header, Taken};
 use super::slots::{Slot, Slots};
-use super::state::{Extents, Message, Part, State};
-use super::{Event, Transmission};
-use crate::coverage::Judgement;
+use super::state::{ErrorMessage, Extents, Part, State};
+use super::{Transmission, TransmissionEvent};
+use crate::coverage::Outcome;
 use crate::error::{Error, Violation};
-use crate::negotiated::{Framing, Width};
+use crate::negotiated::{Framing, StatusWidth};
+use crate::step::{Content, Step};
 use crate::wire::DecodeError;
 use crate::wire::bytes::{clip, front, take, take_slice, wide};
 use crate::wire::extent::{Extents32, Extents64};
@@ -19,95 +20,184 @@ use crate::wire::reply::{
 };
 use crate::wire::text::Text;
 
+type ClientStep<'i> = Step<TransmissionEvent<'i>, &'i [u8]>;
+
 impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
-    /// Takes the next event out of `input`, which is advanced past what was
-    /// consumed.
-    ///
-    /// `Ok(None)` means that what is left is incomplete: offer it again with
-    /// more behind it. An event may be due without any input (the completion
-    /// behind a payload that was read directly), so call it until it returns
-    /// `None` before reading.
+    /// Takes the next step. `input` is all that arrived and was not consumed;
+    /// it is advanced past what this step consumes.
     ///
     /// # Errors
     ///
-    /// [`Error`]: the session is over, and every later call says the same.
+    /// [`Error`]: the session is over, and every later call returns the same.
     #[inline]
-    pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
-        if let State::Header | State::Rest(_) = self.state
-            && !self.header(input)
+    pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
+        if let State::Header | State::Discard(_) = self.state
+            && let Some(step) = self.header(input)
         {
-            return Ok(None);
+            return Ok(step);
         }
         match self.state {
-            State::Data { .. } if input.is_empty() => Ok(None),
+            State::Data { part, offset } if input.is_empty() => Ok(Step::ReadPayload {
+                cookie: part.cookie,
+                offset,
+                length: part.left,
+            }),
             State::Done(cookie) => self.complete(cookie),
             _ => self.deliver(input),
         }
     }
 
-    /// As [`header`](Self::header), the long way.
+    /// Takes a header, and leaves in the state what follows it, the failure of
+    /// the session included; or returns the step that comes before.
     #[inline(never)]
-    pub(super) fn any_header(&mut self, input: &mut &[u8]) -> bool {
-        if let State::Rest(part) = self.state {
-            self.skip(part, input);
+    fn header<'i>(&mut self, input: &mut &'i [u8]) -> Option<ClientStep<'i>> {
+        let mut rest = *input;
+        let taken = match self.state {
+            State::Header => self.header_fast(&mut rest),
+            _ => None,
+        };
+        let Some((part, offset)) = taken else {
+            return self.header_slow(input);
+        };
+        *input = rest;
+        self.state = State::Data { part, offset };
+        None
+    }
+
+    /// Fast path: the data of a read that comes in order. Returns what the
+    /// header announces, and where it belongs.
+    ///
+    /// What is taken here, [`header_slow`](Self::header_slow) would take as
+    /// well, with the same outcome. Of anything else nothing is taken and
+    /// nothing has changed.
+    #[inline]
+    fn header_fast(&mut self, input: &mut &[u8]) -> Option<(Part, u64)> {
+        let (header, offset) = match self.export.framing {
+            Framing::Simple => return self.simple_fast(input),
+            Framing::Structured => front(input, structured_with_offset)?,
+            Framing::Extended => front(input, extended_with_offset)?,
+        };
+        if header.chunk != ChunkType::OFFSET_DATA {
+            return None;
+        }
+        let slot = self.slots.find(header.cookie)?;
+        let other = header.offset.is_some_and(|offset| offset != slot.offset);
+        if slot.command != Command::READ || other || slot.flags.contains(CommandFlags::DF) {
+            return None;
+        }
+        let length = header.length.checked_sub(8)?;
+        // An end past 2^64 is within no export.
+        let _ = offset.checked_add(length)?;
+        let from = offset.wrapping_sub(slot.offset);
+        let follows = slot.coverage.follow(from, length, slot.length);
+        follows.then(|| (header.part(length), offset))
+    }
+
+    #[inline]
+    fn simple_fast(&mut self, input: &mut &[u8]) -> Option<(Part, u64)> {
+        let SimpleReply { error, cookie } = front(input, SimpleReply::parse)?;
+        let slot = self.slots.find(cookie)?;
+        let part = Part {
+            cookie,
+            left: slot.length,
+            last: true,
+        };
+        let data = slot.command == Command::READ && !error.is_error() && slot.length > 0;
+        data.then_some((part, slot.offset))
+    }
+
+    /// Ends a command. Fast path: success of a read or a write.
+    #[inline]
+    fn complete<'i>(&mut self, cookie: Cookie) -> Result<ClientStep<'i>, Error> {
+        let simple = self.export.framing == Framing::Simple;
+        let earned = |slot: &Slot| match slot.command {
+            Command::READ => simple || slot.coverage.is_in_order(slot.length),
+            Command::WRITE => true,
+            _ => false,
+        };
+        match self.slots.find(cookie) {
+            Some(slot) if slot.error == ErrorValue::NONE && earned(slot) => {
+                self.slots.remove(cookie);
+                self.state = State::Header;
+                let result = Ok(());
+                Ok(Step::Event(TransmissionEvent::Done { cookie, result }))
+            }
+            _ => self.complete_slow(cookie),
+        }
+    }
+
+    /// Slow path of [`header`](Self::header).
+    #[inline(never)]
+    fn header_slow<'i>(&mut self, input: &mut &'i [u8]) -> Option<ClientStep<'i>> {
+        if let State::Discard(part) = self.state {
+            self.discard(part, input);
             match self.state {
                 State::Header => {}
-                State::Rest(_) => return false,
-                _ => return true,
+                State::Discard(part) => return Some(self.read_piece(part.left)),
+                _ => return None,
             }
         }
         if input.is_empty() {
-            self.want = 0;
-            return false;
+            return Some(self.between_replies());
         }
         match self.take_header(input) {
-            Ok(Taken::Yes) => {
-                self.want = 0;
-                true
-            }
-            Ok(Taken::Short(want)) => {
-                self.want = want;
-                false
-            }
+            Ok(Taken::Yes) => None,
+            Ok(Taken::Short(needed)) => Some(Step::read(needed.saturating_sub(input.len()))),
             Err(error) => {
                 self.fail(error);
-                true
+                None
             }
         }
     }
 
-    /// The next event behind a header.
+    /// No byte of the next reply has arrived.
+    fn between_replies<'i>(&self) -> ClientStep<'i> {
+        if self.disconnected && self.slots.in_flight() == 0 {
+            return Step::Finished;
+        }
+        Step::read(self.least_header())
+    }
+
+    /// The fewest bytes that a header of this framing has.
+    #[inline]
+    fn least_header(&self) -> usize {
+        match self.export.framing {
+            Framing::Simple | Framing::Structured => SimpleReply::SIZE,
+            Framing::Extended => ExtendedHeader::SIZE,
+        }
+    }
+
+    /// `left` bytes in pieces that fit the buffer.
+    fn read_piece<'i>(&self, left: u64) -> ClientStep<'i> {
+        Step::read(clip(left).min(self.limits.buffer()))
+    }
+
+    /// What follows a header.
     #[inline(never)]
-    fn deliver<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
+    fn deliver<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
         let result = match self.state {
-            State::Data { part, offset } => return Ok(Some(self.data(part, offset, input))),
+            State::Data { part, offset } => return Ok(self.data(part, offset, input)),
             State::Hole {
                 part,
                 offset,
                 length,
             } => {
-                self.behind(part);
-                Ok(Some(Event::Hole {
+                self.state = part.after();
+                Ok(Step::Content(Content::Hole {
                     cookie: part.cookie,
                     offset,
                     length,
                 }))
             }
             State::Extents(extents) => self.extents(extents, input),
-            State::Message(message) => self.message(message, input),
+            State::Error(message) => self.error_message(message, input),
             State::Failed(error) => Err(error),
-            State::Header | State::Rest(_) | State::Done(_) => Ok(None),
+            State::Ended | State::Header | State::Discard(_) | State::Done(_) => Ok(Step::Finished),
         };
         if let Err(error) = result {
             self.fail(error);
         }
         result
-    }
-
-    /// Leaves a part that has been delivered.
-    #[inline]
-    fn behind(&mut self, part: Part) {
-        self.state = part.after();
     }
 
     /// The header of a reply. It is always followed by an event, or by input
@@ -131,14 +221,14 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         Ok(taken)
     }
 
-    /// What is not a whole header of the framing agreed on: how long the one
-    /// is that it can still become. The magic number tells the kind as soon as
-    /// it is there.
+    /// The input is not a whole header of the negotiated framing: how many
+    /// bytes the header has that it can still become. The magic number tells
+    /// the kind as soon as it has arrived.
     #[cold]
-    fn judge_magic(&self, input: &[u8]) -> Result<usize, Error> {
+    fn check_magic(&self, input: &[u8]) -> Result<usize, Error> {
         let negotiated = self.export.framing;
         let Some(magic) = input.first_chunk::<4>() else {
-            return judge_short_magic(input).map(|()| self.least_header());
+            return check_short_magic(input).map(|()| self.least_header());
         };
         match (u32::from_be_bytes(*magic), negotiated) {
             (SIMPLE_REPLY_MAGIC, Framing::Simple | Framing::Structured) => Ok(SimpleReply::SIZE),
@@ -159,7 +249,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             Framing::Simple | Framing::Structured => front(input, SimpleReply::parse),
         };
         let Some(SimpleReply { error, cookie }) = reply else {
-            return self.judge_magic(input).map(Taken::Short);
+            return self.check_magic(input).map(Taken::Short);
         };
         let slot = find(&mut self.slots, cookie)?;
         if framing == Framing::Structured {
@@ -181,7 +271,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         Ok(Taken::Yes)
     }
 
-    /// A chunk; `body` begins behind its header.
+    /// A chunk; `body` begins after its header.
     #[inline]
     fn chunk(&mut self, header: &Header, body: &mut &[u8]) -> Result<Taken, Error> {
         let framing = self.export.framing;
@@ -196,10 +286,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let state = &mut self.state;
         match (header.chunk, slot.command) {
             (ChunkType::OFFSET_DATA, Command::READ) => {
-                chunk::offset_data(slot, header, body, state)
+                chunk::offset_data(slot, self.seed, header, body, state)
             }
             (ChunkType::OFFSET_HOLE, Command::READ) => {
-                chunk::offset_hole(slot, header, body, state)
+                chunk::offset_hole(slot, self.seed, header, body, state)
             }
             (ChunkType::NONE, _) => chunk::none(header, state),
             (ChunkType::BLOCK_STATUS | ChunkType::BLOCK_STATUS_EXT, Command::BLOCK_STATUS) => {
@@ -224,19 +314,19 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
 
     /// Delivers as much of the data of a read as the input holds.
     #[inline]
-    fn data<'i>(&mut self, mut part: Part, offset: u64, input: &mut &'i [u8]) -> Event<'i> {
+    fn data<'i>(&mut self, mut part: Part, offset: u64, input: &mut &'i [u8]) -> ClientStep<'i> {
         let data = part.take(input);
-        if part.left == 0 {
-            self.behind(part);
+        self.state = if part.left == 0 {
+            part.after()
         } else {
             let offset = offset.saturating_add(wide(data.len()));
-            self.state = State::Data { part, offset };
-        }
-        Event::Data {
+            State::Data { part, offset }
+        };
+        Step::Content(Content::Data {
             cookie: part.cookie,
             offset,
             data,
-        }
+        })
     }
 
     /// Delivers as many whole descriptors as the input holds.
@@ -244,23 +334,26 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         &mut self,
         mut extents: Extents,
         input: &mut &'i [u8],
-    ) -> Result<Option<Event<'i>>, Error> {
+    ) -> Result<ClientStep<'i>, Error> {
         let (cookie, context) = (extents.cookie, extents.context);
         let size = extents.size();
         let left = usize::try_from(extents.left).unwrap_or(usize::MAX);
         let count = left.min(input.len().checked_div(size).unwrap_or(0));
         let Some(bytes) = take_slice(input, count.saturating_mul(size)).filter(|_| count > 0)
         else {
-            return Ok(None);
+            // Whole descriptors, as many as the buffer holds.
+            let most = self.limits.buffer().max(size);
+            let needed = left.saturating_mul(size).min(most);
+            return Ok(Step::read(needed.saturating_sub(input.len())));
         };
         let slot = find(&mut self.slots, cookie)?;
         let offset = slot.offset.saturating_add(extents.at);
-        let (event, reach) = if extents.width == Width::Wide {
+        let (event, reach) = if extents.width == StatusWidth::Wide {
             let (extents64, _) = Extents64::split(bytes);
-            if extents.status == Width::Narrow && extents64.any_wide_flags() {
+            if extents.status == StatusWidth::Narrow && extents64.any_wide_flags() {
                 return Err(Violation::StatusTooWide(context).into());
             }
-            let event = Event::Extents64 {
+            let event = TransmissionEvent::Extents64 {
                 cookie,
                 context,
                 offset,
@@ -269,7 +362,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             (event, extents64.reach()?)
         } else {
             let (extents32, _) = Extents32::split(bytes);
-            let event = Event::Extents32 {
+            let event = TransmissionEvent::Extents32 {
                 cookie,
                 context,
                 offset,
@@ -280,41 +373,45 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         if slot.flags.contains(CommandFlags::REQ_ONE) && reach.total > slot.length {
             return Err(Violation::NotOne(cookie).into());
         }
-        // The last extent may reach beyond the request, none may begin there.
+        // The last extent may reach past the end of the request, none may begin
+        // there.
         let begins = extents.at.saturating_add(reach.last);
         if begins >= slot.length && slot.length > 0 {
             return Err(Violation::ExtentBeyond(cookie).into());
         }
         extents.at = extents.at.saturating_add(reach.total);
         extents.left = u32::try_from(left.saturating_sub(count)).unwrap_or(0);
-        if extents.left == 0 {
-            self.behind(Part {
+        self.state = if extents.left == 0 {
+            let last = extents.last;
+            Part {
                 cookie,
                 left: 0,
-                last: extents.last,
-            });
+                last,
+            }
+            .after()
         } else {
-            self.state = State::Extents(extents);
-        }
-        Ok(Some(event))
+            State::Extents(extents)
+        };
+        Ok(Step::Event(event))
     }
 
-    /// Delivers an error, with its message and offset when they are there.
-    fn message<'i>(
+    /// Delivers an error, with its message and offset when they have arrived.
+    fn error_message<'i>(
         &mut self,
-        mut message: Message,
+        mut message: ErrorMessage,
         input: &mut &'i [u8],
-    ) -> Result<Option<Event<'i>>, Error> {
-        if message.skip {
+    ) -> Result<ClientStep<'i>, Error> {
+        if message.discard {
             message.part.take(input);
-            self.state = State::Message(message);
+            self.state = State::Error(message);
             if message.part.left > 0 {
-                return Ok(None);
+                return Ok(self.read_piece(message.part.left));
             }
         }
         let length = clip(message.part.left);
-        if input.len() < length.saturating_add(message.tail()) {
-            return Ok(None);
+        let needed = length.saturating_add(message.offset_size());
+        if input.len() < needed {
+            return Ok(Step::read(needed.saturating_sub(input.len())));
         }
         let text = Text::new(take_slice(input, length).unwrap_or_default());
         let offset = match message.offset {
@@ -323,8 +420,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         };
         let cookie = message.part.cookie;
         let slot = find(&mut self.slots, cookie)?;
-        // Commands without a range have nothing an offset could lie in; for
-        // them the chunk is an unexpected error, and an error all the same.
+        // Commands without a range have nothing that an offset could be in;
+        // for them the chunk is an unexpected error, and an error all the same.
         let ranged = !matches!(slot.command, Command::FLUSH | Command::RESIZE) && slot.length > 0;
         let inside = |offset| offset >= slot.offset && offset < slot.end();
         if ranged && !offset.is_none_or(inside) {
@@ -333,40 +430,41 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         if !slot.error.is_error() {
             slot.error = message.error;
         }
-        let rest = Part {
-            left: message.rest,
+        let trailing = Part {
+            left: message.trailing,
             ..message.part
         };
-        match rest.left {
-            0 => self.behind(rest),
-            _ => self.state = State::Rest(rest),
-        }
-        Ok(Some(Event::Error {
+        self.state = match trailing.left {
+            0 => trailing.after(),
+            _ => State::Discard(trailing),
+        };
+        Ok(Step::Event(TransmissionEvent::Error {
             cookie,
             error: message.error,
             offset,
-            message: (!message.skip).then_some(text),
+            message: (!message.discard).then_some(text),
         }))
     }
 
-    /// Skips bytes without a meaning.
+    /// Discards bytes after the message of an error chunk, which have no
+    /// meaning.
     #[cold]
-    fn skip(&mut self, mut part: Part, input: &mut &[u8]) {
+    fn discard(&mut self, mut part: Part, input: &mut &[u8]) {
         part.take(input);
-        match part.left {
-            0 => self.behind(part),
-            _ => self.state = State::Rest(part),
-        }
+        self.state = match part.left {
+            0 => part.after(),
+            _ => State::Discard(part),
+        };
     }
 
-    /// Ends a command, the long way.
+    /// Slow path of [`complete`](Self::complete).
     #[inline(never)]
-    pub(super) fn complete_any<'i>(&mut self, cookie: Cookie) -> Result<Option<Event<'i>>, Error> {
-        match self.judge(cookie) {
+    fn complete_slow<'i>(&mut self, cookie: Cookie) -> Result<ClientStep<'i>, Error> {
+        match self.outcome(cookie) {
             Ok(result) => {
                 self.slots.remove(cookie);
                 self.state = State::Header;
-                Ok(Some(Event::Done { cookie, result }))
+                Ok(Step::Event(TransmissionEvent::Done { cookie, result }))
             }
             Err(error) => {
                 self.fail(error);
@@ -375,10 +473,11 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         }
     }
 
-    /// The result of a command: a reply that claims success must have earned
-    /// it.
+    /// The result of a command. Success is only reported where the reply was
+    /// complete.
     #[inline]
-    fn judge(&mut self, cookie: Cookie) -> Result<Result<(), ErrorValue>, Error> {
+    fn outcome(&mut self, cookie: Cookie) -> Result<Result<(), ErrorValue>, Error> {
+        let seed = self.seed;
         let slot = find(&mut self.slots, cookie)?;
         let result = match slot.error {
             ErrorValue::NONE => Ok(()),
@@ -387,10 +486,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         match slot.command {
             // A simple reply is whole by its form.
             Command::READ if result.is_ok() && self.export.framing != Framing::Simple => {
-                match slot.coverage.judge(slot.length) {
-                    Judgement::Complete => {}
-                    Judgement::Incomplete => return Err(Violation::Incomplete(cookie).into()),
-                    Judgement::Overlap => return Err(Violation::Overlap(cookie).into()),
+                match slot.coverage.outcome(slot.length, seed) {
+                    Outcome::Complete => {}
+                    Outcome::Incomplete => return Err(Violation::Incomplete(cookie).into()),
+                    Outcome::Overlap => return Err(Violation::Overlap(cookie).into()),
                 }
             }
             Command::BLOCK_STATUS if result.is_ok() && slot.missing != 0 => {
@@ -404,6 +503,22 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         }
         Ok(result)
     }
+}
+
+/// A header, and the offset that follows it.
+#[inline]
+fn structured_with_offset(bytes: &[u8; StructuredHeader::SIZE + 8]) -> Option<(Header, u64)> {
+    let mut bytes = bytes.as_slice();
+    let header = StructuredHeader::parse(take(&mut bytes)?)?;
+    Some((header.into(), u64::from_be_bytes(*take(&mut bytes)?)))
+}
+
+/// As [`structured_with_offset`].
+#[inline]
+fn extended_with_offset(bytes: &[u8; ExtendedHeader::SIZE + 8]) -> Option<(Header, u64)> {
+    let mut bytes = bytes.as_slice();
+    let header = ExtendedHeader::parse(take(&mut bytes)?)?;
+    Some((header.into(), u64::from_be_bytes(*take(&mut bytes)?)))
 }
 
 #[inline]
@@ -443,7 +558,7 @@ fn find_for<'s, S: AsRef<[Slot]> + AsMut<[Slot]>>(
 
 /// Whether fewer than four bytes can still become the magic number of a reply.
 /// Another framing's is named as such when all of it is there.
-fn judge_short_magic(input: &[u8]) -> Result<(), Error> {
+fn check_short_magic(input: &[u8]) -> Result<(), Error> {
     let like = |magic: u32| input.iter().zip(magic.to_be_bytes()).all(|(a, b)| *a == b);
     let magics = [
         SIMPLE_REPLY_MAGIC,

@@ -1,8 +1,8 @@
 //! Cookies, and the table of commands in flight.
 //!
 //! The table is the caller's memory. A cookie is the number of a slot and how
-//! often the slot was used: finding a command is one look, whatever is in
-//! flight, and the cookie of a completed command is not found again.
+//! often the slot was used: lookup is O(1), and the cookie of a completed
+//! command is not found again.
 
 use crate::client::request::Request;
 use crate::coverage::Coverage;
@@ -20,9 +20,9 @@ use crate::wire::number::{Command, Cookie, ErrorValue};
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Slot {
-    /// While a command is in flight, its cookie. While none is, the number of
-    /// the next free slot stands in the place of its own, which no cookie that
-    /// leads here has: one comparison tells both.
+    /// While a command is in flight, its cookie. While none is, it has the
+    /// number of the next free slot instead of this slot's, so it equals no
+    /// cookie that names this slot: one comparison tells both.
     key: Cookie,
     pub(super) command: Command,
     pub(super) flags: CommandFlags,
@@ -66,7 +66,13 @@ impl Slot {
         }
     }
 
-    /// The first byte behind the command's range. (The sum was checked, or
+    /// Whether no part of a reply has arrived.
+    pub(super) fn is_untouched(&self) -> bool {
+        let untouched = self.coverage == Coverage::NONE && self.missing == self.asked;
+        untouched && !self.error.is_error()
+    }
+
+    /// The first byte after the command's range. (The sum was checked, or
     /// the caller is lenient and the range ends with the address space.)
     #[inline]
     pub(super) fn end(&self) -> u64 {
@@ -84,7 +90,7 @@ impl Default for Slot {
 #[derive(Debug)]
 pub(super) struct Slots<S> {
     storage: S,
-    /// The first free slot, or a number behind the last.
+    /// The first free slot, or a number past the last.
     free: u32,
     in_flight: u32,
 }

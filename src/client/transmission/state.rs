@@ -1,8 +1,7 @@
 //! Where in the stream of replies the input is.
 
 use crate::error::{Error, Misuse};
-use crate::need::Need;
-use crate::negotiated::Width;
+use crate::negotiated::StatusWidth;
 use crate::wire::bytes::{clip, take_slice, wide};
 use crate::wire::extent::{Extent32, Extent64};
 use crate::wire::number::{ContextId, Cookie, ErrorValue};
@@ -12,11 +11,11 @@ use crate::wire::number::{ContextId, Cookie, ErrorValue};
 pub(super) enum State {
     /// Before a header.
     Header,
-    /// In bytes without a meaning, at the end of a chunk.
-    Rest(Part),
+    /// In bytes to discard, at the end of a chunk.
+    Discard(Part),
     /// In the data of a read.
     Data { part: Part, offset: u64 },
-    /// Behind a hole chunk.
+    /// After a hole chunk.
     Hole {
         part: Part,
         offset: u64,
@@ -24,12 +23,14 @@ pub(super) enum State {
     },
     /// Among the descriptors of a status chunk.
     Extents(Extents),
-    /// In front of an error message and what stands behind it.
-    Message(Message),
-    /// Behind the last chunk of a reply.
+    /// Before the message of an error chunk, and what follows it.
+    Error(ErrorMessage),
+    /// After the last chunk of a reply.
     Done(Cookie),
     /// The session is over.
     Failed(Error),
+    /// The server closed the connection, and no command was in flight.
+    Ended,
 }
 
 /// A part of a chunk.
@@ -43,7 +44,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// The state behind the chunk.
+    /// The state after the chunk.
     #[inline]
     pub(super) fn after(self) -> State {
         match self.last {
@@ -68,9 +69,9 @@ pub(super) struct Extents {
     pub(super) cookie: Cookie,
     pub(super) last: bool,
     /// Of the context. What is narrow has at most 32 bits of status.
-    pub(super) status: Width,
+    pub(super) status: StatusWidth,
     /// Of the descriptors.
-    pub(super) width: Width,
+    pub(super) width: StatusWidth,
     pub(super) context: ContextId,
     /// Descriptors left.
     pub(super) left: u32,
@@ -82,27 +83,29 @@ impl Extents {
     /// Size of a descriptor in bytes.
     pub(super) fn size(&self) -> usize {
         match self.width {
-            Width::Narrow => Extent32::SIZE,
-            Width::Wide => Extent64::SIZE,
+            StatusWidth::Narrow => Extent32::SIZE,
+            StatusWidth::Wide => Extent64::SIZE,
         }
     }
 }
 
 /// An error chunk whose message is still to come.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Message {
-    /// The message; what is longer than the limit is skipped.
+pub(super) struct ErrorMessage {
+    /// The message.
     pub(super) part: Part,
-    pub(super) skip: bool,
+    /// It is longer than the limit, and is discarded.
+    pub(super) discard: bool,
     pub(super) error: ErrorValue,
-    /// Whether an offset stands behind the message.
+    /// Whether an offset follows the message.
     pub(super) offset: bool,
-    /// Bytes without a meaning behind that.
-    pub(super) rest: u64,
+    /// Bytes to discard after that.
+    pub(super) trailing: u64,
 }
 
-impl Message {
-    pub(super) fn tail(&self) -> usize {
+impl ErrorMessage {
+    /// Size of what follows the message, in bytes.
+    pub(super) fn offset_size(&self) -> usize {
         match self.offset {
             true => 8,
             false => 0,
@@ -111,25 +114,17 @@ impl Message {
 }
 
 impl State {
-    #[inline]
-    pub(super) fn need(&self, want: usize) -> Need {
-        Need::Header(match *self {
-            Self::Header => want,
-            Self::Data { part, offset } => {
-                return Need::Payload {
-                    cookie: part.cookie,
-                    offset,
-                    length: part.left,
-                };
+    /// The command whose reply is under way.
+    pub(super) fn cookie(&self) -> Option<Cookie> {
+        match self {
+            Self::Discard(part) | Self::Data { part, .. } | Self::Hole { part, .. } => {
+                Some(part.cookie)
             }
-            Self::Extents(extents) => usize::try_from(extents.left)
-                .unwrap_or(usize::MAX)
-                .saturating_mul(extents.size()),
-            Self::Message(message) => clip(message.part.left).saturating_add(message.tail()),
-            Self::Rest(part) => clip(part.left),
-            Self::Hole { .. } | Self::Done(_) => 0,
-            Self::Failed(_) => return Need::Nothing,
-        })
+            Self::Extents(extents) => Some(extents.cookie),
+            Self::Error(message) => Some(message.part.cookie),
+            Self::Done(cookie) => Some(*cookie),
+            Self::Header | Self::Failed(_) | Self::Ended => None,
+        }
     }
 
     #[inline]

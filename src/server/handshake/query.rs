@@ -1,21 +1,21 @@
-//! What a client asks about an export.
+//! Options about one export.
 
 use crate::server::export::MetaContext;
 use crate::wire::number::{InfoType, OptionType};
 use crate::wire::option::{InfoTypes, Queries};
 use crate::wire::text::Text;
 
-/// A client's question about one export: [`grant`](super::Handshake::grant) it
+/// What a client asks about one export: [`grant`](super::Handshake::grant) it
 /// with what the export is, or [`refuse`](super::Handshake::refuse) it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inquiry<'i> {
+pub struct ExportQuery<'i> {
     pub(super) option: OptionType,
     pub(super) export: &'i str,
     pub(super) requests: InfoTypes<'i>,
     pub(super) queries: Queries<'i>,
 }
 
-impl<'i> Inquiry<'i> {
+impl<'i> ExportQuery<'i> {
     /// The option: `EXPORT_NAME`, `INFO`, `GO`, `LIST_META_CONTEXT` or
     /// `SET_META_CONTEXT`.
     #[must_use]
@@ -29,9 +29,9 @@ impl<'i> Inquiry<'i> {
         self.export
     }
 
-    /// Whether transmission begins where it is granted: `GO`, `EXPORT_NAME`.
+    /// Whether granting it starts transmission: `GO`, `EXPORT_NAME`.
     #[must_use]
-    pub const fn enters(&self) -> bool {
+    pub const fn starts_transmission(&self) -> bool {
         matches!(self.option, OptionType::GO | OptionType::EXPORT_NAME)
     }
 

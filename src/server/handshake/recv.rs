@@ -1,19 +1,22 @@
-//! Options by their headers: what the machine answers by itself, and what a
-//! client must not send at all.
+//! What a client sends: its flags and its options. The state machine replies
+//! to most of them by itself; the others become events.
 
-use super::Handshake;
+use super::{Asked, ExportQuery, Handshake, HandshakeEvent, Pending, State};
 use crate::error::{Error, Violation};
 use crate::limits::Limits;
-use crate::negotiated::{Framing, Style};
+use crate::name::Name;
+use crate::negotiated::{Framing, HandshakeStyle, SelectedContexts};
 use crate::server::config::TlsMode;
-use crate::wire::bytes::clip;
-use crate::wire::number::{OptionReplyType, OptionType};
-use crate::wire::option::OptionHeader;
+use crate::server::export::is_query;
+use crate::wire::bytes::{clip, take_slice};
+use crate::wire::flags::ClientFlags;
+use crate::wire::number::{InfoType, OptionReplyType, OptionType};
+use crate::wire::option::{OptionHeader, OptionRequest, Queries};
 use crate::wire::option_reply::OptionReply;
 use crate::wire::text::{MAX_TEXT, Text};
 use crate::wire::{EncodeError, Sink};
 
-/// What the machine answers to an option by itself.
+/// The reply to an option that needs no decision of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) option: OptionType,
@@ -43,25 +46,244 @@ impl Answer {
 }
 
 /// What to do with an option, by its header.
-pub(super) enum Verdict {
+pub(super) enum Action {
     /// Take its data.
     Take,
-    /// Skip its data, answer this.
-    Skip(OptionReplyType, &'static str),
+    /// Discard its data and send this reply.
+    Discard(OptionReplyType, &'static str),
 }
 
 impl Handshake {
-    /// What is to be done with an option, as far as its header says.
-    pub(super) fn judge(&self, header: OptionHeader) -> Result<Verdict, Error> {
+    /// Takes messages until there is an event, a reply to transmit, or no whole
+    /// message.
+    pub(super) fn next_event<'i>(
+        &mut self,
+        input: &mut &'i [u8],
+    ) -> Result<Option<HandshakeEvent<'i>>, Error> {
+        loop {
+            if self.state == State::Tls && !input.is_empty() {
+                return Err(Violation::PlaintextAfterStartTls.into());
+            }
+            if self.pending.is_some() {
+                return Ok(None);
+            }
+            match self.state {
+                State::ClientFlags => {
+                    let Some(flags) = ClientFlags::decode(input) else {
+                        return Ok(None);
+                    };
+                    self.client_flags(flags)?;
+                }
+                State::Option => {
+                    let before = input.len();
+                    if let Some(event) = self.option(input)? {
+                        return Ok(Some(event));
+                    }
+                    if input.len() == before {
+                        return Ok(None);
+                    }
+                }
+                State::Discard { answer, left } => {
+                    let n = clip(u64::from(left)).min(input.len());
+                    let _ = take_slice(input, n);
+                    let left = left.saturating_sub(u32::try_from(n).unwrap_or(left));
+                    if left > 0 {
+                        self.state = State::Discard { answer, left };
+                        return Ok(None);
+                    }
+                    self.answer(answer);
+                }
+                State::Aborted { reported: false } => {
+                    self.state = State::Aborted { reported: true };
+                    return Ok(Some(HandshakeEvent::Aborted));
+                }
+                State::Ready {
+                    export,
+                    reported: false,
+                } => {
+                    self.state = State::Ready {
+                        export,
+                        reported: true,
+                    };
+                    return Ok(Some(HandshakeEvent::Ready { export }));
+                }
+                State::Asked(_)
+                | State::Tls
+                | State::Aborted { reported: true }
+                | State::Ready { reported: true, .. } => return Ok(None),
+            }
+        }
+    }
+
+    fn client_flags(&mut self, flags: ClientFlags) -> Result<(), Error> {
+        let offered = |config, flag| match config {
+            true => flag,
+            false => ClientFlags::NONE,
+        };
+        let known = offered(self.config.fixed_newstyle, ClientFlags::FIXED_NEWSTYLE)
+            | offered(self.config.no_zeroes, ClientFlags::NO_ZEROES);
+        if !flags.difference(known).is_empty() {
+            return Err(Violation::ClientFlags(flags).into());
+        }
+        self.no_zeroes = flags.contains(ClientFlags::NO_ZEROES);
+        self.agreed.style = match flags.contains(ClientFlags::FIXED_NEWSTYLE) {
+            true => HandshakeStyle::FixedNewstyle,
+            false => HandshakeStyle::Newstyle,
+        };
+        self.state = State::Option;
+        Ok(())
+    }
+
+    /// Takes an option: its header and data together, or its header alone
+    /// where the data does not matter.
+    fn option<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<HandshakeEvent<'i>>, Error> {
+        let mut rest = *input;
+        self.want = OptionHeader::SIZE;
+        let Some(header) = OptionHeader::decode(&mut rest)? else {
+            return Ok(None);
+        };
+        let option = header.option;
+        let length = clip(u64::from(header.length));
+        let request = match self.action(header)? {
+            Action::Discard(reply, message) => {
+                self.begin(option);
+                *input = rest;
+                let answer = Answer {
+                    option,
+                    reply,
+                    message,
+                };
+                let left = header.length;
+                self.state = State::Discard { answer, left };
+                return Ok(None);
+            }
+            Action::Take => {
+                let Some(data) = take_slice(&mut rest, length) else {
+                    self.want = OptionHeader::SIZE.saturating_add(length);
+                    return Ok(None);
+                };
+                OptionRequest::decode(option, data)
+            }
+        };
+        self.begin(option);
+        *input = rest;
+        let Ok(request) = request else {
+            self.answer(Answer::invalid(option, "malformed option"));
+            return Ok(None);
+        };
+        self.apply(request)
+    }
+
+    /// Selecting contexts replaces those selected before, even where it fails.
+    fn begin(&mut self, option: OptionType) {
+        if option == OptionType::SET_META_CONTEXT {
+            self.agreed.contexts = SelectedContexts::new();
+        }
+    }
+
+    fn apply<'i>(
+        &mut self,
+        request: OptionRequest<'i>,
+    ) -> Result<Option<HandshakeEvent<'i>>, Error> {
+        let option = request.option();
+        let mut query = ExportQuery {
+            option,
+            export: "",
+            requests: [].as_slice().into(),
+            queries: Queries::NONE,
+        };
+        let name = match request {
+            OptionRequest::List => {
+                self.ask(&query);
+                return Ok(Some(HandshakeEvent::List));
+            }
+            OptionRequest::StructuredReply => {
+                self.agreed.framing = Framing::Structured;
+                return Ok(self.acknowledge(option));
+            }
+            OptionRequest::ExtendedHeaders => {
+                self.agreed.framing = Framing::Extended;
+                return Ok(self.acknowledge(option));
+            }
+            OptionRequest::StartTls => {
+                // What was negotiated in plain text counts for nothing.
+                self.agreed.forget();
+                return Ok(self.acknowledge(option));
+            }
+            OptionRequest::ExportName(name) => {
+                query.export = name.to_str().map_err(Violation::ExportName)?;
+                self.ask(&query);
+                return Ok(Some(HandshakeEvent::Export(query)));
+            }
+            OptionRequest::Info(request) | OptionRequest::Go(request) => {
+                query.requests = request.requests;
+                request.export
+            }
+            OptionRequest::ListMetaContext(request) | OptionRequest::SetMetaContext(request) => {
+                if !request.queries.iter().all(is_query) {
+                    self.answer(Answer::invalid(option, "a query is namespace:leaf"));
+                    return Ok(None);
+                }
+                query.queries = request.queries;
+                request.export
+            }
+            // Their data was discarded.
+            OptionRequest::Abort | OptionRequest::Other { .. } => return Ok(None),
+        };
+        let Ok(name) = name.to_str() else {
+            self.answer(Answer::invalid(option, "the export's name is no string"));
+            return Ok(None);
+        };
+        query.export = name;
+        self.ask(&query);
+        Ok(Some(match option {
+            OptionType::INFO | OptionType::GO => HandshakeEvent::Export(query),
+            _ => HandshakeEvent::MetaContexts(query),
+        }))
+    }
+
+    /// The caller's answer is due.
+    fn ask(&mut self, query: &ExportQuery<'_>) {
+        self.state = State::Asked(Asked {
+            option: query.option,
+            block_sizes: query.wants(InfoType::BLOCK_SIZE),
+            name: Name::of(Text::from(query.export)),
+        });
+    }
+
+    fn acknowledge<'i>(&mut self, option: OptionType) -> Option<HandshakeEvent<'i>> {
+        self.answer(Answer {
+            option,
+            reply: OptionReplyType::ACK,
+            message: "",
+        });
+        None
+    }
+
+    /// Makes an answer due; the next option, or what it acknowledges, follows.
+    fn answer(&mut self, answer: Answer) {
+        self.state = match (answer.option, answer.reply) {
+            (OptionType::ABORT, _) => State::Aborted { reported: false },
+            // TLS is handed over here, when the reply has been transmitted.
+            (OptionType::STARTTLS, OptionReplyType::ACK) => State::Tls,
+            _ => State::Option,
+        };
+        self.want = OptionHeader::SIZE;
+        self.pending = Some(Pending::Answer(answer));
+    }
+
+    /// What is to be done with an option, by its header. The reply to an
+    /// unknown option is made here.
+    fn action(&self, header: OptionHeader) -> Result<Action, Error> {
         let OptionHeader { option, length } = header;
         let too_long = Violation::OptionTooLong { option, length };
-        if self.agreed.style != Style::FixedNewstyle && option != OptionType::EXPORT_NAME {
+        if self.agreed.style != HandshakeStyle::FixedNewstyle && option != OptionType::EXPORT_NAME {
             return Err(Violation::NotFixed(option).into());
         }
         if length > self.limits().payload.max(self.limits().option_data) {
             return Err(too_long.into());
         }
-        let plain = self.offer.tls == TlsMode::Forced && !self.agreed.tls;
+        let plain = self.config.tls == TlsMode::Forced && !self.agreed.tls;
         if option == OptionType::EXPORT_NAME {
             if plain {
                 return Err(Error::TlsRequired);
@@ -75,10 +297,10 @@ impl Handshake {
             if length > self.limits().option_data || clip(u64::from(length)) > MAX_TEXT {
                 return Err(too_long.into());
             }
-            return Ok(Verdict::Take);
+            return Ok(Action::Take);
         }
         if option == OptionType::ABORT {
-            return Ok(Verdict::Skip(OptionReplyType::ACK, ""));
+            return Ok(Action::Discard(OptionReplyType::ACK, ""));
         }
         let refusal = match () {
             () if plain && option != OptionType::STARTTLS => {
@@ -94,10 +316,10 @@ impl Handshake {
             () if length > 0 && is_bare(option) => {
                 Some((OptionReplyType::ERR_INVALID, "the option takes no data"))
             }
-            () => self.untimely(option),
+            () => self.out_of_turn(option),
         };
-        Ok(refusal.map_or(Verdict::Take, |(reply, message)| {
-            Verdict::Skip(reply, message)
+        Ok(refusal.map_or(Action::Take, |(reply, message)| {
+            Action::Discard(reply, message)
         }))
     }
 
@@ -106,20 +328,20 @@ impl Handshake {
         match option {
             OptionType::STRUCTURED_REPLY
             | OptionType::LIST_META_CONTEXT
-            | OptionType::SET_META_CONTEXT => self.offer.framing >= Framing::Structured,
-            OptionType::EXTENDED_HEADERS => self.offer.framing == Framing::Extended,
+            | OptionType::SET_META_CONTEXT => self.config.framing >= Framing::Structured,
+            OptionType::EXTENDED_HEADERS => self.config.framing == Framing::Extended,
             OptionType::LIST | OptionType::STARTTLS | OptionType::INFO | OptionType::GO => true,
             _ => false,
         }
     }
 
     /// An option that cannot be granted now.
-    fn untimely(&self, option: OptionType) -> Option<(OptionReplyType, &'static str)> {
+    fn out_of_turn(&self, option: OptionType) -> Option<(OptionReplyType, &'static str)> {
         match option {
             OptionType::STARTTLS if self.agreed.tls => {
                 Some((OptionReplyType::ERR_INVALID, "TLS was started already"))
             }
-            OptionType::STARTTLS if self.offer.tls == TlsMode::None => {
+            OptionType::STARTTLS if self.config.tls == TlsMode::None => {
                 Some((OptionReplyType::ERR_POLICY, "the server has no TLS"))
             }
             OptionType::STRUCTURED_REPLY if self.agreed.framing == Framing::Extended => Some((
@@ -135,7 +357,7 @@ impl Handshake {
     }
 
     fn limits(&self) -> &Limits {
-        &self.offer.limits
+        &self.config.limits
     }
 }
 

@@ -1,9 +1,9 @@
-//! The caller's answers to the options of a handshake.
+//! The caller's answers to options.
 
-use super::{Asked, Handshake, Inquiry, State};
+use super::{Asked, ExportQuery, Handshake, State};
 use crate::error::{Error, Misuse};
 use crate::name::Name;
-use crate::negotiated::{Context, Framing, Width};
+use crate::negotiated::{Framing, SelectedContext, StatusWidth};
 use crate::server::config::TlsMode;
 use crate::server::export::{Export, MetaContext, cap};
 use crate::wire::flags::TransmissionFlags;
@@ -13,11 +13,23 @@ use crate::wire::option_reply::{Info, OptionReply};
 use crate::wire::text::{MAX_TEXT, Text};
 use crate::wire::{Sink, all_or_nothing};
 
-/// An error reply of the machine's own.
+/// An error reply that follows from the description of an export.
 type Obstacle = (OptionReplyType, &'static str);
 
+/// What became of a query that was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Granted {
+    /// How many bytes were written.
+    pub written: usize,
+    /// Whether transmission begins:
+    /// [`HandshakeEvent::Ready`](super::HandshakeEvent::Ready) follows. It does
+    /// not where the export requires more than was negotiated.
+    pub starts_transmission: bool,
+}
+
 impl Handshake {
-    /// Names an export in answer to [`Event::List`](super::handshake::Event);
+    /// Names an export in answer to [`HandshakeEvent::List`](super::HandshakeEvent);
     /// returns how many bytes were written to `sink`. An export that requires
     /// TLS is left out while there is none.
     ///
@@ -38,55 +50,61 @@ impl Handshake {
         Ok(reply.encode(OptionType::LIST, sink)?)
     }
 
-    /// Ends the answer to [`Event::List`](super::handshake::Event); returns how
+    /// Ends the answer to [`HandshakeEvent::List`](super::HandshakeEvent); returns how
     /// many bytes were written to `sink`.
     ///
     /// # Errors
     ///
     /// [`Misuse`] if `LIST` does not wait for an answer; nothing was written
     /// and nothing has changed.
-    pub fn done(&mut self, sink: &mut dyn Sink) -> Result<usize, Misuse> {
+    pub fn finish_list(&mut self, sink: &mut dyn Sink) -> Result<usize, Misuse> {
         self.asked(OptionType::LIST)?;
         let written = OptionReply::Ack.encode(OptionType::LIST, sink)?;
         self.state = State::Option;
         Ok(written)
     }
 
-    /// Answers an inquiry with what the export is; returns how many bytes were
-    /// written to `sink`.
+    /// Answers a query with what the export is.
     ///
-    /// What the export requires and the client has not agreed on is answered
+    /// What the export requires and the client has not negotiated is answered
     /// with the error that says so (for `EXPORT_NAME`, by ending the session).
-    /// Whether transmission begins, [`Event::Ready`](super::handshake::Event)
-    /// says.
+    /// [`Granted`] says what became of it.
     ///
     /// # Errors
     ///
-    /// [`Misuse`] if the inquiry does not wait for an answer, or the export
+    /// [`Misuse`] if the query does not wait for an answer, or the export
     /// cannot be described; nothing was written and nothing has changed.
     pub fn grant(
         &mut self,
-        inquiry: &Inquiry<'_>,
+        query: &ExportQuery<'_>,
         export: &Export<'_>,
         sink: &mut dyn Sink,
-    ) -> Result<usize, Misuse> {
-        let asked = self.asked(inquiry.option)?;
-        if asked.name != Name::of(Text::from(inquiry.export)) {
+    ) -> Result<Granted, Misuse> {
+        let asked = self.asked(query.option)?;
+        if asked.name != Name::of(Text::from(query.export)) {
             return Err(Misuse::State("another export is asked about"));
         }
         export.check()?;
         if let Some(obstacle) = self.obstacle(&asked, export) {
-            return self.hinder(&asked, export, obstacle, sink);
+            let written = self.refuse_obstacle(&asked, export, obstacle, sink)?;
+            return Ok(Granted {
+                written,
+                starts_transmission: false,
+            });
         }
-        match inquiry.option {
+        let written = match query.option {
             OptionType::EXPORT_NAME => self.grant_export_name(&asked, export, sink),
-            OptionType::LIST_META_CONTEXT => self.grant_list(inquiry, export, sink),
-            OptionType::SET_META_CONTEXT => self.grant_set(inquiry, &asked, export, sink),
-            _ => self.grant_info(inquiry, &asked, export, sink),
-        }
+            OptionType::LIST_META_CONTEXT => self.grant_list(query, export, sink),
+            OptionType::SET_META_CONTEXT => self.grant_set(query, &asked, export, sink),
+            _ => self.grant_info(query, &asked, export, sink),
+        }?;
+        Ok(Granted {
+            written,
+            starts_transmission: query.starts_transmission(),
+        })
     }
 
-    /// Answers the option that waits with an error, and a message for people
+    /// Answers the option under way with an error, and a message for people
     /// (cut after 4096 bytes); returns how many bytes were written to `sink`.
     ///
     /// `EXPORT_NAME` has no reply for that: nothing is written, and the session
@@ -107,7 +125,7 @@ impl Handshake {
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
         let asked = self.waiting()?;
-        if !self.may_answer(&asked, error) {
+        if !self.may_refuse_with(&asked, error) {
             return Err(Misuse::Answer(error));
         }
         if asked.option == OptionType::EXPORT_NAME {
@@ -120,14 +138,14 @@ impl Handshake {
         Ok(written)
     }
 
-    fn may_answer(&self, asked: &Asked, error: OptionReplyType) -> bool {
+    fn may_refuse_with(&self, asked: &Asked, error: OptionReplyType) -> bool {
         let option = asked.option;
-        let enters = matches!(option, OptionType::GO | OptionType::EXPORT_NAME);
-        let describes = enters || option == OptionType::INFO;
+        let starts_transmission = matches!(option, OptionType::GO | OptionType::EXPORT_NAME);
+        let describes = starts_transmission || option == OptionType::INFO;
         let extended = self.agreed.framing == Framing::Extended;
         match error {
             OptionReplyType::ERR_TLS_REQD => {
-                describes && self.offer.tls == TlsMode::Selective && !self.agreed.tls
+                describes && self.config.tls == TlsMode::Selective && !self.agreed.tls
             }
             OptionReplyType::ERR_BLOCK_SIZE_REQD => describes && !asked.block_sizes,
             OptionReplyType::ERR_EXT_HEADER_REQD => option != OptionType::LIST && !extended,
@@ -161,7 +179,7 @@ impl Handshake {
             OptionType::LIST_META_CONTEXT | OptionType::SET_META_CONTEXT
         );
         if export.requires_tls && !self.agreed.tls {
-            return Some(match self.offer.tls {
+            return Some(match self.config.tls {
                 // ERR_TLS_REQD is for options that describe an export. These
                 // look as if there were none.
                 _ if contexts => (OptionReplyType::ERR_UNKNOWN, "no such export"),
@@ -187,7 +205,7 @@ impl Handshake {
         None
     }
 
-    fn hinder(
+    fn refuse_obstacle(
         &mut self,
         asked: &Asked,
         export: &Export<'_>,
@@ -239,26 +257,26 @@ impl Handshake {
 
     fn grant_info(
         &mut self,
-        inquiry: &Inquiry<'_>,
+        query: &ExportQuery<'_>,
         asked: &Asked,
         export: &Export<'_>,
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
         let flags = self.flags_of(asked, export);
-        let option = inquiry.option;
+        let option = query.option;
         let written = all_or_nothing(sink, &|sink| {
             let mut info = |info| put(OptionReply::Info(info), option, sink);
             info(Info::Export {
                 size: export.size,
                 flags,
             });
-            if inquiry.wants(InfoType::NAME) {
+            if query.wants(InfoType::NAME) {
                 info(Info::Name(export.name.into()));
             }
-            if inquiry.wants(InfoType::DESCRIPTION) && !export.description.is_empty() {
+            if query.wants(InfoType::DESCRIPTION) && !export.description.is_empty() {
                 info(Info::Description(export.description.into()));
             }
-            if inquiry.wants(InfoType::BLOCK_SIZE) {
+            if query.wants(InfoType::BLOCK_SIZE) {
                 info(Info::BlockSize(export.block_sizes));
             }
             put(OptionReply::Ack, option, sink);
@@ -272,22 +290,22 @@ impl Handshake {
 
     fn grant_list(
         &mut self,
-        inquiry: &Inquiry<'_>,
+        query: &ExportQuery<'_>,
         export: &Export<'_>,
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
-        let option = inquiry.option;
+        let option = query.option;
         // What needs extended headers can only be selected where they are to
         // be had.
         let reachable = |context: &&MetaContext<'_>| {
-            context.width == Width::Narrow || self.offer.framing == Framing::Extended
+            context.width == StatusWidth::Narrow || self.config.framing == Framing::Extended
         };
         let found = || {
             let contexts = export.contexts.iter().filter(reachable);
-            contexts.filter(|context| inquiry.finds(context))
+            contexts.filter(|context| query.finds(context))
         };
         let extended = self.agreed.framing == Framing::Extended;
-        let beyond = !extended && found().any(|context| context.width == Width::Wide);
+        let beyond = !extended && found().any(|context| context.width == StatusWidth::Wide);
         let last = match beyond {
             true => OptionReply::Error {
                 error: OptionReplyType::ERR_EXT_HEADER_REQD,
@@ -307,17 +325,18 @@ impl Handshake {
 
     fn grant_set(
         &mut self,
-        inquiry: &Inquiry<'_>,
+        query: &ExportQuery<'_>,
         asked: &Asked,
         export: &Export<'_>,
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
-        let option = inquiry.option;
+        let option = query.option;
         let extended = self.agreed.framing == Framing::Extended;
-        let expressible = |context: &MetaContext<'_>| context.width == Width::Narrow || extended;
+        let expressible =
+            |context: &MetaContext<'_>| context.width == StatusWidth::Narrow || extended;
         let found = || {
             let numbered = (0u32..).map(ContextId).zip(export.contexts);
-            numbered.filter(|(_, context)| expressible(context) && inquiry.finds(context))
+            numbered.filter(|(_, context)| expressible(context) && query.finds(context))
         };
         let written = all_or_nothing(sink, &|sink| {
             for (id, context) in found() {
@@ -329,7 +348,7 @@ impl Handshake {
         for (id, context) in found() {
             let width = context.width;
             // There is room for all of an export, and each has its number.
-            let _ = self.agreed.contexts.push(Context { id, width });
+            let _ = self.agreed.contexts.push(SelectedContext { id, width });
         }
         self.contexts_for = Some(asked.name);
         self.state = State::Option;
@@ -357,7 +376,10 @@ impl Handshake {
         self.agreed.size = export.size;
         self.agreed.flags = flags;
         self.agreed.block_sizes = Some(export.block_sizes);
-        self.state = State::Ready { reported: false };
+        self.state = State::Ready {
+            export: export.id,
+            reported: false,
+        };
     }
 }
 

@@ -1,8 +1,8 @@
 //! Replies to block status, narrow and wide: two types that take extents of
 //! their own width, and nothing else.
 
-use super::Returned;
-use super::reply::{Reply, Ticket};
+use super::reply::{Reply, RequestInfo};
+use super::{Rejected, accessors};
 use crate::error::Misuse;
 use crate::wire::extent::{Extent32, Extent64};
 use crate::wire::flags::CommandFlags;
@@ -58,7 +58,7 @@ struct Sum {
     flags: u64,
 }
 
-impl Ticket {
+impl RequestInfo {
     fn wants_one(&self) -> bool {
         self.flags.contains(CommandFlags::REQ_ONE)
     }
@@ -120,39 +120,21 @@ macro_rules! block_status {
         #[derive(Debug, PartialEq, Eq)]
         #[must_use = "a client waits for the reply to every request"]
         pub struct $name {
-            pub(in crate::server) ticket: Ticket,
+            pub(in crate::server) info: RequestInfo,
             /// The contexts that are still to be answered.
             pub(in crate::server) missing: ContextSet,
             /// Those that may have more than 32 bits of status.
             pub(in crate::server) wide: ContextSet,
         }
 
+        accessors! { $name: offset length }
+
         impl $name {
-            /// What the replies name; the client's choice, and no number to
-            /// rely on.
-            #[must_use]
-            pub const fn cookie(&self) -> Cookie {
-                self.ticket.cookie
-            }
-
-            /// Where the question begins, in bytes from the start of the
-            /// export.
-            #[must_use]
-            pub const fn offset(&self) -> u64 {
-                self.ticket.offset
-            }
-
-            /// How far it reaches, in bytes; never zero.
-            #[must_use]
-            pub const fn length(&self) -> u64 {
-                self.ticket.length
-            }
-
             /// Whether the client wants one extent of each context, no longer
-            /// than the question (`REQ_ONE`).
+            /// than the request (`REQ_ONE`).
             #[must_use]
-            pub fn one(&self) -> bool {
-                self.ticket.wants_one()
+            pub fn req_one(&self) -> bool {
+                self.info.wants_one()
             }
 
             /// The contexts that are still to be answered: their places in
@@ -165,13 +147,13 @@ macro_rules! block_status {
             /// the extent that reaches the end of the question, or with what
             /// one chunk may hold; with `REQ_ONE` it is the first extent, and
             /// that is shortened to the question. Nothing is split or joined.
-            pub fn cut<I>(&self, extents: I) -> impl Iterator<Item = $extent> + Clone + use<I>
+            pub fn truncate<I>(&self, extents: I) -> impl Iterator<Item = $extent> + Clone + use<I>
             where
                 I: Iterator<Item = $extent> + Clone,
             {
-                let length = self.ticket.length;
-                let one = self.ticket.wants_one();
-                let most = usize::try_from(self.ticket.most_extents($size)).unwrap_or(usize::MAX);
+                let length = self.info.length;
+                let one = self.info.wants_one();
+                let most = usize::try_from(self.info.most_extents($size)).unwrap_or(usize::MAX);
                 extents.take(most).scan(0u64, move |at, mut extent| {
                     if *at >= length {
                         return None;
@@ -187,7 +169,7 @@ macro_rules! block_status {
 
             /// Answers for one context: extents one behind the other from the
             /// question's offset on. The last may reach beyond the question,
-            /// none may begin there ([`cut`](Self::cut) sees to it); they may
+            /// none may begin there ([`truncate`](Self::truncate) sees to it); they may
             /// also cover less, and the client asks again for the rest.
             ///
             /// Returns the token while contexts are missing, and `None` when
@@ -200,16 +182,16 @@ macro_rules! block_status {
             /// `EmptyExtent`, `TooManyExtents`, `NotOne`, `ExtentBeyond`,
             /// `Misaligned` and `StatusTooWide` for extents that must not be
             /// sent; `Encode` if the chunk does not fit `sink`.
-            pub fn answer(
+            pub fn reply(
                 mut self,
                 context: ContextId,
                 extents: impl IntoIterator<Item = $extent, IntoIter: Clone>,
                 sink: &mut dyn Sink,
-            ) -> Result<Option<Self>, Returned<Self>> {
+            ) -> Result<Option<Self>, Rejected<Self>> {
                 let missing = self.missing.without(context);
                 let result = self.encode(context, extents.into_iter(), missing, sink);
                 match result {
-                    Err(misuse) => Err(Returned::new(misuse, self)),
+                    Err(misuse) => Err(Rejected::new(misuse, self)),
                     Ok(()) if missing.is_empty() => Ok(None),
                     Ok(()) => {
                         self.missing = missing;
@@ -219,43 +201,19 @@ macro_rules! block_status {
             }
 
             /// Answers for one context from a map that may reach further:
-            /// [`cut`](Self::cut), then [`answer`](Self::answer).
+            /// [`truncate`](Self::truncate), then [`reply`](Self::reply).
             ///
             /// # Errors
             ///
-            /// As [`answer`](Self::answer).
-            pub fn answer_from(
+            /// As [`reply`](Self::reply).
+            pub fn reply_truncated(
                 self,
                 context: ContextId,
                 map: impl IntoIterator<Item = $extent, IntoIter: Clone>,
                 sink: &mut dyn Sink,
-            ) -> Result<Option<Self>, Returned<Self>> {
-                let extents = self.cut(map.into_iter());
-                self.answer(context, extents, sink)
-            }
-
-            /// Answers with an error; what was sent before counts for nothing.
-            /// The text is cut after 4096 bytes.
-            pub fn fail(self, error: ErrorValue, text: &str) -> Reply<'_> {
-                self.ticket.error(error, None, true, text)
-            }
-
-            /// Answers with an error at a place, in bytes from the start of
-            /// the export.
-            ///
-            /// # Errors
-            ///
-            /// [`Misuse::OutsideRequest`], with the token.
-            pub fn fail_at(
-                self,
-                error: ErrorValue,
-                offset: u64,
-                text: &str,
-            ) -> Result<Reply<'_>, Returned<Self>> {
-                match self.ticket.holds(offset, 1) {
-                    true => Ok(self.ticket.error(error, Some(offset), true, text)),
-                    false => Err(Returned::new(Misuse::OutsideRequest, self)),
-                }
+            ) -> Result<Option<Self>, Rejected<Self>> {
+                let extents = self.truncate(map.into_iter());
+                self.reply(context, extents, sink)
             }
 
             fn encode(
@@ -268,7 +226,7 @@ macro_rules! block_status {
                 if !self.missing.holds(context) {
                     return Err(Misuse::Context(context));
                 }
-                let sum = self.ticket.sum(extents.clone().map(Extent64::from), $size)?;
+                let sum = self.info.sum(extents.clone().map(Extent64::from), $size)?;
                 if !self.wide.holds(context) && sum.flags > u64::from(u32::MAX) {
                     return Err(Misuse::StatusTooWide(context));
                 }
@@ -292,27 +250,27 @@ macro_rules! block_status {
 }
 
 block_status! {
-    BlockStatus32, Extent32, u32, 8,
+    BlockStatus32Request, Extent32, u32, 8,
     /// `NBD_CMD_BLOCK_STATUS` with structured replies: takes narrow extents.
     /// Those of a map in 64 bits go through [`narrow::split`](super::narrow).
 }
 
 block_status! {
-    BlockStatus64, Extent64, u64, 16,
+    BlockStatus64Request, Extent64, u64, 16,
     /// `NBD_CMD_BLOCK_STATUS` with extended headers: takes wide extents.
 }
 
-impl BlockStatus32 {
+impl BlockStatus32Request {
     fn front(&self, context: ContextId, _: u32, body: u32, last: bool) -> super::reply::Front {
-        self.ticket
+        self.info
             .header(ChunkType::BLOCK_STATUS, last, body.saturating_add(4))
             .put(context.0.to_be_bytes())
     }
 }
 
-impl BlockStatus64 {
+impl BlockStatus64Request {
     fn front(&self, context: ContextId, count: u32, body: u32, last: bool) -> super::reply::Front {
-        self.ticket
+        self.info
             .header(ChunkType::BLOCK_STATUS_EXT, last, body.saturating_add(8))
             .put(context.0.to_be_bytes())
             .put(count.to_be_bytes())

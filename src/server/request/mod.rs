@@ -1,5 +1,5 @@
-//! Requests as tokens: each is answered exactly once, and only in the ways
-//! that are legal for it.
+//! Requests: each is answered exactly once, and only in the ways that are legal
+//! for it.
 
 mod block_status;
 pub mod narrow;
@@ -7,10 +7,10 @@ mod read;
 mod reply;
 
 pub(super) use self::block_status::ContextSet;
-pub use self::block_status::{BlockStatus32, BlockStatus64};
-pub use self::read::{Chunks, Read};
-pub(super) use self::reply::Ticket;
-pub use self::reply::{Head, Reply};
+pub use self::block_status::{BlockStatus32Request, BlockStatus64Request};
+pub use self::read::{ChunkedRead, ReadRequest};
+pub(super) use self::reply::RequestInfo;
+pub use self::reply::{Reply, ReplyHeader};
 use crate::error::Misuse;
 use crate::wire::flags::CommandFlags;
 use crate::wire::number::{Command, Cookie, ErrorValue};
@@ -18,41 +18,45 @@ use crate::wire::number::{Command, Cookie, ErrorValue};
 /// A request of the client, checked against what was advertised.
 ///
 /// Every request is answered exactly once, in any order, and apart from the
-/// [`Transmission`](super::Transmission) that it came from: send it to
-/// whoever does the work. A request has no `Clone`, and answering consumes it.
+/// [`Transmission`](super::Transmission) that it came from: send it to the task
+/// that does the work. A request has no `Clone`, and answering consumes it.
+///
+/// Bind it by name: `Event(TransmissionEvent::Request(_))` drops it, and the
+/// client waits for a reply that never comes.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a client waits for the reply to every request"]
 #[non_exhaustive]
 pub enum Request {
     /// Read data.
-    Read(Read),
+    Read(ReadRequest),
     /// Write the payload, which has arrived.
-    Write(Write),
+    Write(WriteRequest),
     /// Make finished writes permanent.
-    Flush(Flush),
+    Flush(FlushRequest),
     /// Data is no longer needed.
-    Trim(Trim),
+    Trim(TrimRequest),
     /// Data will be needed soon.
-    Cache(Cache),
+    Cache(CacheRequest),
     /// Write zeroes.
-    WriteZeroes(WriteZeroes),
+    WriteZeroes(WriteZeroesRequest),
     /// Report narrow extents (structured replies).
-    BlockStatus32(BlockStatus32),
+    BlockStatus32(BlockStatus32Request),
     /// Report wide extents (extended headers).
-    BlockStatus64(BlockStatus64),
+    BlockStatus64(BlockStatus64Request),
     /// Change the size of the export. Only where the caller advertised
     /// `SEND_RESIZE`.
-    Resize(Resize),
+    Resize(ResizeRequest),
 }
 
 impl Request {
-    /// What the replies name; the client's choice, and no number to rely on.
+    /// The cookie that the replies will have; the client's choice, and perhaps
+    /// not unique.
     #[must_use]
     pub const fn cookie(&self) -> Cookie {
-        self.ticket().cookie
+        self.info().cookie
     }
 
-    /// What is to be done.
+    /// The command.
     #[must_use]
     pub const fn command(&self) -> Command {
         match self {
@@ -70,177 +74,169 @@ impl Request {
     /// Answers with an error, whatever the request is; as `ESHUTDOWN` for
     /// what a server that shuts down does not do any more.
     pub fn fail(self, error: ErrorValue, text: &str) -> Reply<'_> {
-        self.ticket().error(error, None, true, text)
+        self.info().error(error, None, true, text)
     }
 
-    const fn ticket(&self) -> &Ticket {
+    const fn info(&self) -> &RequestInfo {
         match self {
-            Self::Read(token) => &token.ticket,
-            Self::Write(Write(ticket))
-            | Self::Flush(Flush(ticket))
-            | Self::Trim(Trim(ticket))
-            | Self::Cache(Cache(ticket))
-            | Self::WriteZeroes(WriteZeroes(ticket))
-            | Self::Resize(Resize(ticket)) => ticket,
-            Self::BlockStatus32(token) => &token.ticket,
-            Self::BlockStatus64(token) => &token.ticket,
+            Self::Read(request) => &request.info,
+            Self::Write(request) => &request.info,
+            Self::Flush(request) => &request.info,
+            Self::Trim(request) => &request.info,
+            Self::Cache(request) => &request.info,
+            Self::WriteZeroes(request) => &request.info,
+            Self::BlockStatus32(request) => &request.info,
+            Self::BlockStatus64(request) => &request.info,
+            Self::Resize(request) => &request.info,
         }
     }
 }
 
-/// What was refused, and the token that comes back with it.
+/// A call that was refused, and the request that comes back with it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{misuse}")]
-pub struct Returned<T> {
+#[error("{reason}")]
+pub struct Rejected<T> {
     /// Why.
-    pub misuse: Misuse,
-    /// The token, as it was.
-    pub token: T,
+    pub reason: Misuse,
+    /// The request, as it was.
+    pub request: T,
 }
 
-impl<T> Returned<T> {
-    pub(super) fn new(misuse: impl Into<Misuse>, token: T) -> Self {
-        let misuse = misuse.into();
-        Self { misuse, token }
+impl<T> Rejected<T> {
+    pub(super) fn new(reason: impl Into<Misuse>, request: T) -> Self {
+        let reason = reason.into();
+        Self { reason, request }
     }
 }
 
-/// Forgets the token: the client will never be answered.
-impl<T> From<Returned<T>> for Misuse {
-    fn from(returned: Returned<T>) -> Self {
-        returned.misuse
+/// Drops the request: the client will never be answered.
+impl<T> From<Rejected<T>> for Misuse {
+    fn from(rejected: Rejected<T>) -> Self {
+        rejected.reason
     }
 }
 
-/// A request that is answered by success or an error.
-macro_rules! tokens {
-    ($($(#[$meta:meta])* $name:ident;)*) => {$(
+/// What requests have in common, by what they have.
+macro_rules! accessors {
+    ($name:ident: $($has:ident)*) => {
+        impl $name {
+            /// The cookie that the replies will have; the client's choice, and
+            /// perhaps not unique.
+            #[must_use]
+            pub const fn cookie(&self) -> Cookie {
+                self.info.cookie
+            }
+
+            /// Answers with an error; what was sent before counts for nothing.
+            /// Simple replies have no text; it is cut after 4096 bytes.
+            pub fn fail(self, error: ErrorValue, text: &str) -> Reply<'_> {
+                self.info.error(error, None, true, text)
+            }
+
+            $(accessors! { @$has })*
+        }
+    };
+    (@offset) => {
+        /// Where the range begins, in bytes from the start of the export.
+        #[must_use]
+        pub const fn offset(&self) -> u64 {
+            self.info.offset
+        }
+
+        /// Answers with an error at a place, in bytes from the start of the
+        /// export. Simple replies have neither text nor place.
+        ///
+        /// # Errors
+        ///
+        /// [`Misuse::OutsideRequest`], with the request.
+        pub fn fail_at(
+            self,
+            error: ErrorValue,
+            offset: u64,
+            text: &str,
+        ) -> Result<Reply<'_>, Rejected<Self>> {
+            match self.info.holds(offset, 1) {
+                true => Ok(self.info.error(error, Some(offset), true, text)),
+                false => Err(Rejected::new(Misuse::OutsideRequest, self)),
+            }
+        }
+    };
+    (@length) => {
+        /// How long the range is, in bytes; never zero.
+        #[must_use]
+        pub const fn length(&self) -> u64 {
+            self.info.length
+        }
+    };
+    (@succeed) => {
+        /// Answers with success.
+        pub fn succeed(self) -> Reply<'static> {
+            self.info.success()
+        }
+    };
+    (@fua) => {
+        /// Whether success may be answered only when what was written is on
+        /// permanent storage (`FUA`).
+        #[must_use]
+        pub const fn fua(&self) -> bool {
+            self.info.flags.contains(CommandFlags::FUA)
+        }
+    };
+}
+use accessors;
+
+/// Requests that are answered by success or an error.
+macro_rules! requests {
+    ($($(#[$meta:meta])* $name:ident: $($has:ident)*;)*) => {$(
         $(#[$meta])*
         #[derive(Debug, PartialEq, Eq)]
         #[must_use = "a client waits for the reply to every request"]
-        pub struct $name(pub(super) Ticket);
-
-        impl $name {
-            /// What the replies name; the client's choice, and no number to
-            /// rely on.
-            #[must_use]
-            pub const fn cookie(&self) -> Cookie {
-                self.0.cookie
-            }
-
-            /// Answers with an error. Framings without texts leave the text
-            /// out; it is cut after 4096 bytes.
-            pub fn fail(self, error: ErrorValue, text: &str) -> Reply<'_> {
-                self.0.error(error, None, true, text)
-            }
+        pub struct $name {
+            pub(super) info: RequestInfo,
         }
+
+        accessors! { $name: $($has)* }
     )*};
 }
 
-/// As [`tokens`], and it has a range of the export.
-macro_rules! ranged {
-    ($($name:ident)*) => {$(
-        impl $name {
-            /// Where, in bytes from the start of the export.
-            #[must_use]
-            pub const fn offset(&self) -> u64 {
-                self.0.offset
-            }
-
-            /// How much, in bytes; never zero.
-            #[must_use]
-            pub const fn length(&self) -> u64 {
-                self.0.length
-            }
-
-            /// Answers with an error at a place, in bytes from the start of
-            /// the export. Simple framing leaves out text and place.
-            ///
-            /// # Errors
-            ///
-            /// [`Misuse::OutsideRequest`], with the token.
-            pub fn fail_at(
-                self,
-                error: ErrorValue,
-                offset: u64,
-                text: &str,
-            ) -> Result<Reply<'_>, Returned<Self>> {
-                match self.0.holds(offset, 1) {
-                    true => Ok(self.0.error(error, Some(offset), true, text)),
-                    false => Err(Returned::new(Misuse::OutsideRequest, self)),
-                }
-            }
-        }
-    )*};
-}
-
-/// As [`tokens`], and success has no condition.
-macro_rules! simple {
-    ($($name:ident)*) => {$(
-        impl $name {
-            /// Answers that it is done.
-            pub fn succeed(self) -> Reply<'static> {
-                self.0.success()
-            }
-        }
-    )*};
-}
-
-/// As [`tokens`], and it may have to be permanent.
-macro_rules! fua {
-    ($($name:ident)*) => {$(
-        impl $name {
-            /// Whether success may be answered only when what was written is
-            /// on permanent storage (`FUA`).
-            #[must_use]
-            pub const fn fua(&self) -> bool {
-                self.0.flags.contains(CommandFlags::FUA)
-            }
-        }
-    )*};
-}
-
-tokens! {
+requests! {
     /// `NBD_CMD_WRITE`, of which all data has arrived.
-    Write;
+    WriteRequest: offset length succeed fua;
     /// `NBD_CMD_FLUSH`: success means that every write answered before is on
     /// permanent storage.
-    Flush;
-    /// `NBD_CMD_TRIM`: what it held may read as anything.
-    Trim;
+    FlushRequest: succeed;
+    /// `NBD_CMD_TRIM`: the range may read as anything afterwards.
+    TrimRequest: offset length succeed fua;
     /// `NBD_CMD_CACHE`: a hint.
-    Cache;
-    /// `NBD_CMD_WRITE_ZEROES`: reads as zeroes afterwards.
-    WriteZeroes;
+    CacheRequest: offset length succeed;
+    /// `NBD_CMD_WRITE_ZEROES`: the range reads as zeroes afterwards.
+    WriteZeroesRequest: offset length succeed fua;
     /// `NBD_CMD_RESIZE` of the resize extension. Success goes through
     /// [`Transmission::resized`](super::Transmission::resized), so that later
-    /// requests are judged by the new size.
-    Resize;
+    /// requests are checked against the new size.
+    ResizeRequest: ;
 }
-ranged! { Write Trim Cache WriteZeroes }
-simple! { Write Flush Trim Cache WriteZeroes }
-fua! { Write Trim WriteZeroes }
 
-impl WriteZeroes {
+impl WriteZeroesRequest {
     /// Whether no hole may be made: later writes must not fail for lack of
     /// space (`NO_HOLE`).
     #[must_use]
     pub const fn no_hole(&self) -> bool {
-        self.0.flags.contains(CommandFlags::NO_HOLE)
+        self.info.flags.contains(CommandFlags::NO_HOLE)
     }
 
     /// Whether to fail at once with `ENOTSUP` unless it is faster than
-    /// writing (`FAST_ZERO`). Without it `ENOTSUP` is no answer.
+    /// writing (`FAST_ZERO`). Without it `ENOTSUP` is not a legal error.
     #[must_use]
-    pub const fn fast(&self) -> bool {
-        self.0.flags.contains(CommandFlags::FAST_ZERO)
+    pub const fn fast_zero(&self) -> bool {
+        self.info.flags.contains(CommandFlags::FAST_ZERO)
     }
 }
 
-impl Resize {
+impl ResizeRequest {
     /// The size wanted, in bytes.
     #[must_use]
     pub const fn size(&self) -> u64 {
-        self.0.offset
+        self.info.offset
     }
 }

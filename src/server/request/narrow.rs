@@ -14,7 +14,7 @@ pub const PIECE: u32 = 0xffff_0000;
 /// length has no pieces.
 ///
 /// A reply seldom has use for all of them: hand them through
-/// [`BlockStatus32::cut`](super::BlockStatus32::cut).
+/// [`BlockStatus32Request::cut`](super::BlockStatus32Request::cut).
 ///
 /// ```
 /// use nbd_codec::server::narrow;

@@ -1,8 +1,8 @@
-//! Replies to reads: whole, or chunk by chunk.
+//! `NBD_CMD_READ`, and replies to it: whole, or chunk by chunk.
 
-use super::Returned;
-use super::reply::{Head, Reply, Ticket};
-use crate::coverage::{Coverage, Judgement};
+use super::reply::{Reply, ReplyHeader, RequestInfo};
+use super::{Rejected, accessors};
+use crate::coverage::{Coverage, Outcome};
 use crate::error::Misuse;
 use crate::negotiated::Framing;
 use crate::wire::flags::CommandFlags;
@@ -12,65 +12,32 @@ use crate::wire::number::{ChunkType, Cookie, ErrorValue};
 /// [chunks](Self::into_chunks).
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a client waits for the reply to every request"]
-pub struct Read {
-    pub(in crate::server) ticket: Ticket,
+pub struct ReadRequest {
+    pub(in crate::server) info: RequestInfo,
 }
 
-impl Read {
-    /// What the replies name; the client's choice, and no number to rely on.
-    #[must_use]
-    pub const fn cookie(&self) -> Cookie {
-        self.ticket.cookie
-    }
+accessors! { ReadRequest: offset }
 
-    /// Where, in bytes from the start of the export.
-    #[must_use]
-    pub const fn offset(&self) -> u64 {
-        self.ticket.offset
-    }
-
-    /// How much, in bytes; never zero, and at most the maximum payload.
+impl ReadRequest {
+    /// How long the range is, in bytes; never zero, and at most the maximum
+    /// payload.
     #[must_use]
     pub fn length(&self) -> u32 {
-        self.ticket.length32()
+        self.info.length32()
     }
 
     /// Whether the data must come in one piece (`DF`). Answered whole, it
     /// does.
     #[must_use]
     pub const fn dont_fragment(&self) -> bool {
-        self.ticket.flags.contains(CommandFlags::DF)
+        self.info.flags.contains(CommandFlags::DF)
     }
 
     /// Answers with all of the data, which must be at hand: the reply ends
     /// with it, and cannot fail any more.
     #[inline]
-    pub fn data(self) -> Head {
-        self.ticket.data(self.ticket.offset, self.length(), true)
-    }
-
-    /// Answers with an error. Framings without texts leave the text out; it is
-    /// cut after 4096 bytes.
-    pub fn fail(self, error: ErrorValue, text: &str) -> Reply<'_> {
-        self.ticket.error(error, None, true, text)
-    }
-
-    /// Answers with an error at a place, in bytes from the start of the
-    /// export. Simple framing leaves out text and place.
-    ///
-    /// # Errors
-    ///
-    /// [`Misuse::OutsideRequest`], with the token.
-    pub fn fail_at(
-        self,
-        error: ErrorValue,
-        offset: u64,
-        text: &str,
-    ) -> Result<Reply<'_>, Returned<Self>> {
-        match self.ticket.holds(offset, 1) {
-            true => Ok(self.ticket.error(error, Some(offset), true, text)),
-            false => Err(Returned::new(Misuse::OutsideRequest, self)),
-        }
+    pub fn data(self) -> ReplyHeader {
+        self.info.data(self.info.offset, self.length(), true)
     }
 
     /// To answer piece by piece, with data and holes in any order.
@@ -79,34 +46,34 @@ impl Read {
     ///
     /// The read itself with simple framing, which has no chunks: answer it
     /// whole.
-    pub fn into_chunks(self) -> Result<Chunks, Self> {
-        match self.ticket.framing {
+    pub fn into_chunks(self) -> Result<ChunkedRead, Self> {
+        match self.info.framing {
             Framing::Simple => Err(self),
-            Framing::Structured | Framing::Extended => Ok(Chunks {
+            Framing::Structured | Framing::Extended => Ok(ChunkedRead {
                 coverage: Coverage::NONE,
-                ticket: self.ticket,
+                info: self.info,
                 errors: None,
             }),
         }
     }
 }
 
-impl Ticket {
-    /// The length of a read, which is judged by it before it becomes one.
+impl RequestInfo {
+    /// The length of a read, which was checked against the maximum payload.
     fn length32(&self) -> u32 {
         u32::try_from(self.length).unwrap_or(u32::MAX)
     }
 
-    /// The head of content; with simple framing it is all the content there
+    /// The header of content; with simple framing it is all the content there
     /// is.
     #[inline]
-    fn data(&self, offset: u64, length: u32, last: bool) -> Head {
+    fn data(&self, offset: u64, length: u32, last: bool) -> ReplyHeader {
         if self.framing == Framing::Simple {
-            return Head::new(self.header(ChunkType::NONE, true, 0), length);
+            return ReplyHeader::new(self.header(ChunkType::NONE, true, 0), length);
         }
         let chunk = ChunkType::OFFSET_DATA;
         let front = self.header(chunk, last, length.saturating_add(8));
-        Head::new(front.put(offset.to_be_bytes()), length)
+        ReplyHeader::new(front.put(offset.to_be_bytes()), length)
     }
 
     fn hole<'t>(&self, offset: u64, length: u32, last: bool) -> Reply<'t> {
@@ -115,43 +82,36 @@ impl Ticket {
     }
 }
 
+/// The chunks are the server's own: no attacker chooses them.
+const SEED: u64 = 0;
+
 /// A reply to a read under way: chunks, then one of the calls that consume it.
 ///
-/// Chunks of different replies may be written in turns; the parts of one
+/// ChunkedRead of different replies may be written in turns; the parts of one
 /// chunk may not. That the read is complete is checked before the reply can
 /// end with success.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a client waits for the end of every reply"]
-pub struct Chunks {
-    ticket: Ticket,
+pub struct ChunkedRead {
+    info: RequestInfo,
     coverage: Coverage,
     /// The first and the last place an error was reported at.
     errors: Option<(u64, u64)>,
 }
 
-impl Chunks {
-    /// What the replies name; the client's choice, and no number to rely on.
-    #[must_use]
-    pub const fn cookie(&self) -> Cookie {
-        self.ticket.cookie
-    }
+accessors! { ChunkedRead: offset }
 
-    /// Where the read begins, in bytes from the start of the export.
-    #[must_use]
-    pub const fn offset(&self) -> u64 {
-        self.ticket.offset
-    }
-
+impl ChunkedRead {
     /// How much is read, in bytes.
     #[must_use]
     pub fn length(&self) -> u32 {
-        self.ticket.length32()
+        self.info.length32()
     }
 
     /// Whether there may be one piece only (`DF`).
     #[must_use]
     pub const fn dont_fragment(&self) -> bool {
-        self.ticket.flags.contains(CommandFlags::DF)
+        self.info.flags.contains(CommandFlags::DF)
     }
 
     /// A piece of data; `offset` in bytes from the start of the export.
@@ -159,12 +119,12 @@ impl Chunks {
     /// # Errors
     ///
     /// [`Misuse`] for a piece that is empty or outside the request, for a
-    /// second one although the read has `DF`, for one that cannot but overlap
-    /// another, and for one that lies around an error reported before; nothing
-    /// has changed.
-    pub fn data(&mut self, offset: u64, length: u32) -> Result<Head, Misuse> {
+    /// second one although the read has `DF`, for one that must overlap
+    /// another, and for one that holds an error reported before; nothing has
+    /// changed.
+    pub fn data(&mut self, offset: u64, length: u32) -> Result<ReplyHeader, Misuse> {
         self.add(offset, length)?;
-        Ok(self.ticket.data(offset, length, false))
+        Ok(self.info.data(offset, length, false))
     }
 
     /// A piece that reads as zeroes; `offset` in bytes from the start of the
@@ -175,7 +135,7 @@ impl Chunks {
     /// As [`data`](Self::data).
     pub fn hole(&mut self, offset: u64, length: u32) -> Result<Reply<'static>, Misuse> {
         self.add(offset, length)?;
-        Ok(self.ticket.hole(offset, length, false))
+        Ok(self.info.hole(offset, length, false))
     }
 
     /// An error at a place, in bytes from the start of the export. Content
@@ -191,25 +151,25 @@ impl Chunks {
         offset: u64,
         text: &'t str,
     ) -> Result<Reply<'t>, Misuse> {
-        if !self.ticket.holds(offset, 1) {
+        if !self.info.holds(offset, 1) {
             return Err(Misuse::OutsideRequest);
         }
         let (first, last) = self.errors.unwrap_or((offset, offset));
         self.errors = Some((first.min(offset), last.max(offset)));
-        Ok(self.ticket.error(error, Some(offset), false, text))
+        Ok(self.info.error(error, Some(offset), false, text))
     }
 
     /// Ends the reply: with success, if no error was reported.
     ///
     /// # Errors
     ///
-    /// [`Misuse::Incomplete`] and [`Misuse::Overlap`] for a success that the
-    /// content does not bear out, with the token. After an overlap only
+    /// [`Misuse::Incomplete`] and [`Misuse::Overlap`] where the content does
+    /// not cover the read exactly once, with the reply. After an overlap only
     /// [`fail`](Self::fail) is left.
-    pub fn finish(self) -> Result<Reply<'static>, Returned<Self>> {
+    pub fn finish(self) -> Result<Reply<'static>, Rejected<Self>> {
         match self.complete() {
-            Ok(()) => Ok(self.ticket.success()),
-            Err(misuse) => Err(Returned::new(misuse, self)),
+            Ok(()) => Ok(self.info.success()),
+            Err(misuse) => Err(Rejected::new(misuse, self)),
         }
     }
 
@@ -218,12 +178,16 @@ impl Chunks {
     ///
     /// # Errors
     ///
-    /// As [`data`](Self::data) and [`finish`](Self::finish), with the token as
+    /// As [`data`](Self::data) and [`finish`](Self::finish), with the reply as
     /// it was.
-    pub fn finish_with_data(mut self, offset: u64, length: u32) -> Result<Head, Returned<Self>> {
+    pub fn finish_with_data(
+        mut self,
+        offset: u64,
+        length: u32,
+    ) -> Result<ReplyHeader, Rejected<Self>> {
         match self.add_last(offset, length) {
-            Ok(()) => Ok(self.ticket.data(offset, length, true)),
-            Err(misuse) => Err(Returned::new(misuse, self)),
+            Ok(()) => Ok(self.info.data(offset, length, true)),
+            Err(misuse) => Err(Rejected::new(misuse, self)),
         }
     }
 
@@ -236,25 +200,20 @@ impl Chunks {
         mut self,
         offset: u64,
         length: u32,
-    ) -> Result<Reply<'static>, Returned<Self>> {
+    ) -> Result<Reply<'static>, Rejected<Self>> {
         match self.add_last(offset, length) {
-            Ok(()) => Ok(self.ticket.hole(offset, length, true)),
-            Err(misuse) => Err(Returned::new(misuse, self)),
+            Ok(()) => Ok(self.info.hole(offset, length, true)),
+            Err(misuse) => Err(Rejected::new(misuse, self)),
         }
     }
 
-    /// Ends the reply with an error; what was sent before counts for nothing.
-    pub fn fail(self, error: ErrorValue, text: &str) -> Reply<'_> {
-        self.ticket.error(error, None, true, text)
-    }
-
-    /// Judges a piece and adds it.
+    /// Checks a piece and adds it.
     fn add(&mut self, offset: u64, length: u32) -> Result<(), Misuse> {
         if length == 0 {
             return Err(Misuse::ZeroLength);
         }
         let length = u64::from(length);
-        if !self.ticket.holds(offset, length) {
+        if !self.info.holds(offset, length) {
             return Err(Misuse::OutsideRequest);
         }
         if self.dont_fragment() && !self.coverage.is_empty() {
@@ -262,23 +221,23 @@ impl Chunks {
         }
         let end = offset.saturating_add(length);
         // Errors between the first and the last are not remembered one by
-        // one: what lies between may lie around one of them.
+        // one: a piece between them may hold one of them.
         if self
             .errors
             .is_some_and(|(first, last)| offset <= last && end > first)
         {
             return Err(Misuse::Overlap);
         }
-        let from = offset.saturating_sub(self.ticket.offset);
+        let from = offset.saturating_sub(self.info.offset);
         let mut coverage = self.coverage;
-        if !coverage.add(from, length, self.ticket.length) {
+        if !coverage.add(from, length, self.info.length, SEED) {
             return Err(Misuse::Overlap);
         }
         self.coverage = coverage;
         Ok(())
     }
 
-    /// Judges a piece and adds it, if the read is complete with it.
+    /// Checks a piece and adds it, if the read is complete with it.
     fn add_last(&mut self, offset: u64, length: u32) -> Result<(), Misuse> {
         let before = self.coverage;
         let result = self.add(offset, length).and_then(|()| self.complete());
@@ -292,10 +251,10 @@ impl Chunks {
         if self.errors.is_some() {
             return Ok(());
         }
-        match self.coverage.judge(self.ticket.length) {
-            Judgement::Complete => Ok(()),
-            Judgement::Incomplete => Err(Misuse::Incomplete),
-            Judgement::Overlap => Err(Misuse::Overlap),
+        match self.coverage.outcome(self.info.length, SEED) {
+            Outcome::Complete => Ok(()),
+            Outcome::Incomplete => Err(Misuse::Incomplete),
+            Outcome::Overlap => Err(Misuse::Overlap),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::wire::{EncodeError, Sink};
 
 /// What every request knows of itself; the tokens are made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) struct Ticket {
+pub(in crate::server) struct RequestInfo {
     pub(in crate::server) framing: Framing,
     pub(in crate::server) flags: CommandFlags,
     /// The constraints in force, in bytes.
@@ -22,7 +22,7 @@ pub(in crate::server) struct Ticket {
     pub(in crate::server) length: u64,
 }
 
-impl Ticket {
+impl RequestInfo {
     /// Whether a piece of the export lies within the request.
     pub(in crate::server) fn holds(&self, offset: u64, length: u64) -> bool {
         offset
@@ -210,12 +210,12 @@ impl<'t> Reply<'t> {
 /// connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a client waits for the reply until it is written"]
-pub struct Head {
+pub struct ReplyHeader {
     front: Front,
     payload: u32,
 }
 
-impl Head {
+impl ReplyHeader {
     pub(in crate::server) fn new(front: Front, payload: u32) -> Self {
         Self { front, payload }
     }
@@ -235,7 +235,7 @@ impl Head {
     }
 }
 
-impl AsRef<[u8]> for Head {
+impl AsRef<[u8]> for ReplyHeader {
     fn as_ref(&self) -> &[u8] {
         self.as_bytes()
     }

@@ -1,5 +1,4 @@
-//! Requests on their way in: judged by what was advertised, before they become
-//! tokens.
+//! Requests checked against what was advertised, before they are handed out.
 
 use crate::error::{Error, Violation};
 use crate::limits::Limits;
@@ -75,7 +74,7 @@ const fn invalid(text: &'static str) -> Fault {
     fault(ErrorValue::EINVAL, text)
 }
 
-/// What requests are judged by.
+/// What requests are checked against.
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) export: Negotiated,
@@ -92,9 +91,9 @@ impl Rules {
         contexts.fold(ContextSet::NONE, |set, context| set.with(context.id))
     }
 
-    /// Whether a request is one of the many reads that nothing is wrong with:
+    /// Fast path: whether this is a read without flags that
     /// [`check_form`](Self::check_form) and [`check_range`](Self::check_range)
-    /// accept it.
+    /// accept.
     #[inline]
     pub(super) fn is_plain_read(&self, header: &Header) -> bool {
         let Header { offset, length, .. } = *header;
@@ -114,7 +113,7 @@ impl Rules {
         u64::from(self.export.constraints().minimum).saturating_sub(1)
     }
 
-    /// Whether the payload is one that nobody can mean.
+    /// Refuses a payload of implausible length.
     #[inline]
     pub(super) fn bound_payload(&self, header: &Header) -> Result<(), Error> {
         let maximum = u64::from(self.export.constraints().maximum);
@@ -190,7 +189,7 @@ impl Rules {
             _ => {}
         }
         if self.export.framing == Framing::Extended {
-            // What may carry a payload is judged with the payload.
+            // Which commands may have it is checked with the payload.
             allowed |= CommandFlags::PAYLOAD_LEN;
         }
         match header.flags.difference(allowed).is_empty() {
@@ -221,8 +220,8 @@ impl Rules {
         }
     }
 
-    /// A payload with more ids than there are contexts has one that is unknown
-    /// or twice, whatever it holds.
+    /// A payload with more ids than there are contexts has an unknown or a
+    /// repeated one, whatever it holds.
     fn check_status_payload(&self, length: u64) -> Result<(), Fault> {
         let selected = u64::try_from(self.export.contexts.len()).unwrap_or(u64::MAX);
         match BlockStatusPayload::count(length) {
@@ -273,7 +272,7 @@ impl Rules {
                 return Ok(());
             }
             Command::TRIM | Command::CACHE | Command::WRITE_ZEROES => {
-                (self.limits.effect, ErrorValue::EOVERFLOW)
+                (self.limits.max_effect_length, ErrorValue::EOVERFLOW)
             }
             _ => return Ok(()),
         };
@@ -291,7 +290,7 @@ impl Rules {
             _ if was_inside => ErrorValue::ENOSPC,
             _ => ErrorValue::EINVAL,
         };
-        fault(error, "the range ends behind the export")
+        fault(error, "the range ends past the end of the export")
     }
 
     /// The longest read in bytes, and the error of a longer one.
@@ -329,10 +328,10 @@ mod tests {
         }
     }
 
-    /// Of reads without flags, those are taken the short way that the long one
-    /// accepts, and no others.
+    /// The fast path takes the reads without flags that the slow path accepts,
+    /// and no others.
     #[test]
-    fn both_ways_judge_alike() {
+    fn fast_path_accepts_what_slow_path_accepts() {
         for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
             for (minimum, size) in [(1, SIZE), (512, SIZE), (1, u64::MAX), (1, 0)] {
                 for shutting_down in [false, true] {
@@ -351,8 +350,8 @@ mod tests {
                         for length in edges() {
                             let header = read(offset, length);
                             let form = rules.check_form(&header);
-                            let judged = form.and_then(|()| rules.check_range(&header));
-                            assert_eq!(rules.is_plain_read(&header), judged.is_ok(), "{header:?}");
+                            let checked = form.and_then(|()| rules.check_range(&header));
+                            assert_eq!(rules.is_plain_read(&header), checked.is_ok(), "{header:?}");
                         }
                     }
                 }
@@ -360,9 +359,9 @@ mod tests {
         }
     }
 
-    /// Anything else goes the long way.
+    /// Anything else takes the slow path.
     #[test]
-    fn other_commands_and_flags_go_the_long_way() {
+    fn other_commands_and_flags_take_the_slow_path() {
         let rules = Rules {
             largest: SIZE,
             export: Negotiated::new(Framing::Extended, SIZE, TransmissionFlags::KNOWN),

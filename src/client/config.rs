@@ -1,0 +1,178 @@
+//! What a client wants to negotiate.
+
+use crate::error::Misuse;
+use crate::limits::Limits;
+use crate::negotiated::{Framing, SelectedContexts, StatusWidth};
+use crate::wire::text::{Text, check_str};
+
+/// What the caller wants of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TlsPolicy {
+    /// Plain text only.
+    #[default]
+    Never,
+    /// TLS where the server has it. An attacker between client and server can
+    /// pretend that it has not.
+    Prefer,
+    /// TLS or nothing: the name of the export is not sent in plain text.
+    Require,
+}
+
+/// A metadata context the caller wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MetaContextQuery<'a> {
+    /// Its name, as `base:allocation`.
+    pub name: &'a str,
+    /// How many bits of status it has, if that is known. One known to need 64
+    /// is not asked for without extended headers; one known to have 32 is held
+    /// to them.
+    pub width: Option<StatusWidth>,
+}
+
+impl<'a> MetaContextQuery<'a> {
+    /// A context of which no more than the name is known.
+    #[must_use]
+    pub const fn new(name: &'a str) -> Self {
+        Self { name, width: None }
+    }
+
+    /// A context of at most 32 bits of status.
+    #[must_use]
+    pub const fn narrow(name: &'a str) -> Self {
+        Self {
+            name,
+            width: Some(StatusWidth::Narrow),
+        }
+    }
+
+    /// A context of more than 32 bits of status.
+    #[must_use]
+    pub const fn wide(name: &'a str) -> Self {
+        Self {
+            name,
+            width: Some(StatusWidth::Wide),
+        }
+    }
+
+    /// Whether a client may ask for it with this framing.
+    pub(super) fn can_be_asked(&self, framing: Framing) -> bool {
+        match self.width {
+            Some(StatusWidth::Wide) => framing == Framing::Extended,
+            Some(StatusWidth::Narrow) | None => framing >= Framing::Structured,
+        }
+    }
+}
+
+/// Whether it begins with a namespace and a colon.
+pub(super) fn is_query(query: Text<'_>) -> bool {
+    let colon = query.as_bytes().iter().position(|byte| *byte == b':');
+    colon.is_some_and(|at| at > 0)
+}
+
+/// What is to be negotiated.
+///
+/// ```
+/// use nbd_codec::Framing;
+/// use nbd_codec::client::{Config, MetaContextQuery};
+///
+/// let config = Config::new("disk")
+///     .framing(Framing::Structured) // not extended, whatever the server has
+///     .contexts(&[MetaContextQuery::narrow("base:allocation")]);
+/// # let _ = config;
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Config<'a> {
+    pub(super) export: &'a str,
+    pub(super) contexts: &'a [MetaContextQuery<'a>],
+    pub(super) tls: TlsPolicy,
+    pub(super) framing: Framing,
+    pub(super) describe: bool,
+    pub(super) lenient: bool,
+    pub(super) limits: Limits,
+}
+
+impl<'a> Config<'a> {
+    /// The export with this name (empty: the default export), no contexts, no
+    /// TLS, the most able framing that the server has.
+    #[must_use]
+    pub const fn new(export: &'a str) -> Self {
+        Self {
+            export,
+            contexts: &[],
+            tls: TlsPolicy::Never,
+            framing: Framing::Extended,
+            describe: false,
+            lenient: false,
+            limits: Limits::DEFAULT,
+        }
+    }
+
+    /// The metadata contexts wanted, at most [`SelectedContexts::CAPACITY`].
+    #[must_use]
+    pub const fn contexts(mut self, contexts: &'a [MetaContextQuery<'a>]) -> Self {
+        self.contexts = contexts;
+        self
+    }
+
+    /// What is wanted of TLS. Default: never.
+    #[must_use]
+    pub const fn tls(mut self, tls: TlsPolicy) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// TLS or nothing.
+    #[must_use]
+    pub const fn require_tls(self) -> Self {
+        self.tls(TlsPolicy::Require)
+    }
+
+    /// The most able framing wanted. Default: extended headers.
+    #[must_use]
+    pub const fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    /// Whether to ask for the server's canonical name and description of the
+    /// export. Default: no.
+    #[must_use]
+    pub const fn describe(mut self, describe: bool) -> Self {
+        self.describe = describe;
+        self
+    }
+
+    /// For testers of servers: a [`Handshake`](super::Handshake) then sends
+    /// options that the specification asks a client not to send. An option may
+    /// come before the framing it needs, a framing and a piece of information
+    /// be asked for again, and a query lack its namespace. What the state
+    /// machine itself depends on is refused all the same, and replies are
+    /// checked all the same.
+    #[must_use]
+    pub const fn lenient(mut self, lenient: bool) -> Self {
+        self.lenient = lenient;
+        self
+    }
+
+    /// Caps on what the server sends.
+    #[must_use]
+    pub const fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Whether it can be sent.
+    pub(super) fn check(&self) -> Result<(), Misuse> {
+        check_str(self.export)?;
+        if self.contexts.len() > SelectedContexts::CAPACITY {
+            return Err(Misuse::TooManyContexts);
+        }
+        for query in self.contexts {
+            check_str(query.name)?;
+            if !is_query(Text::from(query.name)) {
+                return Err(Misuse::Query);
+            }
+        }
+        Ok(())
+    }
+}
