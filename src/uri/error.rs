@@ -1,10 +1,11 @@
-//! What can be wrong with a URI.
+//! Errors of parsing a URI.
 
 /// Why a text is not an NBD URI.
 ///
-/// Every variant holds `at`, an offset in bytes from the start of the text
-/// that was given: the whole URI when parsing, the argument at fault in
-/// [`Uri::tcp`](super::Uri::tcp) and [`Uri::unix`](super::Uri::unix).
+/// `at` is an offset in bytes from the start of the text: of the URI when
+/// parsing, of the invalid argument in [`Uri::tcp`](super::Uri::tcp),
+/// [`Uri::unix`](super::Uri::unix) and
+/// [`Uri::with_export`](super::Uri::with_export).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum UriError {
@@ -24,8 +25,8 @@ pub enum UriError {
         /// Where the slashes should be.
         at: usize,
     },
-    /// A character that this part of a URI cannot hold as it is.
-    #[error("a character at byte {at} cannot stand there: percent-encode it (a space is %20)")]
+    /// A character that must be percent-encoded in this part of a URI.
+    #[error("invalid character at byte {at}: percent-encode it (a space is %20)")]
     Character {
         /// Where the character begins.
         at: usize,
@@ -38,47 +39,47 @@ pub enum UriError {
         /// Where the percent sign is.
         at: usize,
     },
-    /// A part that is text is not UTF-8 once it is decoded.
+    /// A part that must be text is not UTF-8 after decoding.
     #[error("the text at byte {at} does not decode to UTF-8: percent-encode the bytes of UTF-8")]
     Utf8 {
         /// Where the first wrong byte is.
         at: usize,
     },
-    /// A `NUL` where none may be.
+    /// A `NUL` in a part that must not have one.
     #[error("a NUL character at byte {at}: remove it (only an abstract socket begins with %00)")]
     Nul {
         /// Where the `NUL` is.
         at: usize,
     },
-    /// A fragment, which NBD URIs do not have.
+    /// A fragment. NBD URIs have none.
     #[error("a fragment begins at byte {at}: remove it, or write %23 for a number sign")]
     Fragment {
         /// Where the `#` is.
         at: usize,
     },
-    /// A host, or the user of an SSH host, that begins with `-`: a program
-    /// that received it as an argument would take it for an option.
-    #[error("the name at byte {at} begins with \"-\", like an option: give a real host or user")]
+    /// A host, or the user of an SSH host, that begins with `-`: as an argument
+    /// of a program it would be an option.
+    #[error("the name at byte {at} begins with \"-\", like an option: use a real host or user")]
     LeadingDash {
         /// Where the name begins.
         at: usize,
     },
     /// Neither a host name nor an IP address.
-    #[error("no valid host at byte {at}: give a name, an IPv4 address or an [IPv6 address]")]
+    #[error("invalid host at byte {at}: use a name, an IPv4 address or an [IPv6 address]")]
     Host {
-        /// Where the host stops being valid, or begins.
+        /// Where the first invalid character is, or where the host begins.
         at: usize,
     },
     /// The port is not a number, or too large.
     #[error(
-        "no valid port at byte {at}: give a number up to 65535, and put IPv6 addresses in brackets"
+        "invalid port at byte {at}: use a number up to 65535, and put IPv6 addresses in brackets"
     )]
     Port {
         /// Where the port begins.
         at: usize,
     },
     /// The host of a vsock URI is not a context identifier.
-    #[error("no vsock context identifier at byte {at}: give a number, such as 2 for the host")]
+    #[error("invalid context identifier at byte {at}: use a number, such as 2 for the host")]
     Cid {
         /// Where the identifier begins.
         at: usize,
@@ -89,25 +90,25 @@ pub enum UriError {
         /// Where the host or port begins.
         at: usize,
     },
-    /// A URI for a Unix domain socket does not say which.
+    /// A URI for a Unix domain socket without a path.
     #[error("a Unix socket needs a path, expected at byte {at}: add ?socket=/path/of/socket")]
     SocketMissing {
-        /// The end of the URI, or the place of the empty path.
+        /// The end of the URI, or where the empty path is.
         at: usize,
     },
-    /// `socket` in a URI that does not use a Unix domain socket.
+    /// `socket` in a URI for another transport.
     #[error("the socket parameter at byte {at} needs a Unix scheme: use nbd+unix or nbds+unix")]
     SocketUnexpected {
         /// Where the parameter begins.
         at: usize,
     },
-    /// A parameter of which there can be one is there again.
-    #[error("the parameter at byte {at} was given before: keep one of the two")]
+    /// A parameter is given twice.
+    #[error("the parameter at byte {at} is given twice: remove one of the two")]
     Duplicate {
         /// Where the second one begins.
         at: usize,
     },
-    /// A kind of TLS that is not known.
+    /// The value of `tls-type` is unknown.
     #[error("unknown tls-type at byte {at}: use anon, x509 or psk")]
     TlsType {
         /// Where the value begins.
@@ -122,16 +123,14 @@ pub enum UriError {
     /// The export name is longer than the protocol allows.
     #[error("the export name exceeds 4096 bytes at byte {at}: use a shorter name")]
     ExportTooLong {
-        /// Where the first byte too many is.
+        /// Where the first excess byte is.
         at: usize,
     },
 }
 
 impl UriError {
-    /// Where the text is wrong: an offset in bytes from its start.
-    ///
-    /// It is at most the length of the text, and may be equal to it if
-    /// something is missing at the end.
+    /// The offset of the error, in bytes from the start of the text. It is the
+    /// length of the text if something is missing at the end.
     #[must_use]
     pub const fn offset(self) -> usize {
         match self {

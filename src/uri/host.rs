@@ -1,4 +1,4 @@
-//! The host of a URI.
+//! The host of a URI: a name or an address.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,37 +7,37 @@ use std::string::String;
 
 use super::UriError;
 
-/// Where a server is: a name to be resolved, or an address.
+/// The host of a server: a name to resolve, or an address.
 ///
-/// [`FromStr`] and [`Display`](fmt::Display) use the plain form, as a resolver
-/// takes it: no brackets, no percent-encoding. They are not for URIs.
+/// [`FromStr`] and [`Display`](fmt::Display) use the form that resolvers accept:
+/// no brackets, no percent-encoding. That is not the form in a URI.
 ///
-/// A [`Host`] from a parsed URI never begins with `-` and has no blanks,
-/// control characters or punctuation other than `-._~`.
+/// The host of a parsed URI never begins with `-`. It has no spaces, no control
+/// characters, and no punctuation but `-._~`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Host {
-    /// A name, in the spelling of the URI, with no percent-encoding left.
+    /// A name, percent-decoded; case is kept.
     Name(String),
-    /// An IPv4 address in four decimal parts.
+    /// An IPv4 address, written as four decimal numbers.
     Ipv4(Ipv4Addr),
     /// An IPv6 address.
     Ipv6 {
         /// The address.
         address: Ipv6Addr,
-        /// The zone, such as `eth0` in `fe80::1%eth0`: the interface through
-        /// which a link-local address is reached.
+        /// The zone, such as `eth0` in `fe80::1%eth0`: the network interface
+        /// of a link-local address.
         zone: Option<String>,
     },
 }
 
 impl Host {
-    /// The host of a URI that names none.
+    /// The host of a URI that has none.
     pub(super) fn localhost() -> Self {
         Self::Name(String::from("localhost"))
     }
 
-    /// The same host if a URI can say it. A name that spells an address
-    /// becomes that address.
+    /// Checks that the host is valid in a URI. A name that is an address becomes
+    /// that address.
     pub(super) fn into_checked(self) -> Result<Self, UriError> {
         match self {
             Self::Name(name) => name.parse(),
@@ -54,23 +54,23 @@ impl Host {
     }
 }
 
-/// Checks the name of a host or of a zone; `locate` turns an offset in the
-/// name into one to report.
+/// Checks the name of a host or of a zone. `locate` maps an offset in the name
+/// to the offset to report.
 ///
-/// A short list of what is allowed, rather than a list of what is known to
-/// have misled a resolver, a shell or a program's argument parser.
+/// A list of valid characters is safer than a list of the characters that are
+/// known to mislead a resolver, a shell or an argument parser.
 pub(super) fn check_name(name: &str, locate: impl Fn(usize) -> usize) -> Result<(), UriError> {
     match name.chars().next() {
         None => return Err(UriError::Host { at: locate(0) }),
         Some('-') => return Err(UriError::LeadingDash { at: locate(0) }),
         Some(_) => {}
     }
-    let fault = name.char_indices().find(|&(_, c)| match c {
+    let invalid = name.char_indices().find(|&(_, c)| match c {
         '-' | '.' | '_' | '~' => false,
         c if c.is_ascii() => !c.is_ascii_alphanumeric(),
         c => c.is_control() || c.is_whitespace(),
     });
-    match fault {
+    match invalid {
         Some((index, _)) => Err(UriError::Host { at: locate(index) }),
         None => Ok(()),
     }
@@ -79,8 +79,8 @@ pub(super) fn check_name(name: &str, locate: impl Fn(usize) -> usize) -> Result<
 impl FromStr for Host {
     type Err = UriError;
 
-    /// Takes a name, an IPv4 address, or an IPv6 address with or without
-    /// `%zone`, none of them encoded.
+    /// Parses a name, an IPv4 address, or an IPv6 address with or without
+    /// `%zone`, without percent-encoding.
     ///
     /// # Errors
     ///

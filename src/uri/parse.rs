@@ -5,10 +5,12 @@ use std::{string::String, vec::Vec};
 
 use super::host::check_name;
 use super::percent::{Decoded, Part, in_name, in_path, in_query, in_user, unreserved};
-use super::{DEFAULT_PORT, HOST_CID, Host, Tls, TlsType, Transport, Uri, UriError};
+use super::tls::{Tls, TlsType};
+use super::transport::{DEFAULT_PORT, HOST_CID, Transport};
+use super::{Host, Uri, UriError};
 use crate::wire::text::MAX_TEXT;
 
-/// What comes after the `+` in a scheme.
+/// The transport of a scheme, after the `+`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Tcp,
@@ -22,7 +24,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Uri, UriError> {
     let missing = UriError::Scheme { at: scheme.at };
     let (tls_required, kind) = parse_scheme(scheme).ok_or(missing)?;
     let rest = rest.ok_or(missing)?;
-    // A `#` ends the URI wherever it stands, so nothing else explains it.
+    // A `#` always begins a fragment, so this error comes before all others.
     if let (before, Some(_)) = rest.cut(b'#') {
         let at = before.skip(before.text.len()).at;
         return Err(UriError::Fragment { at });
@@ -76,11 +78,11 @@ fn parse_scheme(scheme: Part<'_>) -> Option<(bool, Kind)> {
     Some((tls, kind))
 }
 
-/// An empty user name identifies nobody: it counts as none.
+/// An empty user name is the same as none.
 fn parse_user(part: Part<'_>, kind: Kind) -> Result<Option<String>, UriError> {
     let user = part.decode(in_user)?.into_text()?;
     if kind == Kind::Ssh && user.starts_with('-') {
-        // On a command line, `-x@host` is as much an option as `-x` is.
+        // On a command line, `-x@host` is an option, like `-x`.
         return Err(UriError::LeadingDash { at: part.at });
     }
     Ok(Some(user).filter(|user| !user.is_empty()))
@@ -139,8 +141,8 @@ fn parse_ipv6(literal: Part<'_>) -> Result<Host, UriError> {
     let Some(zone) = zone else {
         return Ok(address.into());
     };
-    // The percent sign before the zone is itself percent-encoded. Without
-    // that, `%ea` would be either a byte or the begin of `%eth0`.
+    // The percent sign before the zone is itself percent-encoded. Otherwise
+    // `%ea` could be an encoded byte or a zone.
     let at = zone.at.saturating_sub(1);
     if !zone.text.starts_with(b"25") {
         return Err(UriError::Escape { at });
@@ -161,7 +163,7 @@ fn parse_name(part: Part<'_>) -> Result<Host, UriError> {
     })
 }
 
-/// Decodes first and checks then, so that an escape hides nothing.
+/// Checks the name after decoding, so that percent-encoding hides no character.
 fn parse_checked_name(part: Part<'_>, plain: fn(u8) -> bool) -> Result<String, UriError> {
     let decoded = part.decode(plain)?;
     let valid = core::str::from_utf8(&decoded.bytes);
@@ -178,7 +180,7 @@ fn parse_port(part: Option<Part<'_>>) -> Result<Option<u32>, UriError> {
     }
 }
 
-/// A decimal number; nothing at all is no number, as RFC 3986 has it.
+/// A decimal number; `None` if it is empty, which RFC 3986 allows for a port.
 fn parse_number(part: Part<'_>, error: UriError) -> Result<Option<u32>, UriError> {
     if part.is_empty() {
         return Ok(None);
@@ -190,8 +192,8 @@ fn parse_number(part: Part<'_>, error: UriError) -> Result<Option<u32>, UriError
     number.map(Some).ok_or(error)
 }
 
-/// Checks what the protocol says of the length and content of a name, other
-/// than UTF-8; `locate` turns an offset in the name into one to report.
+/// Checks the protocol's rules for an export name but UTF-8. `locate` maps an
+/// offset in the name to the offset to report.
 pub(super) fn check_export(name: &[u8], locate: impl Fn(usize) -> usize) -> Result<(), UriError> {
     if name.len() > MAX_TEXT {
         let at = locate(MAX_TEXT);
@@ -203,7 +205,8 @@ pub(super) fn check_export(name: &[u8], locate: impl Fn(usize) -> usize) -> Resu
     }
 }
 
-/// Checks the path of a socket likewise. An abstract name may hold any bytes.
+/// Checks the path of a socket in the same way. An abstract name, after a
+/// leading `NUL`, may have any bytes.
 pub(super) fn check_socket(path: &[u8], locate: impl Fn(usize) -> usize) -> Result<(), UriError> {
     match path.iter().position(|&byte| byte == 0) {
         _ if path.is_empty() => Err(UriError::SocketMissing { at: locate(0) }),
@@ -212,7 +215,7 @@ pub(super) fn check_socket(path: &[u8], locate: impl Fn(usize) -> usize) -> Resu
     }
 }
 
-/// Reads the parameters into `uri`, other than `socket`, which it returns.
+/// Parses the parameters into `uri`, except `socket`, which is returned.
 fn parse_query(
     uri: &mut Uri,
     query: Option<Part<'_>>,
@@ -237,8 +240,8 @@ fn parse_query(
                 check_socket(&decoded.bytes, |index| decoded.locate(index))?;
                 set(&mut socket, decoded.bytes, at)?;
             }
-            // To ignore it would connect to some other server. Through SSH it
-            // may well mean something, which is for the caller to say.
+            // A client that ignored it would connect to another server. For
+            // SSH the caller decides what it means.
             "socket" if kind != Kind::Ssh => return Err(UriError::SocketUnexpected { at }),
             "tls-type" => set(&mut tls.kind, parse_tls_type(&decoded, value.at)?, at)?,
             "tls-hostname" => set(&mut tls.hostname, decoded.into_text()?, at)?,
@@ -271,7 +274,7 @@ fn parse_tls_type(value: &Decoded<'_>, at: usize) -> Result<TlsType, UriError> {
         .ok_or(UriError::TlsType { at })
 }
 
-/// The specification has 0 and 1. The usual words can mean nothing else.
+/// The specification has 0 and 1. Other usual words are not ambiguous.
 fn parse_bool(value: &[u8]) -> Option<bool> {
     const TRUE: [&[u8]; 6] = [b"1", b"true", b"t", b"yes", b"y", b"on"];
     const FALSE: [&[u8]; 6] = [b"0", b"false", b"f", b"no", b"n", b"off"];

@@ -6,7 +6,7 @@ use std::{string::String, vec::Vec};
 
 use super::UriError;
 
-/// A stretch of the URI, still encoded, that knows where it begins.
+/// A part of the URI, percent-encoded, and its offset.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     pub(super) text: &'a [u8],
@@ -22,29 +22,37 @@ impl<'a> Part<'a> {
         self.text.is_empty()
     }
 
-    /// The first `len` bytes and the others; all and none if it is shorter.
+    /// The first `len` bytes and the remaining ones; all and none if the part is
+    /// shorter.
     pub(super) fn split_at(self, len: usize) -> (Self, Self) {
-        let (head, tail) = self.text.split_at_checked(len).unwrap_or((self.text, &[]));
-        let at = self.at.saturating_add(head.len());
-        (Self { text: head, ..self }, Self { text: tail, at })
+        let (first, text) = self.text.split_at_checked(len).unwrap_or((self.text, &[]));
+        let at = self.at.saturating_add(first.len());
+        (
+            Self {
+                text: first,
+                ..self
+            },
+            Self { text, at },
+        )
     }
 
     pub(super) fn skip(self, len: usize) -> Self {
         self.split_at(len).1
     }
 
-    /// What is before the first `mark` and, if there is one, what is after.
+    /// The parts before and after the first `mark`; all and `None` if there is
+    /// no `mark`.
     pub(super) fn cut(self, mark: u8) -> (Self, Option<Self>) {
         match self.text.iter().position(|&byte| byte == mark) {
             Some(len) => {
-                let (head, tail) = self.split_at(len);
-                (head, Some(tail.skip(1)))
+                let (before, after) = self.split_at(len);
+                (before, Some(after.skip(1)))
             }
             None => (self, None),
         }
     }
 
-    /// Decodes it; `plain` says which bytes may stand for themselves.
+    /// Decodes the part; `plain` says which bytes need no encoding.
     pub(super) fn decode(self, plain: fn(u8) -> bool) -> Result<Decoded<'a>, UriError> {
         let source = Bytes { rest: self, plain };
         let bytes = source
@@ -55,15 +63,15 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Decoded bytes, and what they were decoded from.
+/// Decoded bytes, and the part that they were decoded from.
 pub(super) struct Decoded<'a> {
     pub(super) bytes: Vec<u8>,
     source: Bytes<'a>,
 }
 
 impl Decoded<'_> {
-    /// Where in the URI the decoded byte `index` begins. It decodes again:
-    /// only errors ask, and at most one of them does.
+    /// The offset in the URI of the decoded byte `index`. Decodes again, which
+    /// happens at most once, for an error.
     pub(super) fn locate(&self, index: usize) -> usize {
         match self.source.clone().nth(index) {
             Some(Ok((at, _))) => at,
@@ -71,7 +79,7 @@ impl Decoded<'_> {
         }
     }
 
-    /// The bytes, which have to be free of `NUL`.
+    /// The bytes, if they have no `NUL`.
     pub(super) fn into_path(self) -> Result<Vec<u8>, UriError> {
         match self.bytes.iter().position(|&byte| byte == 0) {
             Some(index) => Err(UriError::Nul {
@@ -81,7 +89,7 @@ impl Decoded<'_> {
         }
     }
 
-    /// The bytes as text: UTF-8 without `NUL`.
+    /// The bytes as a string, if they are UTF-8 without `NUL`.
     pub(super) fn into_text(self) -> Result<String, UriError> {
         if let Err(error) = core::str::from_utf8(&self.bytes) {
             let at = self.locate(error.valid_up_to());
@@ -92,7 +100,7 @@ impl Decoded<'_> {
     }
 }
 
-/// Each decoded byte and where it begins in the URI.
+/// The decoded bytes, each with its offset in the URI.
 #[derive(Clone)]
 struct Bytes<'a> {
     rest: Part<'a>,
@@ -128,12 +136,12 @@ fn hex(digit: u8) -> Option<u8> {
         .and_then(|value| u8::try_from(value).ok())
 }
 
-/// Letters, digits and `-._~`: never in need of encoding.
+/// Letters, digits and `-._~`, which need no encoding anywhere.
 pub(super) const fn unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// What a host name may hold unencoded.
+/// The bytes that need no encoding in a host name.
 pub(super) const fn in_name(byte: u8) -> bool {
     unreserved(byte)
         || matches!(
@@ -142,22 +150,22 @@ pub(super) const fn in_name(byte: u8) -> bool {
         )
 }
 
-/// What the user name may hold unencoded.
+/// The bytes that need no encoding in the user name.
 pub(super) const fn in_user(byte: u8) -> bool {
     in_name(byte) || byte == b':'
 }
 
-/// What the path may hold unencoded.
+/// The bytes that need no encoding in the path.
 pub(super) const fn in_path(byte: u8) -> bool {
     in_name(byte) || matches!(byte, b'/' | b':' | b'@')
 }
 
-/// What the query may hold unencoded.
+/// The bytes that need no encoding in the query.
 pub(super) const fn in_query(byte: u8) -> bool {
     in_path(byte) || byte == b'?'
 }
 
-/// Writes bytes so that any part of a URI can hold them.
+/// Writes bytes percent-encoded for any part of a URI.
 pub(super) struct Encoded<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Encoded<'_> {
@@ -166,8 +174,8 @@ impl fmt::Display for Encoded<'_> {
     }
 }
 
-/// Writes bytes so that the path or the query can hold them, with slashes,
-/// colons and at signs left legible.
+/// Writes bytes percent-encoded for the path or the query: slashes, colons and
+/// at signs are not encoded.
 pub(super) struct EncodedPath<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for EncodedPath<'_> {
