@@ -1,10 +1,12 @@
-//! Values for fuzzers and property tests: `Arbitrary` for what is on the wire,
-//! and for what a session starts from.
+//! `Arbitrary` for fuzzers and property tests: for every value on the wire, and
+//! for the values from which a session starts.
 //!
-//! Numbers and flags are mostly known ones, so that tests get behind the first
-//! check. Nothing else is tidied up: extents may be empty, an error may be
-//! zero, block sizes may be impossible. A value that must be valid says so:
-//! [`BlockSizes::is_valid`], [`Text::to_str`], `total` of a list of extents.
+//! Distribution: 7 of 8 numbers and flag fields are defined ones, so that tests
+//! pass the first check; the others are any bits. 3 of 4 strings are UTF-8. All
+//! other fields are uniform, and nothing else is valid by construction: an
+//! extent can be empty, an error number zero, block sizes impossible. Filter
+//! with [`BlockSizes::is_valid`], [`Text::to_str`] or `total` of a list of
+//! extents.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
@@ -16,7 +18,8 @@ use crate::negotiated::{
 use crate::wire::chunk::Chunk;
 use crate::wire::extent::{Extent32, Extent64, Extents32, Extents64};
 use crate::wire::flags::{
-    AllocationFlags, ClientFlags, CommandFlags, HandshakeFlags, ReplyFlags, TransmissionFlags,
+    AllocationFlags, ClientFlags, CommandFlags, DirtyBitmapFlags, HandshakeFlags, ReplyFlags,
+    TransmissionFlags,
 };
 use crate::wire::greeting::{ExportNameReply, Greeting, NewstyleGreeting, OldstyleGreeting};
 use crate::wire::number::{
@@ -28,17 +31,17 @@ use crate::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
 use crate::wire::request::{BlockStatusPayload, CompactRequest, ExtendedRequest};
 use crate::wire::text::Text;
 
-/// Mostly one of the values listed, sometimes any.
+/// 7 of 8 values are in one of the ranges of defined numbers, the others are
+/// any numbers.
 macro_rules! numbers {
     ($($name:ident($repr:ty): $($known:expr),+;)*) => {$(
         impl<'a> Arbitrary<'a> for $name {
             fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-                match u.ratio(7u8, 8u8)? {
-                    true => {
-                        let known = u.choose(&[$($known),+])?.clone();
-                        u.int_in_range(known).map(Self)
-                    }
-                    false => u.arbitrary().map(Self),
+                if u.ratio(7u8, 8u8)? {
+                    let known = u.choose(&[$($known),+])?.clone();
+                    u.int_in_range(known).map(Self)
+                } else {
+                    u.arbitrary().map(Self)
                 }
             }
         }
@@ -54,25 +57,25 @@ numbers! {
     ErrorValue(u32): 0..=1, 5..=5, 12..=12, 22..=22, 28..=28, 75..=75, 95..=95, 108..=108;
 }
 
-/// Mostly flags that are known, sometimes any.
+/// 7 of 8 values have defined flags only, the others have any bits.
 macro_rules! flags {
     ($($name:ident)*) => {$(
         impl<'a> Arbitrary<'a> for $name {
             fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-                let all = u.ratio(1u8, 8u8)?;
+                let any = u.ratio(1u8, 8u8)?;
                 let flags = Self(u.arbitrary()?);
-                Ok(match all {
-                    true => flags,
-                    false => flags & Self::KNOWN,
-                })
+                Ok(if any { flags } else { flags & Self::KNOWN })
             }
         }
     )*};
 }
 
-flags! { HandshakeFlags ClientFlags TransmissionFlags CommandFlags ReplyFlags AllocationFlags }
+flags! {
+    HandshakeFlags ClientFlags TransmissionFlags CommandFlags ReplyFlags
+    AllocationFlags DirtyBitmapFlags
+}
 
-/// Structures of public fields, each of them arbitrary.
+/// Structures whose fields are all arbitrary.
 macro_rules! structures {
     ($($name:ident $(<$lifetime:lifetime>)? { $($field:ident),+ })*) => {$(
         impl<'a> Arbitrary<'a> for $name $(<$lifetime>)? {
@@ -106,39 +109,37 @@ structures! {
     Negotiated { framing, size, flags, block_sizes, contexts, style, tls }
 }
 
-impl<'a> Arbitrary<'a> for Cookie {
-    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        u.arbitrary().map(Self)
-    }
+/// Newtypes of any number.
+macro_rules! newtypes {
+    ($($name:ident)*) => {$(
+        impl<'a> Arbitrary<'a> for $name {
+            fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+                u.arbitrary().map(Self)
+            }
+        }
+    )*};
 }
 
-impl<'a> Arbitrary<'a> for ContextId {
-    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        u.arbitrary().map(Self)
-    }
+newtypes! { Cookie ContextId }
+
+/// One of the variants without fields.
+macro_rules! variants {
+    ($($name:ident { $($variant:ident),+ })*) => {$(
+        impl<'a> Arbitrary<'a> for $name {
+            fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+                u.choose(&[$(Self::$variant),+]).copied()
+            }
+        }
+    )*};
 }
 
-impl<'a> Arbitrary<'a> for Framing {
-    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        u.choose(&[Self::Simple, Self::Structured, Self::Extended])
-            .copied()
-    }
+variants! {
+    Framing { Simple, Structured, Extended }
+    HandshakeStyle { Oldstyle, Newstyle, FixedNewstyle }
+    StatusWidth { Narrow, Wide }
 }
 
-impl<'a> Arbitrary<'a> for HandshakeStyle {
-    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        u.choose(&[Self::Oldstyle, Self::Newstyle, Self::FixedNewstyle])
-            .copied()
-    }
-}
-
-impl<'a> Arbitrary<'a> for StatusWidth {
-    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        u.choose(&[Self::Narrow, Self::Wide]).copied()
-    }
-}
-
-/// As many as there is room for; a number that is there already is left out.
+/// At most [`SelectedContexts::CAPACITY`], each with another id.
 impl<'a> Arbitrary<'a> for SelectedContexts {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let mut contexts = Self::new();
@@ -149,36 +150,39 @@ impl<'a> Arbitrary<'a> for SelectedContexts {
     }
 }
 
-/// Any bytes, or a text that keeps the rules of UTF-8.
+/// 3 of 4 texts are UTF-8, the others are any bytes.
 impl<'a> Arbitrary<'a> for Text<'a> {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        match u.ratio(3u8, 4u8)? {
-            true => u.arbitrary::<&str>().map(Self::from),
-            false => u.arbitrary().map(Self::new),
+        if u.ratio(3u8, 4u8)? {
+            u.arbitrary::<&str>().map(Self::from)
+        } else {
+            u.arbitrary().map(Self::new)
         }
     }
 }
 
 impl<'a> Arbitrary<'a> for Greeting {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        match u.arbitrary()? {
-            true => u.arbitrary().map(Self::Newstyle),
-            false => u.arbitrary().map(Self::Oldstyle),
+        if u.arbitrary()? {
+            u.arbitrary().map(Self::Newstyle)
+        } else {
+            u.arbitrary().map(Self::Oldstyle)
         }
     }
 }
 
-impl<'a> Arbitrary<'a> for Extents32<'a> {
-    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        u.arbitrary().map(|bytes| Self::split(bytes).0)
-    }
+/// The whole descriptors of generated bytes.
+macro_rules! extents {
+    ($($name:ident)*) => {$(
+        impl<'a> Arbitrary<'a> for $name<'a> {
+            fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+                u.arbitrary().map(|bytes| Self::split(bytes).0)
+            }
+        }
+    )*};
 }
 
-impl<'a> Arbitrary<'a> for Extents64<'a> {
-    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        u.arbitrary().map(|bytes| Self::split(bytes).0)
-    }
-}
+extents! { Extents32 Extents64 }
 
 impl<'a> Arbitrary<'a> for OptionRequest<'a> {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {

@@ -1,29 +1,29 @@
-//! Taking big-endian fields off the front of a slice, without a panic branch.
+//! Reading and writing big-endian fields, without a panic branch.
 
 use nom::IResult;
 
 use super::DecodeError;
 
-/// Takes `N` bytes off the front, or nothing.
+/// Takes the first `N` bytes from `input`, or nothing if it is shorter.
 #[inline]
 pub(crate) fn take<'i, const N: usize>(input: &mut &'i [u8]) -> Option<&'i [u8; N]> {
-    let (head, rest) = input.split_first_chunk::<N>()?;
+    let (bytes, rest) = input.split_first_chunk::<N>()?;
     *input = rest;
-    Some(head)
+    Some(bytes)
 }
 
-/// Takes `n` bytes off the front, or nothing.
+/// Takes the first `n` bytes from `input`, or nothing if it is shorter.
 #[inline]
 pub(crate) fn take_slice<'i>(input: &mut &'i [u8], n: usize) -> Option<&'i [u8]> {
-    let (head, rest) = input.split_at_checked(n)?;
+    let (bytes, rest) = input.split_at_checked(n)?;
     *input = rest;
-    Some(head)
+    Some(bytes)
 }
 
-/// Takes a header of `N` bytes off the front, if all of it is there and
-/// `parse` knows it.
+/// Takes a header of `N` bytes from `input`. Takes nothing if `input` is
+/// shorter, or if `parse` rejects the magic number.
 #[inline]
-pub(crate) fn front<const N: usize, T>(
+pub(crate) fn take_header<const N: usize, T>(
     input: &mut &[u8],
     parse: impl FnOnce(&[u8; N]) -> Option<T>,
 ) -> Option<T> {
@@ -33,22 +33,71 @@ pub(crate) fn front<const N: usize, T>(
     Some(header)
 }
 
-/// What a header that is not there is, by its magic number: still to come, or
-/// another message. Judged as soon as the first byte is there.
-#[cold]
-pub(crate) fn judge_magic(
-    input: &[u8],
-    magic: u32,
+/// Decodes a header of `N` bytes that begins with `magic`; `Ok(None)` if
+/// `input` ends before the header does.
+///
+/// # Errors
+///
+/// [`DecodeError::Magic`] at the first wrong byte.
+#[inline]
+pub(crate) fn decode_header<const N: usize, T>(
+    input: &mut &[u8],
+    parse: impl FnOnce(&[u8; N]) -> Option<T>,
+    magic: impl Magic,
     message: &'static str,
-) -> Result<(), DecodeError> {
-    match starts_like(input, &magic.to_be_bytes()) {
-        true => Ok(()),
-        false => Err(DecodeError::Magic { message }),
+) -> Result<Option<T>, DecodeError> {
+    match take_header(input, parse) {
+        Some(header) => Ok(Some(header)),
+        None => find_magic(input, &[magic], message).map(|_| None),
     }
 }
 
-// Parsers for nom to combine. Its own index the slice, which leaves a panic
-// branch in images that are built for size.
+/// A magic number: 32 bits in requests and replies, 64 bits in the handshake.
+pub(crate) trait Magic: Copy {
+    fn to_bytes(self) -> impl AsRef<[u8]>;
+}
+
+impl Magic for u32 {
+    #[inline]
+    fn to_bytes(self) -> impl AsRef<[u8]> {
+        self.to_be_bytes()
+    }
+}
+
+impl Magic for u64 {
+    #[inline]
+    fn to_bytes(self) -> impl AsRef<[u8]> {
+        self.to_be_bytes()
+    }
+}
+
+/// Which of the `candidates` is the magic number at the beginning of `input`.
+/// `Ok(None)` if `input` ends before that is certain: more bytes can complete
+/// one of them.
+///
+/// # Errors
+///
+/// [`DecodeError::Magic`] with `message` at the first byte that rules all of
+/// them out.
+#[cold]
+pub(crate) fn find_magic<M: Magic>(
+    input: &[u8],
+    candidates: &[M],
+    message: &'static str,
+) -> Result<Option<M>, DecodeError> {
+    let agrees = |magic: &M| {
+        let magic = magic.to_bytes();
+        input.iter().zip(magic.as_ref()).all(|(a, b)| a == b)
+    };
+    match candidates.iter().copied().find(agrees) {
+        Some(magic) if input.len() >= size_of::<M>() => Ok(Some(magic)),
+        Some(_) => Ok(None),
+        None => Err(DecodeError::Magic { message }),
+    }
+}
+
+// Parsers for nom to combine. The parsers that nom brings index the slice,
+// which leaves a panic branch in images that are built for size.
 
 fn field<const N: usize>(mut input: &[u8]) -> IResult<&[u8], &[u8; N], ()> {
     match take(&mut input) {
@@ -77,22 +126,15 @@ pub(crate) fn bytes<'i>(n: u32) -> impl FnMut(&'i [u8]) -> IResult<&'i [u8], &'i
     }
 }
 
-/// All that is left.
+/// All remaining bytes.
 pub(crate) fn rest(input: &[u8]) -> IResult<&[u8], &[u8], ()> {
     Ok((&[], input))
 }
 
-/// Whether the front of `input` is, as far as it goes, the front of `magic`.
-#[inline]
-pub(crate) fn starts_like(input: &[u8], magic: &[u8]) -> bool {
-    input.iter().zip(magic).all(|(a, b)| a == b)
-}
-
-/// Splits an array of known size into fields of known sizes.
+/// Reads the fields of a message in order.
 ///
-/// The sizes are checked by the compiler only through use: the fields are read
-/// in order from a slice that is long enough by construction, so a missing
-/// field reads as zero instead of carrying a panic branch into every image.
+/// Callers check the size of the message first. A field past the end reads as
+/// zero, which costs no panic branch.
 pub(crate) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -125,30 +167,32 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Writes fields one behind the other into an array of known size.
-pub(crate) struct Writer<const N: usize> {
+/// A header under construction: at most `N` bytes, on the stack, `N <= 255`.
+/// Fields are appended in order; a field that does not fit is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeaderBuffer<const N: usize> {
     bytes: [u8; N],
-    at: usize,
+    length: u8,
 }
 
-impl<const N: usize> Writer<N> {
+impl<const N: usize> HeaderBuffer<N> {
     #[inline]
-    pub(crate) fn new() -> Self {
+    pub(crate) const fn new() -> Self {
+        const { assert!(N <= 255) };
         Self {
             bytes: [0; N],
-            at: 0,
+            length: 0,
         }
     }
 
     #[inline]
     pub(crate) fn put<const M: usize>(mut self, field: [u8; M]) -> Self {
-        if let Some(room) = self
-            .bytes
-            .get_mut(self.at..)
-            .and_then(|rest| rest.first_chunk_mut::<M>())
-        {
-            *room = field;
-            self.at = self.at.saturating_add(M);
+        let at = usize::from(self.length);
+        let free = self.bytes.get_mut(at..).unwrap_or_default();
+        if let Some(place) = free.first_chunk_mut::<M>() {
+            *place = field;
+            let end = at.saturating_add(M);
+            self.length = u8::try_from(end).unwrap_or(u8::MAX);
         }
         self
     }
@@ -168,22 +212,80 @@ impl<const N: usize> Writer<N> {
         self.put(value.to_be_bytes())
     }
 
+    /// How many bytes were appended.
     #[inline]
-    pub(crate) fn done(self) -> [u8; N] {
+    pub(crate) const fn length(&self) -> u8 {
+        self.length
+    }
+
+    /// The bytes that were appended.
+    #[inline]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes
+            .get(..usize::from(self.length))
+            .unwrap_or_default()
+    }
+
+    /// All `N` bytes; those that were not appended are zero.
+    #[inline]
+    pub(crate) const fn into_array(self) -> [u8; N] {
         self.bytes
     }
 }
 
-/// A length in memory as a length on the wire: `usize` is never wider than 64
-/// bits on any target of Rust.
+/// A length in memory as a length on the wire: `usize` has at most 64 bits on
+/// every target of Rust.
 #[inline]
 pub(crate) fn wide(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-/// A length on the wire as a length in memory, cut to what this machine can
-/// address; only for "how much of it is here" questions.
+/// A length on the wire as a length in memory, `usize::MAX` if it exceeds the
+/// address space. For comparison with the length of a buffer only.
 #[inline]
 pub(crate) fn clip(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRONG: Result<Option<u32>, DecodeError> = Err(DecodeError::Magic { message: "test" });
+
+    #[test]
+    fn find_magic_tells_complete_from_incomplete_from_wrong() {
+        let candidates = [0x1122_3344, 0x1122_5566];
+        for (input, expected) in [
+            (&b""[..], Ok(None)),
+            (b"\x11", Ok(None)),
+            (b"\x11\x22", Ok(None)),
+            (b"\x11\x22\x33", Ok(None)),
+            (b"\x11\x22\x55", Ok(None)),
+            (b"\x11\x22\x33\x44", Ok(Some(0x1122_3344))),
+            (b"\x11\x22\x55\x66", Ok(Some(0x1122_5566))),
+            (b"\x11\x22\x55\x66\xff", Ok(Some(0x1122_5566))),
+            (b"\x12", WRONG),
+            (b"\x11\x22\x44", WRONG),
+            (b"\x11\x22\x33\x66", WRONG),
+            (b"\x11\x22\x33\x45\xff", WRONG),
+        ] {
+            assert_eq!(find_magic(input, &candidates, "test"), expected);
+        }
+        let none: [u32; 0] = [];
+        assert_eq!(find_magic(b"", &none, "test"), WRONG);
+    }
+
+    #[test]
+    fn header_buffer_leaves_out_what_does_not_fit() {
+        let buffer = HeaderBuffer::<7>::new().u16(0x0102).u32(0x0304_0506);
+        assert_eq!(
+            (buffer.length(), buffer.as_bytes()),
+            (6, &[1, 2, 3, 4, 5, 6][..])
+        );
+        assert_eq!(buffer.u16(0xffff), buffer);
+        assert_eq!(buffer.into_array(), [1, 2, 3, 4, 5, 6, 0]);
+        assert_eq!(buffer.put([7]).as_bytes(), [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(HeaderBuffer::<255>::new().put([1; 255]).length(), 255);
+    }
 }

@@ -1,110 +1,86 @@
-//! Structured reply types: what the payload of a chunk says (specification,
-//! "Structured reply types"). Structured and extended replies share them.
+//! Structured reply types: the payload of a chunk (specification, "Structured
+//! reply types"). Structured and extended replies share them.
 //!
-//! A payload is a prefix of fixed size and, for some types, a part of variable
-//! length behind it. The rule that joins the header's length to the two is one
-//! function for each type; none of them can wrap.
+//! A payload is a prefix of fixed size, followed for some types by a part of
+//! variable length. For each type, one function checks the length in the header
+//! against the two; no calculation wraps.
 
 use super::bytes::{Fields, take, take_slice, wide};
-use super::extent::{Extent32, Extent64, Extents32, Extents64};
+use super::extent::{Extents32, Extents64};
 use super::number::{ChunkType, ContextId, ErrorValue};
 use super::sink::all_or_nothing;
 use super::text::Text;
 use super::{DecodeError, EncodeError, Sink};
 
-/// `OFFSET_DATA`: how many bytes of data a payload of `length` bytes holds,
-/// `length - 8`, at least one.
+/// `OFFSET_DATA`: the number of data bytes in a payload of `length` bytes,
+/// `length - 8`, at least 1. Otherwise [`DecodeError::Length`].
 ///
 /// ```text
 /// S: offset:64 data
 /// ```
-///
-/// # Errors
-///
-/// [`DecodeError::Length`].
 #[inline]
-pub const fn offset_data_length(length: u64) -> Result<u64, DecodeError> {
+pub(crate) const fn offset_data_length(length: u64) -> Result<u64, DecodeError> {
     match length.checked_sub(8) {
         Some(data) if data > 0 => Ok(data),
         _ => Err(bad_length(ChunkType::OFFSET_DATA, length)),
     }
 }
 
-/// `OFFSET_HOLE`: `length` is 12.
+/// `OFFSET_HOLE`: `length` is 12. Otherwise [`DecodeError::Length`].
 ///
 /// ```text
 /// S: offset:64 hole_size:32
 /// ```
-///
-/// # Errors
-///
-/// [`DecodeError::Length`].
 #[inline]
-pub const fn offset_hole_length(length: u64) -> Result<(), DecodeError> {
+pub(crate) const fn offset_hole_length(length: u64) -> Result<(), DecodeError> {
     match length {
         12 => Ok(()),
         _ => Err(bad_length(ChunkType::OFFSET_HOLE, length)),
     }
 }
 
-/// `NONE`: `length` is 0.
-///
-/// # Errors
-///
-/// [`DecodeError::Length`].
+/// `NONE`: `length` is 0. Otherwise [`DecodeError::Length`].
 #[inline]
-pub const fn none_length(length: u64) -> Result<(), DecodeError> {
+pub(crate) const fn none_length(length: u64) -> Result<(), DecodeError> {
     match length {
         0 => Ok(()),
         _ => Err(bad_length(ChunkType::NONE, length)),
     }
 }
 
-/// `BLOCK_STATUS`: how many descriptors a payload of `length` bytes holds,
-/// `length = 4 + 8n`, `n >= 1`.
+/// `BLOCK_STATUS`: the number of descriptors `n` in a payload of `length`
+/// bytes, `length = 4 + 8n`, `n >= 1`. Otherwise [`DecodeError::Length`].
 ///
 /// ```text
 /// S: context_id:32 (length:32 flags:32)*n
 /// ```
-///
-/// # Errors
-///
-/// [`DecodeError::Length`].
 #[inline]
-pub const fn block_status_count(length: u64) -> Result<u64, DecodeError> {
+pub(crate) const fn block_status_count(length: u64) -> Result<u64, DecodeError> {
     match length.checked_sub(4) {
         Some(body) if body > 0 && body % 8 == 0 => Ok(body / 8),
         _ => Err(bad_length(ChunkType::BLOCK_STATUS, length)),
     }
 }
 
-/// `BLOCK_STATUS_EXT`: how many descriptors a payload of `length` bytes holds,
-/// `length = 8 + 16n`, `n >= 1`. The descriptor count field must say the same:
-/// [`block_status_ext_agrees`].
+/// `BLOCK_STATUS_EXT`: the number of descriptors `n` in a payload of `length`
+/// bytes, `length = 8 + 16n`, `n >= 1`. Otherwise [`DecodeError::Length`]. The
+/// count field is checked by [`block_status_ext_agrees`].
 ///
 /// ```text
 /// S: context_id:32 count:32 (length:64 flags:64)*n
 /// ```
-///
-/// # Errors
-///
-/// [`DecodeError::Length`].
 #[inline]
-pub const fn block_status_ext_count(length: u64) -> Result<u64, DecodeError> {
+pub(crate) const fn block_status_ext_count(length: u64) -> Result<u64, DecodeError> {
     match length.checked_sub(8) {
         Some(body) if body > 0 && body % 16 == 0 => Ok(body / 16),
         _ => Err(bad_length(ChunkType::BLOCK_STATUS_EXT, length)),
     }
 }
 
-/// `BLOCK_STATUS_EXT`: as [`block_status_ext_count`], with the descriptor
-/// count field at hand.
-///
-/// # Errors
-///
-/// [`DecodeError::Length`], or [`DecodeError::Count`] where the two disagree.
+/// `BLOCK_STATUS_EXT`: as [`block_status_ext_count`], and `count` is the same
+/// number. Otherwise [`DecodeError::Count`].
 #[inline]
-pub fn block_status_ext_agrees(length: u64, count: u32) -> Result<u32, DecodeError> {
+pub(crate) fn block_status_ext_agrees(length: u64, count: u32) -> Result<u32, DecodeError> {
     let n = block_status_ext_count(length)?;
     if n == u64::from(count) {
         Ok(count)
@@ -113,22 +89,24 @@ pub fn block_status_ext_agrees(length: u64, count: u32) -> Result<u32, DecodeErr
     }
 }
 
-/// Error chunks, known or not: how many bytes are left behind the message of
-/// `message_length` bytes in a payload of `length`.
+/// Error chunks, defined or not: the number of bytes after the message, in a
+/// payload of `length` bytes with a message of `message_length` bytes.
 ///
 /// ```text
 /// S: error:32 message_length:16 message [offset:64]
 /// ```
 ///
-/// At least eight must be left for `ERROR_OFFSET`; other types may leave any
-/// number, whose meaning is not known.
+/// `ERROR_OFFSET` has at least eight. Other types may have any number, which
+/// the specification does not define.
 ///
-/// # Errors
-///
-/// [`DecodeError::Length`], or [`DecodeError::Overrun`] where the message does
-/// not fit.
+/// Otherwise [`DecodeError::Length`], or [`DecodeError::Overrun`] if the message
+/// exceeds the payload.
 #[inline]
-pub fn error_rest(chunk: ChunkType, length: u64, message_length: u16) -> Result<u64, DecodeError> {
+pub(crate) fn error_rest(
+    chunk: ChunkType,
+    length: u64,
+    message_length: u16,
+) -> Result<u64, DecodeError> {
     error_length(chunk, length)?;
     length
         .checked_sub(error_minimum(chunk))
@@ -139,13 +117,10 @@ pub fn error_rest(chunk: ChunkType, length: u64, message_length: u16) -> Result<
         })
 }
 
-/// Error chunks: `length` is at least 6, for `ERROR_OFFSET` 14.
-///
-/// # Errors
-///
-/// [`DecodeError::Length`].
+/// Error chunks: `length` is at least 6, for `ERROR_OFFSET` at least 14.
+/// Otherwise [`DecodeError::Length`].
 #[inline]
-pub const fn error_length(chunk: ChunkType, length: u64) -> Result<(), DecodeError> {
+pub(crate) const fn error_length(chunk: ChunkType, length: u64) -> Result<(), DecodeError> {
     if length < error_minimum(chunk) {
         return Err(bad_length(chunk, length));
     }
@@ -173,65 +148,89 @@ const fn name(chunk: ChunkType) -> &'static str {
     }
 }
 
-/// A whole payload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A whole payload (specification, "Structured reply types").
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Chunk<'a> {
-    /// `NONE`.
+    /// `NONE`: no content, and the end of a successful reply.
     None,
-    /// `OFFSET_DATA`.
+    /// `OFFSET_DATA`: data of a read.
+    ///
+    /// ```text
+    /// S: offset:64 data
+    /// ```
     OffsetData {
-        /// Where the data belongs, in bytes from the start of the export.
+        /// Offset of the data, in bytes from the start of the export.
         offset: u64,
         /// The data.
         data: &'a [u8],
     },
-    /// `OFFSET_HOLE`.
+    /// `OFFSET_HOLE`: zeroes of a read.
+    ///
+    /// ```text
+    /// S: offset:64 hole_size:32
+    /// ```
     OffsetHole {
-        /// Where the hole begins, in bytes from the start of the export.
+        /// Offset of the hole, in bytes from the start of the export.
         offset: u64,
-        /// Its length in bytes.
+        /// Length of the hole in bytes; decoded, never zero.
         length: u32,
     },
-    /// `BLOCK_STATUS`.
+    /// `BLOCK_STATUS`: narrow extents of one metadata context.
+    ///
+    /// ```text
+    /// S: context_id:32 (length:32 flags:32)*n
+    /// ```
     BlockStatus {
-        /// Which context it is about.
+        /// The context.
         context: ContextId,
-        /// Its extents, none of them empty.
+        /// The extents; decoded, none of them is empty.
         extents: Extents32<'a>,
     },
-    /// `BLOCK_STATUS_EXT`.
+    /// `BLOCK_STATUS_EXT`: wide extents of one metadata context.
+    ///
+    /// ```text
+    /// S: context_id:32 count:32 (length:64 flags:64)*count
+    /// ```
     BlockStatusExt {
-        /// Which context it is about.
+        /// The context.
         context: ContextId,
-        /// Its extents, none of them empty.
+        /// The extents; decoded, none of them is empty.
         extents: Extents64<'a>,
     },
-    /// `ERROR`, and error chunks of unknown type.
+    /// `ERROR`, and error chunks of undefined type.
+    ///
+    /// ```text
+    /// S: error:32 message_length:16 message
+    /// ```
     Error {
-        /// The chunk's type.
+        /// The type of the chunk.
         chunk: ChunkType,
-        /// What happened; never zero.
+        /// The error; decoded, never zero.
         error: ErrorValue,
-        /// For people.
+        /// A message for humans; often empty.
         message: Text<'a>,
-        /// What stands behind the message.
+        /// The bytes after the message.
         rest: &'a [u8],
     },
-    /// `ERROR_OFFSET`.
+    /// `ERROR_OFFSET`: an error with its offset.
+    ///
+    /// ```text
+    /// S: error:32 message_length:16 message offset:64
+    /// ```
     ErrorOffset {
-        /// What happened; never zero.
+        /// The error; decoded, never zero.
         error: ErrorValue,
-        /// For people.
+        /// A message for humans; often empty.
         message: Text<'a>,
-        /// Where, in bytes from the start of the export.
+        /// Offset of the error, in bytes from the start of the export.
         offset: u64,
-        /// What stands behind the offset.
+        /// The bytes after the offset.
         rest: &'a [u8],
     },
-    /// Any payload of a type that is not known.
+    /// A payload of undefined type.
     Other {
-        /// The chunk's type.
+        /// The type of the chunk.
         chunk: ChunkType,
         /// The payload.
         data: &'a [u8],
@@ -239,12 +238,15 @@ pub enum Chunk<'a> {
 }
 
 impl<'a> Chunk<'a> {
-    /// Decodes a payload; `payload` is all of it.
+    /// Decodes a payload; `payload` is the whole of it.
     ///
     /// # Errors
     ///
-    /// [`DecodeError`] where the payload's length or fields break the rules of
-    /// its type.
+    /// [`DecodeError::Length`], [`Overrun`](DecodeError::Overrun) or
+    /// [`Count`](DecodeError::Count) if a length or count is invalid for the
+    /// type; [`EmptyHole`](DecodeError::EmptyHole),
+    /// [`EmptyExtent`](DecodeError::EmptyExtent) or
+    /// [`NoError`](DecodeError::NoError) if a field must not be zero.
     pub fn decode(chunk: ChunkType, payload: &'a [u8]) -> Result<Self, DecodeError> {
         let length = wide(payload.len());
         match chunk {
@@ -323,7 +325,7 @@ impl<'a> Chunk<'a> {
         })
     }
 
-    /// The type that goes with it.
+    /// The type of the chunk.
     #[must_use]
     pub const fn chunk(&self) -> ChunkType {
         match self {
@@ -341,7 +343,8 @@ impl<'a> Chunk<'a> {
     ///
     /// # Errors
     ///
-    /// [`EncodeError`]; nothing was written.
+    /// [`EncodeError::TooLong`] if the message of an error exceeds 65,535 bytes,
+    /// or [`EncodeError::NoRoom`]; nothing was written.
     pub fn encode(&self, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
         if let Self::Error { message, .. } | Self::ErrorOffset { message, .. } = self {
             u16::try_from(message.len()).map_err(|_| EncodeError::TooLong)?;
@@ -404,10 +407,95 @@ fn put_error(sink: &mut dyn Sink, error: ErrorValue, message: Text<'_>) {
     sink.put(message.as_bytes());
 }
 
-/// The first `N` bytes and the rest, of a payload whose length was checked.
+/// The first `N` bytes and the remaining ones; the caller checked the length.
 fn prefix<const N: usize>(payload: &[u8]) -> (&[u8], &[u8]) {
     payload.split_at_checked(N).unwrap_or((payload, &[]))
 }
 
-/// Size of the narrow descriptors' prefix and of the wide ones', in bytes.
-const _: () = assert!(Extent32::SIZE == 8 && Extent64::SIZE == 16);
+/// Lengths that no test can allocate; the others are in `tests/wire`.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_up_to_64_bits() {
+        const MAX: u64 = u64::MAX;
+        for length in [1 << 32, MAX] {
+            let wrong = |chunk| Err(bad_length(chunk, length));
+            assert_eq!(none_length(length), wrong(ChunkType::NONE));
+            assert_eq!(offset_hole_length(length), wrong(ChunkType::OFFSET_HOLE));
+            assert_eq!(error_length(ChunkType::ERROR_OFFSET, length), Ok(()));
+        }
+        let wrap = 1 << 32 | 12;
+        let wrong = Err(bad_length(ChunkType::OFFSET_HOLE, wrap));
+        assert_eq!(offset_hole_length(wrap), wrong);
+        assert_eq!(offset_data_length(1 << 32), Ok(0xffff_fff8));
+        assert_eq!(offset_data_length(MAX), Ok(0xffff_ffff_ffff_fff7));
+    }
+
+    #[test]
+    fn descriptor_counts_up_to_64_bits() {
+        for (length, narrow, wide) in [
+            (8_388_612, Some(1 << 20), None),
+            (16_777_224, None, Some(1 << 20)),
+            (0xffff_fff8, None, Some(0x0fff_ffff)),
+            (0xffff_fffc, Some(0x1fff_ffff), None),
+            (0x1_0000_0000, None, None),
+            (0x1_0000_0004, Some(0x2000_0000), None),
+            (0x1_0000_0008, None, Some(0x1000_0000)),
+            (0xffff_ffff_ffff_fff8, None, Some(0x0fff_ffff_ffff_ffff)),
+            (0xffff_ffff_ffff_fffc, Some(0x1fff_ffff_ffff_ffff), None),
+            (0xffff_ffff_ffff_ffff, None, None),
+        ] {
+            let expected = narrow.ok_or(bad_length(ChunkType::BLOCK_STATUS, length));
+            assert_eq!(block_status_count(length), expected);
+            let expected = wide.ok_or(bad_length(ChunkType::BLOCK_STATUS_EXT, length));
+            assert_eq!(block_status_ext_count(length), expected);
+        }
+    }
+
+    /// 2^32 descriptors do not agree with a count of 0, nor 2^32 + 1 with 1.
+    #[test]
+    fn descriptor_count_field_does_not_wrap() {
+        for (length, count, agrees) in [
+            (0xf_ffff_fff8, u32::MAX, true),
+            (0x10_0000_0008, 0, false),
+            (0x10_0000_0008, u32::MAX, false),
+            (0x10_0000_0018, 1, false),
+        ] {
+            let disagree = DecodeError::Count { count, length };
+            let expected = if agrees { Ok(count) } else { Err(disagree) };
+            assert_eq!(block_status_ext_agrees(length, count), expected);
+        }
+    }
+
+    #[test]
+    fn error_rest_is_what_follows_the_message() {
+        let plain = ChunkType::ERROR;
+        let at = ChunkType::ERROR_OFFSET;
+        let undefined = ChunkType(0x8003);
+        for (chunk, length, message_length, expected) in [
+            (plain, 6, 0, Some(0)),
+            (plain, 6, 1, None),
+            (plain, 6, 0xffff, None),
+            (plain, 10, 3, Some(1)),
+            (plain, 0x1_0005, 0xffff, Some(0)),
+            (plain, 0x1_0004, 0xffff, None),
+            (plain, u64::MAX, 0xffff, Some(0xffff_ffff_fffe_fffa)),
+            (at, 14, 0, Some(8)),
+            (at, 14, 1, None),
+            (at, 14, 8, None),
+            (at, 0x1_000d, 0xffff, Some(8)),
+            (at, 0x1_000c, 0xffff, None),
+            (at, u64::MAX, 0, Some(0xffff_ffff_ffff_fff9)),
+            (undefined, 6, 0, Some(0)),
+            (undefined, 14, 8, Some(0)),
+            (undefined, 14, 9, None),
+        ] {
+            let message = name(chunk);
+            let expected = expected.ok_or(DecodeError::Overrun { message });
+            let rest = error_rest(chunk, length, message_length);
+            assert_eq!(rest, expected, "{chunk}: {message_length} in {length}");
+        }
+    }
+}

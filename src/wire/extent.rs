@@ -1,16 +1,18 @@
 //! Block status descriptors, narrow and wide (specification,
 //! `NBD_REPLY_TYPE_BLOCK_STATUS` and `NBD_REPLY_TYPE_BLOCK_STATUS_EXT`).
 //!
-//! Which of the two widths is on the wire is always known: structured replies
-//! carry narrow extents, extended headers wide ones. They are different types
-//! from the wire to the caller. Widening is explicit and keeps every bit
-//! ([`From`]); narrowing is explicit and can be refused ([`TryFrom`]); nothing
-//! is ever cut to fit.
+//! Structured replies carry narrow extents, extended headers wide ones. The two
+//! widths are different types, on the wire and for the caller. Widening is
+//! explicit and keeps every bit ([`From`]); narrowing is explicit and can fail
+//! ([`TryFrom`]); no length or flag is ever truncated.
+//!
+//! [`ExtentsExt`] joins and clips the extents of a list.
 
 use core::iter::FusedIterator;
+use core::ops::Range;
 
 use super::DecodeError;
-use super::bytes::{Fields, Writer};
+use super::bytes::{Fields, HeaderBuffer};
 
 /// A narrow extent: 32-bit length and flags.
 ///
@@ -21,7 +23,7 @@ use super::bytes::{Fields, Writer};
 pub struct Extent32 {
     /// Length in bytes; never zero on the wire.
     pub length: u32,
-    /// What its metadata context says of it.
+    /// Status flags, as the metadata context defines them.
     pub flags: u32,
 }
 
@@ -34,11 +36,11 @@ pub struct Extent32 {
 pub struct Extent64 {
     /// Length in bytes; never zero on the wire.
     pub length: u64,
-    /// What its metadata context says of it.
+    /// Status flags, as the metadata context defines them.
     pub flags: u64,
 }
 
-/// A wide extent that a narrow one cannot hold.
+/// The error of narrowing: the length or the flags exceed 32 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("the extent needs 64 bits: length {}, flags {:#x}", .0.length, .0.flags)]
 pub struct TooWide(pub Extent64);
@@ -64,26 +66,27 @@ impl TryFrom<Extent64> for Extent32 {
     }
 }
 
-/// How many extents the loops take at a time, where code may cost memory: a
-/// loop with two ways out is unrolled by hand, or not at all.
+/// How many extents each pass of a loop decodes. The compiler does not unroll a
+/// loop with two exits; firmware prefers small code.
 const BLOCK: usize = if cfg!(target_pointer_width = "64") {
     8
 } else {
     1
 };
 
-/// How far a list of extents goes, in bytes; `u64::MAX` stands for more than
-/// 64 bits hold.
+/// Where the last extent of a list begins and ends, in bytes from the beginning
+/// of the first; saturates at `u64::MAX`.
 pub(crate) struct Reach {
-    /// Where the last one begins.
+    /// Where the last extent begins.
     pub(crate) last: u64,
-    /// Where it ends.
+    /// Where the last extent ends.
     pub(crate) total: u64,
 }
 
 impl Reach {
-    /// Adds an extent. One comparison finds both, one that is empty and a sum
-    /// that is too large: the sum does not grow, and nothing has changed.
+    /// Adds an extent. If it is empty, or the sum exceeds 64 bits, returns
+    /// false and changes nothing: in both cases the sum does not grow, so one
+    /// comparison is enough.
     #[inline]
     fn grow(&mut self, length: u64) -> bool {
         let total = self.total.wrapping_add(length);
@@ -96,7 +99,7 @@ impl Reach {
     }
 }
 
-/// The two widths differ in nothing but numbers.
+/// The two widths differ only in the size of their fields.
 macro_rules! extents {
     (
         $extent:ident, $size:literal, $word:ident,
@@ -106,7 +109,7 @@ macro_rules! extents {
             /// Size of a descriptor in bytes.
             pub const SIZE: usize = $size;
 
-            /// Decodes a descriptor; an empty one is decoded too.
+            /// Decodes a descriptor; its length may be zero.
             #[must_use]
             #[inline]
             pub fn decode(bytes: &[u8; $size]) -> Self {
@@ -117,78 +120,76 @@ macro_rules! extents {
                 }
             }
 
-            /// Encodes.
+            /// Encodes the descriptor.
             #[must_use]
             #[inline]
             pub fn encode(self) -> [u8; $size] {
-                Writer::new().$word(self.length).$word(self.flags).done()
+                HeaderBuffer::new().$word(self.length).$word(self.flags).into_array()
             }
         }
 
         $(#[$meta])*
-        #[derive(Clone, Copy)]
+        #[derive(Clone)]
         #[must_use]
         pub struct $iter<'a>(&'a [[u8; $size]]);
 
         impl<'a> $iter<'a> {
-            /// The whole descriptors at the front of `bytes`, and what is left
-            /// behind them.
+            /// The whole descriptors at the beginning of `bytes`, and the bytes
+            /// after them.
             #[inline]
             pub fn split(bytes: &'a [u8]) -> (Self, &'a [u8]) {
                 let (descriptors, rest) = bytes.as_chunks();
                 (Self(descriptors), rest)
             }
 
-            /// Their bytes as they are on the wire.
+            /// The remaining descriptors as they are on the wire.
             #[must_use]
-            pub fn as_bytes(self) -> &'a [u8] {
+            pub fn as_bytes(&self) -> &'a [u8] {
                 self.0.as_flattened()
             }
 
-            /// How many there are.
+            /// The number of remaining extents.
             #[must_use]
             #[inline]
-            pub fn len(self) -> usize {
+            pub fn len(&self) -> usize {
                 self.0.len()
             }
 
-            /// Whether there is none.
+            /// Whether no extent remains.
             #[must_use]
             #[inline]
-            pub fn is_empty(self) -> bool {
+            pub fn is_empty(&self) -> bool {
                 self.0.is_empty()
             }
 
-            /// The sum of all lengths in bytes; `u64::MAX` if it is larger.
+            /// The sum of the remaining lengths in bytes; saturates at
+            /// `u64::MAX`.
             ///
             /// # Errors
             ///
-            /// [`DecodeError::EmptyExtent`] if one has no length.
+            /// [`DecodeError::EmptyExtent`] if a length is zero.
             #[inline]
-            pub fn total(self) -> Result<u64, DecodeError> {
+            pub fn total(&self) -> Result<u64, DecodeError> {
                 self.reach().map(|reach| reach.total)
             }
 
-            /// Where the last one begins and ends, if the first one begins at
-            /// zero; fails as [`total`](Self::total).
-            pub(crate) fn reach(self) -> Result<Reach, DecodeError> {
+            /// Where the last extent begins and ends; fails as
+            /// [`total`](Self::total).
+            pub(crate) fn reach(&self) -> Result<Reach, DecodeError> {
                 let mut reach = Reach { last: 0, total: 0 };
                 let (blocks, others) = self.0.as_chunks::<BLOCK>();
                 let mut grow = |bytes| reach.grow($extent::decode(bytes).length.into());
                 let grown = blocks.iter().all(|block| block.iter().all(&mut grow))
                     && others.iter().all(grow);
-                match grown {
-                    true => Ok(reach),
-                    false => self.reach_beyond(),
-                }
+                if grown { Ok(reach) } else { self.reach_slow() }
             }
 
-            /// As [`reach`](Self::reach), where one is empty or the sum is too
-            /// large.
+            /// Slow path of [`reach`](Self::reach): an extent is empty, or the
+            /// sum exceeds 64 bits.
             #[cold]
-            fn reach_beyond(self) -> Result<Reach, DecodeError> {
+            fn reach_slow(&self) -> Result<Reach, DecodeError> {
                 let mut reach = Reach { last: 0, total: 0 };
-                for extent in self {
+                for extent in self.clone() {
                     if extent.length == 0 {
                         return Err(DecodeError::EmptyExtent);
                     }
@@ -239,7 +240,7 @@ macro_rules! extents {
 
         impl core::fmt::Debug for $iter<'_> {
             fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                f.debug_list().entries(*self).finish()
+                f.debug_list().entries(self.clone()).finish()
             }
         }
     };
@@ -247,7 +248,7 @@ macro_rules! extents {
 
 extents! {
     Extent32, 8, u32,
-    /// Narrow extents as they are on the wire: an iterator that reads them in
+    /// Narrow extents as they are on the wire: an iterator that decodes them in
     /// place.
     ///
     /// ```
@@ -263,7 +264,7 @@ extents! {
 
 extents! {
     Extent64, 16, u64,
-    /// Wide extents as they are on the wire: an iterator that reads them in
+    /// Wide extents as they are on the wire: an iterator that decodes them in
     /// place.
     ///
     /// ```
@@ -278,8 +279,148 @@ extents! {
 }
 
 impl Extents64<'_> {
-    /// Whether the flags of any need more than 32 bits.
-    pub(crate) fn any_wide_flags(self) -> bool {
-        self.fold(0, |all, extent| all | extent.flags) > u64::from(u32::MAX)
+    /// Whether the flags of an extent exceed 32 bits.
+    pub(crate) fn has_wide_flags(&self) -> bool {
+        self.clone().fold(0, |all, extent| all | extent.flags) > u64::from(u32::MAX)
     }
 }
+
+mod sealed {
+    /// What [`ExtentsExt`](super::ExtentsExt) needs of a width.
+    pub trait Width: Copy + Into<super::Extent64> {
+        /// The extent over both; `None` if the flags differ or the length does
+        /// not fit.
+        fn join(self, next: Self) -> Option<Self>;
+
+        /// The same flags over `length` bytes, at most the length of `self`.
+        fn shortened(self, length: u64) -> Self;
+    }
+}
+use sealed::Width;
+
+/// An extent of either width: [`Extent32`] or [`Extent64`].
+pub trait Extent: Width {}
+
+macro_rules! widths {
+    ($($extent:ident)*) => {$(
+        impl Width for $extent {
+            fn join(self, next: Self) -> Option<Self> {
+                let length = self.length.checked_add(next.length)?;
+                (self.flags == next.flags).then_some(Self { length, ..self })
+            }
+
+            fn shortened(self, length: u64) -> Self {
+                let length = length.try_into().unwrap_or(self.length);
+                Self { length, ..self }
+            }
+        }
+
+        impl Extent for $extent {}
+    )*};
+}
+
+widths! { Extent32 Extent64 }
+
+/// Adapters for every iterator of extents, of either width.
+///
+/// ```
+/// use nbd_codec::wire::extent::{Extent32, ExtentsExt};
+///
+/// // What a server reported for the bytes from 4096 on.
+/// let extents = [
+///     Extent32 { length: 4096, flags: 0 },
+///     Extent32 { length: 4096, flags: 3 },
+///     Extent32 { length: 65536, flags: 3 },
+/// ];
+/// // What it means for the bytes from 4096 to 16,384.
+/// let clipped = extents.into_iter().coalesce().clip(4096, 4096..16384);
+/// assert!(clipped.eq([
+///     Extent32 { length: 4096, flags: 0 },
+///     Extent32 { length: 8192, flags: 3 },
+/// ]));
+/// ```
+pub trait ExtentsExt: Iterator<Item: Extent> + Sized {
+    /// Joins neighbours with equal flags. If the joined length exceeds the
+    /// field (32 or 64 bits), a new extent begins instead.
+    fn coalesce(self) -> Coalesce<Self> {
+        Coalesce {
+            extents: self,
+            next: None,
+        }
+    }
+
+    /// Only the parts of the extents inside `range`. The first extent begins at
+    /// `offset`; `offset` and `range` are in bytes from the start of the export.
+    ///
+    /// The first part begins at the larger of `offset` and `range.start`, if
+    /// there is one. Every part has at least one byte. Extents after
+    /// `range.end` are not taken from the iterator.
+    fn clip(self, offset: u64, range: Range<u64>) -> Clip<Self> {
+        Clip {
+            extents: self,
+            offset,
+            range,
+        }
+    }
+}
+
+impl<I: Iterator<Item: Extent>> ExtentsExt for I {}
+
+/// Extents with equal neighbours joined; see [`ExtentsExt::coalesce`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Coalesce<I: Iterator> {
+    extents: I,
+    /// Taken from `extents`, and not yet returned.
+    next: Option<I::Item>,
+}
+
+impl<I: Iterator<Item: Extent>> Iterator for Coalesce<I> {
+    type Item = I::Item;
+
+    fn next(&mut self) -> Option<I::Item> {
+        let mut joined = self.next.take().or_else(|| self.extents.next())?;
+        for extent in self.extents.by_ref() {
+            match joined.join(extent) {
+                Some(longer) => joined = longer,
+                None => {
+                    self.next = Some(extent);
+                    break;
+                }
+            }
+        }
+        Some(joined)
+    }
+}
+
+impl<I: FusedIterator<Item: Extent>> FusedIterator for Coalesce<I> {}
+
+/// The parts of extents inside a range; see [`ExtentsExt::clip`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Clip<I> {
+    extents: I,
+    /// Where the next extent begins, in bytes; saturates at `u64::MAX`, which
+    /// no range includes.
+    offset: u64,
+    range: Range<u64>,
+}
+
+impl<I: Iterator<Item: Extent>> Iterator for Clip<I> {
+    type Item = I::Item;
+
+    fn next(&mut self) -> Option<I::Item> {
+        while self.offset < self.range.end {
+            let extent = self.extents.next()?;
+            let start = self.offset.max(self.range.start);
+            self.offset = self.offset.saturating_add(extent.into().length);
+            let length = self.offset.min(self.range.end).saturating_sub(start);
+            if length > 0 {
+                return Some(extent.shortened(length));
+            }
+        }
+        None
+    }
+}
+
+impl<I: FusedIterator<Item: Extent>> FusedIterator for Clip<I> {}

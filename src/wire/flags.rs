@@ -1,7 +1,9 @@
-//! Values: every flag field. Unknown bits are kept.
+//! Values: every flag field (specification, "Flag fields"). Unknown bits are
+//! kept.
 
 use core::fmt;
-use core::ops::{BitAnd, BitOr, BitOrAssign, Sub};
+use core::num::TryFromIntError;
+use core::ops::{BitAnd, BitOr, BitOrAssign, Not, Sub};
 
 /// A set of flags in a field of fixed width.
 macro_rules! flags {
@@ -19,7 +21,7 @@ macro_rules! flags {
             /// No flag.
             pub const NONE: Self = Self(0);
             $($(#[$flag_meta])* pub const $flag: Self = Self(1 << $bit);)*
-            /// Every flag the specification defines.
+            /// Every flag that is defined.
             pub const KNOWN: Self = Self(0 $(| (1 << $bit))*);
 
             /// Whether every flag of `other` is set.
@@ -51,6 +53,16 @@ macro_rules! flags {
             pub const fn is_empty(self) -> bool {
                 self.0 == 0
             }
+
+            /// Sets every flag of `other`.
+            pub const fn insert(&mut self, other: Self) {
+                *self = self.union(other);
+            }
+
+            /// Clears every flag of `other`.
+            pub const fn remove(&mut self, other: Self) {
+                *self = self.difference(other);
+            }
         }
 
         impl BitOr for $name {
@@ -62,7 +74,7 @@ macro_rules! flags {
 
         impl BitOrAssign for $name {
             fn bitor_assign(&mut self, other: Self) {
-                *self = self.union(other);
+                self.insert(other);
             }
         }
 
@@ -77,6 +89,14 @@ macro_rules! flags {
             type Output = Self;
             fn sub(self, other: Self) -> Self {
                 self.difference(other)
+            }
+        }
+
+        /// Inverts every bit of the field, unknown ones too.
+        impl Not for $name {
+            type Output = Self;
+            fn not(self) -> Self {
+                Self(!self.0)
             }
         }
 
@@ -106,34 +126,34 @@ macro_rules! flags {
 }
 
 flags! {
-    /// What the server can do during the handshake (specification,
+    /// What the server supports during the handshake (specification,
     /// "Handshake flags"; `NBD_FLAG_*`).
     HandshakeFlags(u16) {
-        /// It speaks fixed newstyle.
+        /// The server supports fixed newstyle negotiation.
         FIXED_NEWSTYLE = 0;
-        /// It can leave out the 124 zeroes after `EXPORT_NAME`.
+        /// The server can omit the 124 zeroes after `EXPORT_NAME`.
         NO_ZEROES = 1;
     }
 }
 
 flags! {
-    /// What the client agrees to (specification, "Client flags";
-    /// `NBD_FLAG_C_*`).
+    /// What the client accepts of [`HandshakeFlags`] (specification, "Client
+    /// flags"; `NBD_FLAG_C_*`).
     ClientFlags(u32) {
-        /// It speaks fixed newstyle.
+        /// The client uses fixed newstyle negotiation.
         FIXED_NEWSTYLE = 0;
-        /// It wants the 124 zeroes after `EXPORT_NAME` left out.
+        /// The server must omit the 124 zeroes after `EXPORT_NAME`.
         NO_ZEROES = 1;
     }
 }
 
 flags! {
-    /// What an export can do (specification, "Transmission flags";
+    /// What an export supports (specification, "Transmission flags";
     /// `NBD_FLAG_*`).
     TransmissionFlags(u16) {
         /// Always set.
         HAS_FLAGS = 0;
-        /// Writing is refused.
+        /// The export is read-only.
         READ_ONLY = 1;
         /// `FLUSH` is supported.
         SEND_FLUSH = 2;
@@ -147,7 +167,8 @@ flags! {
         SEND_WRITE_ZEROES = 6;
         /// The command flag `DF` is supported.
         SEND_DF = 7;
-        /// Several connections see one another's flushed writes.
+        /// The effects of `FLUSH` and `FUA` are visible across all
+        /// connections.
         CAN_MULTI_CONN = 8;
         /// `RESIZE` is supported (resize extension).
         SEND_RESIZE = 9;
@@ -155,25 +176,25 @@ flags! {
         SEND_CACHE = 10;
         /// The command flag `FAST_ZERO` is supported.
         SEND_FAST_ZERO = 11;
-        /// `BLOCK_STATUS` takes a payload that names the contexts wanted
-        /// (extended headers).
+        /// `BLOCK_STATUS` accepts a payload that selects contexts (extended
+        /// headers).
         BLOCK_STATUS_PAYLOAD = 12;
     }
 }
 
 flags! {
-    /// How a command is to be done (specification, "Command flags";
+    /// How the server executes a command (specification, "Command flags";
     /// `NBD_CMD_FLAG_*`).
     CommandFlags(u16) {
-        /// Reply only when what was written is permanent.
+        /// Reply only once the written data is permanent.
         FUA = 0;
-        /// `WRITE_ZEROES`: make no hole.
+        /// `WRITE_ZEROES`: do not make a hole.
         NO_HOLE = 1;
         /// `READ`: at most one content chunk.
         DF = 2;
         /// `BLOCK_STATUS`: one extent for each context.
         REQ_ONE = 3;
-        /// `WRITE_ZEROES`: fail at once if it is not faster than writing.
+        /// `WRITE_ZEROES`: fail if it would be no faster than `WRITE`.
         FAST_ZERO = 4;
         /// The length field is the length of a payload that follows
         /// (extended headers).
@@ -182,21 +203,55 @@ flags! {
 }
 
 flags! {
-    /// What a chunk says about its reply (specification, "Structured and
-    /// extended header reply flags"; `NBD_REPLY_FLAG_*`).
+    /// The flags of a reply chunk (specification, "Structured and extended
+    /// header reply flags"; `NBD_REPLY_FLAG_*`).
     ReplyFlags(u16) {
-        /// The last chunk of the reply.
+        /// This chunk is the last of the reply.
         DONE = 0;
     }
 }
 
 flags! {
-    /// The status flags of the metadata context `base:allocation`
-    /// (specification; `NBD_STATE_*`).
+    /// The status flags of the metadata context
+    /// [`base:allocation`](super::meta_context::BASE_ALLOCATION)
+    /// (specification, "`base:allocation` metadata context"; `NBD_STATE_*`).
     AllocationFlags(u32) {
-        /// Not allocated.
+        /// Not allocated: a write may fail with `NBD_ENOSPC`. Clear if the
+        /// range is allocated, or the server does not know.
         HOLE = 0;
-        /// Reads as zeroes.
+        /// Reads as zeroes. Clear if the content is not known.
         ZERO = 1;
     }
 }
+
+flags! {
+    /// The status flags of the metadata context of a dirty bitmap of QEMU:
+    /// [`DirtyBitmapName`](super::meta_context::DirtyBitmapName).
+    DirtyBitmapFlags(u32) {
+        /// The bitmap marks the range as changed.
+        DIRTY = 0;
+    }
+}
+
+/// Status flags are built from the flags of an extent: 32 bits of a narrow
+/// extent, 64 bits of a wide one.
+macro_rules! from_extent_flags {
+    ($($name:ident)*) => {$(
+        impl From<u32> for $name {
+            fn from(flags: u32) -> Self {
+                Self(flags)
+            }
+        }
+
+        /// Fails if one of the upper 32 bits is set: the context defines none.
+        impl TryFrom<u64> for $name {
+            type Error = TryFromIntError;
+
+            fn try_from(flags: u64) -> Result<Self, TryFromIntError> {
+                u32::try_from(flags).map(Self)
+            }
+        }
+    )*};
+}
+
+from_extent_flags! { AllocationFlags DirtyBitmapFlags }

@@ -1,8 +1,8 @@
-//! Handshake: greetings, the client's flags, and the answer to
+//! Handshake: greetings, the client flags, and the reply to
 //! `NBD_OPT_EXPORT_NAME` (specification, "Handshake").
 
 use super::DecodeError;
-use super::bytes::{Fields, Writer, starts_like, take};
+use super::bytes::{Fields, HeaderBuffer, find_magic, take, take_header};
 use super::flags::{ClientFlags, HandshakeFlags, TransmissionFlags};
 
 /// `NBDMAGIC`, the first bytes of every session.
@@ -12,11 +12,12 @@ pub const CLISERV_MAGIC: u64 = 0x0000_4202_8186_1253;
 /// `IHAVEOPT`: second magic number of a newstyle greeting, and the magic
 /// number of every option.
 pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
-/// Reserved bytes behind an oldstyle greeting, and behind the answer to
-/// `EXPORT_NAME` unless `NO_ZEROES` was agreed on.
+/// Number of reserved bytes after an oldstyle greeting, and after the reply to
+/// `EXPORT_NAME` unless `NO_ZEROES` was negotiated.
 pub const RESERVED_ZEROES: usize = 124;
 
-/// What an oldstyle server sends: the whole handshake.
+/// The whole handshake of an oldstyle server (specification, "Oldstyle
+/// negotiation").
 ///
 /// ```text
 /// S: NBDMAGIC:64 cliserv_magic:64 size:64 handshake_flags:16 flags:16 zeroes:124*8
@@ -37,36 +38,46 @@ impl OldstyleGreeting {
     /// Size of the fields before the reserved zeroes, in bytes.
     pub(crate) const FIELDS: usize = 28;
 
-    /// Encodes.
-    #[must_use]
-    pub fn encode(self) -> [u8; Self::SIZE] {
-        let mut bytes = [0; Self::SIZE];
-        if let Some(fields) = bytes.first_chunk_mut() {
-            *fields = self.encode_fields();
-        }
-        bytes
+    /// Decodes the fields; `None` if the second magic number is another one.
+    fn parse(bytes: &[u8; Self::FIELDS]) -> Option<Self> {
+        let mut fields = Fields::new(bytes);
+        ((fields.u64(), fields.u64()) == (INIT_PASSWD, CLISERV_MAGIC)).then(|| Self {
+            size: fields.u64(),
+            handshake_flags: HandshakeFlags(fields.u16()),
+            flags: TransmissionFlags(fields.u16()),
+        })
     }
 
-    /// As [`encode`](Self::encode), without the zeroes.
+    /// Encodes the greeting, reserved zeroes included.
+    #[must_use]
+    pub fn encode(self) -> [u8; Self::SIZE] {
+        self.put_fields().into_array()
+    }
+
+    /// Encodes the fields before the reserved zeroes.
     pub(crate) fn encode_fields(self) -> [u8; Self::FIELDS] {
-        Writer::new()
+        self.put_fields().into_array()
+    }
+
+    fn put_fields<const N: usize>(self) -> HeaderBuffer<N> {
+        HeaderBuffer::new()
             .u64(INIT_PASSWD)
             .u64(CLISERV_MAGIC)
             .u64(self.size)
             .u16(self.handshake_flags.0)
             .u16(self.flags.0)
-            .done()
     }
 }
 
-/// What a newstyle server sends first.
+/// The first message of a newstyle server (specification, "Newstyle
+/// negotiation").
 ///
 /// ```text
 /// S: NBDMAGIC:64 IHAVEOPT:64 handshake_flags:16
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NewstyleGreeting {
-    /// What the server can do.
+    /// What the server supports during the handshake.
     pub flags: HandshakeFlags,
 }
 
@@ -74,33 +85,43 @@ impl NewstyleGreeting {
     /// Size of the greeting in bytes.
     pub const SIZE: usize = 18;
 
-    /// Encodes.
+    /// Decodes the greeting; `None` if the second magic number is another one.
+    fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
+        let mut fields = Fields::new(bytes);
+        ((fields.u64(), fields.u64()) == (INIT_PASSWD, OPTION_MAGIC)).then(|| Self {
+            flags: HandshakeFlags(fields.u16()),
+        })
+    }
+
+    /// Encodes the greeting.
     #[must_use]
     pub fn encode(self) -> [u8; Self::SIZE] {
-        Writer::new()
+        HeaderBuffer::new()
             .u64(INIT_PASSWD)
             .u64(OPTION_MAGIC)
             .u16(self.flags.0)
-            .done()
+            .into_array()
     }
 }
 
-/// The first message of a session, of either style.
+/// The first message of a session, of either style (specification,
+/// "Handshake").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Greeting {
     /// The whole handshake.
     Oldstyle(OldstyleGreeting),
-    /// The beginning of a negotiation, fixed or not by its flags.
+    /// The beginning of a negotiation; the flags say whether it is fixed
+    /// newstyle.
     Newstyle(NewstyleGreeting),
 }
 
 impl Greeting {
-    /// Decodes a whole greeting, the zeroes of an oldstyle one included
-    /// (their value is not looked at).
+    /// Decodes a whole greeting, including the reserved zeroes of an oldstyle
+    /// greeting, whose value is ignored.
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Magic`] at the first byte that fits neither style.
+    /// [`DecodeError::Magic`] at the first byte that belongs to neither style.
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
         let mut rest = *input;
         let Some(greeting) = Self::decode_fields(&mut rest)? else {
@@ -113,39 +134,25 @@ impl Greeting {
         Ok(Some(greeting))
     }
 
-    /// As [`decode`](Self::decode), but leaves the zeroes of an oldstyle
-    /// greeting in the input.
+    /// Decodes a greeting; the reserved zeroes of an oldstyle greeting are left
+    /// in the input.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Magic`] at the first byte that belongs to neither style.
     pub(crate) fn decode_fields(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        let wrong = DecodeError::Magic {
-            message: "greeting",
-        };
-        if !starts_like(input, &INIT_PASSWD.to_be_bytes()) {
-            return Err(wrong);
-        }
+        const MESSAGE: &str = "greeting";
+        find_magic(input, &[INIT_PASSWD], MESSAGE)?;
         let second = input.get(8..).unwrap_or_default();
-        if starts_like(second, &OPTION_MAGIC.to_be_bytes()) {
-            let Some(bytes) = take::<{ NewstyleGreeting::SIZE }>(input) else {
-                return Ok(None);
-            };
-            let mut fields = Fields::new(bytes);
-            let (_, _) = (fields.u64(), fields.u64());
-            return Ok(Some(Self::Newstyle(NewstyleGreeting {
-                flags: HandshakeFlags(fields.u16()),
-            })));
-        }
-        if !starts_like(second, &CLISERV_MAGIC.to_be_bytes()) {
-            return Err(wrong);
-        }
-        let Some(bytes) = take::<{ OldstyleGreeting::FIELDS }>(input) else {
-            return Ok(None);
-        };
-        let mut fields = Fields::new(bytes);
-        let (_, _) = (fields.u64(), fields.u64());
-        Ok(Some(Self::Oldstyle(OldstyleGreeting {
-            size: fields.u64(),
-            handshake_flags: HandshakeFlags(fields.u16()),
-            flags: TransmissionFlags(fields.u16()),
-        })))
+        Ok(
+            match find_magic(second, &[OPTION_MAGIC, CLISERV_MAGIC], MESSAGE)? {
+                None => None,
+                Some(OPTION_MAGIC) => {
+                    take_header(input, NewstyleGreeting::parse).map(Self::Newstyle)
+                }
+                Some(_) => take_header(input, OldstyleGreeting::parse).map(Self::Oldstyle),
+            },
+        )
     }
 }
 
@@ -153,7 +160,8 @@ impl ClientFlags {
     /// Size of the field in bytes.
     pub const SIZE: usize = 4;
 
-    /// Decodes the client's answer to a newstyle greeting.
+    /// Decodes the client's reply to a newstyle greeting; `None` if `input`
+    /// ends before it does.
     ///
     /// ```text
     /// C: client_flags:32
@@ -163,14 +171,15 @@ impl ClientFlags {
         take::<4>(input).map(|bytes| Self(u32::from_be_bytes(*bytes)))
     }
 
-    /// Encodes.
+    /// Encodes the field.
     #[must_use]
     pub fn encode(self) -> [u8; Self::SIZE] {
         self.0.to_be_bytes()
     }
 }
 
-/// The answer to `NBD_OPT_EXPORT_NAME`; it has no header.
+/// The reply to `NBD_OPT_EXPORT_NAME`, which has no header (specification,
+/// "Newstyle negotiation").
 ///
 /// ```text
 /// S: size:64 flags:16 [zeroes:124*8]
@@ -179,16 +188,17 @@ impl ClientFlags {
 pub struct ExportNameReply {
     /// Size of the export in bytes.
     pub size: u64,
-    /// What the export can do.
+    /// What the export supports.
     pub flags: TransmissionFlags,
 }
 
 impl ExportNameReply {
-    /// Size without the reserved zeroes, in bytes. They follow unless
-    /// `NO_ZEROES` was agreed on: [`RESERVED_ZEROES`].
+    /// Size without the reserved zeroes, in bytes. [`RESERVED_ZEROES`] follow
+    /// unless `NO_ZEROES` was negotiated.
     pub const SIZE: usize = 10;
 
-    /// Decodes the fields; the zeroes, if any, are left in the input.
+    /// Decodes the fields; `None` if `input` ends before they do. The reserved
+    /// zeroes, if any, are left in the input.
     #[must_use]
     pub fn decode(input: &mut &[u8]) -> Option<Self> {
         let mut fields = Fields::new(take::<{ Self::SIZE }>(input)?);
@@ -198,9 +208,12 @@ impl ExportNameReply {
         })
     }
 
-    /// Encodes the fields, without zeroes.
+    /// Encodes the fields, without the reserved zeroes.
     #[must_use]
     pub fn encode(self) -> [u8; Self::SIZE] {
-        Writer::new().u64(self.size).u16(self.flags.0).done()
+        HeaderBuffer::new()
+            .u64(self.size)
+            .u16(self.flags.0)
+            .into_array()
     }
 }

@@ -1,8 +1,7 @@
-//! Values: every number the protocol gives a meaning to.
+//! Values: every number that the protocol defines (specification, "Values").
 //!
-//! Each is a newtype with constants, open to numbers that are not known yet:
-//! an unknown number keeps its value through decoding and encoding, compares
-//! like any other, and shows as its number.
+//! Each type is a newtype with constants for the defined numbers. An undefined
+//! number is kept through decoding and encoding, and is printed as a number.
 
 use core::fmt;
 
@@ -21,7 +20,7 @@ macro_rules! numbers {
         impl $name {
             $($(#[$value_meta])* pub const $value: Self = Self($number);)*
 
-            /// Its name in the specification, if it has one.
+            /// The name in the specification; `None` if it is undefined.
             #[must_use]
             pub const fn name(self) -> Option<&'static str> {
                 match self {
@@ -30,7 +29,7 @@ macro_rules! numbers {
                 }
             }
 
-            /// Whether the specification defines it.
+            /// Whether the specification defines the number.
             #[must_use]
             pub const fn is_known(self) -> bool {
                 matches!(self, $(Self::$value)|*)
@@ -57,23 +56,24 @@ macro_rules! numbers {
 numbers! {
     /// An option's type (specification, "Option types").
     OptionType(u32) {
-        /// Choose an export and enter transmission; cannot report an error.
+        /// Select an export and start transmission; the server cannot report
+        /// an error.
         EXPORT_NAME = 1, "NBD_OPT_EXPORT_NAME";
         /// End the session.
         ABORT = 2, "NBD_OPT_ABORT";
-        /// Name the exports.
+        /// List the exports.
         LIST = 3, "NBD_OPT_LIST";
-        /// Withdrawn; a number only.
+        /// Withdrawn; the number is reserved.
         PEEK_EXPORT = 4, "NBD_OPT_PEEK_EXPORT";
         /// Upgrade the connection to TLS.
         STARTTLS = 5, "NBD_OPT_STARTTLS";
         /// Describe an export.
         INFO = 6, "NBD_OPT_INFO";
-        /// Describe an export and enter transmission.
+        /// Describe an export and start transmission.
         GO = 7, "NBD_OPT_GO";
         /// Use structured replies.
         STRUCTURED_REPLY = 8, "NBD_OPT_STRUCTURED_REPLY";
-        /// Name the metadata contexts of an export.
+        /// List the metadata contexts of an export.
         LIST_META_CONTEXT = 9, "NBD_OPT_LIST_META_CONTEXT";
         /// Select metadata contexts of an export.
         SET_META_CONTEXT = 10, "NBD_OPT_SET_META_CONTEXT";
@@ -85,7 +85,7 @@ numbers! {
 numbers! {
     /// The type of a reply to an option (specification, "Option reply types").
     OptionReplyType(u32) {
-        /// The option is accepted, or its list of replies has ended.
+        /// The option is accepted, or its list of replies is complete.
         ACK = 1, "NBD_REP_ACK";
         /// One export.
         SERVER = 2, "NBD_REP_SERVER";
@@ -99,7 +99,7 @@ numbers! {
         ERR_POLICY = ERROR_REPLY | 2, "NBD_REP_ERR_POLICY";
         /// The option is malformed, or comes at the wrong time.
         ERR_INVALID = ERROR_REPLY | 3, "NBD_REP_ERR_INVALID";
-        /// The server's platform or build cannot do it.
+        /// The server's platform or build does not support the option.
         ERR_PLATFORM = ERROR_REPLY | 4, "NBD_REP_ERR_PLATFORM";
         /// TLS must be started first.
         ERR_TLS_REQD = ERROR_REPLY | 5, "NBD_REP_ERR_TLS_REQD";
@@ -107,7 +107,7 @@ numbers! {
         ERR_UNKNOWN = ERROR_REPLY | 6, "NBD_REP_ERR_UNKNOWN";
         /// The server is shutting down.
         ERR_SHUTDOWN = ERROR_REPLY | 7, "NBD_REP_ERR_SHUTDOWN";
-        /// The client must ask for the block sizes first.
+        /// The client must request the block sizes first.
         ERR_BLOCK_SIZE_REQD = ERROR_REPLY | 8, "NBD_REP_ERR_BLOCK_SIZE_REQD";
         /// The request or its reply is too large.
         ERR_TOO_BIG = ERROR_REPLY | 9, "NBD_REP_ERR_TOO_BIG";
@@ -116,11 +116,11 @@ numbers! {
     }
 }
 
-/// Set in the type of every option reply that reports an error.
+/// The bit that is set in the type of every error reply.
 const ERROR_REPLY: u32 = 1 << 31;
 
 impl OptionReplyType {
-    /// Whether it reports an error (bit 31).
+    /// Whether the reply is an error (bit 31 is set), defined or not.
     #[must_use]
     pub const fn is_error(self) -> bool {
         self.0 & ERROR_REPLY != 0
@@ -128,13 +128,14 @@ impl OptionReplyType {
 }
 
 numbers! {
-    /// The type of a piece of information (specification, `NBD_REP_INFO`).
+    /// The type of a piece of information about an export (specification,
+    /// `NBD_REP_INFO`).
     InfoType(u16) {
         /// Size and transmission flags.
         EXPORT = 0, "NBD_INFO_EXPORT";
         /// The canonical name.
         NAME = 1, "NBD_INFO_NAME";
-        /// A description for people.
+        /// A description for humans.
         DESCRIPTION = 2, "NBD_INFO_DESCRIPTION";
         /// The block sizes.
         BLOCK_SIZE = 3, "NBD_INFO_BLOCK_SIZE";
@@ -146,19 +147,19 @@ numbers! {
     Command(u16) {
         /// Read data.
         READ = 0, "NBD_CMD_READ";
-        /// Write the payload.
+        /// Write data.
         WRITE = 1, "NBD_CMD_WRITE";
         /// Disconnect; has no reply.
         DISC = 2, "NBD_CMD_DISC";
-        /// Make finished writes permanent.
+        /// Make all answered writes permanent.
         FLUSH = 3, "NBD_CMD_FLUSH";
-        /// Data is no longer needed.
+        /// Discard data.
         TRIM = 4, "NBD_CMD_TRIM";
-        /// Data will be needed soon.
+        /// Prefetch data.
         CACHE = 5, "NBD_CMD_CACHE";
         /// Write zeroes without sending them.
         WRITE_ZEROES = 6, "NBD_CMD_WRITE_ZEROES";
-        /// Report extents.
+        /// Report the status of extents.
         BLOCK_STATUS = 7, "NBD_CMD_BLOCK_STATUS";
         /// Change the size of the export (resize extension).
         RESIZE = 8, "NBD_CMD_RESIZE";
@@ -169,11 +170,11 @@ numbers! {
     /// The type of a structured or extended reply chunk (specification,
     /// "Structured reply types").
     ChunkType(u16) {
-        /// Nothing more to say; always the last.
+        /// No content; always the last chunk.
         NONE = 0, "NBD_REPLY_TYPE_NONE";
-        /// Data of a read.
+        /// Content of a read: data.
         OFFSET_DATA = 1, "NBD_REPLY_TYPE_OFFSET_DATA";
-        /// Zeroes of a read.
+        /// Content of a read: zeroes.
         OFFSET_HOLE = 2, "NBD_REPLY_TYPE_OFFSET_HOLE";
         /// Narrow extents of one metadata context.
         BLOCK_STATUS = 5, "NBD_REPLY_TYPE_BLOCK_STATUS";
@@ -181,16 +182,16 @@ numbers! {
         BLOCK_STATUS_EXT = 6, "NBD_REPLY_TYPE_BLOCK_STATUS_EXT";
         /// An error.
         ERROR = ERROR_CHUNK | 1, "NBD_REPLY_TYPE_ERROR";
-        /// An error at an offset.
+        /// An error with its offset.
         ERROR_OFFSET = ERROR_CHUNK | 2, "NBD_REPLY_TYPE_ERROR_OFFSET";
     }
 }
 
-/// Set in the type of every chunk that reports an error.
+/// The bit that is set in the type of every error chunk.
 const ERROR_CHUNK: u16 = 1 << 15;
 
 impl ChunkType {
-    /// Whether it reports an error (bit 15), known or not.
+    /// Whether the chunk is an error (bit 15 is set), defined or not.
     #[must_use]
     pub const fn is_error(self) -> bool {
         self.0 & ERROR_CHUNK != 0
@@ -200,7 +201,7 @@ impl ChunkType {
 numbers! {
     /// The error of a reply (specification, "Error values").
     ErrorValue(u32) {
-        /// No error, in a simple reply.
+        /// Success; only in simple replies.
         NONE = 0, "no error";
         /// Operation not permitted.
         EPERM = 1, "NBD_EPERM";
@@ -221,47 +222,48 @@ numbers! {
     }
 }
 
-/// So that the result of a command can be passed on with `?`.
+/// For passing on the result of a command with `?`.
 impl core::error::Error for ErrorValue {}
 
 impl ErrorValue {
-    /// The error a client should act on: itself if the specification defines
-    /// it, `EINVAL` for any other number but zero.
+    /// The error that a client acts on: the same if it is zero or the
+    /// specification defines it, otherwise `EINVAL`.
     #[must_use]
     pub const fn or_invalid(self) -> Self {
-        match self.is_known() {
-            true => self,
-            false => Self::EINVAL,
-        }
+        if self.is_known() { self } else { Self::EINVAL }
     }
 
-    /// The error a server should send for an `errno` of Linux: `EDQUOT` (122)
-    /// and `EFBIG` (27) are `ENOSPC`, `EACCES` (13) and `EROFS` (30) are
-    /// `EPERM`, `EOPNOTSUPP` is `ENOTSUP` already; what the specification does
-    /// not define is `EIO`.
+    /// The error that a server sends for an `errno` of Linux: `ENOSPC` for
+    /// `EDQUOT` (122) and `EFBIG` (27), `EPERM` for `EACCES` (13) and `EROFS`
+    /// (30), the same number if it is zero or the specification defines it,
+    /// otherwise `EIO`.
     #[must_use]
     pub const fn from_linux_errno(errno: u32) -> Self {
         match errno {
             122 | 27 => Self::ENOSPC,
             13 | 30 => Self::EPERM,
-            _ => match Self(errno).is_known() {
-                true => Self(errno),
-                false => Self::EIO,
-            },
+            _ if Self(errno).is_known() => Self(errno),
+            _ => Self::EIO,
         }
     }
 
-    /// Whether it reports an error at all.
+    /// Whether the number is an error: any number but zero.
     #[must_use]
     pub const fn is_error(self) -> bool {
         self.0 != 0
     }
 }
 
-/// A cookie: what joins a reply to its request (specification,
-/// "Transmission"; older texts call it a handle).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// A cookie: identifies the request that a reply belongs to (specification,
+/// "Transmission"; older versions of it say "handle").
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Cookie(pub u64);
+
+impl fmt::Debug for Cookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cookie({self})")
+    }
+}
 
 impl fmt::Display for Cookie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -269,8 +271,9 @@ impl fmt::Display for Cookie {
     }
 }
 
-/// The number a server gave a metadata context for this connection
-/// (specification, `NBD_REP_META_CONTEXT`).
+/// A metadata context ID: the number that the server assigned to a selected
+/// context, valid during one connection (specification,
+/// `NBD_REP_META_CONTEXT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ContextId(pub u32);
 

@@ -3,23 +3,23 @@
 
 use nom::{IResult, Parser};
 
-use super::bytes::{Fields, Writer, be_u16, be_u32, bytes, starts_like, take, take_slice};
+use super::bytes::{Fields, HeaderBuffer, be_u16, be_u32, bytes, decode_header, take, take_slice};
 use super::greeting::OPTION_MAGIC;
 use super::number::{InfoType, OptionType};
 use super::sink::{all_or_nothing, measure};
 use super::text::Text;
 use super::{DecodeError, EncodeError, Sink};
 
-/// The header of an option.
+/// The header of an option (specification, "Newstyle negotiation").
 ///
 /// ```text
 /// C: IHAVEOPT:64 option:32 length:32 [data]
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OptionHeader {
-    /// Which option.
+    /// The type of the option.
     pub option: OptionType,
-    /// Length of its data in bytes.
+    /// Length of the data in bytes.
     pub length: u32,
 }
 
@@ -33,66 +33,63 @@ impl OptionHeader {
     ///
     /// [`DecodeError::Magic`] at the first wrong byte.
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        if !starts_like(input, &OPTION_MAGIC.to_be_bytes()) {
-            return Err(DecodeError::Magic { message: "option" });
-        }
-        let Some(bytes) = take::<{ Self::SIZE }>(input) else {
-            return Ok(None);
-        };
-        let mut fields = Fields::new(bytes);
-        let _ = fields.u64();
-        Ok(Some(Self {
-            option: OptionType(fields.u32()),
-            length: fields.u32(),
-        }))
+        decode_header(input, Self::parse, OPTION_MAGIC, "option")
     }
 
-    /// Encodes.
+    /// Decodes the header; `None` if it has another magic number.
+    fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
+        let mut fields = Fields::new(bytes);
+        (fields.u64() == OPTION_MAGIC).then(|| Self {
+            option: OptionType(fields.u32()),
+            length: fields.u32(),
+        })
+    }
+
+    /// Encodes the header.
     #[must_use]
     pub fn encode(self) -> [u8; Self::SIZE] {
-        Writer::new()
+        HeaderBuffer::new()
             .u64(OPTION_MAGIC)
             .u32(self.option.0)
             .u32(self.length)
-            .done()
+            .into_array()
     }
 }
 
-/// An option with its data.
+/// An option with its data (specification, "Option types").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OptionRequest<'a> {
-    /// `NBD_OPT_EXPORT_NAME`: enter transmission with the export of this name.
+    /// `NBD_OPT_EXPORT_NAME`: start transmission with the export of this name.
     ///
     /// ```text
     /// C: name
     /// ```
     ExportName(Text<'a>),
-    /// `NBD_OPT_ABORT`: end the session. It should carry no data, and a server
-    /// ignores what it carries.
+    /// `NBD_OPT_ABORT`: end the session. Data is ignored.
     Abort,
-    /// `NBD_OPT_LIST`: name the exports. No data.
+    /// `NBD_OPT_LIST`: list the exports. No data.
     List,
     /// `NBD_OPT_STARTTLS`: start TLS. No data.
     StartTls,
     /// `NBD_OPT_INFO`: describe an export.
     Info(InfoRequest<'a>),
-    /// `NBD_OPT_GO`: describe an export and enter transmission.
+    /// `NBD_OPT_GO`: describe an export and start transmission.
     Go(InfoRequest<'a>),
     /// `NBD_OPT_STRUCTURED_REPLY`: use structured replies. No data.
     StructuredReply,
-    /// `NBD_OPT_LIST_META_CONTEXT`: name metadata contexts.
+    /// `NBD_OPT_LIST_META_CONTEXT`: list metadata contexts.
     ListMetaContext(MetaContextRequest<'a>),
     /// `NBD_OPT_SET_META_CONTEXT`: select metadata contexts.
     SetMetaContext(MetaContextRequest<'a>),
     /// `NBD_OPT_EXTENDED_HEADERS`: use extended headers. No data.
     ExtendedHeaders,
-    /// Any option with any data: options without a meaning of their own, and
-    /// every kind of nonsense a tester wants to send.
+    /// Any option with any data: undefined options, and malformed data in
+    /// tests.
     Other {
-        /// Which option.
+        /// The type of the option.
         option: OptionType,
-        /// Its data.
+        /// The data.
         data: &'a [u8],
     },
 }
@@ -106,7 +103,7 @@ pub enum OptionRequest<'a> {
 pub struct InfoRequest<'a> {
     /// Name of the export; empty for the default export.
     pub export: Text<'a>,
-    /// The pieces of information asked for.
+    /// The requested types of information.
     pub requests: InfoTypes<'a>,
 }
 
@@ -119,30 +116,34 @@ pub struct InfoRequest<'a> {
 pub struct MetaContextRequest<'a> {
     /// Name of the export; empty for the default export.
     pub export: Text<'a>,
-    /// What contexts are looked for.
+    /// The queries for contexts.
     pub queries: Queries<'a>,
 }
 
 impl<'a> OptionRequest<'a> {
-    /// Decodes the data of an option; `data` is all of it.
+    /// Decodes the data of an option; `data` is the whole of it.
     ///
     /// # Errors
     ///
-    /// What makes the data malformed. The place in the stream is known
-    /// whatever it is: a server answers `NBD_REP_ERR_INVALID` and carries on.
+    /// [`DecodeError::Overrun`] or [`DecodeError::Trailing`] if the data is
+    /// malformed. The stream stays in sync: the server replies
+    /// `NBD_REP_ERR_INVALID` and continues.
     pub fn decode(option: OptionType, data: &'a [u8]) -> Result<Self, DecodeError> {
         let message = option.name().unwrap_or("option");
-        let nothing = |request: Self| match data {
-            [] => Ok(request),
-            _ => Err(DecodeError::Trailing { message }),
+        let without_data = |request: Self| {
+            if data.is_empty() {
+                Ok(request)
+            } else {
+                Err(DecodeError::Trailing { message })
+            }
         };
         match option {
             OptionType::EXPORT_NAME => Ok(Self::ExportName(Text::new(data))),
             OptionType::ABORT => Ok(Self::Abort),
-            OptionType::LIST => nothing(Self::List),
-            OptionType::STARTTLS => nothing(Self::StartTls),
-            OptionType::STRUCTURED_REPLY => nothing(Self::StructuredReply),
-            OptionType::EXTENDED_HEADERS => nothing(Self::ExtendedHeaders),
+            OptionType::LIST => without_data(Self::List),
+            OptionType::STARTTLS => without_data(Self::StartTls),
+            OptionType::STRUCTURED_REPLY => without_data(Self::StructuredReply),
+            OptionType::EXTENDED_HEADERS => without_data(Self::ExtendedHeaders),
             OptionType::INFO => body(message, info_request, data).map(Self::Info),
             OptionType::GO => body(message, info_request, data).map(Self::Go),
             OptionType::LIST_META_CONTEXT => {
@@ -155,7 +156,7 @@ impl<'a> OptionRequest<'a> {
         }
     }
 
-    /// Which option it is.
+    /// The type of the option.
     #[must_use]
     pub const fn option(&self) -> OptionType {
         match self {
@@ -178,7 +179,9 @@ impl<'a> OptionRequest<'a> {
     ///
     /// # Errors
     ///
-    /// [`EncodeError`]; nothing was written.
+    /// [`EncodeError::TooLong`] if there are more than 65,535 types of
+    /// information or 4 GiB of data, or [`EncodeError::NoRoom`]; nothing was
+    /// written.
     pub fn encode(&self, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
         if let Self::Info(request) | Self::Go(request) = self {
             u16::try_from(request.requests.len()).map_err(|_| EncodeError::TooLong)?;
@@ -205,7 +208,7 @@ impl<'a> OptionRequest<'a> {
     }
 }
 
-/// Encodes an option whose data `put_data` writes.
+/// Encodes an option; `put_data` writes its data.
 pub(crate) fn encode_with(
     option: OptionType,
     sink: &mut dyn Sink,
@@ -219,7 +222,7 @@ pub(crate) fn encode_with(
     })
 }
 
-/// The data of `NBD_OPT_INFO` and `NBD_OPT_GO`.
+/// Writes the data of an [`InfoRequest`].
 pub(crate) fn put_info(
     sink: &mut dyn Sink,
     export: Text<'_>,
@@ -232,7 +235,7 @@ pub(crate) fn put_info(
     }
 }
 
-/// The data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
+/// Writes the data of a [`MetaContextRequest`].
 pub(crate) fn put_meta_context<'q>(
     sink: &mut dyn Sink,
     export: Text<'_>,
@@ -245,8 +248,8 @@ pub(crate) fn put_meta_context<'q>(
     }
 }
 
-/// Writes a text behind its length. (A text of 4 GiB has no encoding; the
-/// option header, which is longer still, is refused before this is reached.)
+/// Writes a string after its 32-bit length. The callers check that the whole
+/// message, and with it the string, is shorter than 4 GiB.
 pub(super) fn put_text(sink: &mut dyn Sink, text: Text<'_>) {
     sink.put(&saturate32(text.len()).to_be_bytes());
     sink.put(text.as_bytes());
@@ -260,7 +263,7 @@ fn saturate16(n: usize) -> u16 {
     u16::try_from(n).unwrap_or(u16::MAX)
 }
 
-/// Runs a parser over a body whose length is known: it must take all of it.
+/// Runs `parser` over a body, which it must consume wholly.
 pub(super) fn body<'a, T>(
     message: &'static str,
     mut parser: impl Parser<&'a [u8], Output = T, Error = ()>,
@@ -273,7 +276,7 @@ pub(super) fn body<'a, T>(
     }
 }
 
-/// A text behind its 32-bit length.
+/// A string after its 32-bit length.
 pub(super) fn text(input: &[u8]) -> IResult<&[u8], Text<'_>, ()> {
     let (input, length) = be_u32(input)?;
     bytes(length).map(Text::new).parse(input)
@@ -291,8 +294,8 @@ fn meta_context_request(input: &[u8]) -> IResult<&[u8], MetaContextRequest<'_>, 
     let (input, export) = text(input)?;
     let (queries, count) = be_u32(input)?;
     let mut rest = queries;
-    // Each turn takes four bytes or ends, so the data bounds the loop, not
-    // the count.
+    // Each pass consumes at least four bytes or fails: a large count costs no
+    // more time than the data is long.
     for _ in 0..count {
         (rest, _) = text(rest)?;
     }
@@ -304,6 +307,10 @@ fn meta_context_request(input: &[u8]) -> IResult<&[u8], MetaContextRequest<'_>, 
 }
 
 /// A list of information types, on the wire or in memory.
+///
+/// ```text
+/// C: (info_type:16)*
+/// ```
 #[derive(Clone, Copy)]
 pub struct InfoTypes<'a>(Infos<'a>);
 
@@ -314,7 +321,7 @@ enum Infos<'a> {
 }
 
 impl<'a> InfoTypes<'a> {
-    /// The types in the order of the list.
+    /// The types in order.
     pub fn iter(&self) -> impl Iterator<Item = InfoType> + Clone + 'a {
         let (wire, memory): (&'a [u8], &'a [InfoType]) = match self.0 {
             Infos::Wire(bytes) => (bytes, &[]),
@@ -327,7 +334,7 @@ impl<'a> InfoTypes<'a> {
             .chain(memory.iter().copied())
     }
 
-    /// How many there are.
+    /// The number of types.
     #[must_use]
     pub fn len(&self) -> usize {
         match self.0 {
@@ -336,13 +343,13 @@ impl<'a> InfoTypes<'a> {
         }
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether `info` is among them.
+    /// Whether the list contains `info`.
     #[must_use]
     pub fn contains(&self, info: InfoType) -> bool {
         self.iter().any(|other| other == info)
@@ -356,6 +363,10 @@ impl<'a> From<&'a [InfoType]> for InfoTypes<'a> {
 }
 
 /// A list of metadata context queries, on the wire or in memory.
+///
+/// ```text
+/// C: (query_length:32 query)*
+/// ```
 #[derive(Clone, Copy)]
 pub struct Queries<'a>(List<'a>);
 
@@ -366,11 +377,11 @@ enum List<'a> {
 }
 
 impl<'a> Queries<'a> {
-    /// No query: all contexts to `LIST_META_CONTEXT`, none to
-    /// `SET_META_CONTEXT`.
+    /// No query: `LIST_META_CONTEXT` lists all contexts, `SET_META_CONTEXT`
+    /// selects none.
     pub const NONE: Self = Self(List::Memory(&[]));
 
-    /// The queries in the order of the list.
+    /// The queries in order.
     pub fn iter(&self) -> impl Iterator<Item = Text<'a>> + Clone + 'a {
         let (mut wire, memory): (&'a [u8], &'a [&'a str]) = match self.0 {
             List::Wire { bytes, .. } => (bytes, &[]),
@@ -383,7 +394,7 @@ impl<'a> Queries<'a> {
         wire.chain(memory.iter().map(|text| Text::from(*text)))
     }
 
-    /// How many there are.
+    /// The number of queries.
     #[must_use]
     pub fn len(&self) -> usize {
         match self.0 {
@@ -392,7 +403,7 @@ impl<'a> Queries<'a> {
         }
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -408,7 +419,7 @@ impl<'a> From<&'a [&'a str]> for Queries<'a> {
 super::list_traits!(InfoTypes);
 super::list_traits!(Queries);
 
-/// Bytes of the wire, for lists that can stand nowhere else.
+/// Generated lists are on the wire: a list in memory needs an owner.
 #[cfg(feature = "arbitrary")]
 mod arbitrary_lists {
     use arbitrary::{Arbitrary, Result, Unstructured};
@@ -423,13 +434,13 @@ mod arbitrary_lists {
         }
     }
 
-    /// The longest front of some bytes that is a list of queries.
+    /// The longest prefix of generated bytes that is a list of queries.
     impl<'a> Arbitrary<'a> for Queries<'a> {
         fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
             let bytes: &[u8] = u.arbitrary()?;
             let (mut rest, mut count) = (bytes, 0u32);
-            while let Ok((behind, _)) = text(rest) {
-                rest = behind;
+            while let Ok((after, _)) = text(rest) {
+                rest = after;
                 count = count.saturating_add(1);
             }
             let length = bytes.len().saturating_sub(rest.len());

@@ -3,7 +3,7 @@
 
 use nom::Parser;
 
-use super::bytes::{Fields, Writer, be_u16, be_u32, be_u64, rest, starts_like, take};
+use super::bytes::{Fields, HeaderBuffer, be_u16, be_u32, be_u64, decode_header, rest};
 use super::flags::TransmissionFlags;
 use super::number::{ContextId, InfoType, OptionReplyType, OptionType};
 use super::option::{body, put_text, text};
@@ -14,18 +14,19 @@ use super::{DecodeError, EncodeError, Sink};
 /// Magic number of an option reply.
 pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 
-/// The header of a reply to an option.
+/// The header of a reply to an option (specification, "Fixed newstyle
+/// negotiation").
 ///
 /// ```text
 /// S: magic:64 option:32 type:32 length:32 [data]
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OptionReplyHeader {
-    /// The option it answers.
+    /// The option that the server replies to.
     pub option: OptionType,
-    /// What the reply is.
+    /// The type of the reply.
     pub reply: OptionReplyType,
-    /// Length of its data in bytes.
+    /// Length of the data in bytes.
     pub length: u32,
 }
 
@@ -39,36 +40,33 @@ impl OptionReplyHeader {
     ///
     /// [`DecodeError::Magic`] at the first wrong byte.
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        if !starts_like(input, &OPTION_REPLY_MAGIC.to_be_bytes()) {
-            return Err(DecodeError::Magic {
-                message: "option reply",
-            });
-        }
-        let Some(bytes) = take::<{ Self::SIZE }>(input) else {
-            return Ok(None);
-        };
+        decode_header(input, Self::parse, OPTION_REPLY_MAGIC, "option reply")
+    }
+
+    /// Decodes the header; `None` if it has another magic number.
+    fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        let _ = fields.u64();
-        Ok(Some(Self {
+        (fields.u64() == OPTION_REPLY_MAGIC).then(|| Self {
             option: OptionType(fields.u32()),
             reply: OptionReplyType(fields.u32()),
             length: fields.u32(),
-        }))
+        })
     }
 
-    /// Encodes.
+    /// Encodes the header.
     #[must_use]
     pub fn encode(self) -> [u8; Self::SIZE] {
-        Writer::new()
+        HeaderBuffer::new()
             .u64(OPTION_REPLY_MAGIC)
             .u32(self.option.0)
             .u32(self.reply.0)
             .u32(self.length)
-            .done()
+            .into_array()
     }
 }
 
-/// A reply to an option, without the header.
+/// A reply to an option, without the header (specification, "Option reply
+/// types").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OptionReply<'a> {
@@ -82,7 +80,7 @@ pub enum OptionReply<'a> {
     Server {
         /// Name of the export.
         name: Text<'a>,
-        /// For people; often empty.
+        /// A description for humans; often empty.
         description: Text<'a>,
     },
     /// `NBD_REP_INFO`: one piece of information.
@@ -93,38 +91,38 @@ pub enum OptionReply<'a> {
     /// S: id:32 name
     /// ```
     MetaContext {
-        /// Its number during transmission; means nothing in a reply to
-        /// `LIST_META_CONTEXT`.
+        /// The context ID; reserved in a reply to `LIST_META_CONTEXT`.
         id: ContextId,
-        /// Its name, as `base:allocation`.
+        /// The name, such as `base:allocation`.
         name: Text<'a>,
     },
-    /// `NBD_REP_ERR_*`: refused.
+    /// `NBD_REP_ERR_*`: the option failed.
     ///
     /// ```text
     /// S: message
     /// ```
     Error {
-        /// Why; a number with bit 31 set.
+        /// The type of the error; bit 31 is set.
         error: OptionReplyType,
-        /// For people; often empty.
+        /// A message for humans; often empty.
         message: Text<'a>,
     },
     /// Any reply with any data.
     Other {
-        /// What the reply is.
+        /// The type of the reply.
         reply: OptionReplyType,
-        /// Its data.
+        /// The data.
         data: &'a [u8],
     },
 }
 
 impl<'a> OptionReply<'a> {
-    /// Decodes the data of a reply; `data` is all of it.
+    /// Decodes the data of a reply; `data` is the whole of it.
     ///
     /// # Errors
     ///
-    /// What makes the data malformed.
+    /// [`DecodeError::Overrun`] or [`DecodeError::Trailing`] if the data is
+    /// malformed.
     pub fn decode(reply: OptionReplyType, data: &'a [u8]) -> Result<Self, DecodeError> {
         let message = reply.name().unwrap_or("option reply");
         match reply {
@@ -151,7 +149,7 @@ impl<'a> OptionReply<'a> {
         }
     }
 
-    /// What the reply is.
+    /// The type of the reply.
     #[must_use]
     pub const fn reply(&self) -> OptionReplyType {
         match self {
@@ -164,12 +162,13 @@ impl<'a> OptionReply<'a> {
         }
     }
 
-    /// Encodes header and data, as an answer to `option`, into `sink`; returns
+    /// Encodes header and data, as a reply to `option`, into `sink`; returns
     /// how many bytes were written.
     ///
     /// # Errors
     ///
-    /// [`EncodeError`]; nothing was written.
+    /// [`EncodeError::TooLong`] for 4 GiB of data or more, or
+    /// [`EncodeError::NoRoom`]; nothing was written.
     pub fn encode(&self, option: OptionType, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
         let header = self.header(option)?;
         all_or_nothing(sink, &|sink| {
@@ -178,7 +177,7 @@ impl<'a> OptionReply<'a> {
         })
     }
 
-    /// As [`encode`](Self::encode), where there is room and a length for it.
+    /// As [`encode`](Self::encode); the caller checked that the reply fits.
     pub(crate) fn put(&self, option: OptionType, sink: &mut dyn Sink) {
         if let Ok(header) = self.header(option) {
             sink.put(&header.encode());
@@ -221,39 +220,47 @@ impl<'a> OptionReply<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Info<'a> {
-    /// `NBD_INFO_EXPORT`: what `EXPORT_NAME` would have answered.
+    /// `NBD_INFO_EXPORT`: the same fields as the reply to `EXPORT_NAME`.
     ///
     /// ```text
     /// S: 0:16 size:64 flags:16
     /// ```
     Export {
-        /// Size in bytes.
+        /// Size of the export in bytes.
         size: u64,
-        /// What the export can do.
+        /// What the export supports.
         flags: TransmissionFlags,
     },
-    /// `NBD_INFO_NAME`: the canonical name.
+    /// `NBD_INFO_NAME`: the canonical name of the export.
+    ///
+    /// ```text
+    /// S: 1:16 name
+    /// ```
     Name(Text<'a>),
-    /// `NBD_INFO_DESCRIPTION`: a description for people.
+    /// `NBD_INFO_DESCRIPTION`: a description for humans.
+    ///
+    /// ```text
+    /// S: 2:16 description
+    /// ```
     Description(Text<'a>),
     /// `NBD_INFO_BLOCK_SIZE`: the size constraints.
     BlockSize(BlockSizes),
     /// Any information with any payload.
     Other {
-        /// What it is.
+        /// The type of the information.
         info: InfoType,
-        /// Its payload.
+        /// The payload.
         data: &'a [u8],
     },
 }
 
 impl<'a> Info<'a> {
-    /// Decodes the data of an `NBD_REP_INFO`; `data` is all of it.
+    /// Decodes the data of an `NBD_REP_INFO`; `data` is the whole of it.
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Overrun`] or [`DecodeError::Trailing`] where the length
-    /// is not the one the information has.
+    /// [`DecodeError::Overrun`] or [`DecodeError::Trailing`] if the length is
+    /// wrong for the type.
     pub fn decode(data: &'a [u8]) -> Result<Self, DecodeError> {
         let (info, data) = body("NBD_REP_INFO", (be_u16.map(InfoType), rest), data)?;
         match info {
@@ -280,7 +287,7 @@ impl<'a> Info<'a> {
         }
     }
 
-    /// What it is.
+    /// The type of the information.
     #[must_use]
     pub const fn info(&self) -> InfoType {
         match self {
@@ -318,25 +325,25 @@ impl<'a> Info<'a> {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockSizes {
-    /// Offsets and lengths are multiples of it.
+    /// Offsets and lengths of requests are multiples of it.
     pub minimum: u32,
-    /// Multiples of it are efficient.
+    /// Requests at multiples of it are efficient.
     pub preferred: u32,
-    /// The longest payload of a request or reply.
+    /// Maximum length of the payload of a request or reply.
     pub maximum: u32,
 }
 
 impl BlockSizes {
-    /// What holds where a server says nothing: 1, 4096 and 32 MiB.
+    /// The constraints if a server sends none: 1, 4096 and 32 MiB.
     pub const DEFAULT: Self = Self {
         minimum: 1,
         preferred: 4096,
         maximum: 1 << 25,
     };
 
-    /// Whether they keep the rules: `minimum` a power of two of at most 65,536,
-    /// `preferred` a power of two of at least 512 and of at least `minimum`,
-    /// `maximum` at least `preferred`.
+    /// Whether the specification allows them: `minimum` is a power of two of at
+    /// most 65,536; `preferred` is a power of two, at least 512 and at least
+    /// `minimum`; `maximum` is at least `preferred`.
     #[must_use]
     pub const fn is_valid(self) -> bool {
         self.minimum.is_power_of_two()

@@ -1,8 +1,9 @@
 //! Transmission: simple replies, and the headers of structured and extended
-//! reply chunks (specification, "Simple reply message" and following).
+//! reply chunks (specification, "Simple reply message", "Structured reply chunk
+//! message", "Extended reply chunk message").
 
 use super::DecodeError;
-use super::bytes::{Fields, Writer, front, judge_magic};
+use super::bytes::{Fields, HeaderBuffer, decode_header};
 use super::flags::ReplyFlags;
 use super::number::{ChunkType, Cookie, ErrorValue};
 
@@ -13,18 +14,19 @@ pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 /// Magic number of an extended reply chunk.
 pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
-/// A simple reply.
+/// A simple reply (specification, "Simple reply message").
 ///
 /// ```text
 /// S: magic:32 error:32 cookie:64 [data]
 /// ```
 ///
-/// Data follows only for a `READ` without error, as much as it asked for.
+/// Data follows only for a successful `READ`: as many bytes as the request's
+/// length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SimpleReply {
-    /// Zero is success.
+    /// Zero for success.
     pub error: ErrorValue,
-    /// The request's.
+    /// The cookie of the request.
     pub cookie: Cookie,
 }
 
@@ -39,13 +41,10 @@ impl SimpleReply {
     /// [`DecodeError::Magic`] at the first wrong byte.
     #[inline]
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        match front(input, Self::parse) {
-            Some(header) => Ok(Some(header)),
-            None => judge_magic(input, SIMPLE_REPLY_MAGIC, "simple reply").map(|()| None),
-        }
+        decode_header(input, Self::parse, SIMPLE_REPLY_MAGIC, "simple reply")
     }
 
-    /// Decodes a header that has its magic number.
+    /// Decodes the header; `None` if it has another magic number.
     #[inline]
     pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
@@ -55,19 +54,20 @@ impl SimpleReply {
         })
     }
 
-    /// Encodes.
+    /// Encodes the header.
     #[must_use]
     #[inline]
     pub fn encode(self) -> [u8; Self::SIZE] {
-        Writer::new()
+        HeaderBuffer::new()
             .u32(SIMPLE_REPLY_MAGIC)
             .u32(self.error.0)
             .u64(self.cookie.0)
-            .done()
+            .into_array()
     }
 }
 
-/// The header of a structured reply chunk.
+/// The header of a structured reply chunk (specification, "Structured reply
+/// chunk message").
 ///
 /// ```text
 /// S: magic:32 flags:16 type:16 cookie:64 length:32 [payload]
@@ -76,9 +76,9 @@ impl SimpleReply {
 pub struct StructuredHeader {
     /// Whether it is the last chunk of the reply.
     pub flags: ReplyFlags,
-    /// What the payload is.
+    /// The type of the payload.
     pub chunk: ChunkType,
-    /// The request's.
+    /// The cookie of the request.
     pub cookie: Cookie,
     /// Length of the payload in bytes.
     pub length: u32,
@@ -95,15 +95,15 @@ impl StructuredHeader {
     /// [`DecodeError::Magic`] at the first wrong byte.
     #[inline]
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        match front(input, Self::parse) {
-            Some(header) => Ok(Some(header)),
-            None => {
-                judge_magic(input, STRUCTURED_REPLY_MAGIC, "structured reply chunk").map(|()| None)
-            }
-        }
+        decode_header(
+            input,
+            Self::parse,
+            STRUCTURED_REPLY_MAGIC,
+            "structured reply chunk",
+        )
     }
 
-    /// Decodes a header that has its magic number.
+    /// Decodes the header; `None` if it has another magic number.
     #[inline]
     pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
@@ -115,21 +115,22 @@ impl StructuredHeader {
         })
     }
 
-    /// Encodes.
+    /// Encodes the header.
     #[must_use]
     #[inline]
     pub fn encode(self) -> [u8; Self::SIZE] {
-        Writer::new()
+        HeaderBuffer::new()
             .u32(STRUCTURED_REPLY_MAGIC)
             .u16(self.flags.0)
             .u16(self.chunk.0)
             .u64(self.cookie.0)
             .u32(self.length)
-            .done()
+            .into_array()
     }
 }
 
-/// The header of an extended reply chunk.
+/// The header of an extended reply chunk (specification, "Extended reply chunk
+/// message").
 ///
 /// ```text
 /// S: magic:32 flags:16 type:16 cookie:64 offset:64 length:64 [payload]
@@ -138,11 +139,11 @@ impl StructuredHeader {
 pub struct ExtendedHeader {
     /// Whether it is the last chunk of the reply.
     pub flags: ReplyFlags,
-    /// What the payload is.
+    /// The type of the payload.
     pub chunk: ChunkType,
-    /// The request's.
+    /// The cookie of the request.
     pub cookie: Cookie,
-    /// The request's.
+    /// The offset of the request, in bytes from the start of the export.
     pub offset: u64,
     /// Length of the payload in bytes.
     pub length: u64,
@@ -159,13 +160,15 @@ impl ExtendedHeader {
     /// [`DecodeError::Magic`] at the first wrong byte.
     #[inline]
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        match front(input, Self::parse) {
-            Some(header) => Ok(Some(header)),
-            None => judge_magic(input, EXTENDED_REPLY_MAGIC, "extended reply chunk").map(|()| None),
-        }
+        decode_header(
+            input,
+            Self::parse,
+            EXTENDED_REPLY_MAGIC,
+            "extended reply chunk",
+        )
     }
 
-    /// Decodes a header that has its magic number.
+    /// Decodes the header; `None` if it has another magic number.
     #[inline]
     pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
@@ -178,17 +181,17 @@ impl ExtendedHeader {
         })
     }
 
-    /// Encodes.
+    /// Encodes the header.
     #[must_use]
     #[inline]
     pub fn encode(self) -> [u8; Self::SIZE] {
-        Writer::new()
+        HeaderBuffer::new()
             .u32(EXTENDED_REPLY_MAGIC)
             .u16(self.flags.0)
             .u16(self.chunk.0)
             .u64(self.cookie.0)
             .u64(self.offset)
             .u64(self.length)
-            .done()
+            .into_array()
     }
 }

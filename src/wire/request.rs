@@ -1,7 +1,7 @@
 //! Transmission: requests, compact and extended (specification, "Request
 //! message"), and the payload of a block status request.
 
-use super::bytes::{Fields, Writer, front, judge_magic, take, wide};
+use super::bytes::{Fields, HeaderBuffer, decode_header, take, wide};
 use super::flags::CommandFlags;
 use super::number::{Command, ContextId, Cookie};
 use super::sink::all_or_nothing;
@@ -12,22 +12,22 @@ pub const REQUEST_MAGIC: u32 = 0x2560_9513;
 /// Magic number of an extended request.
 pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 
-/// A request as compact headers have it.
+/// A compact request (specification, "Request message").
 ///
 /// ```text
 /// C: magic:32 flags:16 type:16 cookie:64 offset:64 length:32 [payload]
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CompactRequest {
-    /// How it is to be done.
+    /// How the server executes the command.
     pub flags: CommandFlags,
-    /// What is to be done.
+    /// The command.
     pub command: Command,
-    /// Comes back in the reply.
+    /// Identifies the request; the reply repeats it.
     pub cookie: Cookie,
-    /// Where, in bytes from the start of the export.
+    /// Offset in bytes from the start of the export; for `RESIZE` the new size.
     pub offset: u64,
-    /// How much, in bytes; for `WRITE` also the length of the payload.
+    /// Effect length in bytes; for `WRITE` also the length of the payload.
     pub length: u32,
 }
 
@@ -42,13 +42,10 @@ impl CompactRequest {
     /// [`DecodeError::Magic`] at the first wrong byte.
     #[inline]
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        match front(input, Self::parse) {
-            Some(header) => Ok(Some(header)),
-            None => judge_magic(input, REQUEST_MAGIC, "compact request").map(|()| None),
-        }
+        decode_header(input, Self::parse, REQUEST_MAGIC, "compact request")
     }
 
-    /// Decodes a header that has its magic number.
+    /// Decodes the header; `None` if it has another magic number.
     #[inline]
     pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
@@ -61,21 +58,21 @@ impl CompactRequest {
         })
     }
 
-    /// Encodes.
+    /// Encodes the header.
     #[must_use]
     #[inline]
     pub fn encode(self) -> [u8; Self::SIZE] {
-        Writer::new()
+        HeaderBuffer::new()
             .u32(REQUEST_MAGIC)
             .u16(self.flags.0)
             .u16(self.command.0)
             .u64(self.cookie.0)
             .u64(self.offset)
             .u32(self.length)
-            .done()
+            .into_array()
     }
 
-    /// How many bytes of payload follow the header: only `WRITE` has one.
+    /// Length of the payload after the header, in bytes: zero but for `WRITE`.
     #[must_use]
     #[inline]
     pub const fn payload_length(self) -> u32 {
@@ -87,23 +84,24 @@ impl CompactRequest {
     }
 }
 
-/// A request as extended headers have it.
+/// An extended request, for sessions that negotiated extended headers
+/// (specification, "Request message").
 ///
 /// ```text
 /// C: magic:32 flags:16 type:16 cookie:64 offset:64 length:64 [payload]
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ExtendedRequest {
-    /// How it is to be done.
+    /// How the server executes the command.
     pub flags: CommandFlags,
-    /// What is to be done.
+    /// The command.
     pub command: Command,
-    /// Comes back in the reply.
+    /// Identifies the request; the reply repeats it.
     pub cookie: Cookie,
-    /// Where, in bytes from the start of the export.
+    /// Offset in bytes from the start of the export; for `RESIZE` the new size.
     pub offset: u64,
-    /// In bytes: the length of the payload that follows if the flags have
-    /// [`CommandFlags::PAYLOAD_LEN`], else the effect length.
+    /// The length of the payload if [`CommandFlags::PAYLOAD_LEN`] is set,
+    /// otherwise the effect length; in bytes.
     pub length: u64,
 }
 
@@ -118,13 +116,15 @@ impl ExtendedRequest {
     /// [`DecodeError::Magic`] at the first wrong byte.
     #[inline]
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        match front(input, Self::parse) {
-            Some(header) => Ok(Some(header)),
-            None => judge_magic(input, EXTENDED_REQUEST_MAGIC, "extended request").map(|()| None),
-        }
+        decode_header(
+            input,
+            Self::parse,
+            EXTENDED_REQUEST_MAGIC,
+            "extended request",
+        )
     }
 
-    /// Decodes a header that has its magic number.
+    /// Decodes the header; `None` if it has another magic number.
     #[inline]
     pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
@@ -137,21 +137,22 @@ impl ExtendedRequest {
         })
     }
 
-    /// Encodes.
+    /// Encodes the header.
     #[must_use]
     #[inline]
     pub fn encode(self) -> [u8; Self::SIZE] {
-        Writer::new()
+        HeaderBuffer::new()
             .u32(EXTENDED_REQUEST_MAGIC)
             .u16(self.flags.0)
             .u16(self.command.0)
             .u64(self.cookie.0)
             .u64(self.offset)
             .u64(self.length)
-            .done()
+            .into_array()
     }
 
-    /// How many bytes of payload follow the header.
+    /// Length of the payload after the header, in bytes: zero unless
+    /// [`CommandFlags::PAYLOAD_LEN`] is set.
     #[must_use]
     #[inline]
     pub const fn payload_length(self) -> u64 {
@@ -163,22 +164,23 @@ impl ExtendedRequest {
     }
 }
 
-/// The payload of a block status request that asks for some of the selected
-/// contexts only (extended headers).
+/// The payload of a block status request for some of the selected contexts
+/// (extended headers; specification, `NBD_CMD_BLOCK_STATUS`).
 ///
 /// ```text
 /// C: effect_length:64 (context_id:32)*
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockStatusPayload<'a> {
-    /// How much of the export the question is about, in bytes.
+    /// How much of the export to report, in bytes from the request's offset.
     pub effect_length: u64,
-    /// The contexts wanted.
+    /// The requested contexts.
     pub contexts: ContextIds<'a>,
 }
 
 impl<'a> BlockStatusPayload<'a> {
-    /// How many ids a payload of `length` bytes holds: `8 + 4n`, `n` from 0.
+    /// The number of context ids `n` in a payload of `length` bytes,
+    /// `length = 8 + 4n`, `n >= 0`.
     ///
     /// # Errors
     ///
@@ -193,11 +195,11 @@ impl<'a> BlockStatusPayload<'a> {
         }
     }
 
-    /// Decodes a whole payload.
+    /// Decodes a payload; `payload` is the whole of it.
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Length`] unless it is `8 + 4n` bytes long.
+    /// [`DecodeError::Length`] unless its length is `8 + 4n`.
     pub fn decode(mut payload: &'a [u8]) -> Result<Self, DecodeError> {
         Self::count(wide(payload.len()))?;
         let effect_length = take::<8>(&mut payload).map_or(0, |bytes| u64::from_be_bytes(*bytes));
@@ -246,7 +248,7 @@ impl<'a> ContextIds<'a> {
             .chain(memory.iter().copied())
     }
 
-    /// How many there are.
+    /// The number of ids.
     #[must_use]
     pub fn len(&self) -> usize {
         match self.0 {
@@ -255,7 +257,7 @@ impl<'a> ContextIds<'a> {
         }
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,22 +1,24 @@
-//! Where handshake messages are written.
+//! Where encoders write.
 
-/// Why a message was not written. Nothing was written.
+/// Why a message was not encoded. Nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// The sink has too little room; offer one with at least this much.
-    #[error("no room: the message needs {needed} bytes; offer a larger buffer")]
+    /// The message does not fit: use a sink whose [`room`](Sink::room) is at
+    /// least `needed`.
+    #[error("the buffer is too small: the message needs {needed} bytes")]
     NoRoom {
         /// Size of the whole message, in bytes.
         needed: usize,
     },
-    /// A part is longer than the field that gives its length can say.
-    #[error("a part of the message is longer than its length field can say")]
+    /// A part of the message is longer than its length field can express.
+    #[error("a part of the message is longer than its length field can express")]
     TooLong,
 }
 
-/// A place to write bytes to: `&mut [u8]`, which then begins behind what was
-/// written, and with feature `alloc` `Vec<u8>` and `bytes::BytesMut`.
+/// A buffer to append bytes to: `&mut [u8]`, which shrinks to the part that is
+/// not yet written, and with feature `alloc` also `Vec<u8>` and
+/// `bytes::BytesMut`.
 ///
 /// ```
 /// use nbd_codec::wire::Sink;
@@ -28,11 +30,11 @@ pub enum EncodeError {
 /// assert_eq!(&buffer[..8], b"NBDMAGIC");
 /// ```
 pub trait Sink {
-    /// How many more bytes it takes.
+    /// How many more bytes fit.
     fn room(&self) -> usize;
 
-    /// Appends `bytes`. Callers ask [`room`](Self::room) first; what does not
-    /// fit is left out.
+    /// Appends `bytes`. The caller checks [`room`](Self::room) first: bytes that
+    /// do not fit are discarded.
     fn put(&mut self, bytes: &[u8]);
 }
 
@@ -44,8 +46,8 @@ impl Sink for &mut [u8] {
     fn put(&mut self, bytes: &[u8]) {
         let whole = core::mem::take(self);
         match whole.split_at_mut_checked(bytes.len()) {
-            Some((head, rest)) => {
-                head.copy_from_slice(bytes);
+            Some((written, rest)) => {
+                written.copy_from_slice(bytes);
                 *self = rest;
             }
             None => *self = &mut [],
@@ -85,7 +87,7 @@ impl Sink for ::bytes::BytesMut {
     }
 }
 
-/// Counts what a message takes.
+/// Counts bytes instead of writing them.
 #[derive(Debug, Default)]
 struct Count(usize);
 
@@ -99,22 +101,37 @@ impl Sink for Count {
     }
 }
 
-/// The size of what `write` writes, in bytes.
+/// How many bytes `write` writes.
 pub(crate) fn measure(write: &dyn Fn(&mut dyn Sink)) -> usize {
     let mut count = Count::default();
     write(&mut count);
     count.0
 }
 
-/// Runs `write` only if all of what it writes fits; returns the bytes written.
+/// Whether `needed` bytes fit.
+#[inline]
+pub(crate) fn check_room(sink: &dyn Sink, needed: usize) -> Result<(), EncodeError> {
+    if needed > sink.room() {
+        return Err(EncodeError::NoRoom { needed });
+    }
+    Ok(())
+}
+
+/// Writes all of `bytes` or nothing; returns how many bytes were written.
+pub(crate) fn put_whole(bytes: &[u8], sink: &mut dyn Sink) -> Result<usize, EncodeError> {
+    check_room(sink, bytes.len())?;
+    sink.put(bytes);
+    Ok(bytes.len())
+}
+
+/// Runs `write` only if everything it writes fits; returns how many bytes were
+/// written.
 pub(crate) fn all_or_nothing(
     sink: &mut dyn Sink,
     write: &dyn Fn(&mut dyn Sink),
 ) -> Result<usize, EncodeError> {
     let needed = measure(write);
-    if needed > sink.room() {
-        return Err(EncodeError::NoRoom { needed });
-    }
+    check_room(sink, needed)?;
     write(sink);
     Ok(needed)
 }

@@ -1,27 +1,28 @@
-//! Strings: names, descriptions, messages.
+//! Strings: names, descriptions, messages (specification, "Conventions").
 //!
-//! On the wire a string is bytes of a length given elsewhere, without a `NUL`
-//! at the end. It is meant to be UTF-8 without `NUL` characters and at most
-//! 4096 bytes long. A peer may send anything, and a tester may want to, so
-//! [`Text`] holds any bytes and says whether they keep the rules.
+//! On the wire a string has no terminating `NUL`; its length is in a field of
+//! the message, or follows from the length of the message. It must be UTF-8
+//! without `NUL` characters and at most 4096 bytes long. A malicious peer sends
+//! other bytes, and a test tool must be able to: [`Text`] holds any bytes, and
+//! [`Text::to_str`] checks the rules.
 
 use core::fmt::{self, Write};
 
-/// The longest a string may be, in bytes (specification, "Conventions").
+/// The maximum length of a string in bytes (specification, "Conventions").
 pub const MAX_TEXT: usize = 4096;
 
-/// A string as it is on the wire.
+/// A string as it is on the wire: any bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Text<'a>(&'a [u8]);
 
-/// Which rule for strings one breaks.
+/// The rule for strings that a [`Text`] breaks (specification, "Conventions").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
     /// Longer than [`MAX_TEXT`].
-    #[error("longer than the 4096 bytes that the protocol allows")]
+    #[error("longer than 4096 bytes, the maximum for a string")]
     TooLong,
-    /// Holds a `NUL` character.
+    /// Contains a `NUL` character.
     #[error("contains a NUL character")]
     Nul,
     /// Not UTF-8.
@@ -30,10 +31,10 @@ pub enum TextError {
 }
 
 impl<'a> Text<'a> {
-    /// The empty string: as an export name, the default export.
+    /// The empty string; as an export name it means the default export.
     pub const EMPTY: Self = Self(&[]);
 
-    /// Takes bytes as they are.
+    /// A string of any bytes; nothing is checked.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
@@ -45,7 +46,7 @@ impl<'a> Text<'a> {
         self.0
     }
 
-    /// Its length in bytes.
+    /// The length in bytes.
     #[must_use]
     pub const fn len(self) -> usize {
         self.0.len()
@@ -57,31 +58,31 @@ impl<'a> Text<'a> {
         self.0.is_empty()
     }
 
-    /// The text, if it keeps every rule of the specification.
+    /// The string, if it keeps every rule of the specification.
     ///
     /// # Errors
     ///
-    /// The rule it breaks.
+    /// [`TextError`] with the first rule that it breaks: length, `NUL`, UTF-8.
     pub fn to_str(self) -> Result<&'a str, TextError> {
-        if self.0.len() > MAX_TEXT {
-            return Err(TextError::TooLong);
-        }
-        if self.0.contains(&0) {
-            return Err(TextError::Nul);
-        }
+        check_bytes(self.0)?;
         core::str::from_utf8(self.0).map_err(|_| TextError::Utf8)
     }
 }
 
-/// The rules for strings, of which a `str` keeps one by itself.
-pub(crate) fn check_str(text: &str) -> Result<(), TextError> {
-    if text.len() > MAX_TEXT {
+/// Checks the rules of [`Text::to_str`] but UTF-8.
+fn check_bytes(bytes: &[u8]) -> Result<(), TextError> {
+    if bytes.len() > MAX_TEXT {
         return Err(TextError::TooLong);
     }
-    match text.bytes().any(|byte| byte == 0) {
-        true => Err(TextError::Nul),
-        false => Ok(()),
+    if bytes.contains(&0) {
+        return Err(TextError::Nul);
     }
+    Ok(())
+}
+
+/// Checks the rules of [`Text::to_str`].
+pub(crate) fn check_str(text: &str) -> Result<(), TextError> {
+    check_bytes(text.as_bytes())
 }
 
 impl<'a> From<&'a str> for Text<'a> {
@@ -96,8 +97,8 @@ impl<'a> From<&'a [u8]> for Text<'a> {
     }
 }
 
-/// The text with what is not UTF-8 replaced, and what could move a cursor or
-/// reorder a line escaped: a peer's text is safe to show on a terminal.
+/// Safe to print on a terminal: control characters and characters that hide or
+/// reorder text are escaped, invalid UTF-8 is replaced by `U+FFFD`.
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.escape(f, |_| false)
@@ -113,6 +114,7 @@ impl fmt::Debug for Text<'_> {
 }
 
 impl Text<'_> {
+    /// Writes the text with unsafe characters escaped, and those of `also`.
     fn escape(self, f: &mut fmt::Formatter<'_>, also: impl Fn(char) -> bool) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             for c in chunk.valid().chars() {
@@ -130,8 +132,8 @@ impl Text<'_> {
     }
 }
 
-/// Characters of no width, line separators, and those that change the
-/// direction of what follows.
+/// Whether `c` has no width, separates lines, or changes the direction of the
+/// text after it.
 fn is_invisible(c: char) -> bool {
     matches!(
         c,

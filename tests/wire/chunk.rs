@@ -1,4 +1,4 @@
-//! What the payload of a chunk says.
+//! The payload of every type of chunk.
 
 use nbd_codec::wire::chunk::Chunk;
 use nbd_codec::wire::extent::{Extent32, Extent64, Extents32, Extents64};
@@ -31,7 +31,7 @@ fn offset_data() {
     for (name, payload, offset, data) in [
         ("one byte", "S: 00000000_00000000 7f", 0, &b"\x7f"[..]),
         ("some bytes", r#"S: 00000001_00000200 "data""#, (1 << 32) + 512, b"data"),
-        ("at the end of everything", "S: ffffffff_ffffffff 0000", u64::MAX, b"\0\0"),
+        ("at the largest offset", "S: ffffffff_ffffffff 0000", u64::MAX, b"\0\0"),
     ] {
         let value = Chunk::OffsetData { offset, data };
         assert_eq!(value.chunk(), ChunkType::OFFSET_DATA);
@@ -47,7 +47,7 @@ fn offset_hole() {
     for (name, payload, offset, size) in [
         ("one byte", "S: 00000000_00000000 0000_0001", 0, 1),
         ("the longest", "S: 00000001_00000000 ffff_ffff", 1 << 32, u32::MAX),
-        ("at the end of everything", "S: ffffffff_ffffffff 8000_0000", u64::MAX, 1 << 31),
+        ("at the largest offset", "S: ffffffff_ffffffff 8000_0000", u64::MAX, 1 << 31),
     ] {
         let value = Chunk::OffsetHole { offset, length: size };
         assert_eq!(value.chunk(), ChunkType::OFFSET_HOLE);
@@ -72,7 +72,7 @@ fn block_status() {
         let (extents, rest) = Extents32::split(&whole[4..]);
         assert!(rest.is_empty());
         let expected: Vec<_> = expected.iter().map(|&(length, flags)| Extent32 { length, flags }).collect();
-        assert_eq!(extents.collect::<Vec<_>>(), expected, "{name}");
+        assert_eq!(extents.clone().collect::<Vec<_>>(), expected, "{name}");
         let value = Chunk::BlockStatus { context: ContextId(context), extents };
         assert_eq!(value.chunk(), ChunkType::BLOCK_STATUS);
         check(name, payload, value, |n| match n {
@@ -98,7 +98,7 @@ fn block_status_ext() {
         let (extents, rest) = Extents64::split(&whole[8..]);
         assert!(rest.is_empty());
         let expected: Vec<_> = expected.iter().map(|&(length, flags)| Extent64 { length, flags }).collect();
-        assert_eq!(extents.collect::<Vec<_>>(), expected, "{name}");
+        assert_eq!(extents.clone().collect::<Vec<_>>(), expected, "{name}");
         let value = Chunk::BlockStatusExt { context: ContextId(context), extents };
         assert_eq!(value.chunk(), ChunkType::BLOCK_STATUS_EXT);
         let count = expected.len() as u32;
@@ -110,7 +110,7 @@ fn block_status_ext() {
 }
 
 #[test]
-fn extents_of_no_length() {
+fn extents_of_length_zero() {
     for (name, chunk, payload) in [
         (
             "narrow, the only",
@@ -133,7 +133,7 @@ fn extents_of_no_length() {
             "S: 0000_0001 0000_0001 00000000_00000000 00000000_00000003",
         ),
         (
-            "wide, the last, behind all there can be",
+            "wide, the last, after 2^64 - 1 bytes",
             ChunkType::BLOCK_STATUS_EXT,
             "S: 0000_0001 0000_0002
              S: ffffffff_ffffffff 00000000_00000003
@@ -147,7 +147,7 @@ fn extents_of_no_length() {
 }
 
 #[test]
-fn descriptor_counts_that_lie() {
+fn wrong_descriptor_counts() {
     for count in [0, 1, 3, 0x1000_0000, 0x1000_0002, 0x8000_0002, u32::MAX] {
         let payload = bytes(&format!(
             "S: 0000_0001 {count:08x}
@@ -168,13 +168,13 @@ fn errors() {
     let unknown = ChunkType(0x8003);
     let (last, invalid) = (ErrorValue(u32::MAX), ErrorValue::EINVAL);
     for (name, payload, chunk, error, message, rest, known) in [
-        ("silent", "S: 0000_0016 0000", ChunkType::ERROR, invalid, "", &b""[..], 6),
+        ("no message", "S: 0000_0016 0000", ChunkType::ERROR, invalid, "", &b""[..], 6),
         ("with a message", r#"S: 0000_0016 0003 "no!""#, ChunkType::ERROR, invalid, "no!", b"", 9),
-        ("with more behind the message", r#"S: 0000_0016 0003 "no!" 0102"#, ChunkType::ERROR, invalid, "no!", b"\x01\x02", 9),
-        ("with more but no message", "S: 0000_0016 0000 0102", ChunkType::ERROR, invalid, "", b"\x01\x02", 6),
-        ("an error that nobody knows", "S: ffff_ffff 0000", ChunkType::ERROR, last, "", b"", 6),
-        ("a chunk that nobody knows", r#"S: 0000_0016 0003 "no!""#, unknown, invalid, "no!", b"", 9),
-        ("its fields behind the message", r#"S: 0000_0016 0003 "no!" 00000000_00001000 01"#,
+        ("with bytes after the message", r#"S: 0000_0016 0003 "no!" 0102"#, ChunkType::ERROR, invalid, "no!", b"\x01\x02", 9),
+        ("with bytes, but no message", "S: 0000_0016 0000 0102", ChunkType::ERROR, invalid, "", b"\x01\x02", 6),
+        ("an undefined error", "S: ffff_ffff 0000", ChunkType::ERROR, last, "", b"", 6),
+        ("an undefined type", r#"S: 0000_0016 0003 "no!""#, unknown, invalid, "no!", b"", 9),
+        ("its fields after the message", r#"S: 0000_0016 0003 "no!" 00000000_00001000 01"#,
             unknown, invalid, "no!", b"\0\0\0\0\0\0\x10\0\x01", 9),
         ("the last type", "S: 0000_0001 0000 ff", ChunkType(0xffff), ErrorValue::EPERM, "", b"\xff", 6),
         ("bit 15 alone", "S: 0000_0001 0001 61", ChunkType(0x8000), ErrorValue::EPERM, "a", b"", 7),
@@ -194,9 +194,9 @@ fn errors() {
 #[rustfmt::skip]
 fn errors_at_an_offset() {
     for (name, payload, message, offset, rest, known) in [
-        ("silent", "S: 0000_0005 0000 00000000_00001000", "", 4096, &b""[..], 14),
+        ("no message", "S: 0000_0005 0000 00000000_00001000", "", 4096, &b""[..], 14),
         ("with a message", r#"S: 0000_0005 0003 "no!" ffffffff_ffffffff"#, "no!", u64::MAX, b"", 17),
-        ("with more behind the offset", r#"S: 0000_0005 0003 "no!" 00000001_00000000 0102"#,
+        ("with bytes after the offset", r#"S: 0000_0005 0003 "no!" 00000001_00000000 0102"#,
             "no!", 1 << 32, b"\x01\x02", 17),
     ] {
         let value = Chunk::ErrorOffset { error: ErrorValue::EIO, message: message.into(), offset, rest };
@@ -220,7 +220,7 @@ fn error_messages_that_do_not_fit() {
         ("into the offset", ChunkType::ERROR_OFFSET, "S: 0000_0016 0001 00000000_00000000"),
         ("all of the offset", ChunkType::ERROR_OFFSET, "S: 0000_0016 0008 00000000_00000000"),
         ("past the offset", ChunkType::ERROR_OFFSET, "S: 0000_0016 ffff 00000000_00000000"),
-        ("of a chunk that nobody knows", ChunkType(0x8003), "S: 0000_0016 0003 6162"),
+        ("of an undefined type", ChunkType(0x8003), "S: 0000_0016 0003 6162"),
     ] {
         let message = chunk.name().unwrap_or("unknown chunk");
         let payload = bytes(payload);
@@ -230,7 +230,7 @@ fn error_messages_that_do_not_fit() {
 
 #[test]
 #[rustfmt::skip]
-fn errors_that_are_none() {
+fn error_number_zero() {
     for (chunk, payload) in [
         (ChunkType::ERROR, "S: 0000_0000 0000"),
         (ChunkType::ERROR, r#"S: 0000_0000 0003 "no!""#),
@@ -243,7 +243,7 @@ fn errors_that_are_none() {
 
 #[test]
 #[rustfmt::skip]
-fn chunks_that_nobody_knows() {
+fn undefined_chunks() {
     for (name, payload, chunk, data) in [
         ("number 3", "S:", 3, &b""[..]),
         ("number 4", r#"S: "data""#, 4, b"data"),

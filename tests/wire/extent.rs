@@ -1,7 +1,9 @@
 //! Block status descriptors, narrow and wide.
 
+use std::ops::Range;
+
 use nbd_codec::wire::DecodeError;
-use nbd_codec::wire::extent::{Extent32, Extent64, Extents32, Extents64, TooWide};
+use nbd_codec::wire::extent::{Extent32, Extent64, Extents32, Extents64, ExtentsExt, TooWide};
 
 use crate::support::bytes;
 
@@ -26,10 +28,10 @@ fn widening_keeps_every_bit() {
     }
 }
 
-/// A length of 2^32 is neither 0 nor 2^32 - 1, and flags above 32 bits are not
-/// left out.
+/// A length of 2^32 becomes neither 0 nor 2^32 - 1, and flags above 32 bits are
+/// not dropped.
 #[test]
-fn narrowing_refuses_what_does_not_fit() {
+fn narrowing_fails_above_32_bits() {
     for wide in WIDE {
         for other in NARROW.map(u64::from).into_iter().chain(WIDE) {
             for (length, flags) in [(wide, other), (other, wide)] {
@@ -91,6 +93,10 @@ macro_rules! lists {
                 extents.iter().flat_map(encode).collect()
             }
 
+            fn pairs(extents: impl Iterator<Item = $extent>) -> Vec<($word, $word)> {
+                extents.map(|extent| (extent.length, extent.flags)).collect()
+            }
+
             fn total(extents: &[($word, $word)]) -> Result<u64, DecodeError> {
                 $extents::split(&wire(extents)).0.total()
             }
@@ -110,7 +116,7 @@ macro_rules! lists {
             }
 
             #[test]
-            fn the_iterator_knows_what_is_left() {
+            fn the_iterator_knows_its_length() {
                 let list = [(1, 10), (2, 20), (3, 30)];
                 let bytes = wire(&list);
                 let (mut extents, _) = $extents::split(&bytes);
@@ -119,8 +125,8 @@ macro_rules! lists {
                     assert_eq!(extents.len(), left);
                     assert_eq!(ExactSizeIterator::len(&extents), left);
                     assert_eq!(extents.size_hint(), (left, Some(left)));
-                    let behind = &bytes[n * $extent::SIZE..];
-                    assert!(std::ptr::eq(extents.as_bytes(), behind), "in place");
+                    let left_bytes = &bytes[n * $extent::SIZE..];
+                    assert!(std::ptr::eq(extents.as_bytes(), left_bytes), "in place");
                     assert_eq!(extents.next(), Some($extent { length, flags }));
                 }
                 assert_eq!(extents.size_hint(), (0, Some(0)));
@@ -129,13 +135,13 @@ macro_rules! lists {
             }
 
             #[test]
-            fn folding_is_iterating() {
+            fn fold_equals_next() {
                 let bytes = wire(&[(1, 10), (2, 20), (3, 30)]);
                 let (mut extents, _) = $extents::split(&bytes);
                 extents.next();
                 let mut iterated = Vec::new();
-                let mut by_hand = extents;
-                while let Some(extent) = by_hand.next() {
+                let mut rest = extents.clone();
+                while let Some(extent) = rest.next() {
                     iterated.push(extent);
                 }
                 let mut folded = Vec::new();
@@ -172,8 +178,75 @@ macro_rules! lists {
                 );
             }
 
-            /// Whether the list is a multiple of what is judged at a time or
-            /// not, and wherever the empty one stands.
+            type List<'t> = &'t [($word, $word)];
+
+            #[test]
+            #[rustfmt::skip]
+            fn coalesce_joins_equal_neighbours() {
+                const MAX: $word = $word::MAX;
+                let table: [(&str, List<'_>, List<'_>); 9] = [
+                    ("no extent", &[], &[]),
+                    ("one", &[(5, 1)], &[(5, 1)]),
+                    ("equal flags", &[(5, 1), (6, 1), (7, 1)], &[(18, 1)]),
+                    ("other flags", &[(5, 1), (6, 2), (7, 1)], &[(5, 1), (6, 2), (7, 1)]),
+                    ("two of three", &[(5, 1), (6, 2), (7, 2)], &[(5, 1), (13, 2)]),
+                    ("as long as the field holds", &[(MAX - 1, 1), (1, 1)], &[(MAX, 1)]),
+                    ("one byte longer", &[(MAX - 1, 1), (2, 1)], &[(MAX - 1, 1), (2, 1)]),
+                    ("long ones", &[(MAX, 1), (MAX, 1)], &[(MAX, 1), (MAX, 1)]),
+                    ("on after a full one", &[(MAX, 1), (1, 1), (2, 1)], &[(MAX, 1), (3, 1)]),
+                ];
+                for (name, extents, expected) in table {
+                    let bytes = wire(extents);
+                    let joined = $extents::split(&bytes).0.coalesce();
+                    assert_eq!(pairs(joined), expected, "{name}");
+                }
+            }
+
+            #[test]
+            #[rustfmt::skip]
+            fn clip_keeps_the_parts_inside_a_range() {
+                const MAX: $word = $word::MAX;
+                const END: u64 = u64::MAX;
+                // Ranges end at 2^64 - 1, where the longest wide extent ends.
+                let after_longest: &[_] = if u64::from(MAX) == END { &[] } else { &[(9, 1), (9, 2)] };
+                let three = [(10, 1), (20, 2), (30, 3)]; // bytes 100..110, 110..130, 130..160
+                let table: [(&str, List<'_>, u64, Range<u64>, List<'_>); 17] = [
+                    ("no extent", &[], 100, 0..1000, &[]),
+                    ("all of them", &three, 100, 100..160, &three),
+                    ("a larger range", &three, 100, 0..1000, &three),
+                    ("an end inside", &three, 100, 100..115, &[(10, 1), (5, 2)]),
+                    ("an end between", &three, 100, 100..110, &[(10, 1)]),
+                    ("a start inside", &three, 100, 125..160, &[(5, 2), (30, 3)]),
+                    ("a start between", &three, 100, 130..160, &[(30, 3)]),
+                    ("inside one", &three, 100, 111..112, &[(1, 2)]),
+                    ("before", &three, 100, 0..100, &[]),
+                    ("after", &three, 100, 160..1000, &[]),
+                    ("no byte", &three, 100, 115..115, &[]),
+                    ("an empty extent", &[(10, 1), (0, 2), (10, 3)], 0, 0..20, &[(10, 1), (10, 3)]),
+                    ("the longest", &[(MAX, 1)], 0, 1..MAX.into(), &[(MAX - 1, 1)]),
+                    ("past the longest", &[(MAX, 1), (9, 2)], 9, u64::from(MAX)..END, after_longest),
+                    ("up to 2^64 - 1", &[(9, 1)], END - 9, END - 5..END, &[(5, 1)]),
+                    ("past 2^64 - 1", &[(9, 1), (9, 2)], END - 5, 0..END, &[(5, 1)]),
+                    ("from 2^64 - 1", &[(9, 1)], END, 0..END, &[]),
+                ];
+                for (name, extents, offset, range, expected) in table {
+                    let bytes = wire(extents);
+                    let clipped = $extents::split(&bytes).0.clip(offset, range);
+                    assert_eq!(pairs(clipped), expected, "{name}");
+                }
+            }
+
+            #[test]
+            fn clip_leaves_extents_after_the_range() {
+                let mut extents = [(10, 1), (20, 2), (30, 3)]
+                    .map(|(length, flags)| $extent { length, flags })
+                    .into_iter();
+                assert_eq!(extents.by_ref().clip(0, 0..15).count(), 2);
+                assert_eq!(extents.count(), 1);
+            }
+
+            /// Lists longer and shorter than a block of the loops, with the
+            /// empty extent at every place.
             #[test]
             fn long_lists() {
                 for count in 0..40 {
@@ -215,8 +288,7 @@ macro_rules! lists {
 lists!(narrow, Extent32, Extents32, u32);
 lists!(wide, Extent64, Extents64, u64);
 
-/// 2^32 - 1 twice is no longer a 32-bit number; 2^64 - 1 twice is as much as
-/// can be said.
+/// 2^32 - 1 twice exceeds 32 bits; 2^64 - 1 twice saturates.
 #[test]
 fn totals_are_wide_and_do_not_wrap() {
     let bytes = [0xff; 32];

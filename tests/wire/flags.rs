@@ -1,7 +1,8 @@
-//! Every flag, and the bits that are not known.
+//! Every flag, and undefined bits.
 
 use nbd_codec::wire::flags::{
-    AllocationFlags, ClientFlags, CommandFlags, HandshakeFlags, ReplyFlags, TransmissionFlags,
+    AllocationFlags, ClientFlags, CommandFlags, DirtyBitmapFlags, HandshakeFlags, ReplyFlags,
+    TransmissionFlags,
 };
 use nbd_codec::wire::greeting::{ExportNameReply, Greeting, NewstyleGreeting, OldstyleGreeting};
 use nbd_codec::wire::number::{ChunkType, Command, Cookie};
@@ -99,6 +100,13 @@ fn allocation_flags() {
 }
 
 #[test]
+fn dirty_bitmap_flags() {
+    check! { DirtyBitmapFlags(u32):
+        DIRTY = 0;
+    }
+}
+
+#[test]
 fn sets() {
     for (a, b) in [
         (0, 0),
@@ -123,6 +131,14 @@ fn sets() {
         both |= right;
         assert_eq!(both, CommandFlags(a | b));
         assert!(both.contains(left) && both.contains(right));
+        let mut inserted = left;
+        inserted.insert(right);
+        assert_eq!(inserted, both);
+        let mut removed = left;
+        removed.remove(right);
+        assert_eq!(removed, left - right);
+        assert_eq!((!left).0, !a);
+        assert_eq!(left & !right, left - right);
         assert_eq!(left.contains(right), a | b == a);
         assert_eq!(left.is_empty(), a == 0);
         assert!(left.contains(CommandFlags::NONE));
@@ -133,7 +149,7 @@ fn sets() {
     );
 }
 
-/// Known or not, a bit comes out as it went in, and touches no other field.
+/// Every bit, defined or not, is kept and changes no other field.
 #[test]
 fn every_bit_survives_the_wire() {
     for bit in 0..u16::BITS {

@@ -1,4 +1,4 @@
-//! Handshake: greetings, client flags, the answer to `EXPORT_NAME`.
+//! Handshake: greetings, client flags, the reply to `EXPORT_NAME`.
 
 use nbd_codec::wire::DecodeError;
 use nbd_codec::wire::flags::{ClientFlags, HandshakeFlags, TransmissionFlags};
@@ -52,7 +52,7 @@ fn newstyle_greetings() {
             newstyle(3),
         ),
         (
-            "flags that nobody knows",
+            "undefined flags",
             r#"S: "NBDMAGIC" "IHAVEOPT" fffc"#,
             newstyle(0xfffc),
         ),
@@ -96,7 +96,7 @@ fn oldstyle_greetings() {
 }
 
 #[test]
-fn the_zeroes_of_a_greeting_are_skipped_whatever_they_are() {
+fn the_value_of_reserved_zeroes_is_ignored() {
     let greeting = bytes(
         r#"S: "NBDMAGIC" 00004202_81861253 00000000_00000200
            S: 0000 0001 ff*124 99"#,
@@ -107,7 +107,7 @@ fn the_zeroes_of_a_greeting_are_skipped_whatever_they_are() {
 }
 
 #[test]
-fn what_is_no_greeting() {
+fn other_bytes_are_no_greeting() {
     let wrong = Err(DecodeError::Magic {
         message: "greeting",
     });
@@ -149,7 +149,7 @@ fn client_flags() {
 }
 
 #[test]
-fn answers_to_export_name() {
+fn export_name_replies() {
     let reply = Stream {
         decode: |input| Ok(ExportNameReply::decode(input)),
         encode: |reply: &ExportNameReply| reply.encode().to_vec(),
@@ -177,7 +177,7 @@ fn answers_to_export_name() {
 }
 
 #[test]
-fn the_zeroes_behind_the_answer_to_export_name_are_left() {
+fn the_zeroes_after_an_export_name_reply_are_left_in_the_input() {
     let answer = bytes("S: 00000000_00100000 0001 00*124 67446698");
     let mut input = &answer[..];
     assert!(ExportNameReply::decode(&mut input).is_some());

@@ -1,14 +1,15 @@
-//! Every message of the protocol against bytes written out by hand.
+//! Every message of the protocol against its bytes.
 //!
-//! Vectors are transcripts: `C:` or `S:`, then the bytes as
-//! [`support::bytes`] reads them, then the value they stand for. What is
-//! checked of every one of them is in [`support`].
+//! Each vector is a transcript (`C:` or `S:`, then bytes in the notation of
+//! [`support::bytes`]) and the value that it encodes. [`support`] has the
+//! checks that every vector passes.
 
 mod chunk;
 mod chunk_length;
 mod extent;
 mod flags;
 mod greeting;
+mod meta_context;
 mod number;
 mod option;
 mod option_reply;

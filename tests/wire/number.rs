@@ -1,4 +1,4 @@
-//! Every number that has a name.
+//! Every defined number, and undefined ones.
 
 use std::fmt::{Debug, Display};
 
@@ -145,7 +145,7 @@ fn error_values() {
 const DEFINED: [u32; 8] = [1, 5, 12, 22, 28, 75, 95, 108];
 
 #[test]
-fn an_unexpected_error_reads_as_invalid() {
+fn undefined_errors_become_einval() {
     for number in (0..=200).chain([1 << 31, u32::MAX]) {
         let expected = if number == 0 || DEFINED.contains(&number) {
             number
@@ -158,7 +158,7 @@ fn an_unexpected_error_reads_as_invalid() {
 }
 
 #[test]
-fn an_errno_of_linux_becomes_an_error_of_the_protocol() {
+fn errno_of_linux_to_error_value() {
     for (errno, name, expected) in [
         (13, "EACCES", ErrorValue::EPERM),
         (27, "EFBIG", ErrorValue::ENOSPC),
@@ -184,6 +184,7 @@ fn an_errno_of_linux_becomes_an_error_of_the_protocol() {
 #[test]
 fn cookies_and_context_ids() {
     assert_eq!(Cookie(0x1f).to_string(), "0x000000000000001f");
+    assert_eq!(format!("{:?}", Cookie(0x1f)), "Cookie(0x000000000000001f)");
     assert_eq!(Cookie(u64::MAX).to_string(), "0xffffffffffffffff");
     assert_eq!(ContextId(4_000_000_000).to_string(), "4000000000");
 }

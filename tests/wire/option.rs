@@ -24,7 +24,7 @@ fn headers() {
     header.check(&[
         ("no data", r#"C: "IHAVEOPT" 0000_0003 0000_0000"#, value(OptionType::LIST, 0)),
         ("some data", r#"C: "IHAVEOPT" 0000_0007 0000_000c"#, value(OptionType::GO, 12)),
-        ("an option that nobody knows", r#"C: "IHAVEOPT" ffff_ffff 0000_0001"#,
+        ("an undefined option", r#"C: "IHAVEOPT" ffff_ffff 0000_0001"#,
             value(OptionType(u32::MAX), 1)),
         ("4 GiB of data", r#"C: "IHAVEOPT" 0000_0001 ffff_ffff"#,
             value(OptionType::EXPORT_NAME, u32::MAX)),
@@ -35,7 +35,7 @@ fn headers() {
 /// Runs every check on an option with its data, header included.
 fn check(name: &str, transcript: &str, value: OptionRequest<'_>, cut: impl Fn(usize) -> Cut) {
     let body = Body::new(name, transcript, OptionHeader::SIZE);
-    let header = OptionHeader::decode(&mut body.head()).unwrap().unwrap();
+    let header = OptionHeader::decode(&mut body.header()).unwrap().unwrap();
     assert_eq!(header.option, value.option(), "{name}");
     assert_eq!(header.length as usize, body.body().len(), "{name}");
     body.check(
@@ -91,7 +91,7 @@ fn export_name() {
 
 #[test]
 #[rustfmt::skip]
-fn options_without_a_meaning() {
+fn undefined_options() {
     for (name, transcript, option, data) in [
         ("PEEK_EXPORT", r#"C: "IHAVEOPT" 0000_0004 0000_0000"#, OptionType::PEEK_EXPORT, &b""[..]),
         ("PEEK_EXPORT with data", r#"C: "IHAVEOPT" 0000_0004 0000_0004 "disk""#, OptionType::PEEK_EXPORT, b"disk"),
@@ -104,7 +104,7 @@ fn options_without_a_meaning() {
 }
 
 #[test]
-fn anything_can_be_said() {
+fn malformed_data_can_be_encoded() {
     let nonsense = OptionRequest::Other {
         option: OptionType::LIST,
         data: b"oops",
@@ -127,7 +127,7 @@ fn info_and_go() {
         ("the default export, nothing asked", "C: 0000_0000 0000", "", list[0]),
         ("an export, nothing asked", r#"C: 0000_0004 "disk" 0000"#, "disk", list[0]),
         ("block sizes", r#"C: 0000_0004 "disk" 0001 0003"#, "disk", list[1]),
-        ("twice the same, and one that nobody knows",
+        ("twice the same, and an undefined one",
             r#"C: 0000_0001 "x" 0003 0001 7777 0001"#, "x", list[2]),
     ] {
         let request = InfoRequest { export: export.into(), requests: requests.into() };
@@ -157,10 +157,10 @@ fn metadata_contexts() {
     }
 }
 
-/// What a server answers `NBD_REP_ERR_INVALID` to.
+/// Data to which a server replies `NBD_REP_ERR_INVALID`.
 #[test]
 #[rustfmt::skip]
-fn lengths_that_lie() {
+fn invalid_lengths_inside_the_data() {
     let info = [OptionType::INFO, OptionType::GO];
     let meta = [OptionType::LIST_META_CONTEXT, OptionType::SET_META_CONTEXT];
     for (name, options, data, error) in [
@@ -168,8 +168,8 @@ fn lengths_that_lie() {
         ("name length 2^32 - 1", info, "C: ffff_ffff 0000", overrun),
         ("name length 2^32 - 1, no count", info, "C: ffff_ffff", overrun),
         ("name length 2^31", info, "C: 8000_0000 0000", overrun),
-        ("name length that swallows the count", info, r#"C: 0000_0006 "disk" 0000"#, overrun),
-        ("name length that swallows half of the count", info, r#"C: 0000_0005 "disk" 0000"#, overrun),
+        ("name length that includes the count", info, r#"C: 0000_0006 "disk" 0000"#, overrun),
+        ("name length that includes half of the count", info, r#"C: 0000_0005 "disk" 0000"#, overrun),
         ("name length one too short", info, r#"C: 0000_0003 "disk" 0000"#, overrun), // count 0x6b00
         ("name length 1024, data as long", info, "C: 0000_0400 61*1024 0000 00", trailing),
         ("name length 1025, data one less", info, "C: 0000_0401 61*1024 0000", overrun),
@@ -182,7 +182,7 @@ fn lengths_that_lie() {
 
         ("no data at all", meta, "C:", overrun),
         ("name length 2^32 - 1", meta, "C: ffff_ffff 0000_0000", overrun),
-        ("name length that swallows the count", meta, r#"C: 0000_0008 "disk" 0000_0000"#, overrun),
+        ("name length that includes the count", meta, r#"C: 0000_0008 "disk" 0000_0000"#, overrun),
         ("name length 1025, data one less", meta, "C: 0000_0401 61*1024 0000_0000", overrun),
         ("2^32 - 1 queries, none there", meta, "C: 0000_0000 ffff_ffff", overrun),
         ("2^32 - 1 queries, some there", meta, "C: 0000_0000 ffff_ffff 00*4096", overrun),
@@ -219,7 +219,7 @@ fn long_names_are_no_error_here() {
 }
 
 #[test]
-fn lists_are_what_they_hold() {
+fn lists_compare_by_their_items() {
     let types = [InfoType::NAME, InfoType(9), InfoType::EXPORT];
     let memory = InfoTypes::from(&types[..]);
     let data = bytes("C: 0000_0000 0003 0001 0009 0000");
@@ -243,7 +243,7 @@ fn lists_are_what_they_hold() {
     }
 
     assert!(InfoTypes::from(&types[..0]).is_empty());
-    // What is the same is found as the same.
+    // Equal lists have equal hashes.
     let hash = |list: InfoTypes<'_>| {
         let mut hasher = DefaultHasher::new();
         list.hash(&mut hasher);
@@ -275,7 +275,7 @@ fn lists_are_what_they_hold() {
 }
 
 #[test]
-fn more_requests_than_can_be_counted_have_no_encoding() {
+fn more_than_65535_requests_have_no_encoding() {
     let types = vec![InfoType::NAME; 65536];
     let option = |count| {
         let request = InfoRequest {
@@ -300,8 +300,8 @@ fn more_requests_than_can_be_counted_have_no_encoding() {
 #[test]
 #[cfg(target_pointer_width = "64")]
 fn four_gigabytes_of_data_have_no_encoding() {
-    // The texts are one and the same, and none is written: name_length, count,
-    // and 65,532 times query_length and query, are 2^32 - 8 bytes.
+    // All queries share one string, and none is written. name_length, count
+    // and 65,532 times query_length and query are 2^32 - 8 bytes.
     let text = "x".repeat(65536);
     let queries = vec![text.as_str(); 65532];
     let needed = 16 + u32::MAX as usize;

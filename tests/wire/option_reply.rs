@@ -25,7 +25,7 @@ fn headers() {
             value(OptionType::STRUCTURED_REPLY, OptionReplyType::ACK, 0)),
         ("refused", "S: 0003e889_045565a9 0000_0005 8000_0002 0000_0010",
             value(OptionType::STARTTLS, OptionReplyType::ERR_POLICY, 16)),
-        ("an option and a reply that nobody knows", "S: 0003e889_045565a9 7fff_ffff ffff_ffff 0000_0000",
+        ("an undefined option and reply", "S: 0003e889_045565a9 7fff_ffff ffff_ffff 0000_0000",
             value(OptionType(0x7fff_ffff), OptionReplyType(u32::MAX), 0)),
         ("4 GiB of data", "S: 0003e889_045565a9 0000_0003 0000_0002 ffff_ffff",
             value(OptionType::LIST, OptionReplyType::SERVER, u32::MAX)),
@@ -37,7 +37,7 @@ fn headers() {
 /// Runs every check on a reply with its data, header included.
 fn check(name: &str, transcript: &str, value: OptionReply<'_>, cut: impl Fn(usize) -> Cut) {
     let body = Body::new(name, transcript, OptionReplyHeader::SIZE);
-    let header = OptionReplyHeader::decode(&mut body.head())
+    let header = OptionReplyHeader::decode(&mut body.header())
         .unwrap()
         .unwrap();
     assert_eq!(header.reply, value.reply(), "{name}");
@@ -119,10 +119,10 @@ fn errors() {
         OptionReplyType::ERR_TOO_BIG, OptionReplyType::ERR_EXT_HEADER_REQD,
     ];
     for (n, error) in (1..).zip(known) {
-        let head = format!("S: 0003e889_045565a9 0000_0007 8000_00{n:02x}");
+        let header = format!("S: 0003e889_045565a9 0000_0007 8000_00{n:02x}");
         let value = |message: &'static str| OptionReply::Error { error, message: message.into() };
-        check("silent", &format!("{head} 0000_0000"), value(""), |_| Cut::Body);
-        check("with a reason", &format!(r#"{head} 0000_0003 "no!""#), value("no!"), |_| Cut::Body);
+        check("no message", &format!("{header} 0000_0000"), value(""), |_| Cut::Body);
+        check("with a reason", &format!(r#"{header} 0000_0003 "no!""#), value("no!"), |_| Cut::Body);
     }
     for (name, transcript, error) in [
         ("number 0", r#"S: 0003e889_045565a9 0000_0007 8000_0000 0000_0002 ff00"#, 0x8000_0000),
@@ -136,7 +136,7 @@ fn errors() {
 
 #[test]
 #[rustfmt::skip]
-fn replies_that_nobody_knows() {
+fn undefined_replies() {
     for (name, transcript, reply, data) in [
         ("number 0", "S: 0003e889_045565a9 0000_0007 0000_0000 0000_0000", 0, &b""[..]),
         ("number 5", r#"S: 0003e889_045565a9 0000_0007 0000_0005 0000_0004 "data""#, 5, b"data"),

@@ -29,7 +29,7 @@ fn simple_replies() {
         ("too large", "S: 67446698 0000004b 01234567_89abcdef", value(75)),
         ("not supported", "S: 67446698 0000005f 01234567_89abcdef", value(95)),
         ("shutting down", "S: 67446698 0000006c 01234567_89abcdef", value(108)),
-        ("an error that nobody knows", "S: 67446698 ffffffff 01234567_89abcdef", value(u32::MAX)),
+        ("an undefined error", "S: 67446698 ffffffff 01234567_89abcdef", value(u32::MAX)),
         ("the last cookie", "S: 67446698 00000000 ffffffff_ffffffff",
             SimpleReply { error: ErrorValue::NONE, cookie: Cookie(u64::MAX) }),
     ]);
@@ -48,7 +48,7 @@ fn structured_headers() {
         flags: ReplyFlags(flags), chunk, cookie: COOKIE, length,
     };
     structured.check(&[
-        ("nothing more", "S: 668e33ef 0001 0000 01234567_89abcdef 00000000",
+        ("no content", "S: 668e33ef 0001 0000 01234567_89abcdef 00000000",
             value(1, ChunkType::NONE, 0)),
         ("data", "S: 668e33ef 0000 0001 01234567_89abcdef 00000208",
             value(0, ChunkType::OFFSET_DATA, 520)),
@@ -62,9 +62,9 @@ fn structured_headers() {
             value(1, ChunkType::ERROR, 6)),
         ("an error somewhere", "S: 668e33ef 0000 8002 01234567_89abcdef 0000000e",
             value(0, ChunkType::ERROR_OFFSET, 14)),
-        ("a chunk and flags that nobody knows", "S: 668e33ef fffe 7fff 01234567_89abcdef ffffffff",
+        ("undefined chunk and flags", "S: 668e33ef fffe 7fff 01234567_89abcdef ffffffff",
             value(0xfffe, ChunkType(0x7fff), u32::MAX)),
-        ("an error that nobody knows", "S: 668e33ef 0001 ffff 01234567_89abcdef 00000000",
+        ("an undefined error", "S: 668e33ef 0001 ffff 01234567_89abcdef 00000000",
             value(1, ChunkType(0xffff), 0)),
     ]);
 }
@@ -82,7 +82,7 @@ fn extended_headers() {
         flags: ReplyFlags(flags), chunk, cookie: COOKIE, offset, length,
     };
     extended.check(&[
-        ("nothing more", "S: 6e8a278c 0001 0000 01234567_89abcdef 00000000_00000000 00000000_00000000",
+        ("no content", "S: 6e8a278c 0001 0000 01234567_89abcdef 00000000_00000000 00000000_00000000",
             value(1, ChunkType::NONE, 0, 0)),
         ("data", "S: 6e8a278c 0000 0001 01234567_89abcdef 00000000_00001000 00000000_00000208",
             value(0, ChunkType::OFFSET_DATA, 4096, 520)),
@@ -96,21 +96,21 @@ fn extended_headers() {
             value(1, ChunkType::ERROR, u64::MAX, 6)),
         ("an error somewhere", "S: 6e8a278c 0000 8002 01234567_89abcdef 00000000_00000000 00000000_0000000e",
             value(0, ChunkType::ERROR_OFFSET, 0, 14)),
-        ("a chunk and flags that nobody knows", "S: 6e8a278c fffe 0003 01234567_89abcdef 00000000_00000000 ffffffff_ffffffff",
+        ("undefined chunk and flags", "S: 6e8a278c fffe 0003 01234567_89abcdef 00000000_00000000 ffffffff_ffffffff",
             value(0xfffe, ChunkType(3), 0, u64::MAX)),
-        ("an error that nobody knows", "S: 6e8a278c 0001 8003 01234567_89abcdef 00000000_00000000 00000001_00000000",
+        ("an undefined error", "S: 6e8a278c 0001 8003 01234567_89abcdef 00000000_00000000 00000001_00000000",
             value(1, ChunkType(0x8003), 0, 1 << 32)),
     ]);
 }
 
-/// A decoder of one style, and whether it takes a message.
-type Takes = fn(&[u8]) -> Result<bool, DecodeError>;
+/// Whether a decoder accepts a message.
+type Accepts = fn(&[u8]) -> Result<bool, DecodeError>;
 
-/// A client that reads a wide header where the peer sends a short one waits
-/// for ever, unless the magic is judged as soon as it is there.
+/// A client that waits for a long header while the server sends a short one
+/// waits for ever, unless it checks the magic number as soon as it arrives.
 #[test]
-fn one_style_is_not_the_other() {
-    let styles: [(&str, u32, usize, Takes); 3] = [
+fn the_magic_number_tells_the_style() {
+    let styles: [(&str, u32, usize, Accepts); 3] = [
         ("simple reply", 0x6744_6698, 16, |mut input| {
             SimpleReply::decode(&mut input).map(|reply| reply.is_some())
         }),
@@ -126,14 +126,14 @@ fn one_style_is_not_the_other() {
     for sent in magics {
         let mut bytes = [0; 32];
         bytes[..4].copy_from_slice(&sent.to_be_bytes());
-        for (message, magic, size, takes) in styles {
+        for (message, magic, size, accepts) in styles {
             for n in 4..=bytes.len() {
                 let expected = if sent == magic {
                     Ok(n >= size)
                 } else {
                     Err(DecodeError::Magic { message })
                 };
-                assert_eq!(takes(&bytes[..n]), expected, "{sent:#x}, {n} bytes");
+                assert_eq!(accepts(&bytes[..n]), expected, "{sent:#x}, {n} bytes");
             }
         }
     }

@@ -58,7 +58,7 @@ fn compact_requests() {
             compact(0, Command::DISC, 0, 0)),
         ("flush", "C: 25609513 0000 0003 01234567_89abcdef 00000000_00000000 00000000",
             compact(0, Command::FLUSH, 0, 0)),
-        ("trim at the end of everything", "C: 25609513 0001 0004 01234567_89abcdef ffffffff_ffffffff 00000001",
+        ("trim at the largest offset", "C: 25609513 0001 0004 01234567_89abcdef ffffffff_ffffffff 00000001",
             compact(1, Command::TRIM, u64::MAX, 1)),
         ("cache", "C: 25609513 0000 0005 01234567_89abcdef 7fffffff_ffffffff 80000000",
             compact(0, Command::CACHE, (1 << 63) - 1, 1 << 31)),
@@ -68,9 +68,9 @@ fn compact_requests() {
             compact(8, Command::BLOCK_STATUS, 0, 0xffff_fe00)),
         ("resize", "C: 25609513 0000 0008 01234567_89abcdef 00000000_40000000 00000000",
             compact(0, Command::RESIZE, 1 << 30, 0)),
-        ("every flag there is", "C: 25609513 003f 0000 01234567_89abcdef 00000000_00000000 00000001",
+        ("every defined flag", "C: 25609513 003f 0000 01234567_89abcdef 00000000_00000000 00000001",
             compact(0x3f, Command::READ, 0, 1)),
-        ("a command and flags that nobody knows", "C: 25609513 ffc0 0009 01234567_89abcdef 00000000_00000000 00000001",
+        ("undefined command and flags", "C: 25609513 ffc0 0009 01234567_89abcdef 00000000_00000000 00000001",
             compact(0xffc0, Command(9), 0, 1)),
         ("the last command", "C: 25609513 0000 ffff 01234567_89abcdef 00000000_00000000 00000000",
             compact(0, Command(u16::MAX), 0, 0)),
@@ -89,7 +89,7 @@ fn extended_requests() {
             extended(0, Command::DISC, 0, 0)),
         ("flush, FUA", "C: 21e41c71 0001 0003 01234567_89abcdef 00000000_00000000 00000000_00000000",
             extended(1, Command::FLUSH, 0, 0)),
-        ("trim of everything", "C: 21e41c71 0000 0004 01234567_89abcdef 00000000_00000000 ffffffff_ffffffff",
+        ("trim of 2^64 - 1 bytes", "C: 21e41c71 0000 0004 01234567_89abcdef 00000000_00000000 ffffffff_ffffffff",
             extended(0, Command::TRIM, 0, u64::MAX)),
         ("cache", "C: 21e41c71 0000 0005 01234567_89abcdef ffffffff_ffffffff 00000000_00000001",
             extended(0, Command::CACHE, u64::MAX, 1)),
@@ -99,15 +99,15 @@ fn extended_requests() {
             extended(0x28, Command::BLOCK_STATUS, 0, 12)),
         ("resize", "C: 21e41c71 0000 0008 01234567_89abcdef 00000000_40000000 00000000_00000000",
             extended(0, Command::RESIZE, 1 << 30, 0)),
-        ("every flag there is", "C: 21e41c71 003f 0006 01234567_89abcdef 00000000_00000000 00000000_00000001",
+        ("every defined flag", "C: 21e41c71 003f 0006 01234567_89abcdef 00000000_00000000 00000000_00000001",
             extended(0x3f, Command::WRITE_ZEROES, 0, 1)),
-        ("a command and flags that nobody knows", "C: 21e41c71 ffc0 ffff 01234567_89abcdef 00000000_00000000 7fffffff_ffffffff",
+        ("undefined command and flags", "C: 21e41c71 ffc0 ffff 01234567_89abcdef 00000000_00000000 7fffffff_ffffffff",
             extended(0xffc0, Command(u16::MAX), 0, (1 << 63) - 1)),
     ]);
 }
 
 #[test]
-fn one_style_is_not_the_other() {
+fn the_magic_number_tells_the_style() {
     for (name, magic) in [
         ("compact request", 0x2560_9513_u32),
         ("extended request", 0x21e4_1c71),
@@ -150,7 +150,7 @@ fn only_a_compact_write_has_a_payload() {
 }
 
 #[test]
-fn an_extended_request_has_a_payload_if_its_flag_says_so() {
+fn an_extended_request_has_a_payload_if_payload_len_is_set() {
     for command in 0..=9 {
         for flags in 0..=u16::MAX {
             let request = extended(flags, Command(command), 8, u64::MAX);

@@ -1,4 +1,5 @@
-//! Any value comes back from its bytes, and any bytes from their value.
+//! Properties: a value decodes from its encoding, and decoded bytes encode to
+//! themselves.
 
 use nbd_codec::wire::chunk::Chunk;
 use nbd_codec::wire::extent::{Extent32, Extent64, Extents32, Extents64};
@@ -18,30 +19,31 @@ use proptest::prelude::*;
 
 use crate::support::encoded;
 
-/// Numbers near zero, which have meanings, and any other.
+/// Mostly small numbers, which are defined, and any others.
 fn near_zero() -> impl Strategy<Value = u32> {
     prop_oneof![3 => 0..16_u32, 1 => any::<u32>()]
 }
 
-/// Bytes as a length field at the front makes them likely to be legal.
+/// Bytes that are likely to begin with a valid length field.
 fn data() -> impl Strategy<Value = Vec<u8>> {
     let small = prop_oneof![3 => Just(0_u8), 2 => 0..9_u8, 1 => any::<u8>()];
     prop_oneof![vec(small, 0..48), vec(any::<u8>(), 0..100)]
 }
 
-/// Checks a message: whole, and followed by `behind`.
+/// Checks a message that is followed by `after`.
 macro_rules! check {
-    ($kind:ty, $value:expr, $behind:expr) => {{
+    ($kind:ty, $value:expr, $after:expr) => {{
         let value = $value;
-        let bytes = [&value.encode()[..], &$behind].concat();
+        let bytes = [&value.encode()[..], &$after].concat();
         let mut input = &bytes[..];
         prop_assert_eq!(<$kind>::decode(&mut input), Ok(Some(value)));
-        prop_assert_eq!(input, &$behind[..]);
+        prop_assert_eq!(input, &$after[..]);
     }};
 }
 
-/// Checks what a decoder makes of bytes behind its magic number.
-macro_rules! takes_all_or_nothing {
+/// Checks that a decoder accepts any bytes after its magic number, and consumes
+/// a whole message or nothing.
+macro_rules! decodes_all_or_nothing {
     ($kind:ty, $magic:expr, $data:expr) => {{
         let bytes = [&$magic[..], &$data].concat();
         let mut input = &bytes[..];
@@ -57,7 +59,7 @@ macro_rules! takes_all_or_nothing {
 
 proptest! {
     #[test]
-    fn greetings(size: u64, bits: (u16, u16, u32), behind: [u8; 3]) {
+    fn greetings(size: u64, bits: (u16, u16, u32), after: [u8; 3]) {
         let (handshake, flags) = (HandshakeFlags(bits.0), TransmissionFlags(bits.1));
         let oldstyle = OldstyleGreeting { size, handshake_flags: handshake, flags };
         let newstyle = NewstyleGreeting { flags: handshake };
@@ -65,10 +67,10 @@ proptest! {
             (oldstyle.encode().to_vec(), Greeting::Oldstyle(oldstyle)),
             (newstyle.encode().to_vec(), Greeting::Newstyle(newstyle)),
         ] {
-            let bytes = [&bytes[..], &behind].concat();
+            let bytes = [&bytes[..], &after].concat();
             let mut input = &bytes[..];
             prop_assert_eq!(Greeting::decode(&mut input), Ok(Some(value)));
-            prop_assert_eq!(input, &behind);
+            prop_assert_eq!(input, &after);
         }
         let client = ClientFlags(bits.2);
         prop_assert_eq!(ClientFlags::decode(&mut &client.encode()[..]), Some(client));
@@ -77,35 +79,35 @@ proptest! {
     }
 
     #[test]
-    fn option_headers(option in near_zero(), reply: u32, length: u32, behind: [u8; 3]) {
+    fn option_headers(option in near_zero(), reply: u32, length: u32, after: [u8; 3]) {
         let (option, reply) = (OptionType(option), OptionReplyType(reply));
-        check!(OptionHeader, OptionHeader { option, length }, behind);
-        check!(OptionReplyHeader, OptionReplyHeader { option, reply, length }, behind);
+        check!(OptionHeader, OptionHeader { option, length }, after);
+        check!(OptionReplyHeader, OptionReplyHeader { option, reply, length }, after);
     }
 
     #[test]
     fn requests(
-        fields: (u16, u16, u64, u64), compact: u32, extended: u64, behind: [u8; 3],
+        fields: (u16, u16, u64, u64), compact: u32, extended: u64, after: [u8; 3],
     ) {
         let (flags, command) = (CommandFlags(fields.0), Command(fields.1));
         let (cookie, offset) = (Cookie(fields.2), fields.3);
         let request = CompactRequest { flags, command, cookie, offset, length: compact };
-        check!(CompactRequest, request, behind);
+        check!(CompactRequest, request, after);
         let request = ExtendedRequest { flags, command, cookie, offset, length: extended };
-        check!(ExtendedRequest, request, behind);
+        check!(ExtendedRequest, request, after);
     }
 
     #[test]
     fn replies(
-        fields: (u16, u16, u64, u64), error: u32, structured: u32, extended: u64, behind: [u8; 3],
+        fields: (u16, u16, u64, u64), error: u32, structured: u32, extended: u64, after: [u8; 3],
     ) {
         let (flags, chunk) = (ReplyFlags(fields.0), ChunkType(fields.1));
         let (cookie, offset) = (Cookie(fields.2), fields.3);
-        check!(SimpleReply, SimpleReply { error: ErrorValue(error), cookie }, behind);
+        check!(SimpleReply, SimpleReply { error: ErrorValue(error), cookie }, after);
         let header = StructuredHeader { flags, chunk, cookie, length: structured };
-        check!(StructuredHeader, header, behind);
+        check!(StructuredHeader, header, after);
         let header = ExtendedHeader { flags, chunk, cookie, offset, length: extended };
-        check!(ExtendedHeader, header, behind);
+        check!(ExtendedHeader, header, after);
     }
 
     #[test]
@@ -198,7 +200,7 @@ proptest! {
     fn any_option_data(option in near_zero(), data in data()) {
         let option = OptionType(option);
         match OptionRequest::decode(option, &data) {
-            // What it carries is ignored.
+            // Its data is ignored.
             Ok(OptionRequest::Abort) => prop_assert_eq!(option, OptionType::ABORT),
             Ok(value) => {
                 prop_assert_eq!(value.option(), option);
@@ -241,16 +243,14 @@ proptest! {
         }
     }
 
-    /// Behind its magic number a decoder takes anything, all of a message or
-    /// nothing of it.
     #[test]
-    fn any_bytes_behind_a_magic_number(data in vec(any::<u8>(), 0..40)) {
-        takes_all_or_nothing!(OptionHeader, b"IHAVEOPT", data);
-        takes_all_or_nothing!(OptionReplyHeader, 0x0003_e889_0455_65a9_u64.to_be_bytes(), data);
-        takes_all_or_nothing!(CompactRequest, 0x2560_9513_u32.to_be_bytes(), data);
-        takes_all_or_nothing!(ExtendedRequest, 0x21e4_1c71_u32.to_be_bytes(), data);
-        takes_all_or_nothing!(SimpleReply, 0x6744_6698_u32.to_be_bytes(), data);
-        takes_all_or_nothing!(StructuredHeader, 0x668e_33ef_u32.to_be_bytes(), data);
-        takes_all_or_nothing!(ExtendedHeader, 0x6e8a_278c_u32.to_be_bytes(), data);
+    fn any_bytes_after_a_magic_number(data in vec(any::<u8>(), 0..40)) {
+        decodes_all_or_nothing!(OptionHeader, b"IHAVEOPT", data);
+        decodes_all_or_nothing!(OptionReplyHeader, 0x0003_e889_0455_65a9_u64.to_be_bytes(), data);
+        decodes_all_or_nothing!(CompactRequest, 0x2560_9513_u32.to_be_bytes(), data);
+        decodes_all_or_nothing!(ExtendedRequest, 0x21e4_1c71_u32.to_be_bytes(), data);
+        decodes_all_or_nothing!(SimpleReply, 0x6744_6698_u32.to_be_bytes(), data);
+        decodes_all_or_nothing!(StructuredHeader, 0x668e_33ef_u32.to_be_bytes(), data);
+        decodes_all_or_nothing!(ExtendedHeader, 0x6e8a_278c_u32.to_be_bytes(), data);
     }
 }

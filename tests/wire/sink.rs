@@ -1,4 +1,4 @@
-//! Where messages are written.
+//! Sinks: slices, buffers that grow, and a sink of the caller.
 
 use nbd_codec::wire::number::OptionType;
 use nbd_codec::wire::option::OptionRequest;
@@ -7,7 +7,7 @@ use nbd_codec::wire::{EncodeError, Sink};
 const ABORT: OptionRequest<'_> = OptionRequest::Abort;
 
 #[test]
-fn a_slice_is_written_from_the_front() {
+fn a_slice_is_written_from_its_beginning() {
     let mut buffer = [9; 8];
     let mut rest = &mut buffer[..];
     assert_eq!(rest.room(), 8);
@@ -19,7 +19,7 @@ fn a_slice_is_written_from_the_front() {
 }
 
 #[test]
-fn what_does_not_fit_is_left_out() {
+fn bytes_that_do_not_fit_are_discarded() {
     let mut buffer = [9; 4];
     let mut rest = &mut buffer[..];
     rest.put(b"ab");
@@ -28,7 +28,7 @@ fn what_does_not_fit_is_left_out() {
 }
 
 #[test]
-fn messages_one_behind_the_other() {
+fn messages_are_appended() {
     let mut buffer = [0; 40];
     let mut rest = &mut buffer[..];
     assert_eq!(ABORT.encode(&mut rest), Ok(16));
@@ -41,13 +41,13 @@ fn messages_one_behind_the_other() {
     assert_eq!(buffer[32..], [0; 8]);
     assert_eq!(
         refused.to_string(),
-        "no room: the message needs 16 bytes; offer a larger buffer"
+        "the buffer is too small: the message needs 16 bytes"
     );
 }
 
-/// A sink of someone else, behind references, as a generic caller has it.
+/// A sink that the caller implements, by value and by reference.
 #[test]
-fn a_reference_to_a_sink_is_one() {
+fn a_reference_to_a_sink_is_a_sink() {
     struct Limited(Vec<u8>, usize);
 
     impl Sink for Limited {

@@ -1,4 +1,4 @@
-//! What holds for every vector.
+//! The checks that every vector passes.
 
 use std::fmt::Debug;
 
@@ -7,15 +7,15 @@ use nbd_codec::wire::{DecodeError, EncodeError, Sink};
 /// Reads a transcript.
 ///
 /// Words are hexadecimal bytes (`0000_0001`), text (`"NBDMAGIC"`, without
-/// spaces), or a byte and how often it comes (`00*124`). `C:` and `S:` say who
-/// speaks, and `#` begins a remark.
+/// spaces), or a repeated byte (`00*124`). `C:` and `S:` name the sender, and
+/// `#` begins a comment.
 pub(crate) fn bytes(transcript: &str) -> Vec<u8> {
     transcript.lines().flat_map(line).collect()
 }
 
 fn line(line: &str) -> Vec<u8> {
-    let spoken = line.split('#').next().unwrap();
-    let words = spoken.split_whitespace();
+    let bytes = line.split('#').next().unwrap();
+    let words = bytes.split_whitespace();
     words
         .filter(|w| !["C:", "S:"].contains(w))
         .flat_map(word)
@@ -58,13 +58,13 @@ fn transcripts_are_read() {
 
 /// A kind of message that arrives from a stream.
 pub(crate) struct Stream<T> {
-    /// Its decoder.
+    /// The decoder.
     pub(crate) decode: fn(&mut &[u8]) -> Result<Option<T>, DecodeError>,
-    /// Its encoder.
+    /// The encoder.
     pub(crate) encode: fn(&T) -> Vec<u8>,
-    /// How many bytes at its front are magic numbers.
+    /// How many bytes at its beginning are magic numbers.
     pub(crate) magic: usize,
-    /// What a wrong magic number is reported of.
+    /// The message that the error of a wrong magic number names.
     pub(crate) message: &'static str,
 }
 
@@ -113,13 +113,13 @@ impl<T: PartialEq + Debug> Stream<T> {
             assert_eq!(
                 result.unwrap().as_ref(),
                 Some(value),
-                "{name}: bytes behind"
+                "{name}: bytes after it"
             );
-            assert_eq!(rest, trailing, "{name}: bytes behind");
+            assert_eq!(rest, trailing, "{name}: bytes after it");
         }
     }
 
-    /// A wrong byte is an error as soon as it is there, and not before.
+    /// A wrong byte is an error as soon as it arrives, and not before.
     fn check_magic(&self, name: &str, bytes: &[u8]) {
         let wrong = DecodeError::Magic {
             message: self.message,
@@ -161,50 +161,50 @@ impl<T: PartialEq + Debug> Stream<T> {
     }
 }
 
-/// What a body is when it is cut short or has bytes behind it.
+/// The outcome of decoding a body that is cut short or has bytes after it.
 #[derive(Debug)]
 pub(crate) enum Cut {
     /// Another body, which encodes to its own bytes.
     Body,
-    /// The same value: the bytes do not matter.
+    /// The same value: the bytes are ignored.
     Ignored,
-    /// Not a body.
+    /// An error.
     Error(DecodeError),
 }
 
-/// A body whose length is known from elsewhere.
+/// A body whose length is in a header.
 pub(crate) struct Body<'n> {
     name: &'n str,
     whole: Vec<u8>,
     longer: Vec<u8>,
-    head: usize,
+    header: usize,
 }
 
 impl<'n> Body<'n> {
-    /// Reads a transcript whose first `head` bytes are its header.
-    pub(crate) fn new(name: &'n str, transcript: &str, head: usize) -> Self {
+    /// Reads a transcript whose first `header` bytes are its header.
+    pub(crate) fn new(name: &'n str, transcript: &str, header: usize) -> Self {
         let whole = bytes(transcript);
         let longer = [&whole[..], &[0xa5]].concat();
         Self {
             name,
             whole,
             longer,
-            head,
+            header,
         }
     }
 
     /// The header.
-    pub(crate) fn head(&self) -> &[u8] {
-        &self.whole[..self.head]
+    pub(crate) fn header(&self) -> &[u8] {
+        &self.whole[..self.header]
     }
 
-    /// The bytes behind the header.
+    /// The bytes after the header.
     pub(crate) fn body(&self) -> &[u8] {
-        &self.whole[self.head..]
+        &self.whole[self.header..]
     }
 
-    /// Runs every check. `cut` says what a body of `n` bytes is: the first of
-    /// this one, or, once, all of them and another byte.
+    /// Runs every check. `cut` is the expected outcome for a body of `n` bytes:
+    /// the first `n` of this body, or all of them and one more.
     pub(crate) fn check<'a, T: PartialEq + Debug>(
         &'a self,
         value: &T,
@@ -219,14 +219,14 @@ impl<'n> Body<'n> {
             self.whole,
             "{name}: encode"
         );
-        let longer = &self.longer[self.head..];
+        let longer = &self.longer[self.header..];
         for n in (0..=longer.len()).filter(|n| *n != self.body().len()) {
             let bytes = &longer[..n];
             match (cut(n), decode(bytes)) {
                 (Cut::Body, Ok(other)) => {
                     assert_ne!(other, *value, "{name}: {n} bytes");
                     let again = encoded(|sink| encode(&other, sink));
-                    assert_eq!(&again[self.head..], bytes, "{name}: {n} bytes");
+                    assert_eq!(&again[self.header..], bytes, "{name}: {n} bytes");
                 }
                 (Cut::Ignored, other) => {
                     assert_eq!(other.as_ref(), Ok(value), "{name}: {n} bytes");
@@ -240,7 +240,7 @@ impl<'n> Body<'n> {
     }
 }
 
-/// What an encoder writes, into every kind of sink.
+/// What an encoder writes, which is the same into every kind of sink.
 pub(crate) fn encoded(encode: impl Fn(&mut dyn Sink) -> Result<usize, EncodeError>) -> Vec<u8> {
     const UNTOUCHED: u8 = 0xc3;
 
@@ -252,46 +252,46 @@ pub(crate) fn encoded(encode: impl Fn(&mut dyn Sink) -> Result<usize, EncodeErro
     let mut exact = vec![UNTOUCHED; size];
     let mut room = &mut exact[..];
     assert_eq!(encode(&mut room), Ok(size));
-    assert!(room.is_empty(), "less than it said");
+    assert!(room.is_empty(), "wrote fewer bytes than returned");
 
     let mut ample = vec![UNTOUCHED; size + 2];
     let mut room = &mut ample[..];
     assert_eq!(encode(&mut room), Ok(size));
-    assert_eq!(room, [UNTOUCHED; 2], "more than it said");
+    assert_eq!(room, [UNTOUCHED; 2], "wrote more bytes than returned");
     assert_eq!(ample[..size], exact);
 
     if let Some(less) = size.checked_sub(1) {
         let mut short = vec![UNTOUCHED; less];
         let mut room = &mut short[..];
         assert_eq!(encode(&mut room), Err(EncodeError::NoRoom { needed: size }));
-        assert_eq!(room.len(), less, "a refused message took room");
-        assert_eq!(short, vec![UNTOUCHED; less], "a refused message left bytes");
+        assert_eq!(room.len(), less, "a failed encoder used room");
+        assert_eq!(short, vec![UNTOUCHED; less], "a failed encoder wrote bytes");
     }
 
     #[cfg(feature = "alloc")]
     {
-        let behind = [&[UNTOUCHED], &exact[..]].concat();
+        let appended = [&[UNTOUCHED], &exact[..]].concat();
         let mut vec = vec![UNTOUCHED];
         assert_eq!(encode(&mut vec), Ok(size));
-        assert_eq!(vec, behind);
+        assert_eq!(vec, appended);
         let mut buffer = ::bytes::BytesMut::from(&[UNTOUCHED][..]);
         assert_eq!(encode(&mut buffer), Ok(size));
-        assert_eq!(buffer[..], behind[..]);
+        assert_eq!(buffer[..], appended[..]);
     }
     exact
 }
 
-/// A decode error of a body of one name.
+/// The body ends before its fields.
 pub(crate) fn overrun(message: &'static str) -> Cut {
     Cut::Error(DecodeError::Overrun { message })
 }
 
-/// A decode error of a body of one name.
+/// The body is longer than its fields.
 pub(crate) fn trailing(message: &'static str) -> Cut {
     Cut::Error(DecodeError::Trailing { message })
 }
 
-/// A decode error of a body of `length` bytes.
+/// A body of `length` bytes has an invalid length.
 pub(crate) fn length(message: &'static str, length: usize) -> Cut {
     let length = length.try_into().unwrap();
     Cut::Error(DecodeError::Length { message, length })

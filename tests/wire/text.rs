@@ -1,4 +1,4 @@
-//! Strings.
+//! Strings: which are valid, and how any string is printed.
 
 use nbd_codec::wire::text::{MAX_TEXT, Text, TextError};
 
@@ -20,7 +20,7 @@ fn the_rules() {
 }
 
 #[test]
-fn what_breaks_them() {
+fn strings_that_break_a_rule() {
     let long = [b'x'; 4097];
     let mut long_by_bytes = "ü".repeat(2048);
     long_by_bytes.push('x');
@@ -64,7 +64,7 @@ fn bytes_are_kept_in_place() {
 }
 
 #[test]
-fn a_text_is_safe_to_show() {
+fn display_is_safe_for_terminals() {
     for (bytes, shown) in [
         (&b"disk"[..], "disk"),
         ("Größe 😀".as_bytes(), "Größe 😀"),
@@ -91,7 +91,7 @@ fn a_text_is_safe_to_show() {
 }
 
 #[test]
-fn no_control_character_is_ever_shown() {
+fn display_escapes_every_control_character() {
     let all: String = (0..=0x2fff).filter_map(char::from_u32).collect();
     let shown = Text::from(all.as_str()).to_string();
     assert!(!shown.chars().any(char::is_control));
@@ -101,7 +101,7 @@ fn no_control_character_is_ever_shown() {
 }
 
 #[test]
-fn debug_tells_an_escape_from_its_spelling() {
+fn debug_escapes_quotes_and_backslashes() {
     assert_eq!(format!("{:?}", Text::from("a\n")), r#""a\n""#);
     assert_eq!(format!("{:?}", Text::from(r"a\n")), r#""a\\n""#);
     assert_eq!(format!("{:?}", Text::from("\"")), r#""\"""#);
