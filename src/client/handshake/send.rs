@@ -11,7 +11,7 @@ use crate::wire::number::{InfoType, OptionType};
 use crate::wire::option::{OptionRequest, encode_with, put_meta_context};
 use crate::wire::option_reply::OptionReplyHeader;
 use crate::wire::text::{MAX_TEXT, Text, TextError};
-use crate::wire::{EncodeError, Sink};
+use crate::wire::{Sink, put_whole};
 
 impl Handshake {
     /// Answers a newstyle greeting with what both sides can do of `wanted`;
@@ -36,21 +36,14 @@ impl Handshake {
         if self.server.contains(HandshakeFlags::NO_ZEROES) {
             flags |= wanted & ClientFlags::NO_ZEROES;
         }
-        let bytes = flags.encode();
-        if sink.room() < bytes.len() {
-            return Err(EncodeError::NoRoom {
-                needed: bytes.len(),
-            }
-            .into());
-        }
-        sink.put(&bytes);
+        let written = put_whole(&flags.encode(), sink)?;
         self.no_zeroes = flags.contains(ClientFlags::NO_ZEROES);
         self.agreed.style = match flags.contains(ClientFlags::FIXED_NEWSTYLE) {
             true => HandshakeStyle::FixedNewstyle,
             false => HandshakeStyle::Newstyle,
         };
         self.state = State::Idle;
-        Ok(bytes.len())
+        Ok(written)
     }
 
     /// Sends an option; returns how many bytes were written to `sink`.

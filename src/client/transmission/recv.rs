@@ -9,8 +9,7 @@ use crate::coverage::Outcome;
 use crate::error::{Error, Violation};
 use crate::negotiated::{Framing, StatusWidth};
 use crate::step::{Content, Step};
-use crate::wire::DecodeError;
-use crate::wire::bytes::{clip, front, take, take_slice, wide};
+use crate::wire::bytes::{clip, find_magic, take, take_header, take_slice, wide};
 use crate::wire::extent::{Extents32, Extents64};
 use crate::wire::flags::CommandFlags;
 use crate::wire::number::{ChunkType, Command, Cookie, ErrorValue};
@@ -74,8 +73,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     fn header_fast(&mut self, input: &mut &[u8]) -> Option<(Part, u64)> {
         let (header, offset) = match self.export.framing {
             Framing::Simple => return self.simple_fast(input),
-            Framing::Structured => front(input, structured_with_offset)?,
-            Framing::Extended => front(input, extended_with_offset)?,
+            Framing::Structured => take_header(input, structured_with_offset)?,
+            Framing::Extended => take_header(input, extended_with_offset)?,
         };
         if header.chunk != ChunkType::OFFSET_DATA {
             return None;
@@ -95,7 +94,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
 
     #[inline]
     fn simple_fast(&mut self, input: &mut &[u8]) -> Option<(Part, u64)> {
-        let SimpleReply { error, cookie } = front(input, SimpleReply::parse)?;
+        let SimpleReply { error, cookie } = take_header(input, SimpleReply::parse)?;
         let slot = self.slots.find(cookie)?;
         let part = Part {
             cookie,
@@ -207,8 +206,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let mut body = *input;
         let header = match self.export.framing {
             Framing::Simple => None,
-            Framing::Structured => front(&mut body, StructuredHeader::parse).map(Header::from),
-            Framing::Extended => front(&mut body, ExtendedHeader::parse).map(Header::from),
+            Framing::Structured => {
+                take_header(&mut body, StructuredHeader::parse).map(Header::from)
+            }
+            Framing::Extended => take_header(&mut body, ExtendedHeader::parse).map(Header::from),
         };
         let Some(header) = header else {
             return self.simple_reply(input);
@@ -227,17 +228,19 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     #[cold]
     fn check_magic(&self, input: &[u8]) -> Result<usize, Error> {
         let negotiated = self.export.framing;
-        let Some(magic) = input.first_chunk::<4>() else {
-            return check_short_magic(input).map(|()| self.least_header());
+        let candidates = [
+            SIMPLE_REPLY_MAGIC,
+            STRUCTURED_REPLY_MAGIC,
+            EXTENDED_REPLY_MAGIC,
+        ];
+        let Some(magic) = find_magic(input, &candidates, "reply")? else {
+            return Ok(self.least_header());
         };
-        match (u32::from_be_bytes(*magic), negotiated) {
+        match (magic, negotiated) {
             (SIMPLE_REPLY_MAGIC, Framing::Simple | Framing::Structured) => Ok(SimpleReply::SIZE),
             (STRUCTURED_REPLY_MAGIC, Framing::Structured) => Ok(StructuredHeader::SIZE),
             (EXTENDED_REPLY_MAGIC, Framing::Extended) => Ok(ExtendedHeader::SIZE),
-            (SIMPLE_REPLY_MAGIC | STRUCTURED_REPLY_MAGIC | EXTENDED_REPLY_MAGIC, _) => {
-                Err(Violation::OtherFraming { negotiated }.into())
-            }
-            _ => Err(DecodeError::Magic { message: "reply" }.into()),
+            _ => Err(Violation::OtherFraming { negotiated }.into()),
         }
     }
 
@@ -246,7 +249,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let framing = self.export.framing;
         let reply = match framing {
             Framing::Extended => None,
-            Framing::Simple | Framing::Structured => front(input, SimpleReply::parse),
+            Framing::Simple | Framing::Structured => take_header(input, SimpleReply::parse),
         };
         let Some(SimpleReply { error, cookie }) = reply else {
             return self.check_magic(input).map(Taken::Short);
@@ -350,25 +353,27 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let offset = slot.offset.saturating_add(extents.at);
         let (event, reach) = if extents.width == StatusWidth::Wide {
             let (extents64, _) = Extents64::split(bytes);
-            if extents.status == StatusWidth::Narrow && extents64.any_wide_flags() {
+            if extents.status == StatusWidth::Narrow && extents64.has_wide_flags() {
                 return Err(Violation::StatusTooWide(context).into());
             }
+            let reach = extents64.reach()?;
             let event = TransmissionEvent::Extents64 {
                 cookie,
                 context,
                 offset,
                 extents: extents64,
             };
-            (event, extents64.reach()?)
+            (event, reach)
         } else {
             let (extents32, _) = Extents32::split(bytes);
+            let reach = extents32.reach()?;
             let event = TransmissionEvent::Extents32 {
                 cookie,
                 context,
                 offset,
                 extents: extents32,
             };
-            (event, extents32.reach()?)
+            (event, reach)
         };
         if slot.flags.contains(CommandFlags::REQ_ONE) && reach.total > slot.length {
             return Err(Violation::NotOne(cookie).into());
@@ -553,20 +558,5 @@ fn find_for<'s, S: AsRef<[Slot]> + AsMut<[Slot]>>(
     match header.offset {
         Some(offset) if offset != slot.offset => Err(Violation::OtherOffset(header.cookie).into()),
         _ => Ok(slot),
-    }
-}
-
-/// Whether fewer than four bytes can still become the magic number of a reply.
-/// Another framing's is named as such when all of it is there.
-fn check_short_magic(input: &[u8]) -> Result<(), Error> {
-    let like = |magic: u32| input.iter().zip(magic.to_be_bytes()).all(|(a, b)| *a == b);
-    let magics = [
-        SIMPLE_REPLY_MAGIC,
-        STRUCTURED_REPLY_MAGIC,
-        EXTENDED_REPLY_MAGIC,
-    ];
-    match magics.into_iter().any(like) {
-        true => Ok(()),
-        false => Err(DecodeError::Magic { message: "reply" }.into()),
     }
 }

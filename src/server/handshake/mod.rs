@@ -19,7 +19,7 @@ use crate::wire::flags::{ClientFlags, HandshakeFlags, TransmissionFlags};
 use crate::wire::greeting::{NewstyleGreeting, OldstyleGreeting, RESERVED_ZEROES};
 use crate::wire::number::OptionType;
 use crate::wire::option::OptionHeader;
-use crate::wire::{EncodeError, Sink, all_or_nothing};
+use crate::wire::{EncodeError, Sink, all_or_nothing, put_whole};
 
 /// What the client wants and the caller decides. To everything else the state
 /// machine replies by itself.
@@ -323,13 +323,4 @@ impl Handshake {
             _ => Err(self),
         }
     }
-}
-
-fn put_whole(bytes: &[u8], sink: &mut dyn Sink) -> Result<usize, EncodeError> {
-    let needed = bytes.len();
-    if sink.room() < needed {
-        return Err(EncodeError::NoRoom { needed });
-    }
-    sink.put(bytes);
-    Ok(needed)
 }

@@ -7,7 +7,7 @@ use crate::error::Misuse;
 use crate::wire::extent::{Extent32, Extent64};
 use crate::wire::flags::CommandFlags;
 use crate::wire::number::{ChunkType, ContextId, Cookie, ErrorValue};
-use crate::wire::{EncodeError, Sink};
+use crate::wire::{Sink, check_room};
 
 /// Most extents in a chunk (specification, `NBD_REPLY_TYPE_BLOCK_STATUS`).
 const MOST: u32 = 1 << 20;
@@ -236,9 +236,7 @@ macro_rules! block_status {
                 let front = Reply::new(front);
                 let needed = usize::try_from(body).unwrap_or(usize::MAX);
                 let needed = needed.saturating_add(front.size());
-                if needed > sink.room() {
-                    return Err(EncodeError::NoRoom { needed }.into());
-                }
+                check_room(sink, needed)?;
                 front.encode(sink)?;
                 for extent in extents {
                     sink.put(&extent.encode());

@@ -2,11 +2,12 @@
 
 use crate::negotiated::Framing;
 use crate::server::export::cap;
+use crate::wire::bytes::HeaderBuffer;
 use crate::wire::flags::{CommandFlags, ReplyFlags};
 use crate::wire::number::{ChunkType, Cookie, ErrorValue};
 use crate::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
 use crate::wire::text::MAX_TEXT;
-use crate::wire::{EncodeError, Sink};
+use crate::wire::{EncodeError, Sink, check_room};
 
 /// What every request knows of itself; the tokens are made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl RequestInfo {
             .header(chunk, last, length)
             .put(error.0.to_be_bytes())
             .put(message.to_be_bytes());
-        let split = head.length;
+        let split = head.length();
         let front = match at {
             None => head,
             Some(offset) => head.put(offset.to_be_bytes()),
@@ -112,40 +113,7 @@ impl RequestInfo {
 /// The longest head: an extended header, the fields of an error, an offset.
 const ROOM: usize = 46;
 
-/// Bytes on the stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) struct Front {
-    bytes: [u8; ROOM],
-    length: u8,
-}
-
-impl Front {
-    const fn new() -> Self {
-        Self {
-            bytes: [0; ROOM],
-            length: 0,
-        }
-    }
-
-    #[inline]
-    pub(in crate::server) fn put<const N: usize>(mut self, field: [u8; N]) -> Self {
-        let at = usize::from(self.length);
-        let room = self.bytes.get_mut(at..).unwrap_or_default();
-        if let Some(room) = room.first_chunk_mut::<N>() {
-            *room = field;
-            let end = at.saturating_add(N);
-            self.length = u8::try_from(end).unwrap_or(u8::MAX);
-        }
-        self
-    }
-
-    #[inline]
-    fn as_bytes(&self) -> &[u8] {
-        self.bytes
-            .get(..usize::from(self.length))
-            .unwrap_or_default()
-    }
-}
+pub(in crate::server) type Front = HeaderBuffer<ROOM>;
 
 /// A whole message, ready to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +127,7 @@ pub struct Reply<'t> {
 
 impl<'t> Reply<'t> {
     pub(in crate::server) fn new(front: Front) -> Self {
-        let split = front.length;
+        let split = front.length();
         Self {
             front,
             split,
@@ -181,7 +149,7 @@ impl<'t> Reply<'t> {
     /// How many bytes there are to write.
     #[must_use]
     pub fn size(&self) -> usize {
-        usize::from(self.front.length).saturating_add(self.text.len())
+        usize::from(self.front.length()).saturating_add(self.text.len())
     }
 
     /// Writes it into `sink`; returns how many bytes.
@@ -191,9 +159,7 @@ impl<'t> Reply<'t> {
     /// [`EncodeError::NoRoom`]; nothing was written.
     pub fn encode(&self, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
         let needed = self.size();
-        if needed > sink.room() {
-            return Err(EncodeError::NoRoom { needed });
-        }
+        check_room(sink, needed)?;
         for part in self.parts() {
             sink.put(part);
         }

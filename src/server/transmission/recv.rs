@@ -11,7 +11,7 @@ use crate::server::request::{
     WriteZeroesRequest,
 };
 use crate::step::{Content, Step};
-use crate::wire::bytes::{clip, front, judge_magic, take_slice, wide};
+use crate::wire::bytes::{clip, find_magic, take_header, take_slice, wide};
 use crate::wire::number::Command;
 use crate::wire::request::{
     BlockStatusPayload, CompactRequest, EXTENDED_REQUEST_MAGIC, ExtendedRequest, REQUEST_MAGIC,
@@ -155,8 +155,8 @@ impl Transmission {
     #[inline]
     fn decode(&self, input: &mut &[u8]) -> Result<Option<Header>, Error> {
         let header = match self.rules.export.framing {
-            Framing::Extended => front(input, ExtendedRequest::parse).map(Header::from),
-            _ => front(input, CompactRequest::parse).map(Header::from),
+            Framing::Extended => take_header(input, ExtendedRequest::parse).map(Header::from),
+            _ => take_header(input, CompactRequest::parse).map(Header::from),
         };
         match header {
             Some(header) => Ok(Some(header)),
@@ -173,11 +173,9 @@ impl Transmission {
             Framing::Extended => (EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, "extended request"),
             _ => (REQUEST_MAGIC, EXTENDED_REQUEST_MAGIC, "compact request"),
         };
-        let other = other.to_be_bytes();
-        match input.first_chunk::<4>() {
-            Some(magic) if *magic == other => Err(Violation::OtherFraming { negotiated }.into()),
-            None if other.starts_with(input) => Ok(()),
-            _ => Ok(judge_magic(input, own, message)?),
+        match find_magic(input, &[own, other], message)? {
+            Some(magic) if magic == other => Err(Violation::OtherFraming { negotiated }.into()),
+            _ => Ok(()),
         }
     }
 
