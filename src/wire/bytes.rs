@@ -43,31 +43,12 @@ pub(crate) fn take_header<const N: usize, T>(
 pub(crate) fn decode_header<const N: usize, T>(
     input: &mut &[u8],
     parse: impl FnOnce(&[u8; N]) -> Option<T>,
-    magic: impl Magic,
+    magic: impl Field,
     message: &'static str,
 ) -> Result<Option<T>, DecodeError> {
     match take_header(input, parse) {
         Some(header) => Ok(Some(header)),
         None => find_magic(input, &[magic], message).map(|_| None),
-    }
-}
-
-/// A magic number: 32 bits in requests and replies, 64 bits in the handshake.
-pub(crate) trait Magic: Copy {
-    fn to_bytes(self) -> impl AsRef<[u8]>;
-}
-
-impl Magic for u32 {
-    #[inline]
-    fn to_bytes(self) -> impl AsRef<[u8]> {
-        self.to_be_bytes()
-    }
-}
-
-impl Magic for u64 {
-    #[inline]
-    fn to_bytes(self) -> impl AsRef<[u8]> {
-        self.to_be_bytes()
     }
 }
 
@@ -80,7 +61,7 @@ impl Magic for u64 {
 /// [`DecodeError::Magic`] with `message` at the first byte that rules all of
 /// them out.
 #[cold]
-pub(crate) fn find_magic<M: Magic>(
+pub(crate) fn find_magic<M: Field>(
     input: &[u8],
     candidates: &[M],
     message: &'static str,
@@ -152,20 +133,92 @@ impl<'a> Fields<'a> {
     }
 
     #[inline]
+    pub(crate) fn get<F: Field>(&mut self) -> F {
+        F::get(self)
+    }
+
+    /// Takes the next field; whether it is `magic`.
+    #[inline]
+    pub(crate) fn next_is<F: Field + PartialEq>(&mut self, magic: F) -> bool {
+        self.get::<F>() == magic
+    }
+
+    #[inline]
     pub(crate) fn u16(&mut self) -> u16 {
-        u16::from_be_bytes(self.array())
+        self.get()
     }
 
     #[inline]
     pub(crate) fn u32(&mut self) -> u32 {
-        u32::from_be_bytes(self.array())
+        self.get()
     }
 
     #[inline]
     pub(crate) fn u64(&mut self) -> u64 {
-        u64::from_be_bytes(self.array())
+        self.get()
     }
 }
+
+/// A field of a message: an integer, or a newtype of an integer.
+pub(crate) trait Field: Copy {
+    /// Takes the next field.
+    fn get(fields: &mut Fields<'_>) -> Self;
+
+    /// The bytes of the field.
+    fn to_bytes(self) -> impl AsRef<[u8]>;
+
+    /// Appends the field.
+    fn put<const N: usize>(self, buffer: HeaderBuffer<N>) -> HeaderBuffer<N>;
+}
+
+macro_rules! integers {
+    ($($integer:ty)*) => {$(
+        impl Field for $integer {
+            #[inline]
+            fn get(fields: &mut Fields<'_>) -> Self {
+                Self::from_be_bytes(fields.array())
+            }
+
+            #[inline]
+            fn to_bytes(self) -> impl AsRef<[u8]> {
+                self.to_be_bytes()
+            }
+
+            #[inline]
+            fn put<const N: usize>(self, buffer: HeaderBuffer<N>) -> HeaderBuffer<N> {
+                buffer.put(self.to_be_bytes())
+            }
+        }
+    )*};
+}
+
+integers! { u16 u32 u64 }
+
+/// Newtypes are fields like the integer that they contain.
+macro_rules! newtype_fields {
+    ($($newtype:ident)*) => {$(
+        impl $crate::wire::bytes::Field for $newtype {
+            #[inline]
+            fn get(fields: &mut $crate::wire::bytes::Fields<'_>) -> Self {
+                Self(fields.get())
+            }
+
+            #[inline]
+            fn to_bytes(self) -> impl AsRef<[u8]> {
+                $crate::wire::bytes::Field::to_bytes(self.0)
+            }
+
+            #[inline]
+            fn put<const N: usize>(
+                self,
+                buffer: $crate::wire::bytes::HeaderBuffer<N>,
+            ) -> $crate::wire::bytes::HeaderBuffer<N> {
+                buffer.field(self.0)
+            }
+        }
+    )*};
+}
+pub(super) use newtype_fields;
 
 /// A header under construction: at most `N` bytes, on the stack, `N <= 255`.
 /// Fields are appended in order; a field that does not fit is left out.
@@ -198,18 +251,8 @@ impl<const N: usize> HeaderBuffer<N> {
     }
 
     #[inline]
-    pub(crate) fn u16(self, value: u16) -> Self {
-        self.put(value.to_be_bytes())
-    }
-
-    #[inline]
-    pub(crate) fn u32(self, value: u32) -> Self {
-        self.put(value.to_be_bytes())
-    }
-
-    #[inline]
-    pub(crate) fn u64(self, value: u64) -> Self {
-        self.put(value.to_be_bytes())
+    pub(crate) fn field(self, field: impl Field) -> Self {
+        field.put(self)
     }
 
     /// How many bytes were appended.
@@ -278,12 +321,14 @@ mod tests {
 
     #[test]
     fn header_buffer_leaves_out_what_does_not_fit() {
-        let buffer = HeaderBuffer::<7>::new().u16(0x0102).u32(0x0304_0506);
+        let buffer = HeaderBuffer::<7>::new()
+            .field(0x0102_u16)
+            .field(0x0304_0506_u32);
         assert_eq!(
             (buffer.length(), buffer.as_bytes()),
             (6, &[1, 2, 3, 4, 5, 6][..])
         );
-        assert_eq!(buffer.u16(0xffff), buffer);
+        assert_eq!(buffer.field(0xffff_u16), buffer);
         assert_eq!(buffer.into_array(), [1, 2, 3, 4, 5, 6, 0]);
         assert_eq!(buffer.put([7]).as_bytes(), [1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(HeaderBuffer::<255>::new().put([1; 255]).length(), 255);

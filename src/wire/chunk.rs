@@ -255,14 +255,14 @@ impl<'a> Chunk<'a> {
                 offset_data_length(length)?;
                 let (offset, data) = prefix::<8>(payload);
                 Ok(Self::OffsetData {
-                    offset: Fields::new(offset).u64(),
+                    offset: Fields::new(offset).get(),
                     data,
                 })
             }
             ChunkType::OFFSET_HOLE => {
                 offset_hole_length(length)?;
                 let mut fields = Fields::new(payload);
-                let (offset, length) = (fields.u64(), fields.u32());
+                let (offset, length) = (fields.get(), fields.get());
                 match length {
                     0 => Err(DecodeError::EmptyHole),
                     _ => Ok(Self::OffsetHole { offset, length }),
@@ -274,7 +274,7 @@ impl<'a> Chunk<'a> {
                 let (extents, _) = Extents32::split(descriptors);
                 extents.total()?;
                 Ok(Self::BlockStatus {
-                    context: ContextId(Fields::new(id).u32()),
+                    context: Fields::new(id).get(),
                     extents,
                 })
             }
@@ -282,7 +282,7 @@ impl<'a> Chunk<'a> {
                 block_status_ext_count(length)?;
                 let (fixed, descriptors) = prefix::<8>(payload);
                 let mut fields = Fields::new(fixed);
-                let (context, count) = (ContextId(fields.u32()), fields.u32());
+                let (context, count) = (fields.get(), fields.get());
                 block_status_ext_agrees(length, count)?;
                 let (extents, _) = Extents64::split(descriptors);
                 extents.total()?;
@@ -301,7 +301,7 @@ impl<'a> Chunk<'a> {
         error_length(chunk, length)?;
         let (fixed, mut body) = prefix::<6>(payload);
         let mut fields = Fields::new(fixed);
-        let (error, message_length) = (ErrorValue(fields.u32()), fields.u16());
+        let (error, message_length): (ErrorValue, u16) = (fields.get(), fields.get());
         error_rest(chunk, length, message_length)?;
         if !error.is_error() {
             return Err(DecodeError::NoError);

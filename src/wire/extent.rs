@@ -102,7 +102,7 @@ impl Reach {
 /// The two widths differ only in the size of their fields.
 macro_rules! extents {
     (
-        $extent:ident, $size:literal, $word:ident,
+        $extent:ident, $size:literal,
         $(#[$meta:meta])* $iter:ident
     ) => {
         impl $extent {
@@ -115,8 +115,8 @@ macro_rules! extents {
             pub fn decode(bytes: &[u8; $size]) -> Self {
                 let mut fields = Fields::new(bytes);
                 Self {
-                    length: fields.$word(),
-                    flags: fields.$word(),
+                    length: fields.get(),
+                    flags: fields.get(),
                 }
             }
 
@@ -124,7 +124,7 @@ macro_rules! extents {
             #[must_use]
             #[inline]
             pub fn encode(self) -> [u8; $size] {
-                HeaderBuffer::new().$word(self.length).$word(self.flags).into_array()
+                HeaderBuffer::new().field(self.length).field(self.flags).into_array()
             }
         }
 
@@ -247,7 +247,7 @@ macro_rules! extents {
 }
 
 extents! {
-    Extent32, 8, u32,
+    Extent32, 8,
     /// Narrow extents as they are on the wire: an iterator that decodes them in
     /// place.
     ///
@@ -263,7 +263,7 @@ extents! {
 }
 
 extents! {
-    Extent64, 16, u64,
+    Extent64, 16,
     /// Wide extents as they are on the wire: an iterator that decodes them in
     /// place.
     ///

@@ -5,6 +5,8 @@ use core::fmt;
 use core::num::TryFromIntError;
 use core::ops::{BitAnd, BitOr, BitOrAssign, Not, Sub};
 
+use super::bytes::newtype_fields;
+
 /// A set of flags in a field of fixed width.
 macro_rules! flags {
     (
@@ -64,6 +66,8 @@ macro_rules! flags {
                 *self = self.difference(other);
             }
         }
+
+        newtype_fields! { $name }
 
         impl BitOr for $name {
             type Output = Self;

@@ -41,10 +41,11 @@ impl OldstyleGreeting {
     /// Decodes the fields; `None` if the second magic number is another one.
     fn parse(bytes: &[u8; Self::FIELDS]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        ((fields.u64(), fields.u64()) == (INIT_PASSWD, CLISERV_MAGIC)).then(|| Self {
-            size: fields.u64(),
-            handshake_flags: HandshakeFlags(fields.u16()),
-            flags: TransmissionFlags(fields.u16()),
+        let magic = fields.next_is(INIT_PASSWD) && fields.next_is(CLISERV_MAGIC);
+        magic.then(|| Self {
+            size: fields.get(),
+            handshake_flags: fields.get(),
+            flags: fields.get(),
         })
     }
 
@@ -61,11 +62,11 @@ impl OldstyleGreeting {
 
     fn put_fields<const N: usize>(self) -> HeaderBuffer<N> {
         HeaderBuffer::new()
-            .u64(INIT_PASSWD)
-            .u64(CLISERV_MAGIC)
-            .u64(self.size)
-            .u16(self.handshake_flags.0)
-            .u16(self.flags.0)
+            .field(INIT_PASSWD)
+            .field(CLISERV_MAGIC)
+            .field(self.size)
+            .field(self.handshake_flags)
+            .field(self.flags)
     }
 }
 
@@ -88,8 +89,9 @@ impl NewstyleGreeting {
     /// Decodes the greeting; `None` if the second magic number is another one.
     fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        ((fields.u64(), fields.u64()) == (INIT_PASSWD, OPTION_MAGIC)).then(|| Self {
-            flags: HandshakeFlags(fields.u16()),
+        let magic = fields.next_is(INIT_PASSWD) && fields.next_is(OPTION_MAGIC);
+        magic.then(|| Self {
+            flags: fields.get(),
         })
     }
 
@@ -97,9 +99,9 @@ impl NewstyleGreeting {
     #[must_use]
     pub fn encode(self) -> [u8; Self::SIZE] {
         HeaderBuffer::new()
-            .u64(INIT_PASSWD)
-            .u64(OPTION_MAGIC)
-            .u16(self.flags.0)
+            .field(INIT_PASSWD)
+            .field(OPTION_MAGIC)
+            .field(self.flags)
             .into_array()
     }
 }
@@ -203,8 +205,8 @@ impl ExportNameReply {
     pub fn decode(input: &mut &[u8]) -> Option<Self> {
         let mut fields = Fields::new(take::<{ Self::SIZE }>(input)?);
         Some(Self {
-            size: fields.u64(),
-            flags: TransmissionFlags(fields.u16()),
+            size: fields.get(),
+            flags: fields.get(),
         })
     }
 
@@ -212,8 +214,8 @@ impl ExportNameReply {
     #[must_use]
     pub fn encode(self) -> [u8; Self::SIZE] {
         HeaderBuffer::new()
-            .u64(self.size)
-            .u16(self.flags.0)
+            .field(self.size)
+            .field(self.flags)
             .into_array()
     }
 }

@@ -48,37 +48,12 @@
 //! of 32 bits. All fields are big-endian. `C:` is sent by the client, `S:` by
 //! the server.
 
-/// Traits of lists that are either on the wire or in memory: equality, hash and
-/// `Debug` depend on the items only.
-macro_rules! list_traits {
-    ($list:ident) => {
-        impl PartialEq for $list<'_> {
-            fn eq(&self, other: &Self) -> bool {
-                self.iter().eq(other.iter())
-            }
-        }
-
-        impl Eq for $list<'_> {}
-
-        impl core::hash::Hash for $list<'_> {
-            fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
-                self.iter().for_each(|item| item.hash(state));
-            }
-        }
-
-        impl core::fmt::Debug for $list<'_> {
-            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                f.debug_list().entries(self.iter()).finish()
-            }
-        }
-    };
-}
-use list_traits;
-
 pub mod chunk;
 pub mod extent;
 pub mod flags;
 pub mod greeting;
+mod header;
+mod list;
 pub mod meta_context;
 pub mod number;
 pub mod option;

@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use super::bytes::newtype_fields;
+
 /// An open enumeration: a number with named values.
 macro_rules! numbers {
     (
@@ -35,6 +37,8 @@ macro_rules! numbers {
                 matches!(self, $(Self::$value)|*)
             }
         }
+
+        newtype_fields! { $name }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -258,6 +262,8 @@ impl ErrorValue {
 /// "Transmission"; older versions of it say "handle").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Cookie(pub u64);
+
+newtype_fields! { Cookie ContextId }
 
 impl fmt::Debug for Cookie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,8 +3,9 @@
 
 use nom::Parser;
 
-use super::bytes::{Fields, HeaderBuffer, be_u16, be_u32, be_u64, decode_header, rest};
+use super::bytes::{be_u16, be_u32, be_u64, rest};
 use super::flags::TransmissionFlags;
+use super::header::header;
 use super::number::{ContextId, InfoType, OptionReplyType, OptionType};
 use super::option::{body, put_text, text};
 use super::sink::{all_or_nothing, measure};
@@ -14,54 +15,20 @@ use super::{DecodeError, EncodeError, Sink};
 /// Magic number of an option reply.
 pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 
-/// The header of a reply to an option (specification, "Fixed newstyle
-/// negotiation").
-///
-/// ```text
-/// S: magic:64 option:32 type:32 length:32 [data]
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct OptionReplyHeader {
-    /// The option that the server replies to.
-    pub option: OptionType,
-    /// The type of the reply.
-    pub reply: OptionReplyType,
-    /// Length of the data in bytes.
-    pub length: u32,
-}
-
-impl OptionReplyHeader {
-    /// Size of the header in bytes.
-    pub const SIZE: usize = 20;
-
-    /// Decodes the header; the data is left in the input.
+header! {
+    /// The header of a reply to an option (specification, "Fixed newstyle
+    /// negotiation").
     ///
-    /// # Errors
-    ///
-    /// [`DecodeError::Magic`] at the first wrong byte.
-    pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        decode_header(input, Self::parse, OPTION_REPLY_MAGIC, "option reply")
-    }
-
-    /// Decodes the header; `None` if it has another magic number.
-    fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
-        let mut fields = Fields::new(bytes);
-        (fields.u64() == OPTION_REPLY_MAGIC).then(|| Self {
-            option: OptionType(fields.u32()),
-            reply: OptionReplyType(fields.u32()),
-            length: fields.u32(),
-        })
-    }
-
-    /// Encodes the header.
-    #[must_use]
-    pub fn encode(self) -> [u8; Self::SIZE] {
-        HeaderBuffer::new()
-            .u64(OPTION_REPLY_MAGIC)
-            .u32(self.option.0)
-            .u32(self.reply.0)
-            .u32(self.length)
-            .into_array()
+    /// ```text
+    /// S: magic:64 option:32 type:32 length:32 [data]
+    /// ```
+    OptionReplyHeader(20, OPTION_REPLY_MAGIC, "option reply") {
+        /// The option that the server replies to.
+        option: OptionType,
+        /// The type of the reply.
+        reply: OptionReplyType,
+        /// Length of the data in bytes.
+        length: u32,
     }
 }
 

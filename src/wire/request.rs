@@ -1,8 +1,10 @@
 //! Transmission: requests, compact and extended (specification, "Request
 //! message"), and the payload of a block status request.
 
-use super::bytes::{Fields, HeaderBuffer, decode_header, take, wide};
+use super::bytes::{take, wide};
 use super::flags::CommandFlags;
+use super::header::header;
+use super::list::list;
 use super::number::{Command, ContextId, Cookie};
 use super::sink::all_or_nothing;
 use super::{DecodeError, EncodeError, Sink};
@@ -12,66 +14,27 @@ pub const REQUEST_MAGIC: u32 = 0x2560_9513;
 /// Magic number of an extended request.
 pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 
-/// A compact request (specification, "Request message").
-///
-/// ```text
-/// C: magic:32 flags:16 type:16 cookie:64 offset:64 length:32 [payload]
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CompactRequest {
-    /// How the server executes the command.
-    pub flags: CommandFlags,
-    /// The command.
-    pub command: Command,
-    /// Identifies the request; the reply repeats it.
-    pub cookie: Cookie,
-    /// Offset in bytes from the start of the export; for `RESIZE` the new size.
-    pub offset: u64,
-    /// Effect length in bytes; for `WRITE` also the length of the payload.
-    pub length: u32,
+header! {
+    /// A compact request (specification, "Request message").
+    ///
+    /// ```text
+    /// C: magic:32 flags:16 type:16 cookie:64 offset:64 length:32 [payload]
+    /// ```
+    CompactRequest(28, REQUEST_MAGIC, "compact request") {
+        /// How the server executes the command.
+        flags: CommandFlags,
+        /// The command.
+        command: Command,
+        /// Identifies the request; the reply repeats it.
+        cookie: Cookie,
+        /// Offset in bytes from the start of the export; for `RESIZE` the new size.
+        offset: u64,
+        /// Effect length in bytes; for `WRITE` also the length of the payload.
+        length: u32,
+    }
 }
 
 impl CompactRequest {
-    /// Size of the header in bytes.
-    pub const SIZE: usize = 28;
-
-    /// Decodes the header; a payload is left in the input.
-    ///
-    /// # Errors
-    ///
-    /// [`DecodeError::Magic`] at the first wrong byte.
-    #[inline]
-    pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        decode_header(input, Self::parse, REQUEST_MAGIC, "compact request")
-    }
-
-    /// Decodes the header; `None` if it has another magic number.
-    #[inline]
-    pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
-        let mut fields = Fields::new(bytes);
-        (fields.u32() == REQUEST_MAGIC).then(|| Self {
-            flags: CommandFlags(fields.u16()),
-            command: Command(fields.u16()),
-            cookie: Cookie(fields.u64()),
-            offset: fields.u64(),
-            length: fields.u32(),
-        })
-    }
-
-    /// Encodes the header.
-    #[must_use]
-    #[inline]
-    pub fn encode(self) -> [u8; Self::SIZE] {
-        HeaderBuffer::new()
-            .u32(REQUEST_MAGIC)
-            .u16(self.flags.0)
-            .u16(self.command.0)
-            .u64(self.cookie.0)
-            .u64(self.offset)
-            .u32(self.length)
-            .into_array()
-    }
-
     /// Length of the payload after the header, in bytes: zero but for `WRITE`.
     #[must_use]
     #[inline]
@@ -84,73 +47,29 @@ impl CompactRequest {
     }
 }
 
-/// An extended request, for sessions that negotiated extended headers
-/// (specification, "Request message").
-///
-/// ```text
-/// C: magic:32 flags:16 type:16 cookie:64 offset:64 length:64 [payload]
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ExtendedRequest {
-    /// How the server executes the command.
-    pub flags: CommandFlags,
-    /// The command.
-    pub command: Command,
-    /// Identifies the request; the reply repeats it.
-    pub cookie: Cookie,
-    /// Offset in bytes from the start of the export; for `RESIZE` the new size.
-    pub offset: u64,
-    /// The length of the payload if [`CommandFlags::PAYLOAD_LEN`] is set,
-    /// otherwise the effect length; in bytes.
-    pub length: u64,
+header! {
+    /// An extended request, for sessions that negotiated extended headers
+    /// (specification, "Request message").
+    ///
+    /// ```text
+    /// C: magic:32 flags:16 type:16 cookie:64 offset:64 length:64 [payload]
+    /// ```
+    ExtendedRequest(32, EXTENDED_REQUEST_MAGIC, "extended request") {
+        /// How the server executes the command.
+        flags: CommandFlags,
+        /// The command.
+        command: Command,
+        /// Identifies the request; the reply repeats it.
+        cookie: Cookie,
+        /// Offset in bytes from the start of the export; for `RESIZE` the new size.
+        offset: u64,
+        /// The length of the payload if [`CommandFlags::PAYLOAD_LEN`] is set,
+        /// otherwise the effect length; in bytes.
+        length: u64,
+    }
 }
 
 impl ExtendedRequest {
-    /// Size of the header in bytes.
-    pub const SIZE: usize = 32;
-
-    /// Decodes the header; a payload is left in the input.
-    ///
-    /// # Errors
-    ///
-    /// [`DecodeError::Magic`] at the first wrong byte.
-    #[inline]
-    pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        decode_header(
-            input,
-            Self::parse,
-            EXTENDED_REQUEST_MAGIC,
-            "extended request",
-        )
-    }
-
-    /// Decodes the header; `None` if it has another magic number.
-    #[inline]
-    pub(crate) fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
-        let mut fields = Fields::new(bytes);
-        (fields.u32() == EXTENDED_REQUEST_MAGIC).then(|| Self {
-            flags: CommandFlags(fields.u16()),
-            command: Command(fields.u16()),
-            cookie: Cookie(fields.u64()),
-            offset: fields.u64(),
-            length: fields.u64(),
-        })
-    }
-
-    /// Encodes the header.
-    #[must_use]
-    #[inline]
-    pub fn encode(self) -> [u8; Self::SIZE] {
-        HeaderBuffer::new()
-            .u32(EXTENDED_REQUEST_MAGIC)
-            .u16(self.flags.0)
-            .u16(self.command.0)
-            .u64(self.cookie.0)
-            .u64(self.offset)
-            .u64(self.length)
-            .into_array()
-    }
-
     /// Length of the payload after the header, in bytes: zero unless
     /// [`CommandFlags::PAYLOAD_LEN`] is set.
     #[must_use]
@@ -205,7 +124,7 @@ impl<'a> BlockStatusPayload<'a> {
         let effect_length = take::<8>(&mut payload).map_or(0, |bytes| u64::from_be_bytes(*bytes));
         Ok(Self {
             effect_length,
-            contexts: ContextIds(Ids::Wire(payload)),
+            contexts: ContextIds::on_wire(payload),
         })
     }
 
@@ -224,59 +143,11 @@ impl<'a> BlockStatusPayload<'a> {
     }
 }
 
-/// A list of context ids, on the wire or in memory.
-#[derive(Clone, Copy)]
-pub struct ContextIds<'a>(Ids<'a>);
-
-#[derive(Clone, Copy)]
-enum Ids<'a> {
-    Wire(&'a [u8]),
-    Memory(&'a [ContextId]),
-}
-
-impl<'a> ContextIds<'a> {
-    /// The ids in the order of the list.
-    pub fn iter(&self) -> impl Iterator<Item = ContextId> + Clone + 'a {
-        let (wire, memory): (&'a [u8], &'a [ContextId]) = match self.0 {
-            Ids::Wire(bytes) => (bytes, &[]),
-            Ids::Memory(ids) => (&[], ids),
-        };
-        wire.as_chunks::<4>()
-            .0
-            .iter()
-            .map(|bytes| ContextId(u32::from_be_bytes(*bytes)))
-            .chain(memory.iter().copied())
-    }
-
-    /// The number of ids.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match self.0 {
-            Ids::Wire(bytes) => bytes.len() / 4,
-            Ids::Memory(ids) => ids.len(),
-        }
-    }
-
-    /// Whether the list is empty.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl<'a> From<&'a [ContextId]> for ContextIds<'a> {
-    fn from(ids: &'a [ContextId]) -> Self {
-        Self(Ids::Memory(ids))
-    }
-}
-
-super::list_traits!(ContextIds);
-
-#[cfg(feature = "arbitrary")]
-impl<'a> arbitrary::Arbitrary<'a> for ContextIds<'a> {
-    fn arbitrary(u: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
-        let bytes: &[u8] = u.arbitrary()?;
-        let (ids, _) = bytes.as_chunks::<4>();
-        Ok(Self(Ids::Wire(ids.as_flattened())))
-    }
+list! {
+    /// A list of context ids, on the wire or in memory.
+    ///
+    /// ```text
+    /// C: (context_id:32)*
+    /// ```
+    ContextIds of ContextId(4)
 }
