@@ -43,14 +43,41 @@ pub(crate) fn take_header<const N: usize, T>(
 pub(crate) fn decode_header<const N: usize, T>(
     input: &mut &[u8],
     parse: impl FnOnce(&[u8; N]) -> Option<T>,
-    magic: impl Field,
+    magic: impl Magic,
     message: &'static str,
 ) -> Result<Option<T>, DecodeError> {
     match take_header(input, parse) {
         Some(header) => Ok(Some(header)),
-        None => find_magic(input, &[magic], message).map(|_| None),
+        None => magic.check(input, message).map(|()| None),
     }
 }
+
+/// A magic number: 32 bits in requests and replies, 64 bits in the handshake.
+pub(crate) trait Magic: Field {
+    fn to_bytes(self) -> impl AsRef<[u8]>;
+
+    /// [`find_magic`] with one candidate. A function without generics is
+    /// compiled in this crate and never inlined into a fast path.
+    fn check(self, input: &[u8], message: &'static str) -> Result<(), DecodeError>;
+}
+
+macro_rules! magic {
+    ($($integer:ty)*) => {$(
+        impl Magic for $integer {
+            #[inline]
+            fn to_bytes(self) -> impl AsRef<[u8]> {
+                self.to_be_bytes()
+            }
+
+            #[cold]
+            fn check(self, input: &[u8], message: &'static str) -> Result<(), DecodeError> {
+                find_magic(input, &[self], message).map(|_| ())
+            }
+        }
+    )*};
+}
+
+magic! { u32 u64 }
 
 /// Which of the `candidates` is the magic number at the beginning of `input`.
 /// `Ok(None)` if `input` ends before that is certain: more bytes can complete
@@ -61,7 +88,7 @@ pub(crate) fn decode_header<const N: usize, T>(
 /// [`DecodeError::Magic`] with `message` at the first byte that rules all of
 /// them out.
 #[cold]
-pub(crate) fn find_magic<M: Field>(
+pub(crate) fn find_magic<M: Magic>(
     input: &[u8],
     candidates: &[M],
     message: &'static str,
@@ -80,23 +107,12 @@ pub(crate) fn find_magic<M: Field>(
 // Parsers for nom to combine. The parsers that nom brings index the slice,
 // which leaves a panic branch in images that are built for size.
 
-fn field<const N: usize>(mut input: &[u8]) -> IResult<&[u8], &[u8; N], ()> {
-    match take(&mut input) {
-        Some(bytes) => Ok((input, bytes)),
+/// A field: an integer, or a newtype of an integer.
+pub(crate) fn field<F: Field>(mut input: &[u8]) -> IResult<&[u8], F, ()> {
+    match take_slice(&mut input, size_of::<F>()) {
+        Some(bytes) => Ok((input, Fields::new(bytes).get())),
         None => Err(nom::Err::Error(())),
     }
-}
-
-pub(crate) fn be_u16(input: &[u8]) -> IResult<&[u8], u16, ()> {
-    field(input).map(|(rest, bytes)| (rest, u16::from_be_bytes(*bytes)))
-}
-
-pub(crate) fn be_u32(input: &[u8]) -> IResult<&[u8], u32, ()> {
-    field(input).map(|(rest, bytes)| (rest, u32::from_be_bytes(*bytes)))
-}
-
-pub(crate) fn be_u64(input: &[u8]) -> IResult<&[u8], u64, ()> {
-    field(input).map(|(rest, bytes)| (rest, u64::from_be_bytes(*bytes)))
 }
 
 /// `n` bytes.
@@ -143,6 +159,12 @@ impl<'a> Fields<'a> {
         self.get::<F>() == magic
     }
 
+    /// The bytes after the fields that were taken.
+    #[inline]
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
     #[inline]
     pub(crate) fn u16(&mut self) -> u16 {
         self.get()
@@ -164,9 +186,6 @@ pub(crate) trait Field: Copy {
     /// Takes the next field.
     fn get(fields: &mut Fields<'_>) -> Self;
 
-    /// The bytes of the field.
-    fn to_bytes(self) -> impl AsRef<[u8]>;
-
     /// Appends the field.
     fn put<const N: usize>(self, buffer: HeaderBuffer<N>) -> HeaderBuffer<N>;
 }
@@ -177,11 +196,6 @@ macro_rules! integers {
             #[inline]
             fn get(fields: &mut Fields<'_>) -> Self {
                 Self::from_be_bytes(fields.array())
-            }
-
-            #[inline]
-            fn to_bytes(self) -> impl AsRef<[u8]> {
-                self.to_be_bytes()
             }
 
             #[inline]
@@ -201,11 +215,6 @@ macro_rules! newtype_fields {
             #[inline]
             fn get(fields: &mut $crate::wire::bytes::Fields<'_>) -> Self {
                 Self(fields.get())
-            }
-
-            #[inline]
-            fn to_bytes(self) -> impl AsRef<[u8]> {
-                $crate::wire::bytes::Field::to_bytes(self.0)
             }
 
             #[inline]

@@ -5,7 +5,7 @@
 //! variable length. For each type, one function checks the length in the header
 //! against the two; no calculation wraps.
 
-use super::bytes::{Fields, take, take_slice, wide};
+use super::bytes::{Fields, take_slice, wide};
 use super::extent::{Extents32, Extents64};
 use super::number::{ChunkType, ContextId, ErrorValue};
 use super::sink::all_or_nothing;
@@ -249,19 +249,18 @@ impl<'a> Chunk<'a> {
     /// [`NoError`](DecodeError::NoError) if a field must not be zero.
     pub fn decode(chunk: ChunkType, payload: &'a [u8]) -> Result<Self, DecodeError> {
         let length = wide(payload.len());
+        let mut fields = Fields::new(payload);
         match chunk {
             ChunkType::NONE => none_length(length).map(|()| Self::None),
             ChunkType::OFFSET_DATA => {
                 offset_data_length(length)?;
-                let (offset, data) = prefix::<8>(payload);
                 Ok(Self::OffsetData {
-                    offset: Fields::new(offset).get(),
-                    data,
+                    offset: fields.get(),
+                    data: fields.rest(),
                 })
             }
             ChunkType::OFFSET_HOLE => {
                 offset_hole_length(length)?;
-                let mut fields = Fields::new(payload);
                 let (offset, length) = (fields.get(), fields.get());
                 match length {
                     0 => Err(DecodeError::EmptyHole),
@@ -270,21 +269,16 @@ impl<'a> Chunk<'a> {
             }
             ChunkType::BLOCK_STATUS => {
                 block_status_count(length)?;
-                let (id, descriptors) = prefix::<4>(payload);
-                let (extents, _) = Extents32::split(descriptors);
+                let context = fields.get();
+                let (extents, _) = Extents32::split(fields.rest());
                 extents.total()?;
-                Ok(Self::BlockStatus {
-                    context: Fields::new(id).get(),
-                    extents,
-                })
+                Ok(Self::BlockStatus { context, extents })
             }
             ChunkType::BLOCK_STATUS_EXT => {
                 block_status_ext_count(length)?;
-                let (fixed, descriptors) = prefix::<8>(payload);
-                let mut fields = Fields::new(fixed);
                 let (context, count) = (fields.get(), fields.get());
                 block_status_ext_agrees(length, count)?;
-                let (extents, _) = Extents64::split(descriptors);
+                let (extents, _) = Extents64::split(fields.rest());
                 extents.total()?;
                 Ok(Self::BlockStatusExt { context, extents })
             }
@@ -299,29 +293,29 @@ impl<'a> Chunk<'a> {
     fn decode_error(chunk: ChunkType, payload: &'a [u8]) -> Result<Self, DecodeError> {
         let length = wide(payload.len());
         error_length(chunk, length)?;
-        let (fixed, mut body) = prefix::<6>(payload);
-        let mut fields = Fields::new(fixed);
+        let mut fields = Fields::new(payload);
         let (error, message_length): (ErrorValue, u16) = (fields.get(), fields.get());
         error_rest(chunk, length, message_length)?;
         if !error.is_error() {
             return Err(DecodeError::NoError);
         }
-        let message =
-            Text::new(take_slice(&mut body, usize::from(message_length)).unwrap_or_default());
+        let mut rest = fields.rest();
+        let message = take_slice(&mut rest, message_length.into());
+        let message = Text::new(message.unwrap_or_default());
         if chunk != ChunkType::ERROR_OFFSET {
             return Ok(Self::Error {
                 chunk,
                 error,
                 message,
-                rest: body,
+                rest,
             });
         }
-        let offset = take::<8>(&mut body).map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        let mut fields = Fields::new(rest);
         Ok(Self::ErrorOffset {
             error,
             message,
-            offset,
-            rest: body,
+            offset: fields.get(),
+            rest: fields.rest(),
         })
     }
 
@@ -405,11 +399,6 @@ fn put_error(sink: &mut dyn Sink, error: ErrorValue, message: Text<'_>) {
     sink.put(&error.0.to_be_bytes());
     sink.put(&length.to_be_bytes());
     sink.put(message.as_bytes());
-}
-
-/// The first `N` bytes and the remaining ones; the caller checked the length.
-fn prefix<const N: usize>(payload: &[u8]) -> (&[u8], &[u8]) {
-    payload.split_at_checked(N).unwrap_or((payload, &[]))
 }
 
 /// Lengths that no test can allocate; the others are in `tests/wire`.

@@ -14,7 +14,8 @@ use core::ops::Range;
 use super::DecodeError;
 use super::bytes::{Fields, HeaderBuffer};
 
-/// A narrow extent: 32-bit length and flags.
+/// A narrow extent: 32-bit length and flags (specification,
+/// `NBD_REPLY_TYPE_BLOCK_STATUS`).
 ///
 /// ```text
 /// S: length:32 flags:32
@@ -27,7 +28,8 @@ pub struct Extent32 {
     pub flags: u32,
 }
 
-/// A wide extent: 64-bit length and flags.
+/// A wide extent: 64-bit length and flags (specification,
+/// `NBD_REPLY_TYPE_BLOCK_STATUS_EXT`).
 ///
 /// ```text
 /// S: length:64 flags:64

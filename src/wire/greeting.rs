@@ -2,7 +2,7 @@
 //! `NBD_OPT_EXPORT_NAME` (specification, "Handshake").
 
 use super::DecodeError;
-use super::bytes::{Fields, HeaderBuffer, find_magic, take, take_header};
+use super::bytes::{Fields, HeaderBuffer, Magic, find_magic, take, take_header};
 use super::flags::{ClientFlags, HandshakeFlags, TransmissionFlags};
 
 /// `NBDMAGIC`, the first bytes of every session.
@@ -143,18 +143,15 @@ impl Greeting {
     ///
     /// [`DecodeError::Magic`] at the first byte that belongs to neither style.
     pub(crate) fn decode_fields(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
-        const MESSAGE: &str = "greeting";
-        find_magic(input, &[INIT_PASSWD], MESSAGE)?;
+        if let Some(greeting) = take_header(input, NewstyleGreeting::parse) {
+            return Ok(Some(Self::Newstyle(greeting)));
+        }
+        if let Some(greeting) = take_header(input, OldstyleGreeting::parse) {
+            return Ok(Some(Self::Oldstyle(greeting)));
+        }
+        INIT_PASSWD.check(input, "greeting")?;
         let second = input.get(8..).unwrap_or_default();
-        Ok(
-            match find_magic(second, &[OPTION_MAGIC, CLISERV_MAGIC], MESSAGE)? {
-                None => None,
-                Some(OPTION_MAGIC) => {
-                    take_header(input, NewstyleGreeting::parse).map(Self::Newstyle)
-                }
-                Some(_) => take_header(input, OldstyleGreeting::parse).map(Self::Oldstyle),
-            },
-        )
+        find_magic(second, &[OPTION_MAGIC, CLISERV_MAGIC], "greeting").map(|_| None)
     }
 }
 

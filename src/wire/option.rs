@@ -3,7 +3,7 @@
 
 use nom::{IResult, Parser};
 
-use super::bytes::{be_u16, be_u32, bytes, take, take_slice};
+use super::bytes::{bytes, field, take, take_slice};
 use super::greeting::OPTION_MAGIC;
 use super::header::header;
 use super::list::{list, list_traits};
@@ -64,7 +64,7 @@ pub enum OptionRequest<'a> {
     },
 }
 
-/// The data of `NBD_OPT_INFO` and `NBD_OPT_GO`.
+/// The data of `NBD_OPT_INFO` and `NBD_OPT_GO` (specification, "Option types").
 ///
 /// ```text
 /// C: name_length:32 name count:16 (info_type:16)*count
@@ -77,7 +77,8 @@ pub struct InfoRequest<'a> {
     pub requests: InfoTypes<'a>,
 }
 
-/// The data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
+/// The data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`
+/// (specification, "Option types" and "Metadata querying").
 ///
 /// ```text
 /// C: name_length:32 name count:32 (query_length:32 query)*count
@@ -248,13 +249,13 @@ pub(super) fn body<'a, T>(
 
 /// A string after its 32-bit length.
 pub(super) fn text(input: &[u8]) -> IResult<&[u8], Text<'_>, ()> {
-    let (input, length) = be_u32(input)?;
+    let (input, length) = field(input)?;
     bytes(length).map(Text::new).parse(input)
 }
 
 fn info_request(input: &[u8]) -> IResult<&[u8], InfoRequest<'_>, ()> {
     let (input, export) = text(input)?;
-    let (input, count) = be_u16(input)?;
+    let (input, count) = field::<u16>(input)?;
     let (input, requests) = bytes(u32::from(count).saturating_mul(2)).parse(input)?;
     let requests = InfoTypes::on_wire(requests);
     Ok((input, InfoRequest { export, requests }))
@@ -262,7 +263,7 @@ fn info_request(input: &[u8]) -> IResult<&[u8], InfoRequest<'_>, ()> {
 
 fn meta_context_request(input: &[u8]) -> IResult<&[u8], MetaContextRequest<'_>, ()> {
     let (input, export) = text(input)?;
-    let (queries, count) = be_u32(input)?;
+    let (queries, count) = field(input)?;
     let mut rest = queries;
     // Each pass consumes at least four bytes or fails: a large count costs no
     // more time than the data is long.
@@ -285,7 +286,8 @@ list! {
     InfoTypes of InfoType(2)
 }
 
-/// A list of metadata context queries, on the wire or in memory.
+/// A list of metadata context queries, on the wire or in memory (specification,
+/// "Metadata querying").
 ///
 /// ```text
 /// C: (query_length:32 query)*

@@ -3,7 +3,7 @@
 
 use nom::Parser;
 
-use super::bytes::{be_u16, be_u32, be_u64, rest};
+use super::bytes::{field, rest};
 use super::flags::TransmissionFlags;
 use super::header::header;
 use super::number::{ContextId, InfoType, OptionReplyType, OptionType};
@@ -104,8 +104,7 @@ impl<'a> OptionReply<'a> {
             OptionReplyType::INFO => Info::decode(data).map(Self::Info),
             OptionReplyType::META_CONTEXT => body(
                 message,
-                (be_u32.map(ContextId), rest.map(Text::new))
-                    .map(|(id, name)| Self::MetaContext { id, name }),
+                (field, rest.map(Text::new)).map(|(id, name)| Self::MetaContext { id, name }),
                 data,
             ),
             error if error.is_error() => Ok(Self::Error {
@@ -229,19 +228,18 @@ impl<'a> Info<'a> {
     /// [`DecodeError::Overrun`] or [`DecodeError::Trailing`] if the length is
     /// wrong for the type.
     pub fn decode(data: &'a [u8]) -> Result<Self, DecodeError> {
-        let (info, data) = body("NBD_REP_INFO", (be_u16.map(InfoType), rest), data)?;
+        let (info, data) = body("NBD_REP_INFO", (field, rest), data)?;
         match info {
             InfoType::EXPORT => body(
                 "NBD_INFO_EXPORT",
-                (be_u64, be_u16.map(TransmissionFlags))
-                    .map(|(size, flags)| Self::Export { size, flags }),
+                (field, field).map(|(size, flags)| Self::Export { size, flags }),
                 data,
             ),
             InfoType::NAME => Ok(Self::Name(Text::new(data))),
             InfoType::DESCRIPTION => Ok(Self::Description(Text::new(data))),
             InfoType::BLOCK_SIZE => body(
                 "NBD_INFO_BLOCK_SIZE",
-                (be_u32, be_u32, be_u32).map(|(minimum, preferred, maximum)| {
+                (field, field, field).map(|(minimum, preferred, maximum)| {
                     Self::BlockSize(BlockSizes {
                         minimum,
                         preferred,

@@ -1,7 +1,7 @@
 //! Transmission: requests, compact and extended (specification, "Request
 //! message"), and the payload of a block status request.
 
-use super::bytes::{take, wide};
+use super::bytes::{Fields, wide};
 use super::flags::CommandFlags;
 use super::header::header;
 use super::list::list;
@@ -119,12 +119,12 @@ impl<'a> BlockStatusPayload<'a> {
     /// # Errors
     ///
     /// [`DecodeError::Length`] unless its length is `8 + 4n`.
-    pub fn decode(mut payload: &'a [u8]) -> Result<Self, DecodeError> {
+    pub fn decode(payload: &'a [u8]) -> Result<Self, DecodeError> {
         Self::count(wide(payload.len()))?;
-        let effect_length = take::<8>(&mut payload).map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        let mut fields = Fields::new(payload);
         Ok(Self {
-            effect_length,
-            contexts: ContextIds::on_wire(payload),
+            effect_length: fields.get(),
+            contexts: ContextIds::on_wire(fields.rest()),
         })
     }
 

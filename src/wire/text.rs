@@ -11,7 +11,7 @@ use core::fmt::{self, Write};
 /// The maximum length of a string in bytes (specification, "Conventions").
 pub const MAX_TEXT: usize = 4096;
 
-/// A string as it is on the wire: any bytes.
+/// A string as it is on the wire (specification, "Conventions"): any bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Text<'a>(&'a [u8]);
 
