@@ -56,7 +56,7 @@ fn request(framing: Framing, command: Command, offset: u64, length: u64) -> Vec<
 /// An option nobody knows, of 32 MiB: passed over byte by byte, and answered
 /// at its end.
 #[test]
-fn an_option_of_32_mib() {
+fn discards_an_option_of_32_mib() {
     let mut handshake = negotiating(TlsMode::None);
     let head = option(99, 32 * MIB);
     let mut input = &head[..];
@@ -82,7 +82,7 @@ fn an_option_of_32_mib() {
 /// A client that asks without end: one answer each, nothing stays, and who
 /// watches the clock can see that it is not done.
 #[test]
-fn options_without_end() {
+fn endless_options_keep_no_state() {
     let mut handshake = negotiating(TlsMode::None);
     let mut out = Vec::new();
     for round in 0..100_000 {
@@ -143,7 +143,7 @@ fn a_write_of_32_mib() {
 /// The data of a write that is refused, 4 GiB of it where the caller sets no
 /// limit: passed over, and the next request is found.
 #[test]
-fn a_refused_write_of_4_gib() {
+fn discards_a_rejected_write_of_4_gib() {
     for framing in [Framing::Simple, Framing::Structured] {
         let mut server = serving(framing);
         let length = u64::from(u32::MAX);
@@ -181,7 +181,7 @@ fn a_refused_write_of_4_gib() {
 /// The longest lengths that header fields can hold, for every command: an
 /// answer at once, an error, or bytes that are passed over.
 #[test]
-fn the_longest_lengths() {
+fn maximum_length_fields() {
     for (framing, longest) in [
         (Framing::Simple, u64::from(u32::MAX)),
         (Framing::Structured, u64::from(u32::MAX)),

@@ -6,7 +6,7 @@ use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, ErrorValue, OptionReplyType};
 use nbd_codec::{Framing, Misuse};
 
-use crate::drive::{Shop, play};
+use crate::drive::{HandshakeDriver, play};
 use crate::replies::token;
 use crate::script::bytes;
 use crate::tls::negotiating;
@@ -17,12 +17,12 @@ const DISK: &[Export<'_>] = &[Export::new("disk", 1 << 20, ALL)];
 /// TLS belongs to fixed newstyle: a client that did not agree to it cannot
 /// start TLS, and where TLS is forced it gets nothing else either.
 #[test]
-fn tls_needs_a_client_of_fixed_newstyle() {
+fn starttls_requires_fixed_newstyle() {
     for tls in [TlsMode::Selective, TlsMode::Forced] {
         let mut offer = Offer::default();
         offer.tls = tls;
         play(
-            || Shop::new(offer, &[]),
+            || HandshakeDriver::new(offer, &[]),
             "S: NBDMAGIC IHAVEOPT 0003
              C: 00000002
              C: IHAVEOPT STARTTLS 4{ }
@@ -32,7 +32,7 @@ fn tls_needs_a_client_of_fixed_newstyle() {
     let mut offer = Offer::default();
     offer.tls = TlsMode::Forced;
     play(
-        || Shop::new(offer, &[]),
+        || HandshakeDriver::new(offer, &[]),
         "S: NBDMAGIC IHAVEOPT 0003
          C: 00000002
          C: IHAVEOPT EXPORT_NAME 4{ \"disk\" }
@@ -42,7 +42,7 @@ fn tls_needs_a_client_of_fixed_newstyle() {
 
 /// Under TLS nobody is sent to start it.
 #[test]
-fn tls_reqd_is_no_answer_under_tls() {
+fn err_tls_reqd_is_misuse_under_tls() {
     for tls in [TlsMode::Selective, TlsMode::Forced] {
         let mut handshake = negotiating(tls);
         let start = bytes("IHAVEOPT STARTTLS 4{ }");
@@ -67,7 +67,7 @@ fn tls_reqd_is_no_answer_under_tls() {
 
 /// Behind an INFO with the same parameters, GO says the same.
 #[test]
-fn go_repeats_what_info_said() {
+fn go_repeats_the_answer_to_info() {
     let contexts = [MetaContext::narrow("x-a:one"), MetaContext::wide("x-a:two")];
     let mut export = Export::new("disk", 1 << 20, ALL);
     export.description = "a disk";
@@ -84,7 +84,7 @@ fn go_repeats_what_info_said() {
         )
     };
     play(
-        || Shop::new(Offer::default(), std::slice::from_ref(&export)),
+        || HandshakeDriver::new(Offer::default(), std::slice::from_ref(&export)),
         &format!(
             "S: NBDMAGIC IHAVEOPT 0003
              C: 00000003
@@ -103,10 +103,10 @@ fn go_repeats_what_info_said() {
 
 /// The zeroes are EXPORT_NAME's: a client that wants them gets none from GO.
 #[test]
-fn go_has_no_zeroes_behind_it() {
+fn go_is_not_followed_by_zeroes() {
     for flags in ["00000001", "00000003"] {
         play(
-            || Shop::new(Offer::default(), DISK),
+            || HandshakeDriver::new(Offer::default(), DISK),
             &format!(
                 "S: NBDMAGIC IHAVEOPT 0003
                  C: {flags}
@@ -122,9 +122,9 @@ fn go_has_no_zeroes_behind_it() {
 
 /// However often a client asks for it.
 #[test]
-fn information_is_said_once() {
+fn each_info_type_is_sent_once() {
     play(
-        || Shop::new(Offer::default(), DISK),
+        || HandshakeDriver::new(Offer::default(), DISK),
         "S: NBDMAGIC IHAVEOPT 0003
          C: 00000003
          C: IHAVEOPT INFO 4{ 4{ \"disk\" } 0004 0001 0000 0001 0000 }
@@ -136,9 +136,9 @@ fn information_is_said_once() {
 }
 
 #[test]
-fn extended_headers_take_no_data() {
+fn extended_headers_option_takes_no_data() {
     play(
-        || Shop::new(Offer::default(), &[]),
+        || HandshakeDriver::new(Offer::default(), &[]),
         "S: NBDMAGIC IHAVEOPT 0003
          C: 00000003
          C: IHAVEOPT EXTENDED_HEADERS 4{ 00 }
@@ -150,7 +150,7 @@ fn extended_headers_take_no_data() {
 }
 
 #[test]
-fn a_wide_status_is_not_empty() {
+fn block_status_ext_is_not_empty() {
     let extent = |length| Extent64 { length, flags: 0 };
     for extents in [&[][..], &[extent(0)], &[extent(512), extent(0)]] {
         let status = token!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
@@ -163,7 +163,7 @@ fn a_wide_status_is_not_empty() {
 
 /// Nor is there an error of zero at a place.
 #[test]
-fn an_error_of_zero_at_a_place_is_eio() {
+fn error_zero_with_offset_becomes_eio() {
     let read = token!(Framing::Structured, Read, READ);
     let reply = read.fail_at(ErrorValue::NONE, 0x1000, "").unwrap();
     let mut out = Vec::new();

@@ -125,14 +125,14 @@ fn note_data(turn: &mut Turn, offset: u64, data: &[u8]) {
 }
 
 /// A handshake, and a caller with a few exports.
-pub(crate) struct Shop<'a> {
+pub(crate) struct HandshakeDriver<'a> {
     pub(crate) handshake: Handshake,
     pub(crate) exports: &'a [Export<'a>],
     /// What is answered to an export that is not there.
     pub(crate) unknown: OptionReplyType,
 }
 
-impl<'a> Shop<'a> {
+impl<'a> HandshakeDriver<'a> {
     pub(crate) fn new(offer: server::Offer, exports: &'a [Export<'a>]) -> Self {
         Self {
             handshake: Handshake::new(offer).unwrap(),
@@ -189,7 +189,7 @@ fn describe(event: &handshake::Event<'_>) -> String {
     }
 }
 
-impl Side for Shop<'_> {
+impl Side for HandshakeDriver<'_> {
     fn look(&mut self, input: &mut &[u8], turn: &mut Turn) -> Result<bool, Error> {
         let event = self.handshake.receive(input)?;
         if let Some(event) = event {
@@ -210,13 +210,13 @@ impl Side for Shop<'_> {
 }
 
 /// Transmission, and a caller who answers each request at once.
-pub(crate) struct Desk<F> {
+pub(crate) struct TransmissionDriver<F> {
     pub(crate) transmission: Transmission,
     /// Answers a request.
     pub(crate) answer: F,
 }
 
-impl<F: FnMut(&mut Transmission, Request, &mut Vec<u8>)> Side for Desk<F> {
+impl<F: FnMut(&mut Transmission, Request, &mut Vec<u8>)> Side for TransmissionDriver<F> {
     fn look(&mut self, input: &mut &[u8], turn: &mut Turn) -> Result<bool, Error> {
         use server::Event as E;
         let Some(event) = self.transmission.receive(input)? else {

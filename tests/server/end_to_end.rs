@@ -350,7 +350,7 @@ const FRAMINGS: [Framing; 3] = [Framing::Simple, Framing::Structured, Framing::E
 const STEPS: [usize; 4] = [1, 7, 1000, usize::MAX];
 
 #[test]
-fn both_sides_agree() {
+fn both_roles_negotiate_the_same() {
     for offered in FRAMINGS {
         for planned in FRAMINGS {
             for step in STEPS {
@@ -375,7 +375,7 @@ fn both_sides_agree() {
 }
 
 #[test]
-fn both_sides_agree_behind_tls_and_in_older_styles() {
+fn both_roles_negotiate_the_same_over_tls_and_in_newstyle() {
     let mut plan = Plan::new("disk");
     plan.tls = TlsPolicy::Require;
     plan.contexts = WANTED;

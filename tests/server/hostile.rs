@@ -66,7 +66,7 @@ fn final_reply(mut written: &[u8], option: OptionType) -> OptionReplyType {
 
 /// nbdkit CVE-2019-14850: nothing that opens an export before it is chosen.
 #[test]
-fn no_export_before_it_is_chosen() {
+fn options_before_go_open_no_export() {
     let mut handshake = Handshake::new(Offer::default()).unwrap();
     let mut seen = Vec::new();
     let stream = bytes(
@@ -157,7 +157,7 @@ fn options_come_in_any_order() {
 /// nbdkit CVE-2021-3716: what was negotiated in plain text is forgotten, and
 /// plain text behind STARTTLS is never taken for what TLS brought.
 #[test]
-fn nothing_crosses_starttls() {
+fn starttls_discards_state_and_plain_text() {
     let mut handshake = negotiating(TlsMode::Selective);
     let before = bytes(
         "IHAVEOPT EXTENDED_HEADERS 4{ }
@@ -210,7 +210,7 @@ fn refused_options_are_drained_exactly() {
 
 /// nbdkit CVE-2025-47711, -47712: lengths near 2^32 are refused, never cut.
 #[test]
-fn status_near_four_gigabytes_is_refused_or_split() {
+fn extents_near_4_gib_are_rejected_or_split() {
     let four = Extent32 {
         length: u32::MAX,
         flags: 0,
@@ -234,7 +234,7 @@ fn status_near_four_gigabytes_is_refused_or_split() {
 /// QEMU CVE-2017-15119: the length of an option is judged before anything of
 /// it is read.
 #[test]
-fn options_of_four_gigabytes_end_the_session() {
+fn options_of_4_gib_end_the_session() {
     for option in [
         OptionType::LIST,
         OptionType::GO,
@@ -265,7 +265,7 @@ fn options_of_four_gigabytes_end_the_session() {
 /// QEMU CVE-2024-7409, nbd-server CVE-2013-7441: a client may leave at every
 /// byte, and a server can tell that it still negotiates.
 #[test]
-fn a_close_is_legal_in_every_state() {
+fn clients_may_close_in_every_state() {
     let stream = bytes(
         "00000003
          IHAVEOPT LIST 4{ } IHAVEOPT 00001234 4{ 00*20 } IHAVEOPT EXTENDED_HEADERS 4{ }
@@ -319,7 +319,7 @@ fn a_close_is_legal_in_every_state() {
 /// nbd-server CVE-2022-26495, -26496: an inner length lies within the outer
 /// one, and no buffer depends on either.
 #[test]
-fn inner_lengths_lie_within_outer_ones() {
+fn inner_lengths_are_within_outer_lengths() {
     for (name, option) in [
         ("INFO", OptionType::INFO),
         ("GO", OptionType::GO),
@@ -337,7 +337,7 @@ fn inner_lengths_lie_within_outer_ones() {
 /// nbd-server advertised DF and answered EINVAL to it. Here one value decides:
 /// every flag and command on its own.
 #[test]
-fn what_is_advertised_is_accepted_and_nothing_else() {
+fn only_advertised_flags_and_commands_are_accepted() {
     let needs = [
         (
             Command::FLUSH,
@@ -429,7 +429,7 @@ fn what_is_advertised_is_accepted_and_nothing_else() {
 /// nbd-server sent a simple reply to a READ that failed in structured mode,
 /// and its numbers the wrong way round.
 #[test]
-fn the_style_of_a_reply_follows_from_the_framing() {
+fn replies_have_the_type_of_the_framing() {
     for (framing, magic, error_at) in [
         (Framing::Simple, "SIMPLE", 4),
         (Framing::Structured, "CHUNK", 20),
@@ -487,7 +487,7 @@ fn payloads_are_drained_before_the_next_header() {
 /// tokio-nbd: `offset + length` overflows, and 4 GiB are allocated on request.
 /// What a token says can be trusted with an allocation.
 #[test]
-fn nothing_is_handed_over_beyond_the_maximum() {
+fn reads_are_within_export_and_maximum_payload() {
     for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
         let export = export(framing, TransmissionFlags::KNOWN);
         let maximum = u64::from(export.constraints().maximum);
@@ -535,7 +535,7 @@ fn unknown_options_are_answered() {
 /// e2b, ZeroFS, containerization: FUA, NO_HOLE and FAST_ZERO were advertised
 /// and ignored. The token carries them.
 #[test]
-fn tokens_carry_the_flags() {
+fn requests_carry_the_command_flags() {
     use CommandFlags as F;
     for bits in 0..8 {
         let pick = |bit: u16, flag| if bits & bit != 0 { flag } else { F::NONE };
@@ -558,7 +558,7 @@ fn tokens_carry_the_flags() {
 /// Two names can have one hash. A client that selects contexts by the one and
 /// enters by the other gets no context that the export does not have.
 #[test]
-fn names_that_look_alike_give_nothing_away() {
+fn export_names_with_equal_hash_share_no_contexts() {
     const TWINS: [&str; 2] = ["8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ"];
     const RICH: &[MetaContext<'_>] = &[
         MetaContext::narrow("base:allocation"),

@@ -5,11 +5,14 @@
 
 mod bounded;
 mod conformance;
+mod contexts;
 mod drive;
 mod end_to_end;
+mod greeting;
 mod hostile;
 mod misuse;
 mod options;
+mod rejections;
 mod replies;
 mod requests;
 mod script;

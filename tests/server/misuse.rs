@@ -46,7 +46,7 @@ fn inquiry<'i>(
 }
 
 #[test]
-fn answers_answer_what_waits() {
+fn answers_must_match_the_pending_option() {
     let disk = Export::new("disk", 1, TransmissionFlags::NONE);
     let mut handshake = negotiating(TlsMode::None);
     let nothing = Err(Misuse::State("no option waits for an answer"));
@@ -85,7 +85,7 @@ fn answers_answer_what_waits() {
 }
 
 #[test]
-fn refusals_are_errors_the_option_has() {
+fn refuse_takes_only_errors_of_the_option() {
     let refused = |tls, extended, option: &OptionRequest<'_>, error| {
         let mut handshake = negotiating(tls);
         let mut bytes = Vec::new();
@@ -208,7 +208,7 @@ const NO_NAMESPACE: &[MetaContext<'_>] = &[MetaContext::narrow(":allocation")];
 const NO_LEAF: &[MetaContext<'_>] = &[MetaContext::narrow("base:")];
 
 #[test]
-fn exports_are_what_can_be_told() {
+fn invalid_exports_are_misuse() {
     let long = "n".repeat(4097);
     let named = |name| Export::new(name, 1, TransmissionFlags::NONE);
     let sized = |minimum, preferred, maximum| {
@@ -260,7 +260,7 @@ fn exports_are_what_can_be_told() {
 }
 
 #[test]
-fn oldstyle_and_nonfixed_have_no_way_to_require() {
+fn oldstyle_and_newstyle_cannot_enforce_requirements() {
     let requiring = |set: fn(&mut Export<'_>)| {
         let mut export = DISK;
         set(&mut export);
@@ -283,7 +283,7 @@ fn oldstyle_and_nonfixed_have_no_way_to_require() {
 
 /// A sink that is too small takes nothing, and the answer can be given again.
 #[test]
-fn answers_fit_or_are_not_given() {
+fn answers_are_written_whole_or_not_at_all() {
     let mut export = DISK;
     export.contexts = &[MetaContext {
         name: "x-a:one",
@@ -349,7 +349,7 @@ fn errors_are_sticky() {
 }
 
 #[test]
-fn a_write_takes_no_more_than_its_payload() {
+fn advance_is_limited_to_the_payload() {
     let simple = export(Framing::Simple, TransmissionFlags::NONE);
     let mut transmission = Transmission::new(simple, Limits::DEFAULT).unwrap();
     assert_eq!(transmission.advance(0), Ok(()));
@@ -375,7 +375,7 @@ fn a_write_takes_no_more_than_its_payload() {
 }
 
 #[test]
-fn contexts_have_the_numbers_of_a_handshake() {
+fn context_ids_are_below_32() {
     let mut export = Negotiated::new(Framing::Structured, 1, TransmissionFlags::NONE);
     let width = Width::Narrow;
     for (id, good) in [(31, true), (32, false)] {
@@ -394,7 +394,7 @@ fn contexts_have_the_numbers_of_a_handshake() {
 }
 
 #[test]
-fn chunks_lie_within_the_read_once() {
+fn chunks_cover_the_read_exactly_once() {
     let chunks = || {
         token!(Framing::Structured, Read, READ)
             .into_chunks()
@@ -454,7 +454,7 @@ fn chunks_lie_within_the_read_once() {
 }
 
 #[test]
-fn places_of_errors_lie_within_the_request() {
+fn error_offsets_are_within_the_request() {
     for place in [0xfff, 0x2000, u64::MAX, 0] {
         let read = token!(Framing::Structured, Read, READ);
         let read = read.fail_at(ErrorValue::EIO, place, "").unwrap_err();
@@ -470,7 +470,7 @@ fn places_of_errors_lie_within_the_request() {
 }
 
 #[test]
-fn extents_keep_the_rules() {
+fn extents_are_validated() {
     let mut out = Vec::new();
     let mut narrow = |flags, context, extents: &[_], misuse| {
         let status = token!(Framing::Structured, BlockStatus32, BLOCK_STATUS, flags);
@@ -542,7 +542,7 @@ fn extents_keep_the_rules() {
 
 /// No chunk has more extents than the maximum payload, or than 2^20.
 #[test]
-fn extents_are_few_enough() {
+fn extent_count_is_limited() {
     let mut sized = export(Framing::Structured, TransmissionFlags::NONE);
     sized.block_sizes = Some(BlockSizes {
         minimum: 1,
@@ -609,7 +609,7 @@ fn extents_are_aligned() {
 
 /// What was refused and is not tried again is an error like any other.
 #[test]
-fn a_returned_token_can_be_given_up() {
+fn a_rejected_answer_converts_to_misuse() {
     let flags = CommandFlags::NONE;
     let read = token!(Framing::Structured, Read, READ, flags);
     let chunks = read.into_chunks().unwrap();

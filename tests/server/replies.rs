@@ -104,7 +104,7 @@ const EXTENDED: Framing = Framing::Extended;
 
 /// A token says what its replies name.
 #[test]
-fn tokens_know_their_cookie() {
+fn requests_know_their_cookie() {
     let of = |framing, command| match request(framing, command, CommandFlags::NONE) {
         Request::Read(it) => {
             let whole = it.cookie();
@@ -136,7 +136,7 @@ fn tokens_know_their_cookie() {
 
 /// Every request can fail, in the style of the framing.
 #[test]
-fn any_request_fails_in_the_style_of_the_framing() {
+fn every_request_fails_with_the_error_reply_of_its_framing() {
     let commands = [
         Command::READ,
         Command::WRITE,
@@ -169,7 +169,7 @@ fn any_request_fails_in_the_style_of_the_framing() {
 }
 
 #[test]
-fn errors_have_a_place_where_the_request_has_a_range() {
+fn errors_have_an_offset_where_the_request_has_a_range() {
     macro_rules! at {
         ($($kind:ident $command:ident $(not in $simple:ident)?;)*) => {$(
             for framing in [SIMPLE, STRUCTURED, EXTENDED] {
@@ -219,7 +219,7 @@ fn errors_have_a_place_where_the_request_has_a_range() {
 
 /// No error number, no error: the client must not take it for success.
 #[test]
-fn an_error_of_zero_is_eio() {
+fn error_zero_becomes_eio() {
     let reply = token!(SIMPLE, Read, READ).fail(ErrorValue::NONE, "");
     assert_bytes(encoded(reply), &format!("SIMPLE EIO {COOKIE}"));
     let reply = token!(STRUCTURED, Trim, TRIM).fail(ErrorValue::NONE, "");
@@ -229,7 +229,7 @@ fn an_error_of_zero_is_eio() {
 
 /// A text is at most 4096 bytes, whole characters, and no NUL.
 #[test]
-fn texts_are_capped() {
+fn error_messages_are_truncated() {
     let sent = |text: &str| {
         let reply = token!(STRUCTURED, Flush, FLUSH).fail(ErrorValue::EIO, text);
         let out = encoded(reply);
@@ -354,7 +354,7 @@ pub(crate) fn slim(length: u32, flags: u32) -> Extent32 {
 
 /// One chunk for each context, in any order; the last one ends the reply.
 #[test]
-fn narrow_status() {
+fn block_status_32() {
     let status = token!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
     let contexts: Vec<_> = status.contexts().collect();
     assert_eq!(contexts, [ContextId(0), ContextId(3)]);
@@ -378,7 +378,7 @@ fn narrow_status() {
 }
 
 #[test]
-fn wide_status() {
+fn block_status_64() {
     let status = token!(EXTENDED, BlockStatus64, BLOCK_STATUS);
     let mut out = Vec::new();
     let extents = [wide(0xfff, 1), wide(u64::MAX, 0xffff_ffff)];
@@ -403,7 +403,7 @@ fn wide_status() {
 
 /// A reply can fail between its contexts.
 #[test]
-fn status_fails_halfway() {
+fn block_status_fails_between_contexts() {
     let status = token!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
     let mut out = Vec::new();
     let status = status
@@ -418,7 +418,7 @@ fn status_fails_halfway() {
 
 /// What may be sent of a longer map.
 #[test]
-fn maps_are_cut_to_the_question() {
+fn extents_are_truncated_to_the_request() {
     let status = token!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
     let map = [slim(0x800, 1), slim(0x800, 0), slim(0x800, 1)];
     assert!(status.cut(map.into_iter()).eq(map[..2].iter().copied()));
@@ -451,7 +451,7 @@ fn maps_are_cut_to_the_question() {
 
 /// How an extent of 64 bits becomes narrow ones.
 #[test]
-fn wide_extents_are_split_on_request() {
+fn wide_extents_are_split() {
     let split = |length, flags| {
         narrow::split(wide(length, flags))
             .unwrap()
@@ -482,7 +482,7 @@ fn wide_extents_are_split_on_request() {
 
 /// What a server keeps for each connection and each request.
 #[test]
-fn machines_and_tokens_are_small() {
+fn state_machines_and_requests_are_small() {
     use nbd_codec::server::{Handshake, Head, Reply};
     assert!(size_of::<Request>() <= 64, "{}", size_of::<Request>());
     assert!(

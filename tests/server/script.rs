@@ -166,7 +166,7 @@ fn hex(word: &str) -> Vec<u8> {
 }
 
 #[test]
-fn transcripts_are_read() {
+fn transcripts_are_parsed() {
     let turns = turns("S: 00_ff \"a b\" # 99\nC: 4{ 7f*2 2{ } } LIST\nE: one two\nX: over");
     assert_eq!(turns[0].writes, b"\x00\xffa b");
     assert_eq!(turns[1].sends, [0, 0, 0, 4, 0x7f, 0x7f, 0, 0, 0, 0, 0, 3]);

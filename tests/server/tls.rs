@@ -6,7 +6,7 @@ use nbd_codec::wire::number::OptionReplyType;
 use nbd_codec::wire::option::OptionRequest;
 use nbd_codec::{Error, Misuse, Need, Violation};
 
-use crate::drive::{Shop, play};
+use crate::drive::{HandshakeDriver, play};
 
 fn offer(tls: TlsMode) -> Offer {
     let mut offer = Offer::default();
@@ -27,7 +27,7 @@ fn exports() -> [Export<'static>; 2] {
 fn play_in(tls: TlsMode, transcript: &str) {
     let exports = exports();
     let transcript = format!("S: NBDMAGIC IHAVEOPT 0003\nC: 00000003\n{transcript}");
-    play(|| Shop::new(offer(tls), &exports), &transcript);
+    play(|| HandshakeDriver::new(offer(tls), &exports), &transcript);
 }
 
 const START: &str = "C: IHAVEOPT STARTTLS 4{ }
@@ -35,7 +35,7 @@ const START: &str = "C: IHAVEOPT STARTTLS 4{ }
     E: StartTls\n";
 
 #[test]
-fn notls_has_no_tls() {
+fn notls_refuses_starttls() {
     play_in(
         TlsMode::None,
         "C: IHAVEOPT STARTTLS 4{ }
@@ -55,7 +55,7 @@ fn notls_has_no_tls() {
 }
 
 #[test]
-fn forcedtls_answers_nothing_in_plain_text() {
+fn forcedtls_refuses_every_option_before_tls() {
     let refused = |option: &str| {
         format!(
             "C: IHAVEOPT {option} 4{{ 00*7 }}
@@ -107,7 +107,7 @@ fn forcedtls_answers_nothing_in_plain_text() {
 }
 
 #[test]
-fn selectivetls_is_for_each_export() {
+fn selectivetls_applies_to_each_export() {
     play_in(
         TlsMode::Selective,
         &format!(
@@ -163,9 +163,9 @@ fn selectivetls_is_for_each_export() {
 #[test]
 fn unknown_exports_can_be_hidden() {
     let exports = exports();
-    let start = || Shop {
+    let start = || HandshakeDriver {
         unknown: OptionReplyType::ERR_TLS_REQD,
-        ..Shop::new(offer(TlsMode::Selective), &exports)
+        ..HandshakeDriver::new(offer(TlsMode::Selective), &exports)
     };
     play(
         start,
@@ -206,7 +206,7 @@ fn start_tls() -> Vec<u8> {
 }
 
 #[test]
-fn the_caller_states_the_outcome() {
+fn the_caller_reports_the_outcome_of_tls() {
     let mut handshake = negotiating(TlsMode::Forced);
     let early = Misuse::State("no TLS handshake is under way");
     assert_eq!(handshake.tls_established(), Err(early));
@@ -238,7 +238,7 @@ fn the_caller_states_the_outcome() {
 /// Whatever stands behind STARTTLS before TLS runs may have been put there by
 /// anybody.
 #[test]
-fn plain_text_behind_starttls_ends_the_session() {
+fn plain_text_after_starttls_ends_the_session() {
     let injected = Err(Error::Violation(Violation::PlaintextAfterStartTls));
     // In the same piece.
     let mut handshake = negotiating(TlsMode::Selective);
@@ -262,11 +262,11 @@ fn plain_text_behind_starttls_ends_the_session() {
 
 /// Framing and contexts from before STARTTLS are gone.
 #[test]
-fn starttls_resets_what_was_negotiated() {
+fn starttls_resets_negotiated_state() {
     let mut export = exports()[0];
     export.flags = TransmissionFlags::KNOWN;
     play(
-        || Shop::new(offer(TlsMode::Selective), std::slice::from_ref(&export)),
+        || HandshakeDriver::new(offer(TlsMode::Selective), std::slice::from_ref(&export)),
         &format!(
             "S: NBDMAGIC IHAVEOPT 0003
              C: 00000003
