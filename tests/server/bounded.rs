@@ -1,4 +1,4 @@
-//! What a peer can make a server do: nothing in proportion to a length field.
+//! A server's work and memory never depend on a length field alone.
 
 use nbd_codec::server::handshake;
 use nbd_codec::server::{Event, TlsMode, Transmission};
@@ -53,13 +53,13 @@ fn request(framing: Framing, command: Command, offset: u64, length: u64) -> Vec<
     }
 }
 
-/// An option nobody knows, of 32 MiB: passed over byte by byte, and answered
-/// at its end.
+/// The server discards an unknown option of 32 MiB byte by byte, and answers at
+/// its end.
 #[test]
 fn discards_an_option_of_32_mib() {
     let mut handshake = negotiating(TlsMode::None);
-    let head = option(99, 32 * MIB);
-    let mut input = &head[..];
+    let header = option(99, 32 * MIB);
+    let mut input = &header[..];
     assert_eq!(handshake.receive(&mut input), Ok(None));
     assert!(input.is_empty());
     const BYTES: u32 = 100_000;
@@ -70,52 +70,52 @@ fn discards_an_option_of_32_mib() {
         assert!(input.is_empty());
         assert_eq!(handshake.transmit(&mut Vec::new()), Ok(0));
     }
-    let rest = vec![b'x'; (32 * MIB - BYTES) as usize + 1];
-    let mut input = &rest[..];
+    let remainder = vec![b'x'; (32 * MIB - BYTES) as usize + 1];
+    let mut input = &remainder[..];
     assert_eq!(handshake.receive(&mut input), Ok(None));
-    assert_eq!(input, b"x", "the byte behind it");
+    assert_eq!(input, b"x", "the byte after the option");
     let mut out = Vec::new();
     assert!(handshake.transmit(&mut out).unwrap() > 0);
     assert_eq!(out[8..16], [0, 0, 0, 99, 0x80, 0, 0, 1]);
 }
 
-/// A client that asks without end: one answer each, nothing stays, and who
-/// watches the clock can see that it is not done.
+/// A client that sends options without end gets one answer to each. The server
+/// keeps nothing, and a driver with a timeout sees that it still negotiates.
 #[test]
 fn endless_options_keep_no_state() {
     let mut handshake = negotiating(TlsMode::None);
     let mut out = Vec::new();
     for round in 0..100_000 {
-        let head = option([99, 3, 8][round % 3], 0);
-        let mut input = &head[..];
+        let header = option([99, 3, 8][round % 3], 0);
+        let mut input = &header[..];
         if let Some(event) = handshake.receive(&mut input).unwrap() {
             assert_eq!(event, handshake::Event::List);
             handshake.done(&mut out).unwrap();
         }
         assert!(input.is_empty());
         handshake.transmit(&mut out).unwrap();
-        assert!((20..64).contains(&out.len()), "one answer");
+        assert!((20..64).contains(&out.len()), "not one answer");
         out.clear();
         assert!(handshake.is_negotiating());
     }
     assert_eq!(handshake.end_of_input(), Err(Error::Closed));
 }
 
-/// A write of 32 MiB, byte by byte and in one read: one fragment for each
-/// input, nothing kept.
+/// A write of 32 MiB, byte by byte and then in one piece: one `Data` event for
+/// each input.
 #[test]
 fn a_write_of_32_mib() {
     for framing in [Framing::Simple, Framing::Extended] {
         let mut server = serving(framing);
         let length = 32 * MIB;
-        let head = request(framing, Command::WRITE, 0, length.into());
+        let header = request(framing, Command::WRITE, 0, length.into());
         let cookie = Cookie(7);
         let payload = Event::Payload {
             cookie,
             offset: 0,
             length,
         };
-        assert_eq!(server.receive(&mut &head[..]), Ok(Some(payload)));
+        assert_eq!(server.receive(&mut &header[..]), Ok(Some(payload)));
         const BYTES: u64 = 100_000;
         for offset in 0..BYTES {
             let mut input = &b"x"[..];
@@ -140,16 +140,16 @@ fn a_write_of_32_mib() {
     }
 }
 
-/// The data of a write that is refused, 4 GiB of it where the caller sets no
-/// limit: passed over, and the next request is found.
+/// The server discards 4 GiB of payload of a rejected write, if the caller sets
+/// no limit, and finds the next request.
 #[test]
 fn discards_a_rejected_write_of_4_gib() {
     for framing in [Framing::Simple, Framing::Structured] {
         let mut server = serving(framing);
         let length = u64::from(u32::MAX);
-        // Beyond the maximum payload, and the export.
-        let head = request(framing, Command::WRITE, 0, length);
-        assert_eq!(server.receive(&mut &head[..]), Ok(None));
+        // Beyond the maximum payload and the end of the export.
+        let header = request(framing, Command::WRITE, 0, length);
+        assert_eq!(server.receive(&mut &header[..]), Ok(None));
         for _ in 0..100_000 {
             let mut input = &b"x"[..];
             assert_eq!(server.receive(&mut input), Ok(None));
@@ -178,8 +178,8 @@ fn discards_a_rejected_write_of_4_gib() {
     }
 }
 
-/// The longest lengths that header fields can hold, for every command: an
-/// answer at once, an error, or bytes that are passed over.
+/// The largest lengths of a request header, for every command: an answer at
+/// once, an error, or a payload that is discarded.
 #[test]
 fn maximum_length_fields() {
     for (framing, longest) in [
@@ -190,13 +190,13 @@ fn maximum_length_fields() {
         for command in (0..=9).chain([u16::MAX]).map(Command) {
             for offset in [0, 1, u64::MAX] {
                 let mut server = serving(framing);
-                let head = request(framing, command, offset, longest);
-                let mut input = &head[..];
+                let header = request(framing, command, offset, longest);
+                let mut input = &header[..];
                 let seen = server.receive(&mut input);
                 let place = format!("{framing} {command} {offset:#x}");
                 match (seen, command) {
                     (Ok(Some(Event::Disconnect)), Command::DISC) => {}
-                    // A flush has no range, and the size of a resize is its offset.
+                    // A flush has no range; the offset of a resize is the new size.
                     (Ok(Some(Event::Request(_))), Command::FLUSH | Command::RESIZE) => {}
                     (Ok(Some(Event::Rejected { error, .. })), _) => {
                         assert!(error.is_error(), "{place}");

@@ -1,4 +1,4 @@
-//! Duties of the specification that no other test is about.
+//! Requirements of the specification that no other module tests.
 
 use nbd_codec::server::{Export, MetaContext, Offer, Request, TlsMode, handshake};
 use nbd_codec::wire::extent::Extent64;
@@ -7,15 +7,15 @@ use nbd_codec::wire::number::{Command, ContextId, ErrorValue, OptionReplyType};
 use nbd_codec::{Framing, Misuse};
 
 use crate::drive::{HandshakeDriver, play};
-use crate::replies::token;
+use crate::replies::request_of_type;
 use crate::script::bytes;
 use crate::tls::negotiating;
 
 const ALL: TransmissionFlags = TransmissionFlags::KNOWN;
 const DISK: &[Export<'_>] = &[Export::new("disk", 1 << 20, ALL)];
 
-/// TLS belongs to fixed newstyle: a client that did not agree to it cannot
-/// start TLS, and where TLS is forced it gets nothing else either.
+/// A client that did not agree to fixed newstyle cannot start TLS. In
+/// FORCEDTLS mode it gets no export either.
 #[test]
 fn starttls_requires_fixed_newstyle() {
     for tls in [TlsMode::Selective, TlsMode::Forced] {
@@ -40,7 +40,7 @@ fn starttls_requires_fixed_newstyle() {
     );
 }
 
-/// Under TLS nobody is sent to start it.
+/// Under TLS, `ERR_TLS_REQD` would ask for what has happened.
 #[test]
 fn err_tls_reqd_is_misuse_under_tls() {
     for tls in [TlsMode::Selective, TlsMode::Forced] {
@@ -65,14 +65,14 @@ fn err_tls_reqd_is_misuse_under_tls() {
     }
 }
 
-/// Behind an INFO with the same parameters, GO says the same.
+/// After an INFO with the same parameters, GO answers the same.
 #[test]
 fn go_repeats_the_answer_to_info() {
     let contexts = [MetaContext::narrow("x-a:one"), MetaContext::wide("x-a:two")];
     let mut export = Export::new("disk", 1 << 20, ALL);
     export.description = "a disk";
     export.contexts = &contexts;
-    let said = |option: &str| {
+    let answered = |option: &str| {
         format!(
             "C: IHAVEOPT {option} 4{{ 4{{ \"disk\" }} 0003 0002 0001 0003 }}
              E: Export NBD_OPT_{option} \"disk\" [NBD_INFO_DESCRIPTION, NBD_INFO_NAME, NBD_INFO_BLOCK_SIZE]
@@ -95,13 +95,13 @@ fn go_repeats_the_answer_to_info() {
              S: REPLY SET_META REP_META 4{{ 0000_0000 \"x-a:one\" }}
              S: REPLY SET_META ACK 4{{ }}
              {}{}E: Ready",
-            said("INFO"),
-            said("GO"),
+            answered("INFO"),
+            answered("GO"),
         ),
     );
 }
 
-/// The zeroes are EXPORT_NAME's: a client that wants them gets none from GO.
+/// Only EXPORT_NAME sends zeroes, whether the client agreed to NO_ZEROES or not.
 #[test]
 fn go_is_not_followed_by_zeroes() {
     for flags in ["00000001", "00000003"] {
@@ -120,7 +120,7 @@ fn go_is_not_followed_by_zeroes() {
     }
 }
 
-/// However often a client asks for it.
+/// A client may request an information type several times.
 #[test]
 fn each_info_type_is_sent_once() {
     play(
@@ -143,7 +143,7 @@ fn extended_headers_option_takes_no_data() {
          C: 00000003
          C: IHAVEOPT EXTENDED_HEADERS 4{ 00 }
          S: REPLY EXTENDED_HEADERS ERR_INVALID 4{ \"the option takes no data\" }
-         # Nothing was agreed on by that.
+         # The refused option changed nothing.
          C: IHAVEOPT STRUCTURED_REPLY 4{ }
          S: REPLY STRUCTURED_REPLY ACK 4{ }",
     );
@@ -153,7 +153,7 @@ fn extended_headers_option_takes_no_data() {
 fn block_status_ext_is_not_empty() {
     let extent = |length| Extent64 { length, flags: 0 };
     for extents in [&[][..], &[extent(0)], &[extent(512), extent(0)]] {
-        let status = token!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
+        let status = request_of_type!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
         let mut out = Vec::new();
         let result = status.answer(ContextId(0), extents.iter().copied(), &mut out);
         assert_eq!(result.unwrap_err().misuse, Misuse::EmptyExtent);
@@ -161,10 +161,10 @@ fn block_status_ext_is_not_empty() {
     }
 }
 
-/// Nor is there an error of zero at a place.
+/// An error reply must not report success.
 #[test]
 fn error_zero_with_offset_becomes_eio() {
-    let read = token!(Framing::Structured, Read, READ);
+    let read = request_of_type!(Framing::Structured, Read, READ);
     let reply = read.fail_at(ErrorValue::NONE, 0x1000, "").unwrap();
     let mut out = Vec::new();
     reply.encode(&mut out).unwrap();

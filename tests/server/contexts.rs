@@ -49,7 +49,7 @@ fn contexts_are_listed_by_query() {
     listed("00000001 4{ \"x-a:two\" }", "[\"x-a:two\"]", &["x-a:two"]);
     listed("00000001 4{ \"base:none\" }", "[\"base:none\"]", &[]);
     listed("00000001 4{ \"x-a\" \":o\" }", "[\"x-a:o\"]", &[]);
-    // What no namespace knows is ignored; what is found twice is said once.
+    // Unknown queries are ignored; a context that matches twice is listed once.
     listed(
         "00000003 4{ \"x-b:q\" } 4{ \"x-a:one\" } 4{ \"x-a:\" }",
         "[\"x-b:q\", \"x-a:one\", \"x-a:\"]",
@@ -78,7 +78,7 @@ fn contexts_are_selected_by_name() {
             )),
         );
     };
-    // No query selects nothing, and wildcards select nothing either.
+    // An empty list of queries selects nothing, nor do wildcards.
     selected("00000000", "[]", &[]);
     selected(
         "00000002 4{ \"base:\" } 4{ \"x-a:\" }",
@@ -121,7 +121,8 @@ const MIXED: &[MetaContext<'_>] = &[
     MetaContext::narrow("base:allocation"),
 ];
 
-/// A context of 64 bits: listed with a hint, selected with extended headers.
+/// A 64-bit context is listed with `ERR_EXT_HEADER_REQD`, and can be selected
+/// only with extended headers.
 #[test]
 fn wide_contexts_need_extended_headers() {
     let mut export = with_contexts();
@@ -136,7 +137,7 @@ fn wide_contexts_need_extended_headers() {
              S: REPLY LIST_META REP_META 4{ 0000_0000 \"x-w:wide\" }
              S: REPLY LIST_META REP_META 4{ 0000_0000 \"base:allocation\" }
              S: REPLY LIST_META ERR_EXT_HEADER_REQD 4{ \"some contexts need extended headers\" }
-             # Never where it is about base: only.
+             # Queries for base: only never get that error.
              C: IHAVEOPT LIST_META 4{ 4{ } 00000001 4{ \"base:\" } }
              E: MetaContexts NBD_OPT_LIST_META_CONTEXT \"\" [\"base:\"]
              S: REPLY LIST_META REP_META 4{ 0000_0000 \"base:allocation\" }
@@ -158,7 +159,7 @@ fn wide_contexts_need_extended_headers() {
              S: REPLY SET_META ACK 4{ }",
         ),
     );
-    // Where extended headers are not to be had, nobody is sent for them.
+    // A server without extended headers does not ask for them.
     let mut offer = Offer::default();
     offer.framing = Framing::Structured;
     play(
@@ -172,13 +173,13 @@ fn wide_contexts_need_extended_headers() {
     );
 }
 
-/// Flags in the answer to `GO` after selecting contexts in `options`; the bit
-/// 0x1000, `BLOCK_STATUS_PAYLOAD`, tells whether they hold.
+/// Selects a context, plays `options`, and checks the flags in the answer to GO:
+/// `BLOCK_STATUS_PAYLOAD` (0x1000) is set if the selection still applies.
 #[track_caller]
-fn contexts_hold(options: &str, hold: bool) {
+fn selection_applies(options: &str, applies: bool) {
     let mut other = with_contexts();
     other.name = "other";
-    let flags = if hold { "1fff" } else { "0fff" };
+    let flags = if applies { "1fff" } else { "0fff" };
     play_with(
         &[with_contexts(), other],
         &fixed(&format!(
@@ -200,13 +201,13 @@ const GO_DISK: &str = "C: IHAVEOPT GO 4{ 4{ \"disk\" } 0000 }\nE: Export NBD_OPT
 
 #[test]
 fn contexts_apply_to_the_export_they_were_selected_for() {
-    contexts_hold(GO_DISK, true);
-    contexts_hold(
+    selection_applies(GO_DISK, true);
+    selection_applies(
         "C: IHAVEOPT GO 4{ 4{ \"other\" } 0000 }\nE: Export NBD_OPT_GO \"other\" []",
         false,
     );
-    // Another name of the same export is another name.
-    contexts_hold(
+    // The default export is another name, though it is the same export.
+    selection_applies(
         "C: IHAVEOPT GO 4{ 4{ } 0000 }\nE: Export NBD_OPT_GO \"\" []",
         false,
     );
@@ -227,17 +228,17 @@ fn a_failed_selection_replaces_the_earlier_one() {
          S: REPLY SET_META ACK 4{ }",
     ];
     for option in failing {
-        contexts_hold(&format!("{option}\n{GO_DISK}"), false);
+        selection_applies(&format!("{option}\n{GO_DISK}"), false);
     }
-    // Listing changes nothing.
+    // Listing does not change the selection.
     let list = "C: IHAVEOPT LIST_META 4{ 4{ \"other\" } 00000001 4{ \"x-b:\" } }
          E: MetaContexts NBD_OPT_LIST_META_CONTEXT \"other\" [\"x-b:\"]
          S: REPLY LIST_META ACK 4{ }";
-    contexts_hold(&format!("{list}\n{GO_DISK}"), true);
+    selection_applies(&format!("{list}\n{GO_DISK}"), true);
 }
 
-/// What an export requires is for those who enter it: its contexts in `base:`
-/// must not be answered `ERR_EXT_HEADER_REQD`.
+/// The requirements of an export apply to entering it. A query for `base:` must
+/// not get `ERR_EXT_HEADER_REQD`.
 #[test]
 fn list_meta_context_ignores_export_requirements() {
     let mut export = with_contexts();

@@ -1,4 +1,4 @@
-//! Drivers: the same transcript in every fragmentation.
+//! Drivers that play a transcript in every fragmentation.
 
 use std::fmt::Debug;
 
@@ -8,54 +8,55 @@ use nbd_codec::{Error, Need};
 
 use crate::script::{Turn, turns};
 
-/// How the bytes of a message reach the machine.
+/// How the bytes of a message reach the state machine.
 #[derive(Debug, Clone, Copy)]
-enum Cut {
+enum Pieces {
     /// All at once.
     Whole,
     /// Byte by byte.
     Bytes,
     /// In two pieces, the first of this many bytes.
     Split(usize),
-    /// As `need` says, never more; payloads directly.
+    /// As `need` says, never more; payloads with `advance`.
     Exact,
 }
 
-/// A machine with a caller who answers it.
-pub(crate) trait Side {
-    /// One look at the input: reports and writes; false if nothing happened.
-    fn look(&mut self, input: &mut &[u8], turn: &mut Turn) -> Result<bool, Error>;
+/// A state machine of the server, and a caller that answers it.
+pub(crate) trait Driver {
+    /// Calls `receive` once: notes events and written bytes; false if nothing
+    /// happened.
+    fn receive(&mut self, input: &mut &[u8], turn: &mut Turn) -> Result<bool, Error>;
     fn need(&self) -> Need;
     fn advance(&mut self, n: u64);
 }
 
 /// Plays a transcript in every fragmentation.
 #[track_caller]
-pub(crate) fn play<S: Side>(start: impl Fn() -> S, transcript: &str) {
+pub(crate) fn play<D: Driver>(start: impl Fn() -> D, transcript: &str) {
     let expected = turns(transcript);
     let longest = expected.iter().map(|turn| turn.sends.len()).max().unwrap();
-    let splits = (1..longest.min(400)).map(Cut::Split);
-    for cut in [Cut::Whole, Cut::Bytes, Cut::Exact]
+    let splits = (1..longest.min(400)).map(Pieces::Split);
+    for pieces in [Pieces::Whole, Pieces::Bytes, Pieces::Exact]
         .into_iter()
         .chain(splits)
     {
-        let mut side = start();
+        let mut driver = start();
         for (number, turn) in expected.iter().enumerate() {
-            let seen = play_turn(&mut side, &turn.sends, cut);
-            check(&seen, turn, &format!("turn {number}, {cut:?}"));
+            let seen = play_turn(&mut driver, &turn.sends, pieces);
+            check(&seen, turn, &format!("turn {number}, {pieces:?}"));
         }
     }
 }
 
 #[track_caller]
 fn check(seen: &Turn, expected: &Turn, place: &str) {
-    assert_eq!(seen.over, expected.over, "{place}: over?");
+    assert_eq!(seen.error, expected.error, "{place}: error");
     assert_eq!(seen.events, expected.events, "{place}: events");
     let written = |turn: &Turn| turn.writes.escape_ascii().to_string();
     assert_eq!(written(seen), written(expected), "{place}: bytes written");
 }
 
-fn play_turn(side: &mut impl Side, sends: &[u8], cut: Cut) -> Turn {
+fn play_turn(driver: &mut impl Driver, sends: &[u8], pieces: Pieces) -> Turn {
     let mut turn = Turn {
         sends: sends.to_vec(),
         ..Turn::default()
@@ -63,54 +64,57 @@ fn play_turn(side: &mut impl Side, sends: &[u8], cut: Cut) -> Turn {
     let mut held = Vec::new();
     let mut rest = sends;
     loop {
-        if let Err(error) = exhaust(side, &mut held, &mut turn) {
-            turn.over = Some(error.to_string());
+        if let Err(error) = exhaust(driver, &mut held, &mut turn) {
+            turn.error = Some(error.to_string());
             return turn;
         }
-        let n = match (cut, side.need()) {
+        let n = match (pieces, driver.need()) {
             _ if rest.is_empty() => break,
-            (Cut::Whole, _) => rest.len(),
-            (Cut::Bytes, _) => 1,
-            (Cut::Split(at), _) if rest.len() == sends.len() => at.min(rest.len()),
-            (Cut::Split(_), _) => rest.len(),
-            (Cut::Exact, Need::Header(n)) => {
+            (Pieces::Whole, _) => rest.len(),
+            (Pieces::Bytes, _) => 1,
+            (Pieces::Split(at), _) if rest.len() == sends.len() => at.min(rest.len()),
+            (Pieces::Split(_), _) => rest.len(),
+            (Pieces::Exact, Need::Header(n)) => {
                 assert!(n > held.len(), "needs {n} bytes and has {}", held.len());
                 (n - held.len()).min(rest.len())
             }
-            (Cut::Exact, Need::Payload { offset, length, .. }) => {
-                assert!(held.is_empty(), "a payload behind what is held");
+            (Pieces::Exact, Need::Payload { offset, length, .. }) => {
+                assert!(
+                    held.is_empty(),
+                    "a payload after bytes that were not consumed"
+                );
                 let n = rest.len().min(length.try_into().unwrap_or(usize::MAX));
-                let (data, behind) = rest.split_at(n);
+                let (data, after) = rest.split_at(n);
                 note_data(&mut turn, offset, data);
-                side.advance(n as u64);
-                rest = behind;
+                driver.advance(n as u64);
+                rest = after;
                 continue;
             }
-            // Nobody wants it: what follows stays where it is.
-            (Cut::Exact, Need::Nothing) => rest.len(),
+            // After the end: what follows is not consumed.
+            (Pieces::Exact, Need::Nothing) => rest.len(),
         };
-        let (piece, behind) = rest.split_at(n);
+        let (piece, after) = rest.split_at(n);
         held.extend(piece);
-        rest = behind;
+        rest = after;
     }
     turn
 }
 
-/// Looks until nothing happens any more.
-fn exhaust(side: &mut impl Side, held: &mut Vec<u8>, turn: &mut Turn) -> Result<(), Error> {
+/// Calls `receive` until nothing happens any more.
+fn exhaust(driver: &mut impl Driver, held: &mut Vec<u8>, turn: &mut Turn) -> Result<(), Error> {
     for _ in 0..100_000 {
         let mut input = &held[..];
-        let result = side.look(&mut input, turn);
+        let result = driver.receive(&mut input, turn);
         let used = held.len() - input.len();
         held.drain(..used);
         if !result? {
             return Ok(());
         }
     }
-    panic!("the machine does not come to rest");
+    panic!("`receive` goes on without input");
 }
 
-/// Data in pieces reads like data in one piece.
+/// Joins consecutive pieces of data, as if they had come in one.
 fn note_data(turn: &mut Turn, offset: u64, data: &[u8]) {
     let text = |data: &[u8]| data.escape_ascii().to_string();
     if let Some(last) = turn
@@ -124,11 +128,11 @@ fn note_data(turn: &mut Turn, offset: u64, data: &[u8]) {
     turn.events.push(format!("data {offset:#x} {}", text(data)));
 }
 
-/// A handshake, and a caller with a few exports.
+/// A handshake, and a caller that answers with a few exports.
 pub(crate) struct HandshakeDriver<'a> {
     pub(crate) handshake: Handshake,
     pub(crate) exports: &'a [Export<'a>],
-    /// What is answered to an export that is not there.
+    /// The reply to an unknown export.
     pub(crate) unknown: OptionReplyType,
 }
 
@@ -189,8 +193,8 @@ fn describe(event: &handshake::Event<'_>) -> String {
     }
 }
 
-impl Side for HandshakeDriver<'_> {
-    fn look(&mut self, input: &mut &[u8], turn: &mut Turn) -> Result<bool, Error> {
+impl Driver for HandshakeDriver<'_> {
+    fn receive(&mut self, input: &mut &[u8], turn: &mut Turn) -> Result<bool, Error> {
         let event = self.handshake.receive(input)?;
         if let Some(event) = event {
             self.answer(event, turn);
@@ -209,15 +213,15 @@ impl Side for HandshakeDriver<'_> {
     }
 }
 
-/// Transmission, and a caller who answers each request at once.
+/// Transmission, and a caller that answers each request at once.
 pub(crate) struct TransmissionDriver<F> {
     pub(crate) transmission: Transmission,
     /// Answers a request.
     pub(crate) answer: F,
 }
 
-impl<F: FnMut(&mut Transmission, Request, &mut Vec<u8>)> Side for TransmissionDriver<F> {
-    fn look(&mut self, input: &mut &[u8], turn: &mut Turn) -> Result<bool, Error> {
+impl<F: FnMut(&mut Transmission, Request, &mut Vec<u8>)> Driver for TransmissionDriver<F> {
+    fn receive(&mut self, input: &mut &[u8], turn: &mut Turn) -> Result<bool, Error> {
         use server::Event as E;
         let Some(event) = self.transmission.receive(input)? else {
             return Ok(false);
@@ -253,7 +257,7 @@ impl<F: FnMut(&mut Transmission, Request, &mut Vec<u8>)> Side for TransmissionDr
     }
 }
 
-/// What a request says of itself.
+/// A request as a line of a transcript.
 fn summary(request: &Request) -> String {
     let range = |offset, length| format!("{offset:#x}+{length:#x}");
     let flag = |set, name| if set { name } else { "" };

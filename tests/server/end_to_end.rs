@@ -37,7 +37,7 @@ fn export() -> Export<'static> {
     export
 }
 
-/// Bytes on their way, delivered in pieces whose sizes follow a pattern.
+/// Bytes in transit, delivered in pieces of `step` bytes.
 struct Pipe {
     bytes: Vec<u8>,
     held: Vec<u8>,
@@ -50,14 +50,14 @@ impl Pipe {
         Self { bytes, held, step }
     }
 
-    /// Some more of what is on its way arrives; false if there is no more.
+    /// Delivers one piece; false if none is in transit.
     fn deliver(&mut self) -> bool {
         let n = self.step.min(self.bytes.len());
         self.held.extend(self.bytes.drain(..n));
         n > 0
     }
 
-    /// Offers what has arrived, and forgets what was consumed.
+    /// Offers the delivered bytes, and removes the consumed ones.
     fn offer<T>(&mut self, look: impl FnOnce(&mut &[u8]) -> T) -> T {
         let mut input = &self.held[..];
         let result = look(&mut input);
@@ -67,7 +67,7 @@ impl Pipe {
     }
 }
 
-/// Negotiates; what each side made of it.
+/// Negotiates, and returns the results of client and server.
 fn negotiate(plan: Plan<'_>, offer: Offer, step: usize) -> (Negotiated, Negotiated) {
     let mut client = Connect::new(plan).unwrap();
     let mut server = Handshake::new(offer).unwrap();
@@ -112,23 +112,23 @@ fn negotiate(plan: Plan<'_>, offer: Offer, step: usize) -> (Negotiated, Negotiat
         up.deliver();
         down.deliver();
     }
-    panic!("no end of the handshake");
+    panic!("the handshake does not end");
 }
 
-/// A client, a server, and a disk.
+/// A client, a server, and the server's disk.
 struct Session {
     client: client::Transmission<Vec<Slot>>,
     server: server::Transmission,
     disk: Vec<u8>,
     up: Pipe,
     down: Pipe,
-    /// The write under way.
+    /// Payload of the write being received.
     incoming: Vec<u8>,
-    /// Requests not answered yet: answered last first.
+    /// Pending requests; the last is answered first.
     waiting: Vec<(Request, Vec<u8>)>,
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
     data: Vec<u8>,
@@ -154,11 +154,11 @@ impl Session {
     }
 
     fn submit(&mut self, request: client::Request, payload: &[u8]) -> Cookie {
-        let head = self.client.submit(request).unwrap();
-        assert_eq!(head.payload_length() as usize, payload.len());
-        self.up.bytes.extend(head.as_bytes());
+        let header = self.client.submit(request).unwrap();
+        assert_eq!(header.payload_length() as usize, payload.len());
+        self.up.bytes.extend(header.as_bytes());
         self.up.bytes.extend(payload);
-        head.cookie()
+        header.cookie()
     }
 
     fn run(&mut self, request: client::Request, payload: &[u8]) -> Outcome {
@@ -177,15 +177,15 @@ impl Session {
                 }
             }
             let moved = self.up.deliver() | self.down.deliver();
-            assert!(moved || !self.waiting.is_empty(), "nothing moves");
+            assert!(moved || !self.waiting.is_empty(), "deadlock");
             if !moved {
                 self.answer_last();
             }
         }
-        panic!("no end of a command");
+        panic!("the command does not complete");
     }
 
-    /// The client's next event; whether the command is complete.
+    /// The client's next event: whether it completes the command.
     fn look(&mut self, wanted: Cookie, outcome: &mut Outcome) -> Option<bool> {
         use client::Event as E;
         let client = &mut self.client;
@@ -230,7 +230,7 @@ impl Session {
         })
     }
 
-    /// The server's side of it: takes what arrived.
+    /// Receives the requests that were delivered.
     fn serve(&mut self) {
         use server::Event as E;
         let (server, incoming) = (&mut self.server, &mut self.incoming);
@@ -265,7 +265,7 @@ impl Session {
                 disk[range(it.offset(), it.length())].copy_from_slice(&payload);
                 it.succeed()
             }
-            Request::WriteZeroes(it) if it.fast() => it.fail(ErrorValue::ENOTSUP, "not fast"),
+            Request::WriteZeroes(it) if it.fast() => it.fail(ErrorValue::ENOTSUP, "not faster"),
             Request::WriteZeroes(it) => {
                 disk[range(it.offset(), it.length())].fill(0);
                 it.succeed()
@@ -298,7 +298,7 @@ impl Session {
     }
 }
 
-/// Zeroes as holes where the framing has them, pieces of 4 KiB.
+/// Replies in chunks of 4 KiB if the framing has them, zeroes as holes.
 fn answer_read(read: server::Read, disk: &[u8], out: &mut Vec<u8>) {
     let (from, length) = (read.offset() as usize, read.length() as usize);
     let piece = if read.dont_fragment() { length } else { 4096 };
@@ -308,7 +308,7 @@ fn answer_read(read: server::Read, disk: &[u8], out: &mut Vec<u8>) {
             out.extend(&disk[from..from + length]);
         }
         Ok(mut chunks) => {
-            // Backwards: content comes in any order.
+            // Last chunk first: content may come in any order.
             let pieces: Vec<_> = (from..from + length).step_by(piece).collect();
             for at in pieces.into_iter().rev() {
                 let data = &disk[at..(at + piece).min(from + length)];
@@ -326,7 +326,7 @@ fn answer_read(read: server::Read, disk: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The map of one context from an offset on, in blocks of 512 bytes.
+/// The extents of one context from an offset on, in blocks of 512 bytes.
 fn map(disk: &[u8], offset: u64, context: ContextId) -> Vec<Extent64> {
     let flags = |block: &[u8]| match (context.0, block.iter().all(|byte| *byte == 0)) {
         (1, zero) => u64::from(zero) * 3,
@@ -346,7 +346,7 @@ fn map(disk: &[u8], offset: u64, context: ContextId) -> Vec<Extent64> {
 }
 
 const FRAMINGS: [Framing; 3] = [Framing::Simple, Framing::Structured, Framing::Extended];
-/// Bytes delivered at once.
+/// Bytes in a delivered piece.
 const STEPS: [usize; 4] = [1, 7, 1000, usize::MAX];
 
 #[test]
@@ -389,7 +389,7 @@ fn both_roles_negotiate_the_same_over_tls_and_in_newstyle() {
         let mut offer = Offer::default();
         (offer.fixed, offer.no_zeroes) = (false, no_zeroes);
         let (client, mut server) = negotiate(Plan::new("disk"), offer, 1);
-        // EXPORT_NAME does not tell the block sizes; they are enforced.
+        // EXPORT_NAME does not report the block sizes; the server enforces them.
         assert_eq!(server.block_sizes.take(), Some(export().block_sizes));
         assert_eq!(client, server);
     }
@@ -448,15 +448,15 @@ fn every_command(session: &mut Session, framing: Framing) {
         Err(beyond)
     );
     out_of_order(session);
-    let head = session.client.disconnect().unwrap();
-    session.up.bytes.extend(head.as_bytes());
+    let header = session.client.disconnect().unwrap();
+    session.up.bytes.extend(header.as_bytes());
     while session.up.deliver() {
         session.serve();
     }
     assert_eq!(session.server.end_of_input(), Ok(()));
 }
 
-/// Flags come back as they went in, in the width of the framing.
+/// Block status arrives as it was answered, in the width of the framing.
 fn status(session: &mut Session, framing: Framing) {
     use client::Request as R;
     let seen = session.run(R::block_status(4096, 8192), &[]);
@@ -484,18 +484,18 @@ fn status(session: &mut Session, framing: Framing) {
         let mut payload = Vec::new();
         let some = [ContextId(2)];
         let none = CommandFlags::NONE;
-        let head = session
+        let header = session
             .client
             .block_status_of(&some, 4096, 512, none, &mut payload)
             .unwrap();
-        session.up.bytes.extend(head.as_bytes());
+        session.up.bytes.extend(header.as_bytes());
         session.up.bytes.extend(payload);
-        let seen = session.outcome(head.cookie());
+        let seen = session.outcome(header.cookie());
         assert_eq!(seen.extents, [of(2, 64, 512, 1 << 40 | 9)]);
     }
 }
 
-/// Many in flight, answered last first.
+/// Several writes in flight; the last is answered first.
 fn out_of_order(session: &mut Session) {
     use client::Request as R;
     let writes: Vec<_> = (0..4u8)

@@ -8,7 +8,7 @@ use crate::options::{ALL, DISK, disk, fixed, play_with};
 
 #[test]
 fn oldstyle_greeting() {
-    // Flags that only make sense elsewhere are left out.
+    // Flags that need structured replies are not sent.
     let export = Export::new("", 0x1234_5678, ALL);
     let start = || HandshakeDriver {
         handshake: Handshake::oldstyle(&export).unwrap(),
@@ -21,7 +21,7 @@ fn oldstyle_greeting() {
     );
 }
 
-/// It has no way to say them, but they hold.
+/// The greeting has no field for block sizes, but the server enforces them.
 #[test]
 fn oldstyle_keeps_the_block_sizes_of_its_export() {
     let mut export = disk();
@@ -55,7 +55,7 @@ fn newstyle_allows_only_export_name() {
          C: IHAVEOPT LIST 4{ }
          X: the peer broke the protocol: NBD_OPT_LIST without fixed newstyle",
     );
-    // A client that does not agree to fixed newstyle has one option too.
+    // A client that does not agree to fixed newstyle has only EXPORT_NAME too.
     play_with(
         DISK,
         "S: NBDMAGIC IHAVEOPT 0003

@@ -1,5 +1,5 @@
-//! What went wrong in other servers: one test for each, which fails without
-//! the check it names.
+//! Bugs of other servers: one test for each, which fails without the check that
+//! prevents the bug here.
 
 use nbd_codec::server::{
     Event, Export, Handshake, MetaContext, Offer, Request, TlsMode, Transmission, handshake,
@@ -11,8 +11,8 @@ use nbd_codec::wire::option::OptionHeader;
 use nbd_codec::wire::option_reply::{OptionReply, OptionReplyHeader};
 use nbd_codec::{Error, Framing, Limits, Misuse, Need, Negotiated, Violation};
 
-use crate::replies::{request, token};
-use crate::requests::{export, obey};
+use crate::replies::{request, request_of_type};
+use crate::requests::{export, succeed};
 use crate::script::bytes;
 use crate::tls::negotiating;
 
@@ -24,8 +24,8 @@ fn disk() -> Export<'static> {
     export
 }
 
-/// Lets the machine have its input, answering everything from the one export;
-/// returns what it wrote.
+/// Offers input until the handshake needs more, answers every query with the
+/// one export, and returns the bytes written.
 fn run(handshake: &mut Handshake, input: &mut &[u8]) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     loop {
@@ -46,16 +46,16 @@ fn run(handshake: &mut Handshake, input: &mut &[u8]) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// The last reply of what was written, which must be whole replies to one
-/// option, and only the last of them final.
+/// The type of the final reply. The bytes must be whole replies to one option,
+/// and only the last of them final.
 #[track_caller]
 fn final_reply(mut written: &[u8], option: OptionType) -> OptionReplyType {
     loop {
         let header = OptionReplyHeader::decode(&mut written).unwrap().unwrap();
         assert_eq!(header.option, option);
-        let (data, rest) = written.split_at(header.length as usize);
+        let (data, remainder) = written.split_at(header.length as usize);
         OptionReply::decode(header.reply, data).unwrap();
-        written = rest;
+        written = remainder;
         let last = header.reply == OptionReplyType::ACK || header.reply.is_error();
         assert_eq!(last, written.is_empty(), "{}", header.reply);
         if last {
@@ -64,7 +64,7 @@ fn final_reply(mut written: &[u8], option: OptionType) -> OptionReplyType {
     }
 }
 
-/// nbdkit CVE-2019-14850: nothing that opens an export before it is chosen.
+/// nbdkit CVE-2019-14850: no option before GO makes the caller open an export.
 #[test]
 fn options_before_go_open_no_export() {
     let mut handshake = Handshake::new(Offer::default()).unwrap();
@@ -154,8 +154,8 @@ fn options_come_in_any_order() {
     }
 }
 
-/// nbdkit CVE-2021-3716: what was negotiated in plain text is forgotten, and
-/// plain text behind STARTTLS is never taken for what TLS brought.
+/// nbdkit CVE-2021-3716: STARTTLS discards what was negotiated in plain text, and
+/// plain text after STARTTLS is never taken for data from TLS.
 #[test]
 fn starttls_discards_state_and_plain_text() {
     let mut handshake = negotiating(TlsMode::Selective);
@@ -194,7 +194,7 @@ fn refused_options_are_drained_exactly() {
         (negotiating(TlsMode::None), OptionReplyType::ERR_UNSUP),
     ] {
         for length in [0, 1, 15, 16, 17, 8196, 8197, 100_000] {
-            // What is refused looks like an option itself.
+            // The data of the refused option looks like options.
             let mut stream = bytes(&format!("IHAVEOPT 00001234 {length:08x}"));
             let inside = bytes("IHAVEOPT ABORT 4{ }");
             stream.extend(inside.iter().cycle().take(length));
@@ -208,21 +208,21 @@ fn refused_options_are_drained_exactly() {
     }
 }
 
-/// nbdkit CVE-2025-47711, -47712: lengths near 2^32 are refused, never cut.
+/// nbdkit CVE-2025-47711, -47712: lengths near 2^32 are rejected, never wrapped.
 #[test]
 fn extents_near_4_gib_are_rejected_or_split() {
     let four = Extent32 {
         length: u32::MAX,
         flags: 0,
     };
-    let status = token!(Framing::Structured, BlockStatus32, BLOCK_STATUS);
+    let status = request_of_type!(Framing::Structured, BlockStatus32, BLOCK_STATUS);
     let mut out = Vec::new();
     let returned = status
         .answer(ContextId(0), [four, four], &mut out)
         .unwrap_err();
     assert_eq!(returned.misuse, Misuse::ExtentBeyond);
     let status = returned.token;
-    // 4 GiB is no narrow extent: the type does not have it.
+    // `Extent32` cannot hold 4 GiB.
     let whole = crate::replies::wide(1 << 32, 0);
     assert!(Extent32::try_from(whole).is_err());
     let pieces = nbd_codec::server::narrow::split(whole).unwrap();
@@ -231,8 +231,8 @@ fn extents_near_4_gib_are_rejected_or_split() {
     assert_eq!(out[24..28], [0xff, 0xff, 0, 0]);
 }
 
-/// QEMU CVE-2017-15119: the length of an option is judged before anything of
-/// it is read.
+/// QEMU CVE-2017-15119: the length of an option is validated before its data is
+/// read.
 #[test]
 fn options_of_4_gib_end_the_session() {
     for option in [
@@ -248,7 +248,7 @@ fn options_of_4_gib_end_the_session() {
             assert_eq!(run(&mut handshake, &mut &header[..]), Err(over.into()));
         }
     }
-    // What may still be meant passes through a small buffer, and is answered.
+    // A plausible length passes through a small buffer, and is answered.
     let mut handshake = negotiating(TlsMode::None);
     let option = OptionType::GO;
     let length = 1 << 25;
@@ -262,7 +262,7 @@ fn options_of_4_gib_end_the_session() {
     assert_eq!(final_reply(&written, option), OptionReplyType::ERR_TOO_BIG);
 }
 
-/// QEMU CVE-2024-7409, nbd-server CVE-2013-7441: a client may leave at every
+/// QEMU CVE-2024-7409, nbd-server CVE-2013-7441: a client may close after every
 /// byte, and a server can tell that it still negotiates.
 #[test]
 fn clients_may_close_in_every_state() {
@@ -281,7 +281,7 @@ fn clients_may_close_in_every_state() {
         assert!(!handshake.is_negotiating());
         assert_eq!(handshake.need(), Need::Nothing);
     }
-    // Between question and answer too, and before the greeting.
+    // Also while a query awaits its answer, and before the greeting.
     let mut handshake = negotiating(TlsMode::None);
     let list = bytes("IHAVEOPT LIST 4{ }");
     handshake.receive(&mut &list[..]).unwrap().unwrap();
@@ -290,7 +290,7 @@ fn clients_may_close_in_every_state() {
         Handshake::new(Offer::default()).unwrap().end_of_input(),
         Err(Error::Closed)
     );
-    // Whoever says goodbye need not wait for the answer.
+    // A client that sends ABORT need not wait for the answer.
     let mut handshake = negotiating(TlsMode::None);
     let abort = bytes("IHAVEOPT ABORT 4{ }");
     assert_eq!(handshake.receive(&mut &abort[..]), Ok(None));
@@ -305,7 +305,7 @@ fn clients_may_close_in_every_state() {
         let mut out = Vec::new();
         while let Some(event) = transmission.receive(&mut input).unwrap() {
             if let Event::Request(request) = event {
-                obey(&mut transmission, request, &mut out);
+                succeed(&mut transmission, request, &mut out);
             }
         }
         assert_eq!(transmission.end_of_input(), Err(Error::Closed));
@@ -316,8 +316,8 @@ fn clients_may_close_in_every_state() {
     }
 }
 
-/// nbd-server CVE-2022-26495, -26496: an inner length lies within the outer
-/// one, and no buffer depends on either.
+/// nbd-server CVE-2022-26495, -26496: an inner length is within the outer one,
+/// and no buffer depends on either.
 #[test]
 fn inner_lengths_are_within_outer_lengths() {
     for (name, option) in [
@@ -334,8 +334,8 @@ fn inner_lengths_are_within_outer_lengths() {
     }
 }
 
-/// nbd-server advertised DF and answered EINVAL to it. Here one value decides:
-/// every flag and command on its own.
+/// nbd-server advertised DF and answered EINVAL to it. Here the transmission
+/// flags decide both, for every flag and command.
 #[test]
 fn only_advertised_flags_and_commands_are_accepted() {
     let needs = [
@@ -382,12 +382,12 @@ fn only_advertised_flags_and_commands_are_accepted() {
         ),
         (Command::READ, CommandFlags::NONE, TransmissionFlags::NONE),
     ];
-    // Flags that stand for no command.
-    let silent = TransmissionFlags::READ_ONLY
+    // Flags that enable no command.
+    let informative = TransmissionFlags::READ_ONLY
         | TransmissionFlags::ROTATIONAL
         | TransmissionFlags::CAN_MULTI_CONN;
-    let loud = |flags: &TransmissionFlags| flags.intersection(silent).is_empty();
-    for wanted in (0..1 << 13).map(TransmissionFlags).filter(loud) {
+    let enabling = |flags: &TransmissionFlags| flags.intersection(informative).is_empty();
+    for wanted in (0..1 << 13).map(TransmissionFlags).filter(enabling) {
         for framing in [Framing::Simple, Framing::Structured] {
             let mut handshake = negotiating(TlsMode::None);
             if framing == Framing::Structured {
@@ -396,16 +396,16 @@ fn only_advertised_flags_and_commands_are_accepted() {
             }
             let go = bytes("IHAVEOPT GO 4{ 4{ } 0000 }");
             let Ok(Some(handshake::Event::Export(it))) = handshake.receive(&mut &go[..]) else {
-                panic!("no inquiry");
+                panic!("no query");
             };
             let mut out = Vec::new();
             handshake
                 .grant(&it, &Export::new("", 1 << 20, wanted), &mut out)
                 .unwrap();
-            let told = TransmissionFlags(u16::from_be_bytes([out[30], out[31]]));
+            let advertised = TransmissionFlags(u16::from_be_bytes([out[30], out[31]]));
             handshake.receive(&mut &[][..]).unwrap();
             let negotiated = handshake.into_negotiated().unwrap();
-            assert_eq!(negotiated.flags, told);
+            assert_eq!(negotiated.flags, advertised);
             for (command, flags, need) in needs {
                 let mut transmission = Transmission::new(negotiated, Limits::DEFAULT).unwrap();
                 let request = nbd_codec::wire::request::CompactRequest {
@@ -420,14 +420,18 @@ fn only_advertised_flags_and_commands_are_accepted() {
                     Ok(Some(Event::Rejected { .. })) => false,
                     other => panic!("{other:?}"),
                 };
-                assert_eq!(accepted, told.contains(need), "{told} {command} {flags}");
+                assert_eq!(
+                    accepted,
+                    advertised.contains(need),
+                    "{advertised} {command} {flags}"
+                );
             }
         }
     }
 }
 
-/// nbd-server sent a simple reply to a READ that failed in structured mode,
-/// and its numbers the wrong way round.
+/// nbd-server sent a simple reply to a READ that failed in structured mode, and
+/// its numbers in little-endian order.
 #[test]
 fn replies_have_the_type_of_the_framing() {
     for (framing, magic, error_at) in [
@@ -446,7 +450,7 @@ fn replies_have_the_type_of_the_framing() {
     }
 }
 
-/// The `nbd` crate answered a failing write and lost its place in the stream.
+/// The `nbd` crate answered a failing write and read its payload as a request.
 #[test]
 fn payloads_are_drained_before_the_next_header() {
     for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
@@ -485,7 +489,7 @@ fn payloads_are_drained_before_the_next_header() {
 }
 
 /// tokio-nbd: `offset + length` overflows, and 4 GiB are allocated on request.
-/// What a token says can be trusted with an allocation.
+/// Here the length of a request may size an allocation.
 #[test]
 fn reads_are_within_export_and_maximum_payload() {
     for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
@@ -533,30 +537,36 @@ fn unknown_options_are_answered() {
 }
 
 /// e2b, ZeroFS, containerization: FUA, NO_HOLE and FAST_ZERO were advertised
-/// and ignored. The token carries them.
+/// and ignored. Here the request carries them.
 #[test]
 fn requests_carry_the_command_flags() {
     use CommandFlags as F;
     for bits in 0..8 {
         let pick = |bit: u16, flag| if bits & bit != 0 { flag } else { F::NONE };
         let flags = pick(1, F::FUA) | pick(2, F::NO_HOLE) | pick(4, F::FAST_ZERO);
-        let zeroes = token!(Framing::Extended, WriteZeroes, WRITE_ZEROES, flags);
+        let zeroes = request_of_type!(Framing::Extended, WriteZeroes, WRITE_ZEROES, flags);
         assert_eq!(zeroes.fua(), bits & 1 != 0);
         assert_eq!(zeroes.no_hole(), bits & 2 != 0);
         assert_eq!(zeroes.fast(), bits & 4 != 0);
     }
     for (flags, fua) in [(F::NONE, false), (F::FUA, true)] {
-        assert_eq!(token!(Framing::Simple, Write, WRITE, flags).fua(), fua);
-        assert_eq!(token!(Framing::Simple, Trim, TRIM, flags).fua(), fua);
-        // Clients set it on commands that do not write: accepted.
-        let _ = token!(Framing::Simple, Read, READ, flags);
-        let _ = token!(Framing::Simple, Flush, FLUSH, flags);
-        let _ = token!(Framing::Simple, Cache, CACHE, flags);
+        assert_eq!(
+            request_of_type!(Framing::Simple, Write, WRITE, flags).fua(),
+            fua
+        );
+        assert_eq!(
+            request_of_type!(Framing::Simple, Trim, TRIM, flags).fua(),
+            fua
+        );
+        // Clients set FUA on commands that do not write: accepted.
+        let _ = request_of_type!(Framing::Simple, Read, READ, flags);
+        let _ = request_of_type!(Framing::Simple, Flush, FLUSH, flags);
+        let _ = request_of_type!(Framing::Simple, Cache, CACHE, flags);
     }
 }
 
-/// Two names can have one hash. A client that selects contexts by the one and
-/// enters by the other gets no context that the export does not have.
+/// Two names can have the same hash. A client that selects contexts of the one
+/// export and enters the other gets no context that the other does not have.
 #[test]
 fn export_names_with_equal_hash_share_no_contexts() {
     const TWINS: [&str; 2] = ["8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ"];

@@ -1,5 +1,5 @@
-//! The server role against transcripts, in every fragmentation, and against
-//! the client role.
+//! The server role: transcripts in every fragmentation, misuse, hostile clients,
+//! and sessions with the client role.
 
 #![cfg(feature = "alloc")]
 

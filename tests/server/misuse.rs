@@ -1,4 +1,4 @@
-//! What a caller cannot do, and that nothing has changed where it tried.
+//! Misuse by the caller: the error, and that it changed nothing.
 
 use nbd_codec::server::{
     Export, Handshake, Inquiry, MetaContext, Offer, Request, TlsMode, Transmission, handshake,
@@ -11,11 +11,11 @@ use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_codec::wire::text::TextError;
 use nbd_codec::{Context, Error, Framing, Limits, Misuse, Need, Negotiated, Width};
 
-use crate::replies::{request_of, slim, token, wide};
+use crate::replies::{request_of, request_of_type, slim, wide};
 use crate::requests::export;
 use crate::tls::negotiating;
 
-/// Offers an option; what the machine makes of it.
+/// Receives an option, and returns the event.
 fn offer<'i>(
     handshake: &mut Handshake,
     option: &OptionRequest<'_>,
@@ -64,7 +64,7 @@ fn answers_must_match_the_pending_option() {
     assert_eq!(handshake.list(&disk, &mut out), other);
     assert_eq!(handshake.done(&mut out), other);
     assert_eq!(handshake.need(), Need::Nothing);
-    // The question must be the one that waits.
+    // The query must be the pending one.
     let mut elsewhere = negotiating(TlsMode::None);
     let mut bytes = Vec::new();
     let strange = inquiry(&mut elsewhere, &go("desk"), &mut bytes);
@@ -95,7 +95,7 @@ fn refuse_takes_only_errors_of_the_option() {
         assert!(offer(&mut handshake, option, &mut bytes).is_some());
         let mut out = Vec::new();
         let result = handshake.refuse(error, "why", &mut out);
-        // Whatever was refused can be answered with what is legal.
+        // After misuse, a legal answer is still possible.
         if result.is_err() {
             assert!(out.is_empty());
             handshake
@@ -253,7 +253,7 @@ fn invalid_exports_are_misuse() {
         handshake.grant(&asked, &DISK, &mut out).unwrap();
         assert!(matches!(Handshake::oldstyle(&export), Err(error) if error == misuse));
     }
-    // The most there can be.
+    // The longest name and the most contexts.
     for export in [named(&long[1..]), with(&MANY[1..])] {
         assert!(Handshake::oldstyle(&export).is_ok());
     }
@@ -281,7 +281,7 @@ fn oldstyle_and_newstyle_cannot_enforce_requirements() {
     }
 }
 
-/// A sink that is too small takes nothing, and the answer can be given again.
+/// A sink that is too small takes nothing, and the answer can be repeated.
 #[test]
 fn answers_are_written_whole_or_not_at_all() {
     let mut export = DISK;
@@ -300,8 +300,8 @@ fn answers_are_written_whole_or_not_at_all() {
         let mut bytes = Vec::new();
         offer(&mut handshake, &OptionRequest::StructuredReply, &mut bytes);
         let asked = inquiry(&mut handshake, &option, &mut bytes);
-        for room in 0..needed {
-            let mut small = vec![0xee; room];
+        for size in 0..needed {
+            let mut small = vec![0xee; size];
             let result = handshake.grant(&asked, &export, &mut &mut small[..]);
             assert_eq!(result, Err(no_room(needed)));
             assert!(small.iter().all(|byte| *byte == 0xee));
@@ -312,7 +312,7 @@ fn answers_are_written_whole_or_not_at_all() {
             Ok(needed)
         );
     }
-    // What the machine says by itself waits likewise.
+    // So can `transmit`.
     let mut handshake = Handshake::new(Offer::default()).unwrap();
     assert_eq!(handshake.transmit(&mut &mut [0; 17][..]), Err(no_room(18)));
     assert_eq!(handshake.receive(&mut &[0, 0, 0, 3][..]), Ok(None));
@@ -320,7 +320,7 @@ fn answers_are_written_whole_or_not_at_all() {
     assert_eq!(handshake.transmit(&mut &mut [0; 18][..]), Ok(0));
 }
 
-/// After the end nothing is answered any more.
+/// After an error, every call returns it.
 #[test]
 fn errors_are_sticky() {
     let mut handshake = negotiating(TlsMode::None);
@@ -396,7 +396,7 @@ fn context_ids_are_below_32() {
 #[test]
 fn chunks_cover_the_read_exactly_once() {
     let chunks = || {
-        token!(Framing::Structured, Read, READ)
+        request_of_type!(Framing::Structured, Read, READ)
             .into_chunks()
             .unwrap()
     };
@@ -417,7 +417,7 @@ fn chunks_cover_the_read_exactly_once() {
     assert_eq!(it.hole(0x1000, 0), Err(Misuse::ZeroLength));
     let error = it.error_at(ErrorValue::EIO, 0x2000, "");
     assert_eq!(error, Err(Misuse::OutsideRequest));
-    // Nothing has changed: it is still all to do.
+    // The misuse changed nothing.
     let it = it.finish().unwrap_err();
     assert_eq!(it.misuse, Misuse::Incomplete);
     let mut it = it.token;
@@ -436,15 +436,15 @@ fn chunks_cover_the_read_exactly_once() {
     let _ = it.data(0x1000, 0x800).unwrap();
     assert_eq!(it.finish().unwrap_err().misuse, Misuse::Overlap);
 
-    // DF: one piece, and a whole one.
-    let mut it = token!(Framing::Structured, Read, READ, CommandFlags::DF)
+    // DF: one chunk with all of the data.
+    let mut it = request_of_type!(Framing::Structured, Read, READ, CommandFlags::DF)
         .into_chunks()
         .unwrap();
     let _ = it.hole(0x1000, 0x800).unwrap();
     assert_eq!(it.data(0x1800, 0x800), Err(Misuse::Fragmented));
     assert_eq!(it.finish().unwrap_err().misuse, Misuse::Incomplete);
 
-    // Content does not follow an error it holds.
+    // Content must not contain the offset of an earlier error.
     let mut it = chunks();
     let _ = it.error_at(ErrorValue::EIO, 0x1400, "").unwrap();
     assert_eq!(it.data(0x1000, 0x401), Err(Misuse::Overlap));
@@ -455,16 +455,19 @@ fn chunks_cover_the_read_exactly_once() {
 
 #[test]
 fn error_offsets_are_within_the_request() {
-    for place in [0xfff, 0x2000, u64::MAX, 0] {
-        let read = token!(Framing::Structured, Read, READ);
-        let read = read.fail_at(ErrorValue::EIO, place, "").unwrap_err();
+    for offset in [0xfff, 0x2000, u64::MAX, 0] {
+        let read = request_of_type!(Framing::Structured, Read, READ);
+        let read = read.fail_at(ErrorValue::EIO, offset, "").unwrap_err();
         assert_eq!(read.misuse, Misuse::OutsideRequest);
-        assert_eq!(read.token, token!(Framing::Structured, Read, READ));
-        let trim = token!(Framing::Simple, Trim, TRIM);
-        let trim = trim.fail_at(ErrorValue::EIO, place, "").unwrap_err();
+        assert_eq!(
+            read.token,
+            request_of_type!(Framing::Structured, Read, READ)
+        );
+        let trim = request_of_type!(Framing::Simple, Trim, TRIM);
+        let trim = trim.fail_at(ErrorValue::EIO, offset, "").unwrap_err();
         assert_eq!(trim.misuse, Misuse::OutsideRequest);
-        let status = token!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
-        let status = status.fail_at(ErrorValue::EIO, place, "").unwrap_err();
+        let status = request_of_type!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
+        let status = status.fail_at(ErrorValue::EIO, offset, "").unwrap_err();
         assert_eq!(status.misuse, Misuse::OutsideRequest);
     }
 }
@@ -473,8 +476,8 @@ fn error_offsets_are_within_the_request() {
 fn extents_are_validated() {
     let mut out = Vec::new();
     let mut narrow = |flags, context, extents: &[_], misuse| {
-        let status = token!(Framing::Structured, BlockStatus32, BLOCK_STATUS, flags);
-        let again = token!(Framing::Structured, BlockStatus32, BLOCK_STATUS, flags);
+        let status = request_of_type!(Framing::Structured, BlockStatus32, BLOCK_STATUS, flags);
+        let again = request_of_type!(Framing::Structured, BlockStatus32, BLOCK_STATUS, flags);
         let context = ContextId(context);
         let result = status.answer(context, extents.iter().copied(), &mut out);
         let returned = result.unwrap_err();
@@ -498,8 +501,8 @@ fn extents_are_validated() {
     narrow(one, 0, &[slim(1, 0), slim(1, 0)], Misuse::NotOne);
     narrow(one, 0, &[], Misuse::EmptyExtent);
 
-    // Once each.
-    let status = token!(Framing::Structured, BlockStatus32, BLOCK_STATUS);
+    // Each context once.
+    let status = request_of_type!(Framing::Structured, BlockStatus32, BLOCK_STATUS);
     let status = status
         .answer(ContextId(0), [slim(1, 0)], &mut out)
         .unwrap()
@@ -509,9 +512,9 @@ fn extents_are_validated() {
         .unwrap_err();
     assert_eq!(again.misuse, Misuse::Context(ContextId(0)));
 
-    // More bits than the context has; the sum of lengths does not wrap.
+    // More bits than the context has; the sum of lengths must not wrap.
     out.clear();
-    let status = token!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
+    let status = request_of_type!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
     let extents = [wide(1, 1 << 32)];
     let status = status.answer(ContextId(0), extents, &mut out).unwrap_err();
     assert_eq!(status.misuse, Misuse::StatusTooWide(ContextId(0)));
@@ -540,7 +543,7 @@ fn extents_are_validated() {
     );
 }
 
-/// No chunk has more extents than the maximum payload, or than 2^20.
+/// A chunk has at most 2^20 extents, and no more than the maximum payload holds.
 #[test]
 fn extent_count_is_limited() {
     let mut sized = export(Framing::Structured, TransmissionFlags::NONE);
@@ -607,11 +610,11 @@ fn extents_are_aligned() {
     );
 }
 
-/// What was refused and is not tried again is an error like any other.
+/// A caller that does not retry can use `?`.
 #[test]
 fn a_rejected_answer_converts_to_misuse() {
     let flags = CommandFlags::NONE;
-    let read = token!(Framing::Structured, Read, READ, flags);
+    let read = request_of_type!(Framing::Structured, Read, READ, flags);
     let chunks = read.into_chunks().unwrap();
     let refused = chunks.finish().unwrap_err();
     let (misuse, text) = (refused.misuse, refused.to_string());

@@ -1,4 +1,4 @@
-//! Every option, and every answer to it.
+//! Options and the replies to them.
 
 use nbd_codec::server::{Export, Offer};
 use nbd_codec::wire::flags::TransmissionFlags;
@@ -141,7 +141,6 @@ fn go_and_info_answer_what_is_requested() {
     );
 }
 
-/// Nothing to say is not said.
 #[test]
 fn empty_description_is_not_sent() {
     play_with(
@@ -206,7 +205,7 @@ fn framing_is_negotiated_in_any_order() {
         &fixed(
             "C: IHAVEOPT STRUCTURED_REPLY 4{ 00 }
              S: REPLY STRUCTURED_REPLY ERR_INVALID 4{ \"the option takes no data\" }
-             # No structured replies, no DF.
+             # DF needs structured replies.
              C: IHAVEOPT INFO 4{ 4{ } 0000 }
              E: Export NBD_OPT_INFO \"\" []
              S: REPLY INFO REP_INFO 4{ 0000 0000_0000_0010_0000 0f7f }
@@ -227,7 +226,7 @@ fn framing_is_negotiated_in_any_order() {
              S: REPLY STRUCTURED_REPLY ERR_EXT_HEADER_REQD 4{ \"extended headers were agreed on already\" }
              C: IHAVEOPT GO 4{ 4{ } 0000 }
              E: Export NBD_OPT_GO \"\" []
-             # No contexts, no payload for block status.
+             # BLOCK_STATUS_PAYLOAD needs a selected context.
              S: REPLY GO REP_INFO 4{ 0000 0000_0000_0010_0000 0fff }
              S: REPLY GO ACK 4{ }
              E: Ready",
@@ -296,7 +295,7 @@ fn export_requirements_are_reported() {
     );
 }
 
-/// What a connection can do is one value, and follows from what was agreed on.
+/// Advertised flags depend on the framing and on other flags.
 #[test]
 fn advertised_flags_follow_from_the_framing() {
     let info = |flags: TransmissionFlags, maximum, expected: &str| {
@@ -316,9 +315,9 @@ fn advertised_flags_follow_from_the_framing() {
     };
     info(TransmissionFlags::NONE, 1 << 25, "0001");
     info(TransmissionFlags(0xffff), 1 << 25, "0fff");
-    // Fast zeroes without zeroes are nothing.
+    // FAST_ZERO needs WRITE_ZEROES.
     info(TransmissionFlags::SEND_FAST_ZERO, 1 << 25, "0001");
-    // DF promises 64 KiB in one chunk.
+    // DF promises reads of 64 KiB in one chunk.
     info(TransmissionFlags::SEND_DF, 1 << 16, "0081");
     info(TransmissionFlags::SEND_DF, (1 << 16) - 1, "0001");
 }
@@ -364,7 +363,7 @@ fn shutdown_refuses_every_option_but_abort() {
     );
 }
 
-/// The limits are those of the offer.
+/// The default limit admits the longest name.
 #[test]
 fn export_names_of_4096_bytes() {
     let name = "n".repeat(4096);
@@ -382,8 +381,8 @@ fn export_names_of_4096_bytes() {
     );
 }
 
-/// What has exactly the longest data is taken. What has a byte more is answered
-/// and skipped, but for `EXPORT_NAME`, which has no answer.
+/// Data of exactly the limit is accepted. A byte more is answered with
+/// `ERR_TOO_BIG` and discarded; for `EXPORT_NAME`, it ends the session.
 #[test]
 fn option_data_up_to_the_limit() {
     let name = "n".repeat(122);

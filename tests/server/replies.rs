@@ -18,7 +18,7 @@ const FLAGS: TransmissionFlags = TransmissionFlags(0x1ffd);
 const COOKIE: &str = "0000_0000_0000_00cc";
 const AT: &str = "0000_0000_0000_1000";
 
-/// A request of 4 KiB at 4 KiB, as the machine hands it over.
+/// A request for 4 KiB at offset 4 KiB, as the server receives it.
 pub(crate) fn request(framing: Framing, command: Command, flags: CommandFlags) -> Request {
     request_of(export(framing, FLAGS), command, flags)
 }
@@ -63,33 +63,33 @@ pub(crate) fn request_of(export: Negotiated, command: Command, flags: CommandFla
     }
 }
 
-macro_rules! token {
+macro_rules! request_of_type {
     ($framing:expr, $kind:ident, $command:ident, $flags:expr) => {
         match crate::replies::request($framing, Command::$command, $flags) {
-            Request::$kind(token) => token,
+            Request::$kind(request) => request,
             other => panic!("{other:?}"),
         }
     };
     ($framing:expr, $kind:ident, $command:ident) => {
-        token!($framing, $kind, $command, CommandFlags::NONE)
+        request_of_type!($framing, $kind, $command, CommandFlags::NONE)
     };
 }
-pub(crate) use token;
+pub(crate) use request_of_type;
 
-/// What was written against a transcript.
+/// Compares written bytes with a line of a transcript.
 #[track_caller]
 fn assert_bytes(written: impl AsRef<[u8]>, expected: &str) {
     let show = |bytes: &[u8]| bytes.escape_ascii().to_string();
     assert_eq!(show(written.as_ref()), show(&bytes(expected)));
 }
 
-/// The bytes of a reply, which fit a sink of their size and none that is
+/// Encodes a reply: into a sink of exactly its size, and into none that is
 /// smaller.
 fn encoded(reply: nbd_codec::server::Reply<'_>) -> Vec<u8> {
     let needed = reply.size();
     let mut out = vec![0xee; needed];
-    for room in [0, 1, needed - 1] {
-        let refused = reply.encode(&mut &mut out[..room]);
+    for size in [0, 1, needed - 1] {
+        let refused = reply.encode(&mut &mut out[..size]);
         assert_eq!(refused, Err(EncodeError::NoRoom { needed }));
         assert!(out.iter().all(|byte| *byte == 0xee));
     }
@@ -102,7 +102,7 @@ const SIMPLE: Framing = Framing::Simple;
 const STRUCTURED: Framing = Framing::Structured;
 const EXTENDED: Framing = Framing::Extended;
 
-/// A token says what its replies name.
+/// Each request has the cookie that its replies repeat.
 #[test]
 fn requests_know_their_cookie() {
     let of = |framing, command| match request(framing, command, CommandFlags::NONE) {
@@ -134,7 +134,6 @@ fn requests_know_their_cookie() {
     }
 }
 
-/// Every request can fail, in the style of the framing.
 #[test]
 fn every_request_fails_with_the_error_reply_of_its_framing() {
     let commands = [
@@ -179,16 +178,16 @@ fn errors_have_an_offset_where_the_request_has_a_range() {
         )*};
         (@ $framing:expr, BlockStatus, $command:ident, $_:ident) => {
             let out = match $framing {
-                EXTENDED => encoded(token!($framing, BlockStatus64, $command)
+                EXTENDED => encoded(request_of_type!($framing, BlockStatus64, $command)
                     .fail_at(ErrorValue::EIO, 0x1fff, "here").unwrap()),
-                _ => encoded(token!($framing, BlockStatus32, $command)
+                _ => encoded(request_of_type!($framing, BlockStatus32, $command)
                     .fail_at(ErrorValue::EIO, 0x1fff, "here").unwrap()),
             };
             check($framing, out);
         };
         (@ $framing:expr, $kind:ident, $command:ident, $_:ident) => {
-            let token = token!($framing, $kind, $command);
-            check($framing, encoded(token.fail_at(ErrorValue::EIO, 0x1fff, "here").unwrap()));
+            let request = request_of_type!($framing, $kind, $command);
+            check($framing, encoded(request.fail_at(ErrorValue::EIO, 0x1fff, "here").unwrap()));
         };
     }
     fn check(framing: Framing, out: Vec<u8>) {
@@ -217,21 +216,21 @@ fn errors_have_an_offset_where_the_request_has_a_range() {
     }
 }
 
-/// No error number, no error: the client must not take it for success.
+/// An error reply must not report success.
 #[test]
 fn error_zero_becomes_eio() {
-    let reply = token!(SIMPLE, Read, READ).fail(ErrorValue::NONE, "");
+    let reply = request_of_type!(SIMPLE, Read, READ).fail(ErrorValue::NONE, "");
     assert_bytes(encoded(reply), &format!("SIMPLE EIO {COOKIE}"));
-    let reply = token!(STRUCTURED, Trim, TRIM).fail(ErrorValue::NONE, "");
+    let reply = request_of_type!(STRUCTURED, Trim, TRIM).fail(ErrorValue::NONE, "");
     let expected = format!("CHUNK DONE ERROR {COOKIE} 4{{ EIO 0000 }}");
     assert_bytes(encoded(reply), &expected);
 }
 
-/// A text is at most 4096 bytes, whole characters, and no NUL.
+/// A message has at most 4096 bytes, whole characters, and no NUL.
 #[test]
 fn error_messages_are_truncated() {
     let sent = |text: &str| {
-        let reply = token!(STRUCTURED, Flush, FLUSH).fail(ErrorValue::EIO, text);
+        let reply = request_of_type!(STRUCTURED, Flush, FLUSH).fail(ErrorValue::EIO, text);
         let out = encoded(reply);
         assert_eq!(
             out.len(),
@@ -242,9 +241,9 @@ fn error_messages_are_truncated() {
     assert_eq!(sent(&"x".repeat(70_000)), "x".repeat(4096));
     // Three bytes each: 1365 of them are 4095 bytes.
     assert_eq!(sent(&"€".repeat(3000)), "€".repeat(1365));
-    assert_eq!(sent("before\0behind"), "before");
+    assert_eq!(sent("before\0after"), "before");
     assert_eq!(sent(""), "");
-    // No part of a chunk is longer than the maximum payload.
+    // A message is not longer than the maximum payload.
     let mut export = export(STRUCTURED, FLAGS);
     export.block_sizes = Some(BlockSizes {
         minimum: 1,
@@ -259,7 +258,9 @@ fn error_messages_are_truncated() {
 
 #[test]
 fn a_read_in_chunks() {
-    let mut chunks = token!(STRUCTURED, Read, READ).into_chunks().unwrap();
+    let mut chunks = request_of_type!(STRUCTURED, Read, READ)
+        .into_chunks()
+        .unwrap();
     assert_eq!((chunks.offset(), chunks.length()), (OFFSET, LENGTH));
     assert!(!chunks.dont_fragment());
     let head = chunks.data(0x1800, 0x400).unwrap();
@@ -281,7 +282,9 @@ fn a_read_in_chunks() {
         &format!("CHUNK DONE NONE {COOKIE} 4{{ }}"),
     );
 
-    let mut chunks = token!(EXTENDED, Read, READ).into_chunks().unwrap();
+    let mut chunks = request_of_type!(EXTENDED, Read, READ)
+        .into_chunks()
+        .unwrap();
     assert_bytes(
         chunks.data(0x1000, 0x800).unwrap(),
         &format!("EXTCHUNK MORE OFFSET_DATA {COOKIE} {AT} 0000_0000_0000_0808 {AT}"),
@@ -296,7 +299,7 @@ fn a_read_in_chunks() {
         &format!("EXTCHUNK DONE OFFSET_DATA {COOKIE} {AT} 0000_0000_0000_0408 0000_0000_0000_1c00"),
     );
 
-    let chunks = token!(EXTENDED, Read, READ, CommandFlags::DF)
+    let chunks = request_of_type!(EXTENDED, Read, READ, CommandFlags::DF)
         .into_chunks()
         .unwrap();
     assert_bytes(
@@ -307,7 +310,9 @@ fn a_read_in_chunks() {
 
 #[test]
 fn a_read_with_errors_in_it() {
-    let mut chunks = token!(STRUCTURED, Read, READ).into_chunks().unwrap();
+    let mut chunks = request_of_type!(STRUCTURED, Read, READ)
+        .into_chunks()
+        .unwrap();
     let _ = chunks.data(0x1000, 0x800).unwrap();
     assert_bytes(
         encoded(
@@ -320,14 +325,16 @@ fn a_read_with_errors_in_it() {
         ),
     );
     let _ = chunks.hole(0x1c00, 0x100).unwrap();
-    // Nothing more is claimed, so nothing is missing.
+    // After an error, the chunks need not cover the whole read.
     assert_bytes(
         encoded(chunks.finish().unwrap()),
         &format!("CHUNK DONE NONE {COOKIE} 4{{ }}"),
     );
 
-    // Shutdown in the middle of a reply.
-    let mut chunks = token!(EXTENDED, Read, READ).into_chunks().unwrap();
+    // Shutdown between two chunks.
+    let mut chunks = request_of_type!(EXTENDED, Read, READ)
+        .into_chunks()
+        .unwrap();
     let _ = chunks.data(0x1000, 0x800).unwrap();
     assert_bytes(
         encoded(chunks.fail(ErrorValue::ESHUTDOWN, "")),
@@ -337,7 +344,7 @@ fn a_read_with_errors_in_it() {
 
 #[test]
 fn simple_framing_has_no_chunks() {
-    let read = token!(SIMPLE, Read, READ);
+    let read = request_of_type!(SIMPLE, Read, READ);
     let read = read.into_chunks().expect_err("chunks in simple framing");
     let head = read.data();
     assert_bytes(head, &format!("SIMPLE OK {COOKIE}"));
@@ -352,14 +359,14 @@ pub(crate) fn slim(length: u32, flags: u32) -> Extent32 {
     Extent32 { length, flags }
 }
 
-/// One chunk for each context, in any order; the last one ends the reply.
+/// One chunk for each context, in any order; the last chunk ends the reply.
 #[test]
 fn block_status_32() {
-    let status = token!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
+    let status = request_of_type!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
     let contexts: Vec<_> = status.contexts().collect();
     assert_eq!(contexts, [ContextId(0), ContextId(3)]);
     let mut out = Vec::new();
-    // The last extent may reach beyond the question.
+    // The last extent may reach past the end of the request.
     let extents = [slim(0xfff, 1), slim(u32::MAX, 0)];
     let status = status
         .answer(ContextId(3), extents, &mut out)
@@ -379,14 +386,14 @@ fn block_status_32() {
 
 #[test]
 fn block_status_64() {
-    let status = token!(EXTENDED, BlockStatus64, BLOCK_STATUS);
+    let status = request_of_type!(EXTENDED, BlockStatus64, BLOCK_STATUS);
     let mut out = Vec::new();
     let extents = [wide(0xfff, 1), wide(u64::MAX, 0xffff_ffff)];
     let status = status
         .answer(ContextId(0), extents, &mut out)
         .unwrap()
         .unwrap();
-    // More than 32 bits where the context has them.
+    // Flags of 64 bits for a 64-bit context.
     let end = status.answer(ContextId(3), [wide(1, u64::MAX)], &mut out);
     assert_eq!(end, Ok(None));
     assert_bytes(
@@ -401,10 +408,9 @@ fn block_status_64() {
     );
 }
 
-/// A reply can fail between its contexts.
 #[test]
 fn block_status_fails_between_contexts() {
-    let status = token!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
+    let status = request_of_type!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
     let mut out = Vec::new();
     let status = status
         .answer(ContextId(0), [slim(1, 0)], &mut out)
@@ -416,10 +422,10 @@ fn block_status_fails_between_contexts() {
     );
 }
 
-/// What may be sent of a longer map.
+/// A map of the export may be longer than the request.
 #[test]
 fn extents_are_truncated_to_the_request() {
-    let status = token!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
+    let status = request_of_type!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
     let map = [slim(0x800, 1), slim(0x800, 0), slim(0x800, 1)];
     assert!(status.cut(map.into_iter()).eq(map[..2].iter().copied()));
     let map = [slim(0xfff, 1), slim(0x800, 0), slim(0x800, 1)];
@@ -428,7 +434,7 @@ fn extents_are_truncated_to_the_request() {
     assert!(status.cut(map.into_iter()).eq([map[0]]));
     assert!(status.cut(map[..0].iter().copied()).eq([]));
 
-    let one = token!(
+    let one = request_of_type!(
         STRUCTURED,
         BlockStatus32,
         BLOCK_STATUS,
@@ -439,17 +445,17 @@ fn extents_are_truncated_to_the_request() {
     let map = [slim(0x200, 1), slim(0x800, 0)];
     assert!(one.cut(map.into_iter()).eq([map[0]]));
 
-    let one = token!(EXTENDED, BlockStatus64, BLOCK_STATUS, CommandFlags::REQ_ONE);
+    let one = request_of_type!(EXTENDED, BlockStatus64, BLOCK_STATUS, CommandFlags::REQ_ONE);
     assert!(
         one.cut([wide(u64::MAX, 9)].into_iter())
             .eq([wide(0x1000, 9)])
     );
-    let all = token!(EXTENDED, BlockStatus64, BLOCK_STATUS);
+    let all = request_of_type!(EXTENDED, BlockStatus64, BLOCK_STATUS);
     let map = [wide(u64::MAX, 9), wide(1, 0)];
     assert!(all.cut(map.into_iter()).eq([map[0]]));
 }
 
-/// How an extent of 64 bits becomes narrow ones.
+/// An `Extent64` becomes several `Extent32`.
 #[test]
 fn wide_extents_are_split() {
     let split = |length, flags| {
@@ -469,7 +475,7 @@ fn wide_extents_are_split() {
             slim(0x1_0000, 3)
         ]
     );
-    // An export as large as they come is split without an end in sight.
+    // The largest extent is split lazily.
     let pieces = narrow::split(wide(u64::MAX, u64::from(u32::MAX))).unwrap();
     assert!(
         pieces
@@ -480,7 +486,7 @@ fn wide_extents_are_split() {
     assert_eq!(narrow::split(whole).unwrap_err().0, whole);
 }
 
-/// What a server keeps for each connection and each request.
+/// Memory of a server for each connection and each request.
 #[test]
 fn state_machines_and_requests_are_small() {
     use nbd_codec::server::{Handshake, Head, Reply};

@@ -1,5 +1,4 @@
-//! Every command in every framing: what is handed over, what is rejected, and
-//! with which error.
+//! Every command in every framing, and the order of requests.
 
 use nbd_codec::server::{Request, Transmission};
 use nbd_codec::wire::extent::{Extent32, Extent64};
@@ -14,7 +13,7 @@ const SIZE: u64 = 0x1_0000_0000_0000;
 pub(crate) const WRITABLE: TransmissionFlags =
     TransmissionFlags(0x1fff & !TransmissionFlags::READ_ONLY.0);
 
-/// An export with two contexts, the second one wide where it can be.
+/// An export with two contexts; with extended headers, the second has 64 bits.
 pub(crate) fn export(framing: Framing, flags: TransmissionFlags) -> Negotiated {
     let mut export = Negotiated::new(framing, SIZE, flags);
     if framing != Framing::Simple {
@@ -27,14 +26,15 @@ pub(crate) fn export(framing: Framing, flags: TransmissionFlags) -> Negotiated {
     export
 }
 
-/// Does everything: a byte of the export is the low byte of its offset.
-pub(crate) fn obey(transmission: &mut Transmission, request: Request, out: &mut Vec<u8>) {
+/// Answers every request with success. Each byte of the export is the low byte
+/// of its offset.
+pub(crate) fn succeed(transmission: &mut Transmission, request: Request, out: &mut Vec<u8>) {
     let reply = match request {
         Request::Read(read) => {
             let from = read.offset();
-            let head = read.data();
-            out.extend(head.as_bytes());
-            out.extend((0..u64::from(head.payload_length())).map(|at| (from + at) as u8));
+            let header = read.data();
+            out.extend(header.as_bytes());
+            out.extend((0..u64::from(header.payload_length())).map(|at| (from + at) as u8));
             return;
         }
         Request::Write(it) => it.succeed(),
@@ -55,7 +55,7 @@ pub(crate) fn obey(transmission: &mut Transmission, request: Request, out: &mut 
                     None => return,
                 }
             }
-            panic!("a status reply without end");
+            panic!("a context was not answered");
         }
         Request::BlockStatus64(mut it) => {
             for id in it.contexts() {
@@ -68,7 +68,7 @@ pub(crate) fn obey(transmission: &mut Transmission, request: Request, out: &mut 
                     None => return,
                 }
             }
-            panic!("a status reply without end");
+            panic!("a context was not answered");
         }
         other => panic!("unknown {other:?}"),
     };
@@ -84,7 +84,7 @@ pub(crate) fn play_on(export: Negotiated, transcript: &str) {
 pub(crate) fn play_with(export: Negotiated, limits: Limits, transcript: &str) {
     let start = || TransmissionDriver {
         transmission: Transmission::new(export, limits).unwrap(),
-        answer: obey,
+        answer: succeed,
     };
     play(start, transcript);
 }
@@ -169,7 +169,7 @@ fn structured_framing() {
     );
 }
 
-/// Effect lengths of 64 bits where there is no payload.
+/// Commands without payload have 64-bit lengths.
 #[test]
 fn extended_framing() {
     let ok = |offset| format!("EXTCHUNK DONE NONE {COOKIE} {offset} 8{{ }}");
@@ -233,7 +233,7 @@ fn unused_fields_are_ignored() {
     );
 }
 
-/// QEMU's client leaves PAYLOAD_LEN out; the data is there all the same.
+/// QEMU's client does not set PAYLOAD_LEN, and sends the payload.
 #[test]
 fn writes_without_payload_len_have_a_payload() {
     let zero = "0000_0000_0000_0000";
@@ -261,7 +261,7 @@ fn resize_changes_the_size() {
              C: REQUEST 0000 TRIM {COOKIE} {inside} 0000_1000
              E: trim 0x1000+0x1000
              S: SIMPLE OK {COOKIE}
-             # What the resize took away is ENOSPC for every command.
+             # Ranges that the resize removed get ENOSPC, whatever the command.
              C: REQUEST 0000 TRIM {COOKIE} {beyond} 0000_1000
              E: rejected NBD_CMD_TRIM NBD_ENOSPC
              S: SIMPLE ENOSPC {COOKIE}
@@ -274,7 +274,7 @@ fn resize_changes_the_size() {
              C: REQUEST 0000 TRIM {COOKIE} {beyond} 0000_1001
              E: trim 0xfffffffff000+0x1001
              S: SIMPLE OK {COOKIE}
-             # The same, of what an earlier resize had added.
+             # Also ranges that an earlier resize added.
              C: REQUEST 0000 RESIZE {COOKIE} 0000_0000_0000_2000 0000_0000
              E: resize 0x2000
              S: SIMPLE OK {COOKIE}
@@ -339,7 +339,7 @@ fn magic_numbers_of_other_framings_end_the_session() {
     wrong(Framing::Extended, "REQUEST", &other(Framing::Extended));
 }
 
-/// Requests in one piece are told apart.
+/// Several requests in one piece.
 #[test]
 fn consecutive_requests_in_one_piece() {
     let request = format!("REQUEST 0000 WRITE {COOKIE} 0000_0000_0000_0000 4{{ \"ab\" }}");
@@ -360,7 +360,7 @@ fn consecutive_requests_in_one_piece() {
     );
 }
 
-/// Nothing is received behind goodbye.
+/// Bytes after DISC are left to the caller.
 #[test]
 fn nothing_is_received_after_disconnect() {
     let disc = format!("REQUEST 0000 DISC {COOKIE} 0000_0000_0000_0000 0000_0000");

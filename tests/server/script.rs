@@ -1,18 +1,17 @@
-//! Transcripts: what each side sends, byte for byte, and what the machine says
-//! in between.
+//! Transcripts: the bytes that each side sends, and the events of the server.
 //!
-//! | line | means |
+//! | line | meaning |
 //! |---|---|
 //! | `C: …` | the client sends this |
 //! | `S: …` | the server has written this since the last `C:` |
-//! | `E: …` | the machine reported this since the last `C:` |
-//! | `X: …` | the session is over, for this reason |
+//! | `E: …` | the server has reported this event since the last `C:` |
+//! | `X: …` | the session has failed with this error |
 //!
-//! Bytes are hexadecimal (`0000_0001`), text (`"disk"`), a byte and how often
-//! it comes (`00*124`), a name of the table below, or a length of 2, 4 or 8
-//! bytes with what it counts (`4{ "disk" }`). `#` begins a remark.
+//! Bytes are hexadecimal (`0000_0001`), text (`"disk"`), a repeated byte
+//! (`00*124`), a name of the table below, or data after its length of 2, 4 or 8
+//! bytes (`4{ "disk" }`). `#` begins a comment.
 
-/// Magic numbers, and numbers with names in the specification.
+/// Magic numbers, and numbers that the specification names.
 const NAMES: &[(&str, &str)] = &[
     ("NBDMAGIC", "4e42444d41474943"),
     ("IHAVEOPT", "49484156454f5054"),
@@ -79,20 +78,20 @@ const NAMES: &[(&str, &str)] = &[
     ("ESHUTDOWN", "0000006c"),
 ];
 
-/// What happens between two messages of the client.
+/// A message of the client, and what the server does with it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Turn {
-    /// What the client sends.
+    /// The bytes that the client sends.
     pub(crate) sends: Vec<u8>,
-    /// What the server writes then.
+    /// The bytes that the server writes.
     pub(crate) writes: Vec<u8>,
-    /// What the machine reports then.
+    /// The events that the server reports.
     pub(crate) events: Vec<String>,
-    /// Why the session is over then.
-    pub(crate) over: Option<String>,
+    /// The error that ends the session.
+    pub(crate) error: Option<String>,
 }
 
-/// Reads a transcript; the first turn is what comes before the client speaks.
+/// Parses a transcript; the first turn is the greeting of the server.
 pub(crate) fn turns(transcript: &str) -> Vec<Turn> {
     let mut turns = vec![Turn::default()];
     for line in transcript.lines().map(str::trim) {
@@ -104,10 +103,10 @@ pub(crate) fn turns(transcript: &str) -> Vec<Turn> {
             }),
             ("S:", text) => last.writes.extend(bytes(text)),
             ("E:", text) => last.events.push(text.trim().to_owned()),
-            ("X:", text) => last.over = Some(text.trim().to_owned()),
+            ("X:", text) => last.error = Some(text.trim().to_owned()),
             ("", _) => {}
-            (remark, _) if remark.starts_with('#') => {}
-            _ => panic!("who says this? {line:?}"),
+            (comment, _) if comment.starts_with('#') => {}
+            _ => panic!("neither C, S, E nor X: {line:?}"),
         }
     }
     turns
@@ -123,8 +122,8 @@ pub(crate) fn bytes(text: &str) -> Vec<u8> {
             Some(quoted) => quoted.find('"').expect(text) + 2,
             None => rest.find(char::is_whitespace).unwrap_or(rest.len()),
         };
-        let (word, behind) = rest.split_at(end);
-        rest = behind.trim_start();
+        let (word, after) = rest.split_at(end);
+        rest = after.trim_start();
         if let Some(size) = word.strip_suffix('{') {
             let size: usize = size.parse().expect(word);
             open.push((out.len(), size));
@@ -171,5 +170,5 @@ fn transcripts_are_parsed() {
     assert_eq!(turns[0].writes, b"\x00\xffa b");
     assert_eq!(turns[1].sends, [0, 0, 0, 4, 0x7f, 0x7f, 0, 0, 0, 0, 0, 3]);
     assert_eq!(turns[1].events, ["one two"]);
-    assert_eq!(turns[1].over.as_deref(), Some("over"));
+    assert_eq!(turns[1].error.as_deref(), Some("over"));
 }

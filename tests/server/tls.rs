@@ -1,4 +1,4 @@
-//! The three modes of TLS.
+//! TLS modes: NOTLS, SELECTIVETLS, FORCEDTLS.
 
 use nbd_codec::server::{Export, Handshake, MetaContext, Offer, TlsMode, handshake};
 use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
@@ -40,7 +40,7 @@ fn notls_refuses_starttls() {
         TlsMode::None,
         "C: IHAVEOPT STARTTLS 4{ }
          S: REPLY STARTTLS ERR_POLICY 4{ \"the server has no TLS\" }
-         # What requires TLS cannot be had, and TLS_REQD must not be said.
+         # Exports that require TLS are refused; TLS_REQD must not be sent.
          C: IHAVEOPT LIST 4{ }
          E: List
          S: REPLY LIST REP_SERVER 4{ 4{ \"open\" } }
@@ -121,7 +121,7 @@ fn selectivetls_applies_to_each_export() {
              C: IHAVEOPT GO 4{{ 4{{ \"secret\" }} 0000 }}
              E: Export NBD_OPT_GO \"secret\" []
              S: REPLY GO ERR_TLS_REQD 4{{ \"start TLS first\" }}
-             # These must not be answered TLS_REQD.
+             # LIST_META_CONTEXT must not get TLS_REQD.
              C: IHAVEOPT LIST_META 4{{ 4{{ \"secret\" }} 00000000 }}
              E: MetaContexts NBD_OPT_LIST_META_CONTEXT \"secret\" []
              S: REPLY LIST_META ERR_UNKNOWN 4{{ \"no such export\" }}
@@ -159,7 +159,7 @@ fn selectivetls_applies_to_each_export() {
     );
 }
 
-/// A selective server may hide which exports there are.
+/// A SELECTIVETLS server may hide which exports exist.
 #[test]
 fn unknown_exports_can_be_hidden() {
     let exports = exports();
@@ -190,7 +190,7 @@ fn starttls_takes_no_data() {
     );
 }
 
-/// A handshake that has got as far as its options.
+/// A handshake in the option haggling phase.
 pub(crate) fn negotiating(tls: TlsMode) -> Handshake {
     let mut handshake = Handshake::new(offer(tls)).unwrap();
     handshake.transmit(&mut Vec::new()).unwrap();
@@ -211,7 +211,7 @@ fn the_caller_reports_the_outcome_of_tls() {
     let early = Misuse::State("no TLS handshake is under way");
     assert_eq!(handshake.tls_established(), Err(early));
     assert_eq!(handshake.receive(&mut &start_tls()[..]), Ok(None));
-    // Not before the acknowledgement is written, and StartTls reported.
+    // Misuse until the acknowledgement is written and `StartTls` is reported.
     assert_eq!(handshake.tls_established(), Err(early));
     assert_eq!(handshake.need(), Need::Nothing);
     assert_eq!(handshake.transmit(&mut Vec::new()), Ok(20));
@@ -235,8 +235,7 @@ fn the_caller_reports_the_outcome_of_tls() {
     );
 }
 
-/// Whatever stands behind STARTTLS before TLS runs may have been put there by
-/// anybody.
+/// An attacker may have injected bytes that follow STARTTLS in plain text.
 #[test]
 fn plain_text_after_starttls_ends_the_session() {
     let injected = Err(Error::Violation(Violation::PlaintextAfterStartTls));
@@ -260,7 +259,7 @@ fn plain_text_after_starttls_ends_the_session() {
     }
 }
 
-/// Framing and contexts from before STARTTLS are gone.
+/// Framing and contexts that were negotiated before STARTTLS do not apply.
 #[test]
 fn starttls_resets_negotiated_state() {
     let mut export = exports()[0];
