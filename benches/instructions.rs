@@ -1,11 +1,11 @@
 //! Instructions per operation, counted by valgrind: they repeat exactly on a
 //! noisy machine. `cargo bench --bench instructions [-- FILTER]`
 //!
-//! Each case runs in a process of its own, twice, with different counts; the
-//! difference over the difference of counts is what one operation takes.
-//! Beside it stands its limit: a bare loop that does no more than
-//! `from_be_bytes` on the same bytes; or the crate `nbd` 0.3.1, where it has a
-//! counterpart.
+//! Each case runs twice, in processes of its own, with different counts. The
+//! difference in instructions over the difference in counts is the cost of one
+//! operation. The other columns are its limit, a bare loop that only calls
+//! `from_be_bytes` on the same bytes, and the crate `nbd` 0.3.1, if that has the
+//! operation.
 
 #[path = "cases/mod.rs"]
 mod cases;
@@ -29,11 +29,11 @@ fn main() {
     );
     for case in cases::ALL.iter().filter(|case| chosen(case.name)) {
         let taken = measure(case);
-        let beside = |name: Option<&str>| {
+        let column_of = |name: Option<&str>| {
             let case = cases::ALL.iter().find(|case| Some(case.name) == name)?;
             Some(measure(case))
         };
-        let (limit, other) = (beside(case.limit), beside(case.other));
+        let (limit, other) = (column_of(case.limit), column_of(case.other));
         let column = |figure: Option<f64>| figure.map_or(String::new(), |it| format!("{it:.1}"));
         let line = format!(
             "{:<44} {taken:>12.1} {:>12} {:>12}",

@@ -1,5 +1,5 @@
-//! The cases of `instructions`, by the clock: `cargo bench --bench time`.
-//! Each stands in a group with its limit, or with the crate beside it.
+//! The time of the cases of `instructions`: `cargo bench --bench time`.
+//! Each case is in a group with its limit, or with the other crate.
 
 #[path = "cases/mod.rs"]
 mod cases;
@@ -13,7 +13,7 @@ fn main() {
     for case in cases::ALL {
         let mut group = criterion.benchmark_group(case.limit.or(case.other).unwrap_or(case.name));
         if case.count < 100 {
-            // Long ones: fewer samples are enough.
+            // Long cases need fewer samples.
             group.sample_size(10);
         }
         group.bench_function(case.name, |bencher| {

@@ -1,11 +1,11 @@
-//! Whole commands: submit, reply, complete.
+//! Whole commands: submitted, replied to, completed.
 
 use super::Case;
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::{ReplyFlags, TransmissionFlags};
 use nbd_codec::wire::number::{ChunkType, Cookie, ErrorValue};
 use nbd_codec::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
-use nbd_codec::{Framing, Limits, Need, Negotiated};
+use nbd_codec::{Framing, Limits, Negotiated, Step};
 use std::collections::VecDeque;
 use std::hint::black_box;
 
@@ -20,7 +20,7 @@ fn session(framing: Framing, slots: usize) -> Transmission<Vec<Slot>> {
     Transmission::new(negotiated, vec![Slot::EMPTY; slots], Limits::DEFAULT)
 }
 
-/// The header of the reply to a read, in place; returns its size.
+/// Writes the header of the reply to a read, and returns its size.
 fn reply(framing: Framing, cookie: Cookie, offset: u64, length: u64, out: &mut [u8; 40]) -> usize {
     match framing {
         Framing::Simple => {
@@ -54,10 +54,10 @@ fn reply(framing: Framing, cookie: Cookie, offset: u64, length: u64, out: &mut [
     }
 }
 
-/// Replies in the order of the commands, one at a time.
+/// A server that replies in the order of the commands.
 struct Peer {
     framing: Framing,
-    flight: VecDeque<(Cookie, u64)>,
+    in_flight: VecDeque<(Cookie, u64)>,
     bytes: [u8; 40],
 }
 
@@ -65,13 +65,13 @@ impl Peer {
     fn new(framing: Framing, depth: u64) -> Self {
         Self {
             framing,
-            flight: VecDeque::with_capacity(depth as usize),
+            in_flight: VecDeque::with_capacity(depth as usize),
             bytes: [0; 40],
         }
     }
 
     fn reply(&mut self) -> &[u8] {
-        let (cookie, offset) = self.flight.pop_front().expect("one is in flight");
+        let (cookie, offset) = self.in_flight.pop_front().expect("a command in flight");
         let size = reply(self.framing, cookie, offset, LENGTH, &mut self.bytes);
         black_box(&self.bytes[..size])
     }
@@ -85,29 +85,30 @@ fn reads(framing: Framing, depth: u64, n: u64) {
     while done < n {
         if sent < done + depth {
             let offset = sent * LENGTH;
-            let head = session.submit(black_box(Request::read(offset, LENGTH)));
-            let head = head.expect("a legal read");
-            black_box(head.as_bytes());
-            peer.flight.push_back((head.cookie(), offset));
+            let header = session.submit(black_box(Request::read(offset, LENGTH)));
+            let header = header.expect("a legal read");
+            black_box(header.as_bytes());
+            peer.in_flight.push_back((header.cookie(), offset));
             sent += 1;
             continue;
         }
         let mut input = peer.reply();
         loop {
             match session.receive(&mut input).expect("a legal reply") {
-                Some(Event::Done { result, .. }) => break result.expect("no error"),
-                Some(_) => unreachable!("payloads are read directly"),
-                None => match session.need() {
-                    Need::Payload { length, .. } => session.advance(length).expect("the payload"),
-                    _ => unreachable!("the header is there"),
-                },
+                Step::Event(TransmissionEvent::Done { result, .. }) => {
+                    break result.expect("no error");
+                }
+                Step::ReadPayload { length, .. } => {
+                    session.advance(length).expect("the payload");
+                }
+                _ => unreachable!("the header is there, and payloads are read directly"),
             }
         }
         done += 1;
     }
 }
 
-/// The same loop without the machine.
+/// The same loop without the state machine.
 fn bare(framing: Framing, depth: u64, n: u64) {
     let mut peer = Peer::new(framing, depth);
     let (mut sent, mut done) = (0, 0);
@@ -115,7 +116,7 @@ fn bare(framing: Framing, depth: u64, n: u64) {
         if sent < done + depth {
             let offset = sent * LENGTH;
             let request = black_box(Request::read(offset, LENGTH));
-            peer.flight.push_back((Cookie(sent), request.offset));
+            peer.in_flight.push_back((Cookie(sent), request.offset));
             sent += 1;
             continue;
         }
@@ -126,38 +127,43 @@ fn bare(framing: Framing, depth: u64, n: u64) {
 
 const BIG: u64 = 1 << 25;
 
-/// One read of 32 MiB through a buffer of 64 KiB, as fragments.
+/// One read of 32 MiB through a buffer of 64 KiB, as content.
 fn fragments(n: u64) {
     let mut session = session(Framing::Simple, 1);
     let buffer = vec![0; 64 * 1024];
     for _ in 0..n {
-        let head = session.submit(Request::read(0, BIG)).expect("a legal read");
+        let header = session.submit(Request::read(0, BIG)).expect("a legal read");
         let mut bytes = [0; 40];
-        let size = reply(Framing::Simple, head.cookie(), 0, BIG, &mut bytes);
-        assert_eq!(session.receive(&mut &bytes[..size]), Ok(None));
+        let size = reply(Framing::Simple, header.cookie(), 0, BIG, &mut bytes);
+        let header = session.receive(&mut &bytes[..size]);
+        assert!(matches!(header, Ok(Step::ReadPayload { length: BIG, .. })));
         loop {
             let mut input = black_box(&buffer[..]);
             match session.receive(&mut input).expect("a legal reply") {
-                Some(Event::Done { .. }) => break,
-                event => drop(black_box(event)),
+                Step::Event(TransmissionEvent::Done { .. }) => break,
+                step => drop(black_box(step)),
             }
         }
     }
 }
 
-/// The same read, directly into its place in pieces of 64 KiB.
+/// The same read, straight into its place in pieces of 64 KiB.
 fn direct(n: u64) {
     let mut session = session(Framing::Simple, 1);
     for _ in 0..n {
-        let head = session.submit(Request::read(0, BIG)).expect("a legal read");
+        let header = session.submit(Request::read(0, BIG)).expect("a legal read");
         let mut bytes = [0; 40];
-        let size = reply(Framing::Simple, head.cookie(), 0, BIG, &mut bytes);
-        assert_eq!(session.receive(&mut &bytes[..size]), Ok(None));
-        while let Need::Payload { length, .. } = session.need() {
-            session.advance(length.min(64 * 1024)).expect("the payload");
+        let size = reply(Framing::Simple, header.cookie(), 0, BIG, &mut bytes);
+        let mut input = &bytes[..size];
+        loop {
+            match session.receive(&mut input).expect("a legal reply") {
+                Step::ReadPayload { length, .. } => {
+                    session.advance(length.min(64 * 1024)).expect("the payload");
+                }
+                Step::Event(TransmissionEvent::Done { .. }) => break,
+                _ => unreachable!("the header is there, and payloads are read directly"),
+            }
         }
-        let done = session.receive(&mut &[][..]).expect("a legal reply");
-        assert!(matches!(done, Some(Event::Done { .. })));
     }
 }
 
@@ -171,7 +177,7 @@ const fn case(name: &'static str, run: fn(u64), count: u64) -> Case {
     }
 }
 
-/// A case for each framing beside the loop without the machine.
+/// A case for each framing, and the loop without the state machine.
 macro_rules! reads {
     ($($case:ident, $name:literal, $framing:ident, $depth:literal, $bare:ident, $bare_name:literal;)*) => {
         $(pub const $case: Case = Case {

@@ -1,16 +1,16 @@
-//! Status chunks, against the loop that only sums the lengths.
+//! Status chunks, against a loop that only sums the lengths.
 
 use super::Case;
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
 use nbd_codec::wire::extent::{Extent32, Extent64};
 use nbd_codec::wire::flags::{ReplyFlags, TransmissionFlags};
 use nbd_codec::wire::number::{ChunkType, ContextId, Cookie};
 use nbd_codec::wire::reply::{ExtendedHeader, StructuredHeader};
-use nbd_codec::{Context, Framing, Limits, Negotiated, Width};
+use nbd_codec::{Framing, Limits, Negotiated, SelectedContext, StatusWidth, Step};
 use std::hint::black_box;
 
 const MANY: usize = 1 << 20;
-/// What a driver's buffer holds.
+/// Size of a driver's receive buffer.
 const BUFFER: usize = 64 * 1024;
 
 fn narrow_chunk(extents: usize) -> Vec<u8> {
@@ -53,12 +53,12 @@ fn wide_chunk(extents: usize) -> Vec<u8> {
     bytes
 }
 
-/// Sends block status, and takes the chunk as a driver with a buffer would.
+/// Sends block status, and receives the chunk as a driver with a buffer does.
 fn status(framing: Framing, chunk: &[u8], n: u64) {
     let mut negotiated = Negotiated::new(framing, 1 << 40, TransmissionFlags::HAS_FLAGS);
-    let context = Context {
+    let context = SelectedContext {
         id: ContextId(1),
-        width: Width::Wide,
+        width: StatusWidth::Wide,
     };
     negotiated.contexts.push(context).expect("room for one");
     for _ in 0..n {
@@ -75,15 +75,17 @@ fn status(framing: Framing, chunk: &[u8], n: u64) {
         while from < chunk.len() {
             let to = chunk.len().min(from + BUFFER);
             let mut input = &chunk[from..to];
-            while let Some(event) = session.receive(&mut input).expect("a legal reply") {
-                match event {
-                    Event::Extents32 { extents, .. } => {
+            loop {
+                use TransmissionEvent as E;
+                match session.receive(&mut input).expect("a legal reply") {
+                    Step::Event(E::Extents32 { extents, .. }) => {
                         total += extents.map(|extent| u64::from(extent.length)).sum::<u64>();
                     }
-                    Event::Extents64 { extents, .. } => {
+                    Step::Event(E::Extents64 { extents, .. }) => {
                         total += extents.map(|extent| extent.length).sum::<u64>();
                     }
-                    _ => {}
+                    Step::Event(_) => {}
+                    _ => break,
                 }
             }
             from = to - input.len();

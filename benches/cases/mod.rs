@@ -10,11 +10,11 @@ mod streams;
 pub struct Case {
     pub name: &'static str,
     pub run: fn(count: u64),
-    /// A count that makes the cost stand out from the start of the process.
+    /// A count whose cost is large against the start of the process.
     pub count: u64,
-    /// The case that does the least that can be done.
+    /// The case of a bare loop that does the least possible work.
     pub limit: Option<&'static str>,
-    /// The case where another crate does the same.
+    /// The case in which another crate does the same.
     pub other: Option<&'static str>,
 }
 

@@ -1,16 +1,17 @@
-//! The server's share of a command, and a handshake of both roles.
+//! The server's part of a command, and a handshake of both roles.
 
 use super::Case;
-use nbd_codec::client::connect::{Connect, Event as Way, Plan};
-use nbd_codec::server::handshake::{Event as Wish, Handshake};
-use nbd_codec::server::{Event, Export, Offer, Request, Transmission};
+use nbd_codec::client::{self, ConnectEvent, Connector};
+use nbd_codec::server::{
+    self, Export, Handshake, HandshakeEvent, Request, Transmission, TransmissionEvent,
+};
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, Cookie};
 use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
-use nbd_codec::{Framing, Limits, Negotiated};
+use nbd_codec::{Framing, Limits, Negotiated, Step};
 use std::hint::black_box;
 
-/// Takes a read of 4 KiB and makes the header of its reply.
+/// Receives a read of 4 KiB and makes the header of its reply.
 fn reads(framing: Framing, n: u64) {
     let flags = TransmissionFlags::HAS_FLAGS;
     let negotiated = Negotiated::new(framing, 1 << 40, flags);
@@ -37,8 +38,8 @@ fn reads(framing: Framing, n: u64) {
     };
     for _ in 0..n {
         let mut input = black_box(request);
-        match server.receive(&mut input).expect("a lawful request") {
-            Some(Event::Request(Request::Read(read))) => {
+        match server.receive(&mut input).expect("a legal request") {
+            Step::Event(TransmissionEvent::Request(Request::Read(read))) => {
                 black_box(read.data().as_bytes());
             }
             other => panic!("{other:?}"),
@@ -50,31 +51,31 @@ fn reads(framing: Framing, n: u64) {
 fn handshakes(n: u64) {
     let export = Export::new("disk", 1 << 30, TransmissionFlags::HAS_FLAGS);
     for _ in 0..n {
-        let mut client = Connect::new(black_box(Plan::new("disk"))).expect("a plan");
-        let mut server = Handshake::new(Offer::default()).expect("an offer");
+        let mut client = Connector::new(black_box(client::Config::new("disk"))).expect("a config");
+        let mut server = Handshake::new(server::Config::new()).expect("a config");
         let (mut up, mut down) = ([0; 512], [0; 512]);
         let (mut ready_client, mut ready_server) = (false, false);
-        let mut said = server.transmit(&mut &mut down[..]).expect("room");
+        let mut sent = server.transmit(&mut &mut down[..]).expect("room");
         while !(ready_client && ready_server) {
-            let mut input = &down[..said];
-            while let Some(event) = client.receive(&mut input).expect("a lawful server") {
-                ready_client |= event == Way::Ready;
+            let mut input = &down[..sent];
+            while let Step::Event(event) = client.receive(&mut input).expect("a legal reply") {
+                ready_client |= event == ConnectEvent::Ready;
             }
             let asked = client.transmit(&mut &mut up[..]).expect("room");
             let mut out = &mut down[..];
             let mut input = &up[..asked];
             loop {
-                match server.receive(&mut input).expect("a lawful client") {
-                    Some(Wish::Export(inquiry)) => {
-                        server.grant(&inquiry, &export, &mut out).expect("room");
+                match server.receive(&mut input).expect("a legal option") {
+                    Step::Event(HandshakeEvent::Export(query)) => {
+                        server.grant(&query, &export, &mut out).expect("room");
                     }
-                    Some(Wish::Ready) => ready_server = true,
-                    Some(other) => panic!("{other:?}"),
-                    None if server.transmit(&mut out).expect("room") == 0 => break,
-                    None => {}
+                    Step::Event(HandshakeEvent::Ready { .. }) => ready_server = true,
+                    Step::Transmit => drop(server.transmit(&mut out).expect("room")),
+                    Step::Read(_) | Step::Finished => break,
+                    other => panic!("{other:?}"),
                 }
             }
-            said = 512 - out.len();
+            sent = 512 - out.len();
         }
         black_box((client.agreed(), server.agreed()));
     }

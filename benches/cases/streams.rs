@@ -1,23 +1,20 @@
-//! Beside the crate `nbd` 0.3.1, which drives a stream itself: the same
-//! messages over the same stream in memory, once by it, once by a loop around
-//! this crate's machines. Simple replies and `EXPORT_NAME` are all it has.
+//! Compared with the crate `nbd` 0.3.1, which drives a stream itself: the same
+//! messages over the same stream in memory, by that crate, and by a loop around
+//! this crate's state machines. `nbd` has only simple replies and `EXPORT_NAME`.
 //!
-//! The stream moves headers as any other does, but no payload: that costs both
-//! crates the same.
+//! The stream copies headers but no payload, whose copy costs both crates the
+//! same.
 
 use super::Case;
 use nbd::client::NbdClient;
-use nbd_codec::client::handshake::{Event as Word, Handshake as Greeted};
-use nbd_codec::client::{Event as Answer, Request as Question, Slot, Transmission as Client};
-use nbd_codec::server::handshake::{Event as Wish, Handshake};
-use nbd_codec::server::{Event, Export, Offer, Request, Transmission};
+use nbd_codec::inbox::Inbox;
 use nbd_codec::wire::flags::{ClientFlags, CommandFlags, HandshakeFlags, TransmissionFlags};
 use nbd_codec::wire::greeting::{ExportNameReply, NewstyleGreeting};
 use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
 use nbd_codec::wire::option::OptionRequest;
 use nbd_codec::wire::reply::SimpleReply;
 use nbd_codec::wire::request::CompactRequest;
-use nbd_codec::{Framing, Limits, Need, Negotiated};
+use nbd_codec::{Framing, Limits, Negotiated, Step, client, server};
 use std::hint::black_box;
 use std::io::{Read, Result, Seek, SeekFrom, Write};
 
@@ -25,25 +22,25 @@ const SIZE: u64 = 1 << 30;
 const PAYLOAD: usize = 4096;
 const OFFSET: u64 = 1 << 20;
 
-/// A connection in memory. What the peer says stands ready, so many times;
-/// what it is told it keeps until the next flush.
+/// A connection in memory. The bytes of the peer are ready from the start, and
+/// repeat `times` times; the bytes written are kept until the next flush.
 struct Wire<'a> {
-    said: &'a mut [u8],
+    incoming: &'a mut [u8],
     at: usize,
     times: u64,
-    told: [u8; 256],
+    written: [u8; 256],
     end: usize,
-    /// The peer answers each request with the cookie it had.
+    /// The peer repeats the cookie of each request in its reply.
     echo: bool,
 }
 
 impl<'a> Wire<'a> {
-    fn new(said: &'a mut [u8], times: u64, echo: bool) -> Self {
+    fn new(incoming: &'a mut [u8], times: u64, echo: bool) -> Self {
         Self {
-            said,
+            incoming,
             at: 0,
             times,
-            told: [0; 256],
+            written: [0; 256],
             end: 0,
             echo,
         }
@@ -55,10 +52,10 @@ impl Read for Wire<'_> {
         if buffer.len() >= PAYLOAD {
             return Ok(buffer.len());
         }
-        if self.at == self.said.len() && self.times > 1 {
+        if self.at == self.incoming.len() && self.times > 1 {
             (self.at, self.times) = (0, self.times - 1);
         }
-        let left = &self.said[self.at..];
+        let left = &self.incoming[self.at..];
         let n = left.len().min(buffer.len());
         buffer[..n].copy_from_slice(&left[..n]);
         self.at += n;
@@ -69,7 +66,7 @@ impl Read for Wire<'_> {
 impl Write for Wire<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         if bytes.len() < PAYLOAD {
-            self.told[self.end..][..bytes.len()].copy_from_slice(bytes);
+            self.written[self.end..][..bytes.len()].copy_from_slice(bytes);
             self.end += bytes.len();
         }
         Ok(bytes.len())
@@ -77,15 +74,15 @@ impl Write for Wire<'_> {
 
     fn flush(&mut self) -> Result<()> {
         if self.echo {
-            self.said[8..16].copy_from_slice(&self.told[8..16]);
+            self.incoming[8..16].copy_from_slice(&self.written[8..16]);
         }
-        black_box(&self.told[..self.end]);
+        black_box(&self.written[..self.end]);
         self.end = 0;
         Ok(())
     }
 }
 
-/// A disk whose data is wherever it is wanted.
+/// A disk that copies no data.
 struct Disk;
 
 impl Read for Disk {
@@ -113,80 +110,36 @@ impl Seek for Disk {
     }
 }
 
-/// What was read and not yet consumed.
-struct Inbox {
-    bytes: [u8; 256],
-    held: usize,
-}
-
-impl Inbox {
-    const fn new() -> Self {
-        Self {
-            bytes: [0; 256],
-            held: 0,
-        }
-    }
-
-    fn held(&self) -> &[u8] {
-        &self.bytes[..self.held]
-    }
-
-    /// Drops all but the last `left` bytes.
-    fn keep(&mut self, left: usize) {
-        if left > 0 {
-            self.bytes.copy_within(self.held - left..self.held, 0);
-        }
-        self.held = left;
-    }
-
-    /// Reads until `need` bytes are held.
-    fn fill(&mut self, wire: &mut Wire<'_>, need: Need) {
-        let Need::Header(n) = need else {
-            panic!("{need:?}");
-        };
-        let room = &mut self.bytes[self.held..n];
-        wire.read_exact(room).expect("a peer that speaks");
-        self.held = n;
-    }
-}
-
 fn success() -> [u8; 16] {
     let (error, cookie) = (ErrorValue::NONE, Cookie(0));
     SimpleReply { error, cookie }.encode()
 }
 
 fn client_reads(n: u64) {
-    let mut said = success();
-    let mut wire = Wire::new(&mut said, u64::MAX, true);
+    use client::{Request, Slot, Transmission, TransmissionEvent};
+    let mut replies = success();
+    let mut wire = Wire::new(&mut replies, u64::MAX, true);
     let negotiated = Negotiated::new(Framing::Simple, SIZE, TransmissionFlags::HAS_FLAGS);
-    let mut session = Client::new(negotiated, [Slot::EMPTY; 1], Limits::DEFAULT);
-    let mut inbox = Inbox::new();
+    let mut session = Transmission::new(negotiated, [Slot::EMPTY; 1], Limits::DEFAULT);
+    let mut inbox = Inbox::new([0; 256]);
     let mut buffer = vec![0; PAYLOAD];
     for _ in 0..n {
-        let request = Question::read(black_box(OFFSET), PAYLOAD as u64);
-        let head = session.submit(request).expect("a legal read");
-        wire.write_all(head.as_bytes()).expect("room");
+        let request = Request::read(black_box(OFFSET), PAYLOAD as u64);
+        let header = session.submit(request).expect("a legal read");
+        wire.write_all(header.as_bytes()).expect("room");
         wire.flush().expect("room");
         loop {
-            let mut input = inbox.held();
-            let event = session.receive(&mut input).expect("a legal reply");
-            let left = input.len();
-            let done = match event {
-                Some(Answer::Done { result, .. }) => Some(result),
-                Some(other) => panic!("{other:?}"),
-                None => None,
-            };
-            inbox.keep(left);
-            if let Some(result) = done {
-                break result.expect("no error");
-            }
-            match session.need() {
-                Need::Payload { length, .. } => {
+            match inbox.receive(&mut session).expect("a legal reply") {
+                Step::Event(TransmissionEvent::Done { result, .. }) => {
+                    break result.expect("no error");
+                }
+                Step::Read(n) => drop(inbox.fill(n, |space| wire.read(space))),
+                Step::ReadPayload { length, .. } => {
                     let place = &mut buffer[..length as usize];
                     wire.read_exact(place).expect("the payload");
                     session.advance(length).expect("the payload");
                 }
-                need => inbox.fill(&mut wire, need),
+                other => panic!("{other:?}"),
             }
         }
         black_box(&buffer);
@@ -194,8 +147,8 @@ fn client_reads(n: u64) {
 }
 
 fn other_client_reads(n: u64) {
-    let mut said = success();
-    let wire = Wire::new(&mut said, u64::MAX, true);
+    let mut replies = success();
+    let wire = Wire::new(&mut replies, u64::MAX, true);
     let export = nbd::Export {
         size: SIZE,
         ..nbd::Export::default()
@@ -204,7 +157,7 @@ fn other_client_reads(n: u64) {
     let mut buffer = vec![0; PAYLOAD];
     for _ in 0..n {
         let offset = SeekFrom::Start(black_box(OFFSET));
-        client.seek(offset).expect("a place");
+        client.seek(offset).expect("an offset");
         client.read_exact(&mut buffer).expect("a legal reply");
         black_box(&buffer);
     }
@@ -222,23 +175,24 @@ fn read_request() -> [u8; CompactRequest::SIZE] {
 }
 
 fn server_reads(n: u64) {
-    let mut said = read_request();
-    let mut wire = Wire::new(&mut said, n, false);
+    use server::{Request, Transmission, TransmissionEvent};
+    let mut requests = read_request();
+    let mut wire = Wire::new(&mut requests, n, false);
     let negotiated = Negotiated::new(Framing::Simple, SIZE, TransmissionFlags::HAS_FLAGS);
-    let mut server = Transmission::new(negotiated, Limits::DEFAULT).expect("a server");
-    let mut inbox = Inbox::new();
+    let mut session = Transmission::new(negotiated, Limits::DEFAULT).expect("a server");
+    let mut inbox = Inbox::new([0; 256]);
     let mut buffer = vec![0; 64 * 1024];
     for _ in 0..n {
-        inbox.fill(&mut wire, server.need());
-        let mut input = inbox.held();
-        let event = server.receive(&mut input).expect("a lawful request");
-        let left = input.len();
-        let Some(Event::Request(Request::Read(read))) = event else {
-            panic!("{event:?}");
+        let read = loop {
+            match inbox.receive(&mut session).expect("a legal request") {
+                Step::Event(TransmissionEvent::Request(Request::Read(read))) => break read,
+                Step::Read(n) => drop(inbox.fill(n, |space| wire.read(space))),
+                other => panic!("{other:?}"),
+            }
         };
-        inbox.keep(left);
         let data = &mut buffer[..read.length() as usize];
-        Disk.seek(SeekFrom::Start(read.offset())).expect("a place");
+        Disk.seek(SeekFrom::Start(read.offset()))
+            .expect("an offset");
         Disk.read_exact(data).expect("the data");
         wire.write_all(read.data().as_bytes()).expect("room");
         wire.write_all(data).expect("room");
@@ -247,35 +201,33 @@ fn server_reads(n: u64) {
 }
 
 fn other_server_reads(n: u64) {
-    let mut said = read_request();
-    let wire = Wire::new(&mut said, n, false);
-    // It ends where the requests end.
-    let end = nbd::server::transmission(wire, Disk).expect_err("no goodbye");
+    let mut requests = read_request();
+    let wire = Wire::new(&mut requests, n, false);
+    // It returns an error at the end of the requests.
+    let end = nbd::server::transmission(wire, Disk).expect_err("no DISC");
     assert_eq!(end.kind(), std::io::ErrorKind::UnexpectedEof);
 }
 
-/// What a server says to a client that asks by `EXPORT_NAME`.
-fn server_words() -> Vec<u8> {
+/// The messages of a server to a client that sends `EXPORT_NAME`.
+fn server_messages() -> Vec<u8> {
     let flags = HandshakeFlags::FIXED_NEWSTYLE;
-    let mut said = NewstyleGreeting { flags }.encode().to_vec();
+    let mut bytes = NewstyleGreeting { flags }.encode().to_vec();
     let flags = TransmissionFlags::HAS_FLAGS;
-    said.extend(ExportNameReply { size: SIZE, flags }.encode());
-    said.extend([0; 124]);
-    said
+    bytes.extend(ExportNameReply { size: SIZE, flags }.encode());
+    bytes.extend([0; 124]);
+    bytes
 }
 
 fn client_handshakes(n: u64) {
-    let mut said = server_words();
-    let mut wire = Wire::new(&mut said, n, false);
+    use client::{Config, Handshake, HandshakeEvent};
+    let mut replies = server_messages();
+    let mut wire = Wire::new(&mut replies, n, false);
     for _ in 0..n {
-        let mut handshake = Greeted::new(false, Limits::DEFAULT);
-        let mut inbox = Inbox::new();
+        let mut handshake = Handshake::new(&Config::new("disk"));
+        let mut inbox = Inbox::new([0; 256]);
         loop {
-            let mut input = inbox.held();
-            let event = handshake.receive(&mut input).expect("a lawful server");
-            let left = input.len();
-            match event {
-                Some(Word::Greeting(_)) => {
+            match inbox.receive(&mut handshake).expect("a legal message") {
+                Step::Event(HandshakeEvent::Greeting(_)) => {
                     let mut out = [0; 64];
                     let mut room = &mut out[..];
                     let flags = ClientFlags::FIXED_NEWSTYLE;
@@ -285,14 +237,10 @@ fn client_handshakes(n: u64) {
                     let size = size.expect("room");
                     wire.write_all(&out[..size]).expect("room");
                     wire.flush().expect("room");
-                    inbox.keep(left);
                 }
-                Some(Word::Ready) => break,
-                Some(other) => panic!("{other:?}"),
-                None => {
-                    inbox.keep(left);
-                    inbox.fill(&mut wire, handshake.need());
-                }
+                Step::Event(HandshakeEvent::Ready) => break,
+                Step::Read(n) => drop(inbox.fill(n, |space| wire.read(space))),
+                other => panic!("{other:?}"),
             }
         }
         black_box(handshake.agreed());
@@ -300,59 +248,55 @@ fn client_handshakes(n: u64) {
 }
 
 fn other_client_handshakes(n: u64) {
-    let mut said = server_words();
-    let mut wire = Wire::new(&mut said, n, false);
+    let mut replies = server_messages();
+    let mut wire = Wire::new(&mut replies, n, false);
     for _ in 0..n {
         let export = nbd::client::handshake(&mut wire, b"disk");
-        black_box(export.expect("a lawful server"));
+        black_box(export.expect("a legal message"));
     }
 }
 
-/// What a client says that asks by `EXPORT_NAME`.
-fn client_words() -> Vec<u8> {
-    let mut said = ClientFlags::FIXED_NEWSTYLE.encode().to_vec();
+/// The messages of a client that sends `EXPORT_NAME`.
+fn client_messages() -> Vec<u8> {
+    let mut bytes = ClientFlags::FIXED_NEWSTYLE.encode().to_vec();
     let name = OptionRequest::ExportName("disk".into());
-    name.encode(&mut said).expect("room");
-    said
+    name.encode(&mut bytes).expect("room");
+    bytes
 }
 
 fn server_handshakes(n: u64) {
-    let mut said = client_words();
-    let mut wire = Wire::new(&mut said, n, false);
+    use server::{Config, Export, Handshake, HandshakeEvent};
+    let mut requests = client_messages();
+    let mut wire = Wire::new(&mut requests, n, false);
     let export = Export::new("disk", SIZE, TransmissionFlags::HAS_FLAGS);
     for _ in 0..n {
-        let mut handshake = Handshake::new(Offer::default()).expect("an offer");
-        let mut inbox = Inbox::new();
+        let mut handshake = Handshake::new(Config::new()).expect("a config");
+        let mut inbox = Inbox::new([0; 256]);
         let mut out = [0; 256];
-        let mut size = handshake.transmit(&mut &mut out[..]).expect("room");
         loop {
+            let size = match inbox.receive(&mut handshake).expect("a legal message") {
+                Step::Transmit => handshake.transmit(&mut &mut out[..]).expect("room"),
+                Step::Event(HandshakeEvent::Export(query)) => {
+                    let granted = handshake.grant(&query, &export, &mut &mut out[..]);
+                    granted.expect("room").written
+                }
+                Step::Event(HandshakeEvent::Ready { .. }) => break,
+                Step::Read(n) => {
+                    inbox.fill(n, |space| wire.read(space)).expect("a message");
+                    continue;
+                }
+                other => panic!("{other:?}"),
+            };
             wire.write_all(&out[..size]).expect("room");
             wire.flush().expect("room");
-            size = 0;
-            let mut input = inbox.held();
-            let event = handshake.receive(&mut input).expect("a lawful client");
-            let left = input.len();
-            match event {
-                Some(Wish::Export(inquiry)) => {
-                    let granted = handshake.grant(&inquiry, &export, &mut &mut out[..]);
-                    size = granted.expect("room");
-                    inbox.keep(left);
-                }
-                Some(Wish::Ready) => break,
-                Some(other) => panic!("{other:?}"),
-                None => {
-                    inbox.keep(left);
-                    inbox.fill(&mut wire, handshake.need());
-                }
-            }
         }
         black_box(handshake.agreed());
     }
 }
 
 fn other_server_handshakes(n: u64) {
-    let mut said = client_words();
-    let mut wire = Wire::new(&mut said, n, false);
+    let mut requests = client_messages();
+    let mut wire = Wire::new(&mut requests, n, false);
     for _ in 0..n {
         let size = SIZE;
         let agreed = nbd::server::handshake(&mut wire, |name| {
@@ -362,11 +306,11 @@ fn other_server_handshakes(n: u64) {
                 ..nbd::Export::default()
             })
         });
-        agreed.expect("a lawful client");
+        agreed.expect("a legal message");
     }
 }
 
-/// A case of each crate, the other's beside ours.
+/// A case of this crate, and the same case of the other crate.
 macro_rules! beside {
     ($($case:ident, $name:literal, $run:ident, $other:ident, $other_name:literal, $other_run:ident;)*) => {
         $(pub const $case: Case = Case {
