@@ -1,12 +1,16 @@
-//! The board: a UART, a way to tell a debugger how it went, and the stack.
+//! The board: a UART, reports to the debugger, and the stack.
 //!
-//! Everything unsafe is here.
+//! All unsafe code is here.
 
 use core::arch::asm;
+use core::convert::Infallible;
+use core::num::NonZeroUsize;
 use core::panic::PanicInfo;
 use core::ptr::{read_volatile, write_volatile};
 
 use nbd_codec::wire::Sink;
+
+use crate::Inbox;
 
 /// UART0, a PL011, polled.
 pub struct Uart(());
@@ -19,20 +23,20 @@ const FR: *mut u32 = (UART0 + 0x18) as *mut u32;
 const FR_BUSY: u32 = 1 << 3;
 const FR_RXFE: u32 = 1 << 4;
 const FR_TXFF: u32 = 1 << 5;
-/// Line control: words of 8 bits. The queues of 16 bytes stay off: switching
-/// them on empties them, and the emulator has the peer's first byte by then.
+/// Line control: words of 8 bits. The queues of 16 bytes stay off: enabling them
+/// empties them, and by then the emulator has received the peer's first byte.
 const LCRH: *mut u32 = (UART0 + 0x2c) as *mut u32;
 const LCRH_8N1: u32 = 3 << 5;
-/// Control: on, sending, receiving.
+/// Control: enable, transmit, receive.
 const CR: *mut u32 = (UART0 + 0x30) as *mut u32;
 const CR_ON: u32 = 1 | 1 << 8 | 1 << 9;
 
 impl Uart {
-    /// Switches the UART on.
+    /// Enables the UART.
     ///
     /// # Safety
     ///
-    /// There is one `Uart` at a time.
+    /// There must be only one `Uart` at a time.
     pub unsafe fn start() -> Self {
         // SAFETY: registers of the board's UART0, which only `Uart` uses.
         unsafe {
@@ -59,6 +63,15 @@ impl Uart {
         }
     }
 
+    /// Reads the `n` bytes of a `Step::Read`.
+    pub fn fill(&mut self, inbox: &mut Inbox, n: NonZeroUsize) {
+        let read = |space: &mut [u8]| {
+            self.read(space);
+            Ok::<_, Infallible>(space.len())
+        };
+        let Ok(_) = inbox.fill(n, read);
+    }
+
     pub fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.wait_while(FR_TXFF);
@@ -67,13 +80,13 @@ impl Uart {
         }
     }
 
-    /// Waits until the last byte is on the line.
+    /// Waits until the last byte is sent.
     pub fn drain(&mut self) {
         self.wait_while(FR_BUSY);
     }
 }
 
-/// Handshake messages need no buffer: they go out as they are made.
+/// Messages need no send buffer: they are sent as they are encoded.
 impl Sink for Uart {
     fn room(&self) -> usize {
         usize::MAX
@@ -84,36 +97,36 @@ impl Sink for Uart {
     }
 }
 
-/// Asks the debugger for something (Arm semihosting).
+/// Calls the debugger (Arm semihosting).
 ///
 /// # Safety
 ///
-/// `argument` is what `operation` wants.
+/// `argument` must be the argument of `operation`.
 unsafe fn semihosting(operation: u32, argument: *const u32) {
     // SAFETY: the caller keeps the contract of the operation.
     unsafe { asm!("bkpt 0xab", inout("r0") operation => _, in("r1") argument) };
 }
 
-/// Tells the debugger a figure: `name 0123abcd`, a line.
-pub fn tell(name: &str, value: u32) {
+/// Reports a figure to the debugger, as a line: `name 0123abcd`.
+pub fn report(name: &str, value: u32) {
     for byte in name.bytes().chain([b' ']) {
-        tell_byte(byte);
+        report_byte(byte);
     }
     for place in (0..8).rev() {
         let digit = (value >> (place * 4)) as u8 & 15;
-        tell_byte(digit + if digit < 10 { b'0' } else { b'a' - 10 });
+        report_byte(digit + if digit < 10 { b'0' } else { b'a' - 10 });
     }
-    tell_byte(b'\n');
+    report_byte(b'\n');
 }
 
-/// Tells the debugger bytes.
-pub fn tell_bytes(bytes: &[u8]) {
+/// Sends bytes to the debugger.
+pub fn report_bytes(bytes: &[u8]) {
     for byte in bytes {
-        tell_byte(*byte);
+        report_byte(*byte);
     }
 }
 
-fn tell_byte(byte: u8) {
+fn report_byte(byte: u8) {
     let word = u32::from(byte);
     // SAFETY: SYS_WRITEC writes the byte that the argument points to.
     unsafe { semihosting(0x03, &word) };
@@ -129,14 +142,14 @@ pub fn exit(status: u32) -> ! {
     }
 }
 
-/// Nothing panics; the linker leaves this out.
+/// Nothing panics: the linker removes this function.
 #[panic_handler]
 fn panic(_: &PanicInfo<'_>) -> ! {
     exit(101)
 }
 
 unsafe extern "C" {
-    /// Where free memory begins, and where the stack does, at the other end.
+    /// The ends of free memory; the stack grows downwards from the second.
     static mut __sheap: u32;
     static mut _stack_start: u32;
 }
@@ -151,7 +164,7 @@ pub fn paint_stack() {
     let mut at = &raw mut __sheap;
     // This function's own frame is above its stack pointer.
     while (at as usize) < sp {
-        // SAFETY: memory between the statics and the stack is nobody's.
+        // SAFETY: the memory between the statics and the stack is unused.
         unsafe {
             write_volatile(at, PAINT);
             at = at.add(1);
@@ -159,12 +172,12 @@ pub fn paint_stack() {
     }
 }
 
-/// How deep the stack has been since it was painted, in bytes.
+/// The deepest stack since it was painted, in bytes.
 pub fn deepest_stack() -> u32 {
     let mut at = &raw const __sheap;
     let end = &raw const _stack_start;
-    // SAFETY: as in `paint_stack`; what the stack has written over is read as
-    // what it is, words.
+    // SAFETY: as in `paint_stack`; memory that the stack has used is read as
+    // words.
     while at < end && unsafe { read_volatile(at) } == PAINT {
         at = at.wrapping_add(1);
     }

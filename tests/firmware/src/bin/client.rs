@@ -1,44 +1,45 @@
 //! An NBD client in 768 bytes of buffers, without an operating system.
 //!
-//! It asks for the block status of the whole export, then reads blocks spread
-//! over it, changes them and writes them back, several in flight; flushes,
-//! disconnects, and tells the debugger what it saw.
+//! It requests the block status of the whole export; reads blocks spread over
+//! it, changes them and writes them back, several in flight; flushes,
+//! disconnects, and reports figures to the debugger.
 #![no_std]
 #![no_main]
 
 use cortex_m_rt::entry;
-use nbd_codec::client::connect::{self, Connect, Plan};
-use nbd_codec::client::handshake::ContextQuery;
-use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
+use nbd_codec::client::{
+    Config, ConnectEvent, Connector, MetaContextQuery, Request, Slot, Transmission,
+    TransmissionEvent, slot_index,
+};
 use nbd_codec::wire::extent::Extent64;
-use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::flags::{AllocationFlags, TransmissionFlags};
 use nbd_codec::wire::number::Cookie;
-use nbd_codec::{Framing, Limits, Need};
+use nbd_codec::{Framing, Step};
 use nbd_codec_firmware::board::{self, Uart};
-use nbd_codec_firmware::{Failure, Inbox};
+use nbd_codec_firmware::{BUFFER, Failure, Inbox, LIMITS};
 
-/// Bytes that are read, changed and written at a time.
+/// Bytes of a block: the unit of reads and writes.
 const BLOCK: usize = 128;
-/// How many of them at once.
+/// Blocks in flight at once.
 const LANES: usize = 4;
-/// How many in all; a power of two.
+/// Blocks in all; a power of two.
 const BLOCKS: u32 = 32;
 
 type Session = Transmission<&'static mut [Slot]>;
 
-/// What the image tells the debugger.
+/// The figures that the image reports to the debugger.
 #[derive(Clone, Copy, Default)]
 struct Report {
     framing: u32,
     extents: u32,
-    /// Bytes that are no hole.
+    /// Bytes that are not holes.
     allocated: u32,
     checksum: u32,
 }
 
 #[entry]
 fn main() -> ! {
-    static mut RECEIVE: [u8; 256] = [0; 256];
+    static mut RECEIVE: [u8; BUFFER] = [0; BUFFER];
     static mut DATA: [[u8; BLOCK]; LANES] = [[0; BLOCK]; LANES];
     static mut SLOTS: [Slot; LANES] = [Slot::EMPTY; LANES];
     static mut SESSION: Option<Session> = None;
@@ -47,17 +48,17 @@ fn main() -> ! {
     {
         RECEIVE[0] = core::hint::black_box(None).unwrap();
     }
-    // SAFETY: the only one.
+    // SAFETY: the only call.
     let mut link = unsafe { Uart::start() };
     let result = client(&mut link, Inbox::new(RECEIVE), DATA, SLOTS, SESSION);
     link.drain();
-    board::tell("stack", board::deepest_stack());
+    board::report("stack", board::deepest_stack());
     match result {
         Ok(report) => {
-            board::tell("framing", report.framing);
-            board::tell("extents", report.extents);
-            board::tell("allocated", report.allocated);
-            board::tell("checksum", report.checksum);
+            board::report("framing", report.framing);
+            board::report("extents", report.extents);
+            board::report("allocated", report.allocated);
+            board::report("checksum", report.checksum);
             board::exit(0)
         }
         Err(failure) => board::exit(failure as u32),
@@ -78,7 +79,7 @@ fn client(
     }
 }
 
-/// Everything behind the handshake.
+/// Everything after the handshake.
 #[inline(never)]
 fn transmission(
     session: &mut Session,
@@ -100,15 +101,7 @@ fn transmission(
     client.end()
 }
 
-/// What fits the receive buffer.
-fn limits() -> Limits {
-    let mut limits = Limits::DEFAULT;
-    limits.option_data = 236;
-    limits.error_message = 210;
-    limits
-}
-
-/// In a frame of its own, which is gone when transmission begins.
+/// Not inlined: its stack frame is gone when transmission begins.
 #[inline(never)]
 fn handshake(
     link: &mut Uart,
@@ -116,37 +109,27 @@ fn handshake(
     slots: &'static mut [Slot],
     session: &mut Option<Session>,
 ) -> Result<(), Failure> {
-    let contexts = [ContextQuery::narrow("base:allocation")];
-    let mut plan = Plan::new("");
-    plan.contexts = &contexts;
-    plan.limits = limits();
-    // Used where it is made: moving it would take its size once more.
-    let mut connect = Connect::new(plan);
-    let connect = connect.as_mut().map_err(|misuse| *misuse)?;
+    let contexts = [MetaContextQuery::narrow("base:allocation")];
+    let config = Config::new("").contexts(&contexts).limits(LIMITS);
+    // Used where it is made: a move would take its size of stack once more.
+    let mut connector = Connector::new(config);
+    let connector = connector.as_mut().map_err(|misuse| *misuse)?;
     loop {
-        let mut input = inbox.held();
-        let event = connect.receive(&mut input)?;
-        let waits = event.is_none();
-        let ready = matches!(event, Some(connect::Event::Ready));
-        if let Some(connect::Event::Failed { .. }) = event {
-            return Err(Failure::Refused);
-        }
-        let rest = input.len();
-        inbox.keep(rest);
-        if ready {
-            *session = Some(Transmission::new(*connect.agreed(), slots, limits()));
-            return Ok(());
-        }
-        if waits {
-            connect.transmit(link)?;
-            if let Need::Header(n) = connect.need() {
-                inbox.fill(link, n)?;
+        match inbox.receive(connector)? {
+            Step::Event(ConnectEvent::Ready) => {
+                *session = Some(Transmission::new(*connector.agreed(), slots, LIMITS));
+                return Ok(());
             }
+            Step::Event(ConnectEvent::Failed { .. }) => return Err(Failure::Refused),
+            Step::Event(_) => {}
+            Step::Transmit => drop(connector.transmit(link)?),
+            Step::Read(n) => link.fill(inbox, n),
+            other => return Err(other.unexpected().into()),
         }
     }
 }
 
-/// What a block's memory is used for.
+/// The use of a block's memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lane {
     Idle,
@@ -155,7 +138,7 @@ enum Lane {
 }
 
 impl Lane {
-    fn serves(&self, cookie: Cookie) -> bool {
+    fn is_for(&self, cookie: Cookie) -> bool {
         let index = slot_index(cookie);
         matches!(self, Self::Reading { slot, .. } | Self::Writing { slot } if *slot == index)
     }
@@ -167,7 +150,7 @@ struct Client<'a> {
     inbox: Inbox,
     data: &'a mut [[u8; BLOCK]; LANES],
     lanes: [Lane; LANES],
-    /// Up to where the block status is known, in bytes.
+    /// The end of the known block status, in bytes.
     status_end: u64,
     report: Report,
 }
@@ -175,61 +158,49 @@ struct Client<'a> {
 impl Client<'_> {
     /// Waits until the next command is complete.
     fn wait(&mut self) -> Result<Cookie, Failure> {
+        use TransmissionEvent as E;
         loop {
-            let mut input = self.inbox.held();
-            let event = self.session.receive(&mut input)?;
-            let waits = event.is_none();
-            let mut done = None;
-            match event {
-                Some(Event::Done { cookie, result }) => {
+            match self.inbox.receive(self.session)? {
+                Step::Event(E::Done { cookie, result }) => {
                     result.map_err(|_| Failure::Command)?;
-                    done = Some(cookie);
+                    return Ok(cookie);
                 }
-                Some(Event::Extents32 { extents, .. }) => {
+                Step::Event(E::Extents32 { extents, .. }) => {
                     for extent in extents {
                         count(&mut self.report, &mut self.status_end, extent.into());
                     }
                 }
-                Some(Event::Extents64 { extents, .. }) => {
+                Step::Event(E::Extents64 { extents, .. }) => {
                     for extent in extents {
                         count(&mut self.report, &mut self.status_end, extent);
                     }
                 }
-                Some(Event::Hole {
+                Step::Event(_) => {}
+                Step::Content(content) => {
+                    let (offset, length) = (content.offset(), content.length());
+                    let place = place(self.data, &self.lanes, content.cookie(), offset, length)?;
+                    if !content.copy_to(offset, place) {
+                        return Err(Failure::Command);
+                    }
+                }
+                Step::Read(n) => self.link.fill(&mut self.inbox, n),
+                Step::ReadPayload {
                     cookie,
                     offset,
                     length,
-                }) => {
-                    place(self.data, &self.lanes, cookie, offset, length.into())?.fill(0);
+                } => {
+                    // From the line to its place, without a buffer.
+                    let place = place(self.data, &self.lanes, cookie, offset, length)?;
+                    self.link.read(place);
+                    self.session.advance(length)?;
                 }
-                _ => {}
-            }
-            let rest = input.len();
-            self.inbox.keep(rest);
-            if let Some(cookie) = done {
-                return Ok(cookie);
-            }
-            if waits {
-                match self.session.need() {
-                    Need::Header(n) => self.inbox.fill(self.link, n)?,
-                    Need::Payload {
-                        cookie,
-                        offset,
-                        length,
-                    } => {
-                        // From the line to its place, with no buffer between.
-                        let room = place(self.data, &self.lanes, cookie, offset, length)?;
-                        self.link.read(room);
-                        self.session.advance(length)?;
-                    }
-                    Need::Nothing => return Err(Failure::Protocol),
-                }
+                other => return Err(other.unexpected().into()),
             }
         }
     }
 
-    /// Asks for the status of the whole export, in as many turns as the
-    /// server wants.
+    /// Requests the status of the whole export. A server may describe less than
+    /// the request: the next request begins where the status ends.
     fn block_status(&mut self) -> Result<(), Failure> {
         let negotiated = self.session.negotiated();
         let (size, framing) = (negotiated.size, negotiated.framing);
@@ -237,7 +208,7 @@ impl Client<'_> {
         if negotiated.contexts.is_empty() {
             return Ok(());
         }
-        // The most that compact headers can say, in whole blocks.
+        // The longest length of compact headers, in whole blocks.
         let most = match framing {
             Framing::Extended => u64::MAX,
             _ => u64::from(u32::MAX - 65_535),
@@ -245,8 +216,8 @@ impl Client<'_> {
         while self.status_end < size {
             let offset = self.status_end;
             let length = (size - offset).min(most);
-            let head = self.session.submit(Request::block_status(offset, length))?;
-            self.link.write(head.as_bytes());
+            let header = self.session.submit(Request::block_status(offset, length))?;
+            self.link.write(header.as_bytes());
             self.wait()?;
             if self.status_end == offset {
                 return Err(Failure::Command);
@@ -270,7 +241,7 @@ impl Client<'_> {
         }
         while self.session.in_flight() > 0 {
             let cookie = self.wait()?;
-            let lane = self.lanes.iter().position(|lane| lane.serves(cookie));
+            let lane = self.lanes.iter().position(|lane| lane.is_for(cookie));
             let lane = lane.ok_or(Failure::Command)?;
             match self.lanes.get(lane) {
                 Some(&Lane::Reading { offset, .. }) => self.write(lane, offset)?,
@@ -285,17 +256,17 @@ impl Client<'_> {
     }
 
     fn read(&mut self, lane: usize, offset: u64) -> Result<(), Failure> {
-        let head = self.session.submit(Request::read(offset, BLOCK as u64))?;
-        let slot = slot_index(head.cookie());
+        let header = self.session.submit(Request::read(offset, BLOCK as u64))?;
+        let slot = slot_index(header.cookie());
         self.set(lane, Lane::Reading { slot, offset });
-        self.link.write(head.as_bytes());
+        self.link.write(header.as_bytes());
         Ok(())
     }
 
     /// Changes what was read, and writes it back.
     fn write(&mut self, lane: usize, offset: u64) -> Result<(), Failure> {
-        let head = self.session.submit(Request::write(offset, BLOCK as u64))?;
-        let slot = slot_index(head.cookie());
+        let header = self.session.submit(Request::write(offset, BLOCK as u64))?;
+        let slot = slot_index(header.cookie());
         self.set(lane, Lane::Writing { slot });
         let Some(block) = self.data.get_mut(lane) else {
             return Err(Failure::Command);
@@ -305,7 +276,7 @@ impl Client<'_> {
             self.report.checksum = self.report.checksum.wrapping_add(weighed);
             *byte = byte.wrapping_mul(3).wrapping_add(place as u8);
         }
-        self.link.write(head.as_bytes());
+        self.link.write(header.as_bytes());
         self.link.write(block);
         Ok(())
     }
@@ -319,8 +290,8 @@ impl Client<'_> {
     fn end(&mut self) -> Result<Report, Failure> {
         let flags = self.session.negotiated().flags;
         if flags.contains(TransmissionFlags::SEND_FLUSH) {
-            let head = self.session.submit(Request::flush())?;
-            self.link.write(head.as_bytes());
+            let header = self.session.submit(Request::flush())?;
+            self.link.write(header.as_bytes());
             self.wait()?;
         }
         self.link.write(self.session.disconnect()?.as_bytes());
@@ -330,15 +301,14 @@ impl Client<'_> {
 
 /// Counts an extent of `base:allocation`.
 fn count(report: &mut Report, status_end: &mut u64, extent: Extent64) {
-    const HOLE: u64 = 1;
     report.extents += 1;
-    if extent.flags & HOLE == 0 {
+    if extent.flags & u64::from(AllocationFlags::HOLE.0) == 0 {
         report.allocated += extent.length as u32;
     }
     *status_end += extent.length;
 }
 
-/// Where data of a read belongs.
+/// The memory for data of a read.
 fn place<'a>(
     data: &'a mut [[u8; BLOCK]; LANES],
     lanes: &[Lane; LANES],
@@ -348,11 +318,11 @@ fn place<'a>(
 ) -> Result<&'a mut [u8], Failure> {
     for (block, lane) in data.iter_mut().zip(lanes) {
         if let Lane::Reading { offset: start, .. } = lane
-            && lane.serves(cookie)
-            && let Some(rest) = block.get_mut((offset - start) as usize..)
-            && let Some(room) = rest.get_mut(..length as usize)
+            && lane.is_for(cookie)
+            && let Some(after) = block.get_mut((offset - start) as usize..)
+            && let Some(place) = after.get_mut(..length as usize)
         {
-            return Ok(room);
+            return Ok(place);
         }
     }
     Err(Failure::Command)

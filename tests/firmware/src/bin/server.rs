@@ -1,24 +1,27 @@
 //! An NBD server for 32 KiB of its RAM, in 256 bytes of buffers, without an
 //! operating system.
 //!
-//! It serves one session, and then tells the debugger what is in the RAM.
+//! It serves one session, and then reports the content of the RAM to the
+//! debugger.
 #![no_std]
 #![no_main]
 
 use cortex_m_rt::entry;
-use nbd_codec::server::handshake::{self, Handshake};
-use nbd_codec::server::{Event, Export, Inquiry, MetaContext, Offer, Reply, Request, Transmission};
+use nbd_codec::server::{
+    Config, Export, ExportQuery, Handshake, HandshakeEvent, MetaContext, Reply, Request,
+    Transmission, TransmissionEvent,
+};
 use nbd_codec::wire::extent::{Extent32, Extent64};
-use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::flags::{AllocationFlags, TransmissionFlags};
 use nbd_codec::wire::number::{ContextId, ErrorValue, OptionReplyType};
 use nbd_codec::wire::option_reply::BlockSizes;
-use nbd_codec::{Limits, Need, Negotiated};
+use nbd_codec::{Negotiated, Step};
 use nbd_codec_firmware::board::{self, Uart};
-use nbd_codec_firmware::{Failure, Inbox};
+use nbd_codec_firmware::{BUFFER, Failure, Inbox, LIMITS};
 
-/// Bytes that are exported.
+/// Size of the export in bytes.
 const SIZE: usize = 32 * 1024;
-/// Bytes that are all zero or not, as far as block status tells.
+/// Granularity of block status in bytes.
 const GRAIN: usize = 512;
 
 const EXPORT: Export<'_> = {
@@ -40,7 +43,7 @@ const EXPORT: Export<'_> = {
 
 #[entry]
 fn main() -> ! {
-    static mut RECEIVE: [u8; 256] = [0; 256];
+    static mut RECEIVE: [u8; BUFFER] = [0; BUFFER];
     static mut RAM: [u8; SIZE] = [0; SIZE];
     static mut HANDSHAKE: Option<Handshake> = None;
     static mut SESSION: Option<Transmission> = None;
@@ -49,12 +52,12 @@ fn main() -> ! {
     {
         RECEIVE[0] = core::hint::black_box(None).unwrap();
     }
-    // SAFETY: the only one.
+    // SAFETY: the only call.
     let mut link = unsafe { Uart::start() };
     let result = server(&mut link, Inbox::new(RECEIVE), RAM, HANDSHAKE, SESSION);
     link.drain();
-    board::tell("stack", board::deepest_stack());
-    board::tell_bytes(RAM);
+    board::report("stack", board::deepest_stack());
+    board::report_bytes(RAM);
     match result {
         Ok(()) => board::exit(0),
         Err(failure) => board::exit(failure as u32),
@@ -65,37 +68,28 @@ fn server(
     link: &mut Uart,
     mut inbox: Inbox,
     ram: &mut [u8; SIZE],
-    shaking: &mut Option<Handshake>,
+    slot: &mut Option<Handshake>,
     session: &mut Option<Transmission>,
 ) -> Result<(), Failure> {
-    greet(shaking)?;
-    if let Some(shaking) = shaking {
-        handshake(shaking, link, &mut inbox, session)?;
+    start(slot)?;
+    if let Some(started) = slot {
+        handshake(started, link, &mut inbox, session)?;
     }
     match session {
         Some(session) => serve(session, link, &mut inbox, ram),
-        None => Ok(()), // only asked
+        None => Ok(()), // the client ended the handshake with ABORT
     }
 }
 
-/// What fits the receive buffer.
-fn limits() -> Limits {
-    let mut limits = Limits::DEFAULT;
-    limits.option_data = 236;
-    limits
-}
-
-/// The machine for the handshake, where it stays: on the stack, even for a
-/// moment, it would be the deepest of all.
+/// Makes the handshake in its static memory. Returned by value, it would be on
+/// the stack for a moment, deeper than anything else.
 #[inline(never)]
-fn greet(shaking: &mut Option<Handshake>) -> Result<(), Failure> {
-    let mut offer = Offer::default();
-    offer.limits = limits();
-    *shaking = Some(Handshake::new(offer)?);
+fn start(slot: &mut Option<Handshake>) -> Result<(), Failure> {
+    *slot = Some(Handshake::new(Config::new().limits(LIMITS))?);
     Ok(())
 }
 
-/// In a frame of its own, which is gone when transmission begins.
+/// Not inlined: its stack frame is gone when transmission begins.
 #[inline(never)]
 fn handshake(
     handshake: &mut Handshake,
@@ -103,54 +97,47 @@ fn handshake(
     inbox: &mut Inbox,
     session: &mut Option<Transmission>,
 ) -> Result<(), Failure> {
+    use HandshakeEvent as E;
     loop {
-        handshake.transmit(link)?;
-        let mut input = inbox.held();
-        let mut ready = false;
-        match handshake.receive(&mut input)? {
-            Some(handshake::Event::Export(inquiry) | handshake::Event::MetaContexts(inquiry)) => {
-                decide(handshake, &inquiry, link)?;
+        match inbox.receive(handshake)? {
+            Step::Event(E::Export(query) | E::MetaContexts(query)) => {
+                answer_query(handshake, &query, link)?;
             }
-            Some(handshake::Event::List) => {
+            Step::Event(E::List) => {
                 handshake.list(&EXPORT, link)?;
-                handshake.done(link)?;
+                handshake.finish_list(link)?;
             }
-            Some(handshake::Event::Ready) => ready = true,
-            Some(handshake::Event::Aborted) => return Ok(()),
-            _ => {}
-        }
-        let rest = input.len();
-        inbox.keep(rest);
-        if ready {
-            return begin(handshake.agreed(), session);
-        }
-        if let Need::Header(n) = handshake.need() {
-            inbox.fill(link, n)?;
+            Step::Event(E::Ready { .. }) => return begin(handshake.agreed(), session),
+            Step::Event(E::Aborted) => return Ok(()),
+            Step::Event(_) => {}
+            Step::Transmit => drop(handshake.transmit(link)?),
+            Step::Read(n) => link.fill(inbox, n),
+            other => return Err(other.unexpected().into()),
         }
     }
 }
 
-/// There is one export, which is the default too.
+/// There is one export, which is also the default export.
 #[inline(never)]
-fn decide(
+fn answer_query(
     handshake: &mut Handshake,
-    inquiry: &Inquiry<'_>,
+    query: &ExportQuery<'_>,
     link: &mut Uart,
 ) -> Result<(), Failure> {
-    match inquiry.export() {
-        "" | "ram" => handshake.grant(inquiry, &EXPORT, link)?,
-        _ => handshake.refuse(OptionReplyType::ERR_UNKNOWN, "", link)?,
-    };
+    match query.export() {
+        "" | "ram" => drop(handshake.grant(query, &EXPORT, link)?),
+        _ => drop(handshake.refuse(OptionReplyType::ERR_UNKNOWN, "", link)?),
+    }
     Ok(())
 }
 
 #[inline(never)]
 fn begin(agreed: &Negotiated, session: &mut Option<Transmission>) -> Result<(), Failure> {
-    *session = Some(Transmission::new(*agreed, limits())?);
+    *session = Some(Transmission::new(*agreed, LIMITS)?);
     Ok(())
 }
 
-/// Everything behind the handshake.
+/// Everything after the handshake.
 #[inline(never)]
 fn serve(
     session: &mut Transmission,
@@ -158,35 +145,30 @@ fn serve(
     inbox: &mut Inbox,
     ram: &mut [u8; SIZE],
 ) -> Result<(), Failure> {
+    use TransmissionEvent as E;
     loop {
-        let mut input = inbox.held();
-        let mut waits = false;
-        match session.receive(&mut input)? {
-            Some(Event::Request(request)) => answer(request, link, ram)?,
-            Some(Event::Rejected { reply, .. }) => write(link, &reply),
-            Some(Event::Disconnect) => return Ok(()),
-            // `Payload` says what `need` says too, and what is read directly
-            // is no `Data`.
-            Some(_) => {}
-            None => waits = true,
-        }
-        let rest = input.len();
-        inbox.keep(rest);
-        if waits {
-            match session.need() {
-                Need::Header(n) => inbox.fill(link, n)?,
-                Need::Payload { offset, length, .. } => {
-                    // From the line to its place, with no buffer between.
-                    link.read(piece(ram, offset, length)?);
-                    session.advance(length)?;
+        match inbox.receive(session)? {
+            Step::Event(E::Request(request)) => answer(request, link, ram)?,
+            Step::Event(E::Rejected { reply, .. }) => write(link, &reply),
+            Step::Event(E::Disconnect) => return Ok(()),
+            Step::Event(_) => {}
+            Step::Content(content) => {
+                if !content.copy_to(0, ram) {
+                    return Err(Failure::Command);
                 }
-                Need::Nothing => return Err(Failure::Protocol),
             }
+            Step::Read(n) => link.fill(inbox, n),
+            Step::ReadPayload { offset, length, .. } => {
+                // From the line to its place, without a buffer.
+                link.read(piece(ram, offset, length)?);
+                session.advance(length)?;
+            }
+            other => return Err(other.unexpected().into()),
         }
     }
 }
 
-/// Does what a request wants, and answers it.
+/// Executes a request and answers it.
 #[inline(never)]
 fn answer(request: Request, link: &mut Uart, ram: &mut [u8; SIZE]) -> Result<(), Failure> {
     let reply = match request {
@@ -201,16 +183,16 @@ fn answer(request: Request, link: &mut Uart, ram: &mut [u8; SIZE]) -> Result<(),
             let (length, flags) = (length as u32, flags as u32);
             let extents = [Extent32 { length, flags }];
             status
-                .answer(ALLOCATION, extents, link)
-                .map_err(|returned| returned.misuse)?;
+                .reply(ALLOCATION, extents, link)
+                .map_err(|rejected| rejected.reason)?;
             return Ok(());
         }
         Request::BlockStatus64(status) => {
             let (length, flags) = zeroes(ram, status.offset(), status.length());
             let extents = [Extent64 { length, flags }];
             status
-                .answer(ALLOCATION, extents, link)
-                .map_err(|returned| returned.misuse)?;
+                .reply(ALLOCATION, extents, link)
+                .map_err(|rejected| rejected.reason)?;
             return Ok(());
         }
         Request::Write(write) => write.succeed(),
@@ -232,28 +214,29 @@ fn answer(request: Request, link: &mut Uart, ram: &mut [u8; SIZE]) -> Result<(),
     Ok(())
 }
 
-/// The place of the only context of the export.
+/// The only context of the export.
 const ALLOCATION: ContextId = ContextId(0);
 
-/// How far the RAM is the same from an offset on, all zeroes or not, and the
-/// flags that say which.
+/// The first extent of a range: its length and its flags. It is all zeroes, or
+/// no block of it is.
 fn zeroes(ram: &[u8; SIZE], offset: u64, length: u64) -> (u64, u64) {
-    const ZERO: u64 = 2;
-    let rest = ram.get(offset as usize..).unwrap_or_default();
-    let rest = rest.get(..length as usize).unwrap_or_default();
-    let mut grains = rest.chunks(GRAIN);
+    let range = ram.get(offset as usize..).unwrap_or_default();
+    let range = range.get(..length as usize).unwrap_or_default();
+    let mut grains = range.chunks(GRAIN);
     let is_zero = |grain: &[u8]| grain.iter().all(|byte| *byte == 0);
     let first = grains.next().unwrap_or_default();
     let zero = is_zero(first);
     let same = grains.take_while(|grain| is_zero(grain) == zero);
     let length = same.fold(first.len(), |sum, grain| sum + grain.len());
-    (length as u64, if zero { ZERO } else { 0 })
+    let flags = if zero { AllocationFlags::ZERO.0 } else { 0 };
+    (length as u64, flags.into())
 }
 
-/// A piece of the RAM; the machine has checked that there is one.
+/// A range of the RAM. The session has checked that it is within the export.
 fn piece(ram: &mut [u8; SIZE], offset: u64, length: u64) -> Result<&mut [u8], Failure> {
-    let rest = ram.get_mut(offset as usize..);
-    rest.and_then(|rest| rest.get_mut(..length as usize))
+    let after = ram.get_mut(offset as usize..);
+    after
+        .and_then(|after| after.get_mut(..length as usize))
         .ok_or(Failure::Command)
 }
 
