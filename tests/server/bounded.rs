@@ -1,13 +1,13 @@
 //! A server's work and memory never depend on a length field alone.
 
-use nbd_codec::server::handshake;
-use nbd_codec::server::{Event, TlsMode, Transmission};
+use nbd_codec::server::{HandshakeEvent, TlsMode, Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, Cookie, ErrorValue, OptionType};
 use nbd_codec::wire::option::OptionHeader;
 use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
-use nbd_codec::{Error, Framing, Limits, Need, Negotiated};
+use nbd_codec::{Content, Error, Framing, Limits, Negotiated, Step};
 
+use crate::drive::read;
 use crate::tls::negotiating;
 
 const MIB: u32 = 1 << 20;
@@ -60,19 +60,24 @@ fn discards_an_option_of_32_mib() {
     let mut handshake = negotiating(TlsMode::None);
     let header = option(99, 32 * MIB);
     let mut input = &header[..];
-    assert_eq!(handshake.receive(&mut input), Ok(None));
+    // In pieces that fit the receive buffer.
+    let piece = Ok(read(Limits::DEFAULT.buffer()));
+    assert_eq!(handshake.receive(&mut input), piece);
     assert!(input.is_empty());
     const BYTES: u32 = 100_000;
-    for fed in 0..BYTES {
-        assert_eq!(handshake.need(), Need::Header((32 * MIB - fed) as usize));
+    for _ in 0..BYTES {
         let mut input = &b"x"[..];
-        assert_eq!(handshake.receive(&mut input), Ok(None));
+        assert_eq!(handshake.receive(&mut input), piece);
         assert!(input.is_empty());
         assert_eq!(handshake.transmit(&mut Vec::new()), Ok(0));
     }
-    let remainder = vec![b'x'; (32 * MIB - BYTES) as usize + 1];
-    let mut input = &remainder[..];
-    assert_eq!(handshake.receive(&mut input), Ok(None));
+    // The last piece ends with the option.
+    let left = (32 * MIB - BYTES) as usize;
+    let remainder = vec![b'x'; left + 1];
+    let step = handshake.receive(&mut &remainder[..left - 5]);
+    assert_eq!(step, Ok(read(5)));
+    let mut input = &remainder[..6];
+    assert_eq!(handshake.receive(&mut input), Ok(Step::Transmit));
     assert_eq!(input, b"x", "the byte after the option");
     let mut out = Vec::new();
     assert!(handshake.transmit(&mut out).unwrap() > 0);
@@ -88,9 +93,9 @@ fn endless_options_keep_no_state() {
     for round in 0..100_000 {
         let header = option([99, 3, 8][round % 3], 0);
         let mut input = &header[..];
-        if let Some(event) = handshake.receive(&mut input).unwrap() {
-            assert_eq!(event, handshake::Event::List);
-            handshake.done(&mut out).unwrap();
+        if let Step::Event(event) = handshake.receive(&mut input).unwrap() {
+            assert_eq!(event, HandshakeEvent::List);
+            handshake.finish_list(&mut out).unwrap();
         }
         assert!(input.is_empty());
         handshake.transmit(&mut out).unwrap();
@@ -110,33 +115,32 @@ fn a_write_of_32_mib() {
         let length = 32 * MIB;
         let header = request(framing, Command::WRITE, 0, length.into());
         let cookie = Cookie(7);
-        let payload = Event::Payload {
+        let payload = Step::Event(TransmissionEvent::WritePayload {
             cookie,
             offset: 0,
             length,
-        };
-        assert_eq!(server.receive(&mut &header[..]), Ok(Some(payload)));
+        });
+        assert_eq!(server.receive(&mut &header[..]), Ok(payload));
         const BYTES: u64 = 100_000;
         for offset in 0..BYTES {
             let mut input = &b"x"[..];
-            let data = Event::Data {
+            let data = Step::Content(Content::Data {
                 cookie,
                 offset,
-                data: b"x",
+                data: &b"x"[..],
+            });
+            assert_eq!(server.receive(&mut input), Ok(data));
+            let payload = Step::ReadPayload {
+                cookie,
+                offset: offset + 1,
+                length: u64::from(length) - offset - 1,
             };
-            assert_eq!(server.receive(&mut input), Ok(Some(data)));
-            assert_eq!(server.receive(&mut input), Ok(None));
+            assert_eq!(server.receive(&mut input), Ok(payload));
         }
-        let left = u64::from(length) - BYTES;
-        let need = Need::Payload {
-            cookie,
-            offset: BYTES,
-            length: left,
-        };
-        assert_eq!(server.need(), need);
-        assert_eq!(server.advance(left), Ok(()));
-        let event = server.receive(&mut &b""[..]).unwrap();
-        assert!(matches!(event, Some(Event::Request(_))), "{event:?}");
+        assert_eq!(server.advance(u64::from(length) - BYTES), Ok(()));
+        let step = server.receive(&mut &b""[..]).unwrap();
+        let write = matches!(step, Step::Event(TransmissionEvent::Request(_)));
+        assert!(write, "{step:?}");
     }
 }
 
@@ -149,32 +153,33 @@ fn discards_a_rejected_write_of_4_gib() {
         let length = u64::from(u32::MAX);
         // Beyond the maximum payload and the end of the export.
         let header = request(framing, Command::WRITE, 0, length);
-        assert_eq!(server.receive(&mut &header[..]), Ok(None));
+        let buffer = Limits::DEFAULT.buffer();
+        assert_eq!(server.receive(&mut &header[..]), Ok(read(buffer)));
         for _ in 0..100_000 {
             let mut input = &b"x"[..];
-            assert_eq!(server.receive(&mut input), Ok(None));
+            assert_eq!(server.receive(&mut input), Ok(read(buffer)));
             assert!(input.is_empty());
         }
         let junk = vec![b'x'; 1 << 24];
         let mut left = length - 100_000;
         while left > 0 {
             let n = left.min(junk.len() as u64);
-            assert_eq!(server.need(), Need::Header(left as usize));
             let mut input = &junk[..n as usize];
-            let event = server.receive(&mut input).unwrap();
+            let step = server.receive(&mut input).unwrap();
             assert!(input.is_empty());
             left -= n;
-            match event {
-                None => assert!(left > 0),
-                Some(Event::Rejected { error, .. }) => {
+            match step {
+                Step::Read(n) => assert_eq!(n.get() as u64, left.min(buffer as u64)),
+                Step::Event(TransmissionEvent::Rejected { error, .. }) => {
                     assert_eq!((left, error), (0, ErrorValue::EINVAL));
                 }
-                Some(other) => panic!("{other:?}"),
+                other => panic!("{other:?}"),
             }
         }
         let flush = request(framing, Command::FLUSH, 0, 0);
-        let event = server.receive(&mut &flush[..]).unwrap();
-        assert!(matches!(event, Some(Event::Request(_))), "{event:?}");
+        let step = server.receive(&mut &flush[..]).unwrap();
+        let request = matches!(step, Step::Event(TransmissionEvent::Request(_)));
+        assert!(request, "{step:?}");
     }
 }
 
@@ -194,15 +199,16 @@ fn maximum_length_fields() {
                 let mut input = &header[..];
                 let seen = server.receive(&mut input);
                 let place = format!("{framing} {command} {offset:#x}");
+                use TransmissionEvent as E;
                 match (seen, command) {
-                    (Ok(Some(Event::Disconnect)), Command::DISC) => {}
+                    (Ok(Step::Event(E::Disconnect)), Command::DISC) => {}
                     // A flush has no range; the offset of a resize is the new size.
-                    (Ok(Some(Event::Request(_))), Command::FLUSH | Command::RESIZE) => {}
-                    (Ok(Some(Event::Rejected { error, .. })), _) => {
+                    (Ok(Step::Event(E::Request(_))), Command::FLUSH | Command::RESIZE) => {}
+                    (Ok(Step::Event(E::Rejected { error, .. })), _) => {
                         assert!(error.is_error(), "{place}");
                     }
-                    (Ok(None), Command::WRITE) if framing != Framing::Extended => {
-                        assert_eq!(server.need(), Need::Header(longest as usize), "{place}");
+                    (Ok(Step::Read(n)), Command::WRITE) if framing != Framing::Extended => {
+                        assert_eq!(n.get(), Limits::DEFAULT.buffer(), "{place}");
                     }
                     (Err(_), Command::WRITE) => {
                         assert_eq!(framing, Framing::Extended, "{place}");

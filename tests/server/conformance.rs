@@ -1,10 +1,10 @@
 //! Requirements of the specification that no other module tests.
 
-use nbd_codec::server::{Export, MetaContext, Offer, Request, TlsMode, handshake};
+use nbd_codec::server::{Config, Export, HandshakeEvent, MetaContext, Request, TlsMode};
 use nbd_codec::wire::extent::Extent64;
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, ErrorValue, OptionReplyType};
-use nbd_codec::{Framing, Misuse};
+use nbd_codec::{Framing, Misuse, Step};
 
 use crate::drive::{HandshakeDriver, play};
 use crate::replies::request_of_type;
@@ -19,20 +19,16 @@ const DISK: &[Export<'_>] = &[Export::new("disk", 1 << 20, ALL)];
 #[test]
 fn starttls_requires_fixed_newstyle() {
     for tls in [TlsMode::Selective, TlsMode::Forced] {
-        let mut offer = Offer::default();
-        offer.tls = tls;
         play(
-            || HandshakeDriver::new(offer, &[]),
+            || HandshakeDriver::new(Config::new().tls(tls), &[]),
             "S: NBDMAGIC IHAVEOPT 0003
              C: 00000002
              C: IHAVEOPT STARTTLS 4{ }
              X: the peer broke the protocol: NBD_OPT_STARTTLS without fixed newstyle",
         );
     }
-    let mut offer = Offer::default();
-    offer.tls = TlsMode::Forced;
     play(
-        || HandshakeDriver::new(offer, &[]),
+        || HandshakeDriver::new(Config::new().tls(TlsMode::Forced), &[]),
         "S: NBDMAGIC IHAVEOPT 0003
          C: 00000002
          C: IHAVEOPT EXPORT_NAME 4{ \"disk\" }
@@ -46,15 +42,14 @@ fn err_tls_reqd_is_misuse_under_tls() {
     for tls in [TlsMode::Selective, TlsMode::Forced] {
         let mut handshake = negotiating(tls);
         let start = bytes("IHAVEOPT STARTTLS 4{ }");
-        assert_eq!(handshake.receive(&mut &start[..]), Ok(None));
+        assert_eq!(handshake.receive(&mut &start[..]), Ok(Step::Transmit));
         handshake.transmit(&mut Vec::new()).unwrap();
-        let event = handshake.receive(&mut &[][..]);
-        assert_eq!(event, Ok(Some(handshake::Event::StartTls)));
+        assert_eq!(handshake.receive(&mut &[][..]), Ok(Step::StartTls));
         handshake.tls_established().unwrap();
 
         let go = bytes("IHAVEOPT GO 4{ 4{ \"disk\" } 0000 }");
-        let event = handshake.receive(&mut &go[..]).unwrap();
-        assert!(matches!(event, Some(handshake::Event::Export(_))));
+        let step = handshake.receive(&mut &go[..]).unwrap();
+        assert!(matches!(step, Step::Event(HandshakeEvent::Export(_))));
         let mut out = Vec::new();
         let error = OptionReplyType::ERR_TLS_REQD;
         let refused = handshake.refuse(error, "", &mut out);
@@ -84,7 +79,7 @@ fn go_repeats_the_answer_to_info() {
         )
     };
     play(
-        || HandshakeDriver::new(Offer::default(), std::slice::from_ref(&export)),
+        || HandshakeDriver::new(Config::new(), std::slice::from_ref(&export)),
         &format!(
             "S: NBDMAGIC IHAVEOPT 0003
              C: 00000003
@@ -106,7 +101,7 @@ fn go_repeats_the_answer_to_info() {
 fn go_is_not_followed_by_zeroes() {
     for flags in ["00000001", "00000003"] {
         play(
-            || HandshakeDriver::new(Offer::default(), DISK),
+            || HandshakeDriver::new(Config::new(), DISK),
             &format!(
                 "S: NBDMAGIC IHAVEOPT 0003
                  C: {flags}
@@ -124,7 +119,7 @@ fn go_is_not_followed_by_zeroes() {
 #[test]
 fn each_info_type_is_sent_once() {
     play(
-        || HandshakeDriver::new(Offer::default(), DISK),
+        || HandshakeDriver::new(Config::new(), DISK),
         "S: NBDMAGIC IHAVEOPT 0003
          C: 00000003
          C: IHAVEOPT INFO 4{ 4{ \"disk\" } 0004 0001 0000 0001 0000 }
@@ -138,7 +133,7 @@ fn each_info_type_is_sent_once() {
 #[test]
 fn extended_headers_option_takes_no_data() {
     play(
-        || HandshakeDriver::new(Offer::default(), &[]),
+        || HandshakeDriver::new(Config::new(), &[]),
         "S: NBDMAGIC IHAVEOPT 0003
          C: 00000003
          C: IHAVEOPT EXTENDED_HEADERS 4{ 00 }
@@ -155,8 +150,8 @@ fn block_status_ext_is_not_empty() {
     for extents in [&[][..], &[extent(0)], &[extent(512), extent(0)]] {
         let status = request_of_type!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
         let mut out = Vec::new();
-        let result = status.answer(ContextId(0), extents.iter().copied(), &mut out);
-        assert_eq!(result.unwrap_err().misuse, Misuse::EmptyExtent);
+        let result = status.reply(ContextId(0), extents.iter().copied(), &mut out);
+        assert_eq!(result.unwrap_err().reason, Misuse::EmptyExtent);
         assert!(out.is_empty());
     }
 }

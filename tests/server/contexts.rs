@@ -1,7 +1,7 @@
 //! `LIST_META_CONTEXT` and `SET_META_CONTEXT`.
 
 use nbd_codec::Framing;
-use nbd_codec::server::{Export, MetaContext, Offer};
+use nbd_codec::server::{Config, Export, MetaContext};
 
 use crate::drive::{HandshakeDriver, play};
 use crate::options::{ALL, fixed, play_with};
@@ -160,10 +160,9 @@ fn wide_contexts_need_extended_headers() {
         ),
     );
     // A server without extended headers does not ask for them.
-    let mut offer = Offer::default();
-    offer.framing = Framing::Structured;
+    let config = Config::new().framing(Framing::Structured);
     play(
-        || HandshakeDriver::new(offer, std::slice::from_ref(&export)),
+        || HandshakeDriver::new(config, std::slice::from_ref(&export)),
         &fixed(
             "C: IHAVEOPT LIST_META 4{ 4{ } 00000000 }
              E: MetaContexts NBD_OPT_LIST_META_CONTEXT \"\" []

@@ -1,7 +1,7 @@
 //! Greetings of every handshake style, client flags, and `EXPORT_NAME`.
 
-use nbd_codec::Style;
-use nbd_codec::server::{Export, Handshake, Offer};
+use nbd_codec::server::{Config, Export, Handshake, HandshakeEvent};
+use nbd_codec::{HandshakeStyle, Step};
 
 use crate::drive::{HandshakeDriver, play};
 use crate::options::{ALL, DISK, disk, fixed, play_with};
@@ -12,7 +12,7 @@ fn oldstyle_greeting() {
     let export = Export::new("", 0x1234_5678, ALL);
     let start = || HandshakeDriver {
         handshake: Handshake::oldstyle(&export).unwrap(),
-        ..HandshakeDriver::new(Offer::default(), &[])
+        ..HandshakeDriver::new(Config::new(), &[])
     };
     play(
         start,
@@ -28,19 +28,18 @@ fn oldstyle_keeps_the_block_sizes_of_its_export() {
     export.block_sizes.minimum = 512;
     let mut handshake = Handshake::oldstyle(&export).unwrap();
     handshake.transmit(&mut Vec::new()).unwrap();
-    assert!(handshake.receive(&mut &b""[..]).unwrap().is_some());
+    let ready = Step::Event(HandshakeEvent::Ready { export: 0 });
+    assert_eq!(handshake.receive(&mut &b""[..]), Ok(ready));
     let negotiated = handshake.into_negotiated().unwrap();
     assert_eq!(negotiated.block_sizes, Some(export.block_sizes));
-    assert_eq!(negotiated.style, Style::Oldstyle);
+    assert_eq!(negotiated.style, HandshakeStyle::Oldstyle);
 }
 
 #[test]
 fn newstyle_allows_only_export_name() {
-    let mut offer = Offer::default();
-    offer.fixed = false;
-    offer.no_zeroes = false;
+    let config = Config::new().fixed_newstyle(false).no_zeroes(false);
     play(
-        || HandshakeDriver::new(offer, DISK),
+        || HandshakeDriver::new(config, DISK),
         "S: NBDMAGIC IHAVEOPT 0000
          C: 00000000
          C: IHAVEOPT EXPORT_NAME 4{ \"disk\" }
@@ -49,7 +48,7 @@ fn newstyle_allows_only_export_name() {
          S: 0000_0000_0010_0000 0005 00*124",
     );
     play(
-        || HandshakeDriver::new(offer, DISK),
+        || HandshakeDriver::new(config, DISK),
         "S: NBDMAGIC IHAVEOPT 0000
          C: 00000000
          C: IHAVEOPT LIST 4{ }
@@ -67,15 +66,14 @@ fn newstyle_allows_only_export_name() {
 
 #[test]
 fn client_flags_must_be_offered() {
-    let mut offer = Offer::default();
-    offer.no_zeroes = false;
+    let config = Config::new().no_zeroes(false);
     for (flags, over) in [
         ("00000002", "NO_ZEROES"),
         ("00000007", "FIXED_NEWSTYLE | NO_ZEROES | 0x4"),
         ("80000001", "FIXED_NEWSTYLE | 0x80000000"),
     ] {
         play(
-            || HandshakeDriver::new(offer, &[]),
+            || HandshakeDriver::new(config, &[]),
             &format!(
                 "S: NBDMAGIC IHAVEOPT 0001
                  C: {flags}

@@ -2,14 +2,15 @@
 //! prevents the bug here.
 
 use nbd_codec::server::{
-    Event, Export, Handshake, MetaContext, Offer, Request, TlsMode, Transmission, handshake,
+    Config, Export, Handshake, HandshakeEvent, MetaContext, Request, TlsMode, Transmission,
+    TransmissionEvent,
 };
 use nbd_codec::wire::extent::Extent32;
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, ErrorValue, OptionReplyType, OptionType};
 use nbd_codec::wire::option::OptionHeader;
 use nbd_codec::wire::option_reply::{OptionReply, OptionReplyHeader};
-use nbd_codec::{Error, Framing, Limits, Misuse, Need, Negotiated, Violation};
+use nbd_codec::{Error, Framing, Limits, Misuse, Negotiated, Step, Violation};
 
 use crate::replies::{request, request_of_type};
 use crate::requests::{export, succeed};
@@ -29,19 +30,20 @@ fn disk() -> Export<'static> {
 fn run(handshake: &mut Handshake, input: &mut &[u8]) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     loop {
-        use handshake::Event as E;
+        use HandshakeEvent as E;
         match handshake.receive(input)? {
-            Some(E::List) => {
+            Step::Event(E::List) => {
                 handshake.list(&disk(), &mut out).unwrap();
-                handshake.done(&mut out).unwrap();
+                handshake.finish_list(&mut out).unwrap();
             }
-            Some(E::Export(inquiry) | E::MetaContexts(inquiry)) => {
-                handshake.grant(&inquiry, &disk(), &mut out).unwrap();
+            Step::Event(E::Export(query) | E::MetaContexts(query)) => {
+                handshake.grant(&query, &disk(), &mut out).unwrap();
             }
-            Some(E::StartTls) => handshake.tls_established().unwrap(),
-            Some(_) => {}
-            None if handshake.transmit(&mut out).unwrap() == 0 => return Ok(out),
-            None => {}
+            Step::Event(_) => {}
+            Step::Transmit => assert!(handshake.transmit(&mut out).unwrap() > 0),
+            Step::StartTls => handshake.tls_established().unwrap(),
+            Step::Read(_) | Step::Finished => return Ok(out),
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -67,7 +69,7 @@ fn final_reply(mut written: &[u8], option: OptionType) -> OptionReplyType {
 /// nbdkit CVE-2019-14850: no option before GO makes the caller open an export.
 #[test]
 fn options_before_go_open_no_export() {
-    let mut handshake = Handshake::new(Offer::default()).unwrap();
+    let mut handshake = Handshake::new(Config::new()).unwrap();
     let mut seen = Vec::new();
     let stream = bytes(
         "00000003
@@ -80,24 +82,23 @@ fn options_before_go_open_no_export() {
     let mut input = &stream[..];
     let mut out = Vec::new();
     while !seen.contains(&"Export") {
-        use handshake::Event as E;
-        handshake.transmit(&mut out).unwrap();
+        use HandshakeEvent as E;
         match handshake.receive(&mut input).unwrap() {
-            Some(E::List) => {
+            Step::Transmit => drop(handshake.transmit(&mut out).unwrap()),
+            Step::Event(E::List) => {
                 seen.push("List");
-                handshake.done(&mut out).unwrap();
+                handshake.finish_list(&mut out).unwrap();
             }
-            Some(E::MetaContexts(inquiry)) => {
-                assert!(!inquiry.enters());
+            Step::Event(E::MetaContexts(query)) => {
+                assert!(!query.starts_transmission());
                 seen.push("MetaContexts");
-                handshake.grant(&inquiry, &disk(), &mut out).unwrap();
+                handshake.grant(&query, &disk(), &mut out).unwrap();
             }
-            Some(E::Export(inquiry)) => {
-                assert!(inquiry.enters());
+            Step::Event(E::Export(query)) => {
+                assert!(query.starts_transmission());
                 seen.push("Export");
             }
-            Some(other) => panic!("{other:?}"),
-            None => {}
+            other => panic!("{other:?}"),
         }
     }
     assert_eq!(seen, ["List", "MetaContexts", "MetaContexts", "Export"]);
@@ -217,17 +218,17 @@ fn extents_near_4_gib_are_rejected_or_split() {
     };
     let status = request_of_type!(Framing::Structured, BlockStatus32, BLOCK_STATUS);
     let mut out = Vec::new();
-    let returned = status
-        .answer(ContextId(0), [four, four], &mut out)
+    let rejected = status
+        .reply(ContextId(0), [four, four], &mut out)
         .unwrap_err();
-    assert_eq!(returned.misuse, Misuse::ExtentBeyond);
-    let status = returned.token;
+    assert_eq!(rejected.reason, Misuse::ExtentBeyond);
+    let status = rejected.request;
     // `Extent32` cannot hold 4 GiB.
     let whole = crate::replies::wide(1 << 32, 0);
     assert!(Extent32::try_from(whole).is_err());
     let pieces = nbd_codec::server::narrow::split(whole).unwrap();
-    let cut = status.cut(pieces);
-    assert!(status.answer(ContextId(0), cut, &mut out).is_ok());
+    let cut = status.truncate(pieces);
+    assert!(status.reply(ContextId(0), cut, &mut out).is_ok());
     assert_eq!(out[24..28], [0xff, 0xff, 0, 0]);
 }
 
@@ -273,28 +274,31 @@ fn clients_may_close_in_every_state() {
          IHAVEOPT GO 4{ 4{ \"disk\" } 0000 }",
     );
     for end in 0..=stream.len() {
-        let mut handshake = Handshake::new(Offer::default()).unwrap();
+        let mut handshake = Handshake::new(Config::new()).unwrap();
         assert!(handshake.is_negotiating());
         run(&mut handshake, &mut &stream[..end]).unwrap();
         assert_eq!(handshake.is_negotiating(), end < stream.len());
         assert_eq!(handshake.end_of_input(), Err(Error::Closed));
         assert!(!handshake.is_negotiating());
-        assert_eq!(handshake.need(), Need::Nothing);
+        assert_eq!(handshake.receive(&mut &[][..]), Err(Error::Closed));
     }
     // Also while a query awaits its answer, and before the greeting.
     let mut handshake = negotiating(TlsMode::None);
     let list = bytes("IHAVEOPT LIST 4{ }");
-    handshake.receive(&mut &list[..]).unwrap().unwrap();
+    let list = handshake.receive(&mut &list[..]);
+    assert_eq!(list, Ok(Step::Event(HandshakeEvent::List)));
     assert_eq!(handshake.end_of_input(), Err(Error::Closed));
     assert_eq!(
-        Handshake::new(Offer::default()).unwrap().end_of_input(),
+        Handshake::new(Config::new()).unwrap().end_of_input(),
         Err(Error::Closed)
     );
     // A client that sends ABORT need not wait for the answer.
     let mut handshake = negotiating(TlsMode::None);
     let abort = bytes("IHAVEOPT ABORT 4{ }");
-    assert_eq!(handshake.receive(&mut &abort[..]), Ok(None));
-    assert_eq!(handshake.end_of_input(), Ok(()));
+    assert_eq!(handshake.receive(&mut &abort[..]), Ok(Step::Transmit));
+    for _ in 0..3 {
+        assert_eq!(handshake.end_of_input(), Ok(()));
+    }
 
     let request =
         bytes("REQUEST 0000 WRITE 00*8 00*8 4{ 00*40 } REQUEST 0000 READ 00*8 00*8 00000001");
@@ -303,9 +307,14 @@ fn clients_may_close_in_every_state() {
         let mut transmission = Transmission::new(export, Limits::DEFAULT).unwrap();
         let mut input = &request[..end];
         let mut out = Vec::new();
-        while let Some(event) = transmission.receive(&mut input).unwrap() {
-            if let Event::Request(request) = event {
-                succeed(&mut transmission, request, &mut out);
+        loop {
+            match transmission.receive(&mut input).unwrap() {
+                Step::Event(TransmissionEvent::Request(request)) => {
+                    succeed(&mut transmission, request, &mut out);
+                }
+                Step::Event(_) | Step::Content(_) => {}
+                Step::Read(_) | Step::ReadPayload { .. } => break,
+                other => panic!("{other:?}"),
             }
         }
         assert_eq!(transmission.end_of_input(), Err(Error::Closed));
@@ -395,7 +404,8 @@ fn only_advertised_flags_and_commands_are_accepted() {
                 run(&mut handshake, &mut &option[..]).unwrap();
             }
             let go = bytes("IHAVEOPT GO 4{ 4{ } 0000 }");
-            let Ok(Some(handshake::Event::Export(it))) = handshake.receive(&mut &go[..]) else {
+            let Ok(Step::Event(HandshakeEvent::Export(it))) = handshake.receive(&mut &go[..])
+            else {
                 panic!("no query");
             };
             let mut out = Vec::new();
@@ -403,7 +413,8 @@ fn only_advertised_flags_and_commands_are_accepted() {
                 .grant(&it, &Export::new("", 1 << 20, wanted), &mut out)
                 .unwrap();
             let advertised = TransmissionFlags(u16::from_be_bytes([out[30], out[31]]));
-            handshake.receive(&mut &[][..]).unwrap();
+            let ready = Step::Event(HandshakeEvent::Ready { export: 0 });
+            assert_eq!(handshake.receive(&mut &[][..]), Ok(ready));
             let negotiated = handshake.into_negotiated().unwrap();
             assert_eq!(negotiated.flags, advertised);
             for (command, flags, need) in needs {
@@ -416,8 +427,8 @@ fn only_advertised_flags_and_commands_are_accepted() {
                     length: 512,
                 };
                 let accepted = match transmission.receive(&mut &request.encode()[..]) {
-                    Ok(Some(Event::Request(_))) => true,
-                    Ok(Some(Event::Rejected { .. })) => false,
+                    Ok(Step::Event(TransmissionEvent::Request(_))) => true,
+                    Ok(Step::Event(TransmissionEvent::Rejected { .. })) => false,
                     other => panic!("{other:?}"),
                 };
                 assert_eq!(
@@ -473,17 +484,20 @@ fn payloads_are_drained_before_the_next_header() {
             stream.extend(read.iter().cycle().take(length));
             stream.extend(&read);
             let mut input = &stream[..];
-            let event = transmission.receive(&mut input).unwrap().unwrap();
+            let step = transmission.receive(&mut input).unwrap();
             assert!(matches!(
-                event,
-                Event::Rejected {
+                step,
+                Step::Event(TransmissionEvent::Rejected {
                     error: ErrorValue::EPERM,
                     ..
-                }
+                })
             ));
             assert_eq!(input, read);
-            let event = transmission.receive(&mut input).unwrap().unwrap();
-            assert!(matches!(event, Event::Request(Request::Read(_))));
+            let step = transmission.receive(&mut input).unwrap();
+            let Step::Event(TransmissionEvent::Request(request)) = step else {
+                panic!("{step:?}");
+            };
+            assert!(matches!(request, Request::Read(_)));
         }
     }
 }
@@ -505,15 +519,17 @@ fn reads_are_within_export_and_maximum_payload() {
                     _ => format!("REQUEST 0000 READ 00*8 {offset:016x} {length:08x}"),
                 };
                 let header = bytes(&header);
-                let event = transmission.receive(&mut &header[..]);
+                let step = transmission.receive(&mut &header[..]);
                 let inside = offset
                     .checked_add(length)
                     .is_some_and(|end| end <= export.size);
-                match event.unwrap().unwrap() {
-                    Event::Request(Request::Read(read)) => {
+                match step.unwrap() {
+                    Step::Event(TransmissionEvent::Request(Request::Read(read))) => {
                         assert!(inside && u64::from(read.length()) <= maximum);
                     }
-                    Event::Rejected { .. } => assert!(!inside || length > maximum),
+                    Step::Event(TransmissionEvent::Rejected { .. }) => {
+                        assert!(!inside || length > maximum)
+                    }
                     other => panic!("{other:?}"),
                 }
             }
@@ -547,7 +563,7 @@ fn requests_carry_the_command_flags() {
         let zeroes = request_of_type!(Framing::Extended, WriteZeroes, WRITE_ZEROES, flags);
         assert_eq!(zeroes.fua(), bits & 1 != 0);
         assert_eq!(zeroes.no_hole(), bits & 2 != 0);
-        assert_eq!(zeroes.fast(), bits & 4 != 0);
+        assert_eq!(zeroes.fast_zero(), bits & 4 != 0);
     }
     for (flags, fua) in [(F::NONE, false), (F::FUA, true)] {
         assert_eq!(
@@ -581,12 +597,12 @@ fn export_names_with_equal_hash_share_no_contexts() {
         let stream = bytes(option);
         let mut out = Vec::new();
         match handshake.receive(&mut &stream[..]) {
-            Ok(Some(
-                handshake::Event::Export(inquiry) | handshake::Event::MetaContexts(inquiry),
+            Ok(Step::Event(
+                HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query),
             )) => {
-                let mut export = Export::new(inquiry.export(), 1, TransmissionFlags::NONE);
+                let mut export = Export::new(query.export(), 1, TransmissionFlags::NONE);
                 export.contexts = contexts;
-                handshake.grant(&inquiry, &export, &mut out).unwrap();
+                handshake.grant(&query, &export, &mut out).unwrap();
             }
             other => panic!("{other:?}"),
         }
@@ -597,7 +613,8 @@ fn export_names_with_equal_hash_share_no_contexts() {
     assert_eq!(handshake.agreed().contexts.len(), 2);
     let go = format!("IHAVEOPT GO 4{{ 4{{ \"{}\" }} 0000 }}", TWINS[1]);
     ask(&mut handshake, &go, CONTEXTS);
-    handshake.receive(&mut &[][..]).unwrap();
+    let ready = Step::Event(HandshakeEvent::Ready { export: 0 });
+    assert_eq!(handshake.receive(&mut &[][..]), Ok(ready));
     let negotiated = handshake.into_negotiated().unwrap();
     assert_eq!(negotiated.contexts.len(), 1);
     assert_eq!(negotiated.contexts.position(ContextId(0)), Some(0));

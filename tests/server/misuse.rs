@@ -1,7 +1,8 @@
 //! Misuse by the caller: the error, and that it changed nothing.
 
 use nbd_codec::server::{
-    Export, Handshake, Inquiry, MetaContext, Offer, Request, TlsMode, Transmission, handshake,
+    Config, Export, ExportQuery, Handshake, HandshakeEvent, MetaContext, Request, TlsMode,
+    Transmission,
 };
 use nbd_codec::wire::EncodeError;
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
@@ -9,23 +10,29 @@ use nbd_codec::wire::number::{Command, ContextId, ErrorValue, OptionReplyType, O
 use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest, Queries};
 use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_codec::wire::text::TextError;
-use nbd_codec::{Context, Error, Framing, Limits, Misuse, Need, Negotiated, Width};
+use nbd_codec::{Error, Framing, Limits, Misuse, Negotiated, SelectedContext, StatusWidth, Step};
 
+use crate::drive::read;
 use crate::replies::{request_of, request_of_type, slim, wide};
 use crate::requests::export;
 use crate::tls::negotiating;
 
-/// Receives an option, and returns the event.
+/// Receives an option: its event, or `None` if the handshake answered it.
 fn offer<'i>(
     handshake: &mut Handshake,
     option: &OptionRequest<'_>,
     bytes: &'i mut Vec<u8>,
-) -> Option<handshake::Event<'i>> {
+) -> Option<HandshakeEvent<'i>> {
     bytes.clear();
     option.encode(bytes).unwrap();
-    let event = handshake.receive(&mut &bytes[..]).unwrap();
-    handshake.transmit(&mut Vec::new()).unwrap();
-    event
+    match handshake.receive(&mut &bytes[..]).unwrap() {
+        Step::Event(event) => Some(event),
+        Step::Transmit => {
+            handshake.transmit(&mut Vec::new()).unwrap();
+            None
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 fn go<'a>(export: &'a str) -> OptionRequest<'a> {
@@ -34,13 +41,13 @@ fn go<'a>(export: &'a str) -> OptionRequest<'a> {
 }
 
 #[track_caller]
-fn inquiry<'i>(
+fn query<'i>(
     handshake: &mut Handshake,
     option: &OptionRequest<'_>,
     bytes: &'i mut Vec<u8>,
-) -> Inquiry<'i> {
+) -> ExportQuery<'i> {
     match offer(handshake, option, bytes) {
-        Some(handshake::Event::Export(it) | handshake::Event::MetaContexts(it)) => it,
+        Some(HandshakeEvent::Export(it) | HandshakeEvent::MetaContexts(it)) => it,
         other => panic!("{other:?}"),
     }
 }
@@ -53,34 +60,45 @@ fn answers_must_match_the_pending_option() {
     let other = Err(Misuse::State("another option waits for an answer"));
     let mut out = Vec::new();
     assert_eq!(handshake.list(&disk, &mut out), nothing);
-    assert_eq!(handshake.done(&mut out), nothing);
+    assert_eq!(handshake.finish_list(&mut out), nothing);
     assert_eq!(
         handshake.refuse(OptionReplyType::ERR_POLICY, "", &mut out),
         nothing
     );
 
     let mut bytes = Vec::new();
-    let asked = inquiry(&mut handshake, &go("disk"), &mut bytes);
+    let asked = query(&mut handshake, &go("disk"), &mut bytes);
     assert_eq!(handshake.list(&disk, &mut out), other);
-    assert_eq!(handshake.done(&mut out), other);
-    assert_eq!(handshake.need(), Need::Nothing);
+    assert_eq!(handshake.finish_list(&mut out), other);
+    for _ in 0..3 {
+        assert_eq!(handshake.receive(&mut &[][..]), Err(Error::Unanswered));
+    }
+    assert!(!Error::Unanswered.is_fatal());
     // The query must be the pending one.
     let mut elsewhere = negotiating(TlsMode::None);
     let mut bytes = Vec::new();
-    let strange = inquiry(&mut elsewhere, &go("desk"), &mut bytes);
+    let strange = query(&mut elsewhere, &go("desk"), &mut bytes);
     let another = Err(Misuse::State("another export is asked about"));
-    assert_eq!(handshake.grant(&strange, &disk, &mut out), another);
+    let granted = handshake.grant(&strange, &disk, &mut out);
+    assert_eq!(granted, another);
     assert!(out.is_empty());
     handshake.grant(&asked, &disk, &mut out).unwrap();
-    assert_eq!(handshake.grant(&asked, &disk, &mut out), nothing);
-    let event = handshake.receive(&mut &[][..]);
-    assert_eq!(event, Ok(Some(handshake::Event::Ready)));
+    let again = handshake
+        .grant(&asked, &disk, &mut out)
+        .map(|it| it.written);
+    assert_eq!(again, nothing);
+    let ready = Step::Event(HandshakeEvent::Ready { export: 0 });
+    assert_eq!(handshake.receive(&mut &[][..]), Ok(ready));
+    for _ in 0..3 {
+        assert_eq!(handshake.receive(&mut &[][..]), Ok(Step::Finished));
+    }
     assert_eq!(handshake.into_negotiated().unwrap().size, 1);
 
     let mut handshake = negotiating(TlsMode::None);
     let mut bytes = Vec::new();
     offer(&mut handshake, &OptionRequest::List, &mut bytes);
-    assert_eq!(handshake.grant(&asked, &disk, &mut out), other);
+    let granted = handshake.grant(&asked, &disk, &mut out);
+    assert_eq!(granted.map(|it| it.written), other);
     assert!(handshake.into_negotiated().is_err());
 }
 
@@ -247,7 +265,7 @@ fn invalid_exports_are_misuse() {
     ] {
         let mut handshake = negotiating(TlsMode::None);
         let (mut bytes, mut out) = (Vec::new(), Vec::new());
-        let asked = inquiry(&mut handshake, &go(""), &mut bytes);
+        let asked = query(&mut handshake, &go(""), &mut bytes);
         assert_eq!(handshake.grant(&asked, &export, &mut out), Err(misuse));
         assert!(out.is_empty());
         handshake.grant(&asked, &DISK, &mut out).unwrap();
@@ -274,9 +292,8 @@ fn oldstyle_and_newstyle_cannot_enforce_requirements() {
     assert_eq!(requiring(|export| export.requires_extended = true), more);
     assert_eq!(requiring(|export| export.requires_block_sizes = true), more);
     for tls in [TlsMode::Selective, TlsMode::Forced] {
-        let mut offer = Offer::default();
-        (offer.fixed, offer.tls) = (false, tls);
-        let misuse = Handshake::new(offer).map(drop).unwrap_err();
+        let config = Config::new().fixed_newstyle(false).tls(tls);
+        let misuse = Handshake::new(config).map(drop).unwrap_err();
         assert_eq!(misuse, Misuse::NotFixed(OptionType::STARTTLS));
     }
 }
@@ -287,7 +304,7 @@ fn answers_are_written_whole_or_not_at_all() {
     let mut export = DISK;
     export.contexts = &[MetaContext {
         name: "x-a:one",
-        width: Width::Narrow,
+        width: StatusWidth::Narrow,
     }];
     let set = OptionRequest::SetMetaContext(MetaContextRequest {
         export: "disk".into(),
@@ -299,7 +316,7 @@ fn answers_are_written_whole_or_not_at_all() {
         let mut handshake = negotiating(TlsMode::None);
         let mut bytes = Vec::new();
         offer(&mut handshake, &OptionRequest::StructuredReply, &mut bytes);
-        let asked = inquiry(&mut handshake, &option, &mut bytes);
+        let asked = query(&mut handshake, &option, &mut bytes);
         for size in 0..needed {
             let mut small = vec![0xee; size];
             let result = handshake.grant(&asked, &export, &mut &mut small[..]);
@@ -307,15 +324,16 @@ fn answers_are_written_whole_or_not_at_all() {
             assert!(small.iter().all(|byte| *byte == 0xee));
         }
         let mut enough = vec![0; needed];
-        assert_eq!(
-            handshake.grant(&asked, &export, &mut &mut enough[..]),
-            Ok(needed)
-        );
+        let granted = handshake.grant(&asked, &export, &mut &mut enough[..]);
+        assert_eq!(granted.map(|it| it.written), Ok(needed));
     }
     // So can `transmit`.
-    let mut handshake = Handshake::new(Offer::default()).unwrap();
+    let mut handshake = Handshake::new(Config::new()).unwrap();
     assert_eq!(handshake.transmit(&mut &mut [0; 17][..]), Err(no_room(18)));
-    assert_eq!(handshake.receive(&mut &[0, 0, 0, 3][..]), Ok(None));
+    let flags = [0, 0, 0, 3];
+    let mut input = &flags[..];
+    assert_eq!(handshake.receive(&mut input), Ok(Step::Transmit));
+    assert_eq!(input, flags);
     assert_eq!(handshake.transmit(&mut &mut [0; 18][..]), Ok(18));
     assert_eq!(handshake.transmit(&mut &mut [0; 18][..]), Ok(0));
 }
@@ -325,27 +343,29 @@ fn answers_are_written_whole_or_not_at_all() {
 fn errors_are_sticky() {
     let mut handshake = negotiating(TlsMode::None);
     let mut bytes = Vec::new();
-    let asked = inquiry(&mut handshake, &go("disk"), &mut bytes);
+    let asked = query(&mut handshake, &go("disk"), &mut bytes);
     assert_eq!(handshake.end_of_input(), Err(Error::Closed));
     let mut out = Vec::new();
     let over = Err(Misuse::Failed(Error::Closed));
-    assert_eq!(handshake.grant(&asked, &DISK, &mut out), over);
+    let granted = handshake.grant(&asked, &DISK, &mut out);
+    assert_eq!(granted.map(|it| it.written), over);
     assert_eq!(
         handshake.refuse(OptionReplyType::ERR_POLICY, "", &mut out),
         over
     );
     assert_eq!(handshake.receive(&mut &b"I"[..]), Err(Error::Closed));
     assert_eq!(handshake.end_of_input(), Err(Error::Closed));
-    assert_eq!(handshake.need(), Need::Nothing);
     assert!(out.is_empty() && !handshake.is_negotiating());
 
     let simple = export(Framing::Simple, TransmissionFlags::KNOWN);
     let mut transmission = Transmission::new(simple, Limits::DEFAULT).unwrap();
     let error = transmission.receive(&mut &[0][..]).unwrap_err();
-    assert_eq!(transmission.receive(&mut &[0x25][..]), Err(error));
+    for bytes in [&[0x25][..], &[]] {
+        assert_eq!(transmission.receive(&mut &*bytes), Err(error));
+    }
+    assert!(error.is_fatal());
     assert_eq!(transmission.end_of_input(), Err(error));
     assert_eq!(transmission.advance(0), Err(Misuse::Failed(error)));
-    assert_eq!(transmission.need(), Need::Nothing);
 }
 
 #[test]
@@ -358,29 +378,32 @@ fn advance_is_limited_to_the_payload() {
         Err(Misuse::TooMuchPayload { expected: 0 })
     );
     let header = crate::script::bytes("REQUEST 0000 WRITE 00*8 00*8 0000_0005");
-    transmission.receive(&mut &header[..]).unwrap();
+    let step = transmission.receive(&mut &header[..]).unwrap();
+    assert!(matches!(step, Step::Event(_)), "{step:?}");
     assert_eq!(
         transmission.advance(6),
         Err(Misuse::TooMuchPayload { expected: 5 })
     );
     assert_eq!(transmission.advance(2), Ok(()));
-    let need = |offset, length| Need::Payload {
+    let payload = Step::ReadPayload {
         cookie: Default::default(),
-        offset,
-        length,
+        offset: 2,
+        length: 3,
     };
-    assert_eq!(transmission.need(), need(2, 3));
+    assert_eq!(transmission.receive(&mut &[][..]), Ok(payload));
     assert_eq!(transmission.advance(3), Ok(()));
-    assert_eq!(transmission.need(), Need::Header(0));
+    let step = transmission.receive(&mut &[][..]).unwrap();
+    assert!(matches!(step, Step::Event(_)), "{step:?}");
+    assert_eq!(transmission.receive(&mut &[][..]), Ok(read(28)));
 }
 
 #[test]
 fn context_ids_are_below_32() {
     let mut export = Negotiated::new(Framing::Structured, 1, TransmissionFlags::NONE);
-    let width = Width::Narrow;
+    let width = StatusWidth::Narrow;
     for (id, good) in [(31, true), (32, false)] {
         let id = ContextId(id);
-        export.contexts.push(Context { id, width }).unwrap();
+        export.contexts.push(SelectedContext { id, width }).unwrap();
         let result = Transmission::new(export, Limits::DEFAULT).map(drop);
         assert_eq!(
             result,
@@ -419,22 +442,22 @@ fn chunks_cover_the_read_exactly_once() {
     assert_eq!(error, Err(Misuse::OutsideRequest));
     // The misuse changed nothing.
     let it = it.finish().unwrap_err();
-    assert_eq!(it.misuse, Misuse::Incomplete);
-    let mut it = it.token;
+    assert_eq!(it.reason, Misuse::Incomplete);
+    let mut it = it.request;
     assert_eq!(it, chunks());
     let _ = it.data(0x1000, 0x800).unwrap();
     assert_eq!(it.data(0x1000, 0x801), Err(Misuse::Overlap));
     let it = it.finish_with_data(0x1800, 0x7ff).unwrap_err();
-    assert_eq!(it.misuse, Misuse::Incomplete);
-    let it = it.token.finish_with_hole(0x1800, 0x900).unwrap_err();
-    assert_eq!(it.misuse, Misuse::OutsideRequest);
-    assert!(it.token.finish_with_hole(0x1800, 0x800).is_ok());
+    assert_eq!(it.reason, Misuse::Incomplete);
+    let it = it.request.finish_with_hole(0x1800, 0x900).unwrap_err();
+    assert_eq!(it.reason, Misuse::OutsideRequest);
+    assert!(it.request.finish_with_hole(0x1800, 0x800).is_ok());
 
     // An overlap that leaves a gap is found at the end.
     let mut it = chunks();
     let _ = it.data(0x1000, 0x800).unwrap();
     let _ = it.data(0x1000, 0x800).unwrap();
-    assert_eq!(it.finish().unwrap_err().misuse, Misuse::Overlap);
+    assert_eq!(it.finish().unwrap_err().reason, Misuse::Overlap);
 
     // DF: one chunk with all of the data.
     let mut it = request_of_type!(Framing::Structured, Read, READ, CommandFlags::DF)
@@ -442,7 +465,7 @@ fn chunks_cover_the_read_exactly_once() {
         .unwrap();
     let _ = it.hole(0x1000, 0x800).unwrap();
     assert_eq!(it.data(0x1800, 0x800), Err(Misuse::Fragmented));
-    assert_eq!(it.finish().unwrap_err().misuse, Misuse::Incomplete);
+    assert_eq!(it.finish().unwrap_err().reason, Misuse::Incomplete);
 
     // Content must not contain the offset of an earlier error.
     let mut it = chunks();
@@ -458,17 +481,17 @@ fn error_offsets_are_within_the_request() {
     for offset in [0xfff, 0x2000, u64::MAX, 0] {
         let read = request_of_type!(Framing::Structured, Read, READ);
         let read = read.fail_at(ErrorValue::EIO, offset, "").unwrap_err();
-        assert_eq!(read.misuse, Misuse::OutsideRequest);
+        assert_eq!(read.reason, Misuse::OutsideRequest);
         assert_eq!(
-            read.token,
+            read.request,
             request_of_type!(Framing::Structured, Read, READ)
         );
         let trim = request_of_type!(Framing::Simple, Trim, TRIM);
         let trim = trim.fail_at(ErrorValue::EIO, offset, "").unwrap_err();
-        assert_eq!(trim.misuse, Misuse::OutsideRequest);
+        assert_eq!(trim.reason, Misuse::OutsideRequest);
         let status = request_of_type!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
         let status = status.fail_at(ErrorValue::EIO, offset, "").unwrap_err();
-        assert_eq!(status.misuse, Misuse::OutsideRequest);
+        assert_eq!(status.reason, Misuse::OutsideRequest);
     }
 }
 
@@ -479,10 +502,10 @@ fn extents_are_validated() {
         let status = request_of_type!(Framing::Structured, BlockStatus32, BLOCK_STATUS, flags);
         let again = request_of_type!(Framing::Structured, BlockStatus32, BLOCK_STATUS, flags);
         let context = ContextId(context);
-        let result = status.answer(context, extents.iter().copied(), &mut out);
-        let returned = result.unwrap_err();
-        assert_eq!(returned.misuse, misuse);
-        assert_eq!(returned.token, again);
+        let result = status.reply(context, extents.iter().copied(), &mut out);
+        let rejected = result.unwrap_err();
+        assert_eq!(rejected.reason, misuse);
+        assert_eq!(rejected.request, again);
         assert!(out.is_empty());
     };
     let (none, one) = (CommandFlags::NONE, CommandFlags::REQ_ONE);
@@ -504,41 +527,41 @@ fn extents_are_validated() {
     // Each context once.
     let status = request_of_type!(Framing::Structured, BlockStatus32, BLOCK_STATUS);
     let status = status
-        .answer(ContextId(0), [slim(1, 0)], &mut out)
+        .reply(ContextId(0), [slim(1, 0)], &mut out)
         .unwrap()
         .unwrap();
     let again = status
-        .answer(ContextId(0), [slim(1, 0)], &mut out)
+        .reply(ContextId(0), [slim(1, 0)], &mut out)
         .unwrap_err();
-    assert_eq!(again.misuse, Misuse::Context(ContextId(0)));
+    assert_eq!(again.reason, Misuse::Context(ContextId(0)));
 
     // More bits than the context has; the sum of lengths must not wrap.
     out.clear();
     let status = request_of_type!(Framing::Extended, BlockStatus64, BLOCK_STATUS);
     let extents = [wide(1, 1 << 32)];
-    let status = status.answer(ContextId(0), extents, &mut out).unwrap_err();
-    assert_eq!(status.misuse, Misuse::StatusTooWide(ContextId(0)));
+    let status = status.reply(ContextId(0), extents, &mut out).unwrap_err();
+    assert_eq!(status.reason, Misuse::StatusTooWide(ContextId(0)));
     let extents = [wide(u64::MAX, 0), wide(2, 0)];
     let status = status
-        .token
-        .answer(ContextId(0), extents, &mut out)
+        .request
+        .reply(ContextId(0), extents, &mut out)
         .unwrap_err();
-    assert_eq!(status.misuse, Misuse::ExtentBeyond);
+    assert_eq!(status.reason, Misuse::ExtentBeyond);
     // A sink that is too small takes nothing.
     let mut small = [0xee; 55];
     let status = status
-        .token
-        .answer(ContextId(0), [wide(1, 1)], &mut &mut small[..]);
+        .request
+        .reply(ContextId(0), [wide(1, 1)], &mut &mut small[..]);
     let status = status.unwrap_err();
     assert_eq!(
-        status.misuse,
+        status.reason,
         Misuse::Encode(EncodeError::NoRoom { needed: 56 })
     );
     assert_eq!(small, [0xee; 55]);
     assert!(
         status
-            .token
-            .answer(ContextId(0), [wide(1, 1)], &mut out)
+            .request
+            .reply(ContextId(0), [wide(1, 1)], &mut out)
             .is_ok()
     );
 }
@@ -558,12 +581,12 @@ fn extent_count_is_limited() {
     };
     let mut out = Vec::new();
     let many = [slim(1, 0); 65];
-    let returned = status().answer(ContextId(0), many, &mut out).unwrap_err();
-    assert_eq!(returned.misuse, Misuse::TooManyExtents { maximum: 64 });
-    assert_eq!(status().cut(many.into_iter()).count(), 64);
+    let rejected = status().reply(ContextId(0), many, &mut out).unwrap_err();
+    assert_eq!(rejected.reason, Misuse::TooManyExtents { maximum: 64 });
+    assert_eq!(status().truncate(many.into_iter()).count(), 64);
     assert!(
         status()
-            .answer(ContextId(0), many[..64].iter().copied(), &mut out)
+            .reply(ContextId(0), many[..64].iter().copied(), &mut out)
             .is_ok()
     );
 
@@ -578,8 +601,8 @@ fn extent_count_is_limited() {
         panic!("no status");
     };
     let endless = std::iter::repeat(slim(1, 0));
-    let returned = status.answer(ContextId(0), endless, &mut out).unwrap_err();
-    assert_eq!(returned.misuse, Misuse::TooManyExtents { maximum: 1 << 20 });
+    let rejected = status.reply(ContextId(0), endless, &mut out).unwrap_err();
+    assert_eq!(rejected.reason, Misuse::TooManyExtents { maximum: 1 << 20 });
 }
 
 /// Extents are multiples of the minimum block size.
@@ -596,16 +619,16 @@ fn extents_are_aligned() {
         panic!("no status");
     };
     let mut out = Vec::new();
-    let returned = status.answer(ContextId(0), [slim(512, 0), slim(513, 0)], &mut out);
-    let returned = returned.unwrap_err();
-    assert_eq!(returned.misuse, Misuse::Misaligned { minimum: 512 });
-    let returned = returned.token.answer(ContextId(0), [slim(1, 0)], &mut out);
-    let returned = returned.unwrap_err();
-    assert_eq!(returned.misuse, Misuse::Misaligned { minimum: 512 });
+    let rejected = status.reply(ContextId(0), [slim(512, 0), slim(513, 0)], &mut out);
+    let rejected = rejected.unwrap_err();
+    assert_eq!(rejected.reason, Misuse::Misaligned { minimum: 512 });
+    let rejected = rejected.request.reply(ContextId(0), [slim(1, 0)], &mut out);
+    let rejected = rejected.unwrap_err();
+    assert_eq!(rejected.reason, Misuse::Misaligned { minimum: 512 });
     assert!(
-        returned
-            .token
-            .answer(ContextId(0), [slim(512, 0)], &mut out)
+        rejected
+            .request
+            .reply(ContextId(0), [slim(512, 0)], &mut out)
             .is_ok()
     );
 }
@@ -617,7 +640,7 @@ fn a_rejected_answer_converts_to_misuse() {
     let read = request_of_type!(Framing::Structured, Read, READ, flags);
     let chunks = read.into_chunks().unwrap();
     let refused = chunks.finish().unwrap_err();
-    let (misuse, text) = (refused.misuse, refused.to_string());
+    let (misuse, text) = (refused.reason, refused.to_string());
     assert_eq!(text, misuse.to_string());
     assert_eq!(Misuse::from(refused), misuse);
 }

@@ -1,6 +1,6 @@
 //! Options and the replies to them.
 
-use nbd_codec::server::{Export, Offer};
+use nbd_codec::server::{Config, Export};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_codec::{Framing, Limits};
@@ -17,13 +17,10 @@ pub(crate) const fn disk() -> Export<'static> {
     export
 }
 
-/// Plays a transcript against a server of these exports, with the default offer.
+/// Plays a transcript against a server of these exports, with the default config.
 #[track_caller]
 pub(crate) fn play_with(exports: &[Export<'_>], transcript: &str) {
-    play(
-        || HandshakeDriver::new(Offer::default(), exports),
-        transcript,
-    );
+    play(|| HandshakeDriver::new(Config::new(), exports), transcript);
 }
 
 /// The lines of a handshake after the greeting of fixed newstyle.
@@ -87,10 +84,10 @@ fn unknown_options_are_discarded() {
 
 #[test]
 fn options_beyond_the_limit_are_discarded() {
-    let mut offer = Offer::default();
-    offer.limits.option_data = 16;
+    let mut limits = Limits::DEFAULT;
+    limits.option_data = 16;
     play(
-        || HandshakeDriver::new(offer, DISK),
+        || HandshakeDriver::with_limits(limits, DISK),
         &fixed(
             "C: IHAVEOPT GO 4{ 4{ \"disk\" } 2{ 0000*2 00*7 } }
              S: REPLY GO ERR_TOO_BIG 4{ \"the option is too long\" }
@@ -237,8 +234,7 @@ fn framing_is_negotiated_in_any_order() {
 #[test]
 fn options_not_offered_get_err_unsup() {
     let unsupported = |framing, options: &[&str]| {
-        let mut offer = Offer::default();
-        offer.framing = framing;
+        let config = Config::new().framing(framing);
         let options: String = options
             .iter()
             .map(|option| {
@@ -248,7 +244,7 @@ fn options_not_offered_get_err_unsup() {
                 )
             })
             .collect();
-        play(|| HandshakeDriver::new(offer, DISK), &fixed(&options));
+        play(|| HandshakeDriver::new(config, DISK), &fixed(&options));
     };
     let none = [
         "EXTENDED_HEADERS",
@@ -325,7 +321,7 @@ fn advertised_flags_follow_from_the_framing() {
 #[test]
 fn shutdown_refuses_every_option_but_abort() {
     let start = || {
-        let mut driver = HandshakeDriver::new(Offer::default(), &[]);
+        let mut driver = HandshakeDriver::new(Config::new(), &[]);
         driver.handshake.shut_down();
         driver
     };
@@ -389,9 +385,9 @@ fn option_data_up_to_the_limit() {
     let mut export = disk();
     export.name = &name;
     let exports = &[export];
-    let mut offer = Offer::default();
-    offer.limits.option_data = 128;
-    let start = || HandshakeDriver::new(offer, exports);
+    let mut limits = Limits::DEFAULT;
+    limits.option_data = 128;
+    let start = || HandshakeDriver::with_limits(limits, exports);
     play(
         start,
         &fixed(&format!(

@@ -1,10 +1,10 @@
 //! Requests that the server rejects: the error of each, and that the server
 //! finds the next request.
 
-use nbd_codec::server::{Event, Transmission};
+use nbd_codec::server::{Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::option_reply::BlockSizes;
-use nbd_codec::{Framing, Limits, Negotiated};
+use nbd_codec::{Framing, Limits, Negotiated, Step};
 
 use crate::requests::{COOKIE, WRITABLE, export, play_with};
 use crate::script::bytes;
@@ -281,8 +281,8 @@ fn reads_beyond_the_maximum_payload_are_rejected() {
             rejects(export, &request("ffff_fff8"), error, TOO_LONG);
             let mut server = Transmission::new(export, Limits::DEFAULT).unwrap();
             let longest = bytes(&request("ffff_fff7"));
-            let event = server.receive(&mut &longest[..]).unwrap();
-            assert!(matches!(event, Some(Event::Request(_))), "{event:?}");
+            let step = server.receive(&mut &longest[..]).unwrap();
+            assert!(matches!(step, Step::Event(TransmissionEvent::Request(_))));
         }
     }
 }
@@ -290,7 +290,7 @@ fn reads_beyond_the_maximum_payload_are_rejected() {
 #[test]
 fn effect_lengths_beyond_the_limit_get_eoverflow() {
     let mut limits = Limits::DEFAULT;
-    limits.effect = 0x1000;
+    limits.max_effect_length = 0x1000;
     for code in ["TRIM", "CACHE", "WRITE_ZEROES"] {
         for framing in COMPACT {
             let export = export(framing, WRITABLE);

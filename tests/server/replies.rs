@@ -1,13 +1,15 @@
 //! Replies: the bytes of each, in each framing.
 
-use nbd_codec::server::{Event, Request, Transmission, narrow};
+use nbd_codec::server::{
+    Handshake, HandshakeEvent, Reply, ReplyHeader, Request, Transmission, TransmissionEvent, narrow,
+};
 use nbd_codec::wire::EncodeError;
 use nbd_codec::wire::extent::{Extent32, Extent64};
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
-use nbd_codec::{Framing, Limits, Negotiated};
+use nbd_codec::{Framing, Limits, Negotiated, Step};
 
 use crate::requests::export;
 use crate::script::bytes;
@@ -56,8 +58,8 @@ pub(crate) fn request_of(export: Negotiated, command: Command, flags: CommandFla
     let mut input = &input[..];
     loop {
         match transmission.receive(&mut input) {
-            Ok(Some(Event::Request(request))) => return request,
-            Ok(Some(Event::Payload { .. } | Event::Data { .. })) => {}
+            Ok(Step::Event(TransmissionEvent::Request(request))) => return request,
+            Ok(Step::Event(TransmissionEvent::WritePayload { .. }) | Step::Content(_)) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -85,7 +87,7 @@ fn assert_bytes(written: impl AsRef<[u8]>, expected: &str) {
 
 /// Encodes a reply: into a sink of exactly its size, and into none that is
 /// smaller.
-fn encoded(reply: nbd_codec::server::Reply<'_>) -> Vec<u8> {
+fn encoded(reply: Reply<'_>) -> Vec<u8> {
     let needed = reply.size();
     let mut out = vec![0xee; needed];
     for size in [0, 1, needed - 1] {
@@ -369,11 +371,11 @@ fn block_status_32() {
     // The last extent may reach past the end of the request.
     let extents = [slim(0xfff, 1), slim(u32::MAX, 0)];
     let status = status
-        .answer(ContextId(3), extents, &mut out)
+        .reply(ContextId(3), extents, &mut out)
         .unwrap()
         .unwrap();
     assert!(status.contexts().eq([ContextId(0)]));
-    let end = status.answer(ContextId(0), [slim(1, u32::MAX)], &mut out);
+    let end = status.reply(ContextId(0), [slim(1, u32::MAX)], &mut out);
     assert_eq!(end, Ok(None));
     assert_bytes(
         out,
@@ -390,11 +392,11 @@ fn block_status_64() {
     let mut out = Vec::new();
     let extents = [wide(0xfff, 1), wide(u64::MAX, 0xffff_ffff)];
     let status = status
-        .answer(ContextId(0), extents, &mut out)
+        .reply(ContextId(0), extents, &mut out)
         .unwrap()
         .unwrap();
     // Flags of 64 bits for a 64-bit context.
-    let end = status.answer(ContextId(3), [wide(1, u64::MAX)], &mut out);
+    let end = status.reply(ContextId(3), [wide(1, u64::MAX)], &mut out);
     assert_eq!(end, Ok(None));
     assert_bytes(
         out,
@@ -413,7 +415,7 @@ fn block_status_fails_between_contexts() {
     let status = request_of_type!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
     let mut out = Vec::new();
     let status = status
-        .answer(ContextId(0), [slim(1, 0)], &mut out)
+        .reply(ContextId(0), [slim(1, 0)], &mut out)
         .unwrap()
         .unwrap();
     assert_bytes(
@@ -427,12 +429,20 @@ fn block_status_fails_between_contexts() {
 fn extents_are_truncated_to_the_request() {
     let status = request_of_type!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
     let map = [slim(0x800, 1), slim(0x800, 0), slim(0x800, 1)];
-    assert!(status.cut(map.into_iter()).eq(map[..2].iter().copied()));
+    assert!(
+        status
+            .truncate(map.into_iter())
+            .eq(map[..2].iter().copied())
+    );
     let map = [slim(0xfff, 1), slim(0x800, 0), slim(0x800, 1)];
-    assert!(status.cut(map.into_iter()).eq(map[..2].iter().copied()));
+    assert!(
+        status
+            .truncate(map.into_iter())
+            .eq(map[..2].iter().copied())
+    );
     let map = [slim(0x5000, 1), slim(0x800, 0)];
-    assert!(status.cut(map.into_iter()).eq([map[0]]));
-    assert!(status.cut(map[..0].iter().copied()).eq([]));
+    assert!(status.truncate(map.into_iter()).eq([map[0]]));
+    assert!(status.truncate(map[..0].iter().copied()).eq([]));
 
     let one = request_of_type!(
         STRUCTURED,
@@ -440,19 +450,19 @@ fn extents_are_truncated_to_the_request() {
         BLOCK_STATUS,
         CommandFlags::REQ_ONE
     );
-    assert!(one.one());
-    assert!(one.cut(map.into_iter()).eq([slim(0x1000, 1)]));
+    assert!(one.req_one());
+    assert!(one.truncate(map.into_iter()).eq([slim(0x1000, 1)]));
     let map = [slim(0x200, 1), slim(0x800, 0)];
-    assert!(one.cut(map.into_iter()).eq([map[0]]));
+    assert!(one.truncate(map.into_iter()).eq([map[0]]));
 
     let one = request_of_type!(EXTENDED, BlockStatus64, BLOCK_STATUS, CommandFlags::REQ_ONE);
     assert!(
-        one.cut([wide(u64::MAX, 9)].into_iter())
+        one.truncate([wide(u64::MAX, 9)].into_iter())
             .eq([wide(0x1000, 9)])
     );
     let all = request_of_type!(EXTENDED, BlockStatus64, BLOCK_STATUS);
     let map = [wide(u64::MAX, 9), wide(1, 0)];
-    assert!(all.cut(map.into_iter()).eq([map[0]]));
+    assert!(all.truncate(map.into_iter()).eq([map[0]]));
 }
 
 /// An `Extent64` becomes several `Extent32`.
@@ -489,15 +499,18 @@ fn wide_extents_are_split() {
 /// Memory of a server for each connection and each request.
 #[test]
 fn state_machines_and_requests_are_small() {
-    use nbd_codec::server::{Handshake, Head, Reply};
     assert!(size_of::<Request>() <= 64, "{}", size_of::<Request>());
-    assert!(
-        size_of::<Option<Event<'_>>>() <= 96,
-        "{}",
-        size_of::<Event<'_>>()
-    );
+    type HandshakeStep = Step<HandshakeEvent<'static>, &'static [u8]>;
+    type TransmissionStep = Step<TransmissionEvent, &'static [u8]>;
+    let (handshake, transmission) = (size_of::<HandshakeStep>(), size_of::<TransmissionStep>());
+    assert!(handshake <= 96, "{handshake}");
+    assert!(transmission <= 96, "{transmission}");
     assert!(size_of::<Reply<'_>>() <= 72, "{}", size_of::<Reply<'_>>());
-    assert!(size_of::<Head>() <= 52, "{}", size_of::<Head>());
+    assert!(
+        size_of::<ReplyHeader>() <= 52,
+        "{}",
+        size_of::<ReplyHeader>()
+    );
     assert!(size_of::<Handshake>() <= 512, "{}", size_of::<Handshake>());
     assert!(
         size_of::<Transmission>() <= 512,

@@ -4,7 +4,7 @@ use nbd_codec::server::{Request, Transmission};
 use nbd_codec::wire::extent::{Extent32, Extent64};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::ContextId;
-use nbd_codec::{Context, Framing, Limits, Negotiated, Width};
+use nbd_codec::{Framing, Limits, Negotiated, SelectedContext, StatusWidth};
 
 use crate::drive::{TransmissionDriver, play};
 use crate::rejections::COMPACT;
@@ -17,10 +17,11 @@ pub(crate) const WRITABLE: TransmissionFlags =
 pub(crate) fn export(framing: Framing, flags: TransmissionFlags) -> Negotiated {
     let mut export = Negotiated::new(framing, SIZE, flags);
     if framing != Framing::Simple {
-        let width = [Width::Narrow, Width::Wide][usize::from(framing == Framing::Extended)];
-        for (id, width) in [(0, Width::Narrow), (3, width)] {
+        let width =
+            [StatusWidth::Narrow, StatusWidth::Wide][usize::from(framing == Framing::Extended)];
+        for (id, width) in [(0, StatusWidth::Narrow), (3, width)] {
             let id = ContextId(id);
-            export.contexts.push(Context { id, width }).unwrap();
+            export.contexts.push(SelectedContext { id, width }).unwrap();
         }
     }
     export
@@ -50,7 +51,7 @@ pub(crate) fn succeed(transmission: &mut Transmission, request: Request, out: &m
                     length,
                     flags: id.0 + 1,
                 };
-                match it.answer(id, [extent], out).unwrap() {
+                match it.reply(id, [extent], out).unwrap() {
                     Some(more) => it = more,
                     None => return,
                 }
@@ -63,7 +64,7 @@ pub(crate) fn succeed(transmission: &mut Transmission, request: Request, out: &m
                     length: it.length(),
                     flags: u64::from(id.0) + 1,
                 };
-                match it.answer(id, [extent], out).unwrap() {
+                match it.reply(id, [extent], out).unwrap() {
                     Some(more) => it = more,
                     None => return,
                 }
@@ -84,6 +85,7 @@ pub(crate) fn play_on(export: Negotiated, transcript: &str) {
 pub(crate) fn play_with(export: Negotiated, limits: Limits, transcript: &str) {
     let start = || TransmissionDriver {
         transmission: Transmission::new(export, limits).unwrap(),
+        limits,
         answer: succeed,
     };
     play(start, transcript);
@@ -293,6 +295,7 @@ fn shutdown_rejects_every_request() {
         transmission.shut_down();
         TransmissionDriver {
             transmission,
+            limits: Limits::DEFAULT,
             answer: |_: &mut _, request, _: &mut _| panic!("{request:?}"),
         }
     };

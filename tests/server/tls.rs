@@ -1,18 +1,12 @@
 //! TLS modes: NOTLS, SELECTIVETLS, FORCEDTLS.
 
-use nbd_codec::server::{Export, Handshake, MetaContext, Offer, TlsMode, handshake};
+use nbd_codec::server::{Config, Export, Handshake, MetaContext, TlsMode};
 use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
 use nbd_codec::wire::number::OptionReplyType;
 use nbd_codec::wire::option::OptionRequest;
-use nbd_codec::{Error, Misuse, Need, Violation};
+use nbd_codec::{Error, Misuse, Step, Violation};
 
-use crate::drive::{HandshakeDriver, play};
-
-fn offer(tls: TlsMode) -> Offer {
-    let mut offer = Offer::default();
-    offer.tls = tls;
-    offer
-}
+use crate::drive::{HandshakeDriver, play, read};
 
 const CONTEXTS: &[MetaContext<'_>] = &[MetaContext::narrow("base:allocation")];
 
@@ -27,7 +21,10 @@ fn exports() -> [Export<'static>; 2] {
 fn play_in(tls: TlsMode, transcript: &str) {
     let exports = exports();
     let transcript = format!("S: NBDMAGIC IHAVEOPT 0003\nC: 00000003\n{transcript}");
-    play(|| HandshakeDriver::new(offer(tls), &exports), &transcript);
+    play(
+        || HandshakeDriver::new(Config::new().tls(tls), &exports),
+        &transcript,
+    );
 }
 
 const START: &str = "C: IHAVEOPT STARTTLS 4{ }
@@ -165,7 +162,7 @@ fn unknown_exports_can_be_hidden() {
     let exports = exports();
     let start = || HandshakeDriver {
         unknown: OptionReplyType::ERR_TLS_REQD,
-        ..HandshakeDriver::new(offer(TlsMode::Selective), &exports)
+        ..HandshakeDriver::new(Config::new().tls(TlsMode::Selective), &exports)
     };
     play(
         start,
@@ -192,10 +189,10 @@ fn starttls_takes_no_data() {
 
 /// A handshake in the option haggling phase.
 pub(crate) fn negotiating(tls: TlsMode) -> Handshake {
-    let mut handshake = Handshake::new(offer(tls)).unwrap();
+    let mut handshake = Handshake::new(Config::new().tls(tls)).unwrap();
     handshake.transmit(&mut Vec::new()).unwrap();
     let flags = ClientFlags::KNOWN.encode();
-    assert_eq!(handshake.receive(&mut &flags[..]), Ok(None));
+    assert_eq!(handshake.receive(&mut &flags[..]), Ok(read(16)));
     handshake
 }
 
@@ -210,23 +207,22 @@ fn the_caller_reports_the_outcome_of_tls() {
     let mut handshake = negotiating(TlsMode::Forced);
     let early = Misuse::State("no TLS handshake is under way");
     assert_eq!(handshake.tls_established(), Err(early));
-    assert_eq!(handshake.receive(&mut &start_tls()[..]), Ok(None));
-    // Misuse until the acknowledgement is written and `StartTls` is reported.
+    assert_eq!(handshake.receive(&mut &start_tls()[..]), Ok(Step::Transmit));
+    // Misuse until the acknowledgement is written and the step is `StartTls`.
     assert_eq!(handshake.tls_established(), Err(early));
-    assert_eq!(handshake.need(), Need::Nothing);
+    assert_eq!(handshake.receive(&mut &[][..]), Ok(Step::Transmit));
     assert_eq!(handshake.transmit(&mut Vec::new()), Ok(20));
     assert_eq!(handshake.tls_established(), Err(early));
-    assert_eq!(handshake.need(), Need::Header(0));
-    let event = handshake.receive(&mut &[][..]);
-    assert_eq!(event, Ok(Some(handshake::Event::StartTls)));
-    assert_eq!(handshake.need(), Need::Nothing);
+    for _ in 0..3 {
+        assert_eq!(handshake.receive(&mut &[][..]), Ok(Step::StartTls));
+    }
     assert!(!handshake.agreed().tls);
     assert_eq!(handshake.tls_established(), Ok(()));
     assert!(handshake.agreed().tls);
-    assert_eq!(handshake.need(), Need::Header(16));
+    assert_eq!(handshake.receive(&mut &[][..]), Ok(read(16)));
 
     let mut handshake = negotiating(TlsMode::Selective);
-    handshake.receive(&mut &start_tls()[..]).unwrap();
+    assert_eq!(handshake.receive(&mut &start_tls()[..]), Ok(Step::Transmit));
     handshake.tls_failed();
     assert_eq!(handshake.receive(&mut &[][..]), Err(Error::TlsFailed));
     assert_eq!(
@@ -244,15 +240,15 @@ fn plain_text_after_starttls_ends_the_session() {
     let mut bytes = start_tls();
     bytes.push(b'I');
     assert_eq!(handshake.receive(&mut &bytes[..]), injected);
-    // Before the acknowledgement, before the event, and before the outcome.
+    // Before the acknowledgement, before the step, and before the outcome.
     for steps in 0..3 {
         let mut handshake = negotiating(TlsMode::Selective);
-        handshake.receive(&mut &start_tls()[..]).unwrap();
+        assert_eq!(handshake.receive(&mut &start_tls()[..]), Ok(Step::Transmit));
         if steps > 0 {
             handshake.transmit(&mut Vec::new()).unwrap();
         }
         if steps > 1 {
-            handshake.receive(&mut &[][..]).unwrap();
+            assert_eq!(handshake.receive(&mut &[][..]), Ok(Step::StartTls));
         }
         assert_eq!(handshake.receive(&mut &b"I"[..]), injected, "{steps}");
         assert_eq!(handshake.transmit(&mut Vec::new()), Ok(0));
@@ -265,7 +261,7 @@ fn starttls_resets_negotiated_state() {
     let mut export = exports()[0];
     export.flags = TransmissionFlags::KNOWN;
     play(
-        || HandshakeDriver::new(offer(TlsMode::Selective), std::slice::from_ref(&export)),
+        || HandshakeDriver::new(Config::new().tls(TlsMode::Selective), std::slice::from_ref(&export)),
         &format!(
             "S: NBDMAGIC IHAVEOPT 0003
              C: 00000003
