@@ -107,7 +107,7 @@ fn export_name_without_zeroes() {
 
 #[test]
 fn export_name_is_refused_by_disconnecting() {
-    let refused = "the export was refused, and NBD_OPT_EXPORT_NAME has no reply that says so";
+    let refused = "the export was refused, and NBD_OPT_EXPORT_NAME has no error reply";
     let broke = "the peer broke the protocol:";
     play_with(
         DISK,

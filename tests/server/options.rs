@@ -286,7 +286,7 @@ fn export_requirements_are_reported() {
         &fixed(
             "C: IHAVEOPT EXPORT_NAME 4{ \"disk\" }
              E: Export NBD_OPT_EXPORT_NAME \"disk\" []
-             X: the export was refused, and NBD_OPT_EXPORT_NAME has no reply that says so",
+             X: the export was refused, and NBD_OPT_EXPORT_NAME has no error reply",
         ),
     );
 }
@@ -354,7 +354,7 @@ fn shutdown_refuses_every_option_but_abort() {
         start,
         &fixed(
             "C: IHAVEOPT EXPORT_NAME 4{ }
-             X: the export was refused, and NBD_OPT_EXPORT_NAME has no reply that says so",
+             X: the export was refused, and NBD_OPT_EXPORT_NAME has no error reply",
         ),
     );
 }
@@ -405,7 +405,7 @@ fn option_data_up_to_the_limit() {
         &fixed(&format!(
             "C: IHAVEOPT EXPORT_NAME 4{{ \"{long}\" }}
              E: Export NBD_OPT_EXPORT_NAME \"{long}\" []
-             X: the export was refused, and NBD_OPT_EXPORT_NAME has no reply that says so",
+             X: the export was refused, and NBD_OPT_EXPORT_NAME has no error reply",
         )),
     );
     play(

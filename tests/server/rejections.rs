@@ -179,7 +179,7 @@ fn writes_to_read_only_exports_get_eperm() {
 
 #[test]
 fn ranges_past_the_end_are_rejected() {
-    let text = "the range ends behind the export";
+    let text = "the range ends past the end of the export";
     // Just past the end, far past it, and around the end of 64 bits.
     for range in [
         ["0000_ffff_ffff_ff01", "0000_0100"],
@@ -422,7 +422,7 @@ fn invalid_block_status_payloads_get_einval() {
     rejected(WRITABLE, &format!("{length} 0000_0023"), unknown);
     rejected(WRITABLE, &format!("{length} 0000_0003 0000_0003"), unknown);
     rejected(WRITABLE, "00*8 0000_0003", ZERO_LENGTH);
-    let beyond = "the range ends behind the export";
+    let beyond = "the range ends past the end of the export";
     rejected(WRITABLE, "ff*8 0000_0003", beyond);
     let without = WRITABLE.difference(TransmissionFlags::BLOCK_STATUS_PAYLOAD);
     rejected(

@@ -47,7 +47,7 @@ fn notls_refuses_starttls() {
          S: REPLY GO ERR_POLICY 4{ \"the export needs TLS\" }
          C: IHAVEOPT EXPORT_NAME 4{ \"secret\" }
          E: Export NBD_OPT_EXPORT_NAME \"secret\" []
-         X: the export was refused, and NBD_OPT_EXPORT_NAME has no reply that says so",
+         X: the export was refused, and NBD_OPT_EXPORT_NAME has no error reply",
     );
 }
 
