@@ -325,8 +325,8 @@ fn magic_numbers_of_other_framings_end_the_session() {
     let wrong = |framing, bytes: &str, over: &str| {
         play_on(export(framing, WRITABLE), &format!("C: {bytes}\nX: {over}"));
     };
-    let compact = "the peer sent bytes that are not an NBD message: wrong magic number in compact request: not NBD, or the stream lost its place";
-    let extended = "the peer sent bytes that are not an NBD message: wrong magic number in extended request: not NBD, or the stream lost its place";
+    let compact = "the peer sent bytes that are not an NBD message: wrong magic number in compact request: not NBD, or the stream is out of sync";
+    let extended = "the peer sent bytes that are not an NBD message: wrong magic number in extended request: not NBD, or the stream is out of sync";
     let other = |framing: Framing| {
         format!(
             "the peer broke the protocol: a message of another framing than {framing}, which was agreed on"
