@@ -235,10 +235,6 @@ impl World {
     }
 
     fn submit(&mut self, command: Command, offset: u64, length: u64, fill: u8, flag: bool) {
-        let length = match command {
-            Command::READ | Command::WRITE => length.min(16 * 1024),
-            _ => length,
-        };
         let request = match command {
             Command::FLUSH => client::Request::flush(),
             _ => client::Request {
@@ -259,13 +255,21 @@ impl World {
         } else {
             request
         };
+        // Reads and writes are limited to the maximum payload.
+        let request = self.client.negotiated().split(request).next();
+        let request = request.expect("at least one piece");
+        let check = self.client.negotiated().check(&request);
         let before = self.client.in_flight();
         let header = match self.client.submit(request) {
             Ok(header) => header,
             Err(Misuse::Full) => return assert_eq!(before, SLOTS),
-            Err(Misuse::NoContext) => return assert_eq!(self.framing, Framing::Simple),
+            Err(misuse @ Misuse::NoContext) => {
+                assert_eq!((check, self.framing), (Err(misuse), Framing::Simple));
+                return;
+            }
             Err(misuse) => panic!("{request:?}: {misuse}"),
         };
+        assert_eq!(check, Ok(()));
         assert!(before < SLOTS);
         self.up.extend(header.as_bytes());
         let payload = vec![fill; header.payload_length() as usize];

@@ -1,42 +1,64 @@
-//! The worst a peer can say to a machine, in every state it has: any kind of
-//! message with any length in its header, and behind that bytes without end;
-//! byte by byte, as much as the smallest buffer holds, and in bulk.
+//! Attacks of a malicious peer on every state of a state machine: each type of
+//! message with each length in its header, followed by bytes without end; byte
+//! by byte, in pieces of the smallest buffer, and in bulk.
 //!
-//! However it ends, nothing was allocated, no look at the input was for
-//! nothing, the smallest buffer was enough, and an error stayed. All of it runs
-//! on a small stack, which a recursion by what the peer sends would exhaust.
+//! Every attack checks that the state machine does not allocate, that every step
+//! consumes input or asks for more, that the buffer of `Limits::buffer` is large
+//! enough, and that an error is returned again. All of it runs on a small stack,
+//! which a recursion that depends on the input would exhaust.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::thread;
 
-use nbd_codec::{Error, Limits, Need};
+use nbd_codec::{Error, Limits, Step};
 
 use super::allocations;
 
-/// A machine, and a caller who does what he is asked for.
-pub(crate) trait Victim: Debug {
-    /// One look at the input, and what the caller makes of it; false if nothing
-    /// happened.
-    fn look(&mut self, input: &mut &[u8]) -> Result<bool, Error>;
-    fn need(&self) -> Need;
+/// A state machine, and a caller that takes its steps.
+pub(crate) trait Target: Debug {
+    /// Calls `receive` once, and does what the step asks for, except reads.
+    fn receive(&mut self, input: &mut &[u8]) -> Result<Next, Error>;
     fn end_of_input(&mut self) -> Result<(), Error>;
 }
 
-/// Limits for [`BUFFER`].
-pub(crate) fn limits() -> Limits {
-    let mut limits = Limits::default();
-    limits.option_data = 148;
-    limits.error_message = 122;
-    limits
+/// What follows a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The next step.
+    Step,
+    /// A read of at most `n` bytes.
+    Read(usize),
+    /// A read of payload, of at least one byte.
+    ReadPayload,
+    /// Nothing: the session is finished, or the caller does not answer.
+    Stop,
 }
 
-/// What the largest message takes that is not passed on in pieces: 32 contexts
-/// in a block status request.
+impl Next {
+    /// What follows a step that the caller has not taken yet.
+    pub(crate) fn of<E, D>(step: &Step<E, D>) -> Self {
+        match step {
+            Step::Event(_) | Step::Content(_) => Self::Step,
+            Step::Read(n) => Self::Read(n.get()),
+            Step::ReadPayload { length, .. } => {
+                assert!(*length > 0);
+                Self::ReadPayload
+            }
+            _ => Self::Stop,
+        }
+    }
+}
+
+/// The largest message that does not come in pieces: a block status request
+/// with 32 contexts.
 pub(crate) const BUFFER: usize = 168;
 
-/// Lengths in 32 bits: what fixed fields take, what limits allow, and what
-/// wraps around; each one too short and too long.
+/// Limits whose messages fit [`BUFFER`].
+pub(crate) const LIMITS: Limits = Limits::for_buffer(BUFFER as u32);
+
+/// 32-bit lengths around those of fixed fields, of the limits, and of a
+/// wraparound.
 pub(crate) fn lengths() -> Vec<u32> {
     let mut lengths: Vec<u32> = (0..=17).collect();
     for middle in [
@@ -57,7 +79,7 @@ pub(crate) fn lengths() -> Vec<u32> {
     lengths
 }
 
-/// Lengths in 64 bits.
+/// The same in 64 bits.
 pub(crate) fn wide_lengths() -> Vec<u64> {
     let mut lengths: Vec<u64> = lengths().into_iter().map(u64::from).collect();
     for middle in [1 << 32, 16 << 32, 1 << 63, u64::MAX - 8, u64::MAX - 1] {
@@ -66,13 +88,13 @@ pub(crate) fn wide_lengths() -> Vec<u64> {
     lengths
 }
 
-/// What stands behind the head of a message.
+/// Bytes that follow the header of a message.
 const FILLERS: [u8; 3] = [0, 1, 0xff];
 
-/// How much of it comes in bulk.
+/// How many of them follow in bulk.
 const MANY: usize = 1 << 14;
 
-/// Runs `attacks` where a recursion would not go far.
+/// Runs `attacks` on a stack that a recursion would exhaust.
 pub(crate) fn on_a_small_stack(attacks: impl FnOnce() + Send + 'static) {
     let thread = thread::Builder::new().stack_size(192 << 10);
     let ended = thread.spawn(attacks).expect("a thread").join();
@@ -81,133 +103,157 @@ pub(crate) fn on_a_small_stack(attacks: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Says `head` to a machine, and what may follow, in every way; notes the
-/// states that the machine comes through.
-pub(crate) fn attack<V: Victim>(start: impl Fn() -> V, head: &[u8], states: &mut BTreeSet<String>) {
-    note_states(start(), head, states);
+/// Sends `header` to a state machine, and bytes after it, in every
+/// fragmentation; notes the states that the state machine is in.
+pub(crate) fn attack<T: Target>(
+    start: impl Fn() -> T,
+    header: &[u8],
+    states: &mut BTreeSet<String>,
+) {
+    note_states(start(), header, states);
     let mut over = false;
-    assaulted(start(), head, |victim| {
-        over = offer(victim, head, &mut [0; BUFFER], 1, head.len());
+    check(start(), header, |target| {
+        over = offer(target, header, &mut [0; BUFFER], 1, header.len());
     });
-    // What is judged by its head has nothing behind it.
+    // The header alone is an error.
     if over {
         return;
     }
     for filler in FILLERS {
         for piece in [1, BUFFER] {
-            assaulted(start(), head, |victim| {
-                offer(victim, head, &mut [filler; BUFFER], piece, 2 * BUFFER);
+            check(start(), header, |target| {
+                offer(target, header, &mut [filler; BUFFER], piece, 2 * BUFFER);
             });
         }
-        assaulted(start(), head, |victim| {
-            offer(victim, head, &mut [filler; MANY], MANY, MANY);
+        check(start(), header, |target| {
+            offer(target, header, &mut [filler; MANY], MANY, MANY);
         });
     }
 }
 
-fn assaulted<V: Victim>(mut victim: V, head: &[u8], assault: impl FnOnce(&mut V)) {
+fn check<T: Target>(mut target: T, header: &[u8], attack: impl FnOnce(&mut T)) {
     let count = allocations(|| {
-        assault(&mut victim);
-        end(&mut victim);
+        attack(&mut target);
+        end(&mut target);
     });
-    assert_eq!(count, 0, "{head:02x?}: allocations");
+    assert_eq!(count, 0, "{header:02x?}: allocations");
 }
 
-/// Offers the head and what fills the buffer, in pieces, until there are `most`
-/// or the machine has enough; whether that was an error.
+/// Offers the header and the bytes of the buffer in pieces, up to `most` bytes;
+/// true if that ended in an error.
 fn offer(
-    victim: &mut impl Victim,
-    head: &[u8],
+    target: &mut impl Target,
+    header: &[u8],
     buffer: &mut [u8],
     piece: usize,
     most: usize,
 ) -> bool {
     let filler = buffer[0];
     let (mut sent, mut held, mut steps) = (0, 0, 0);
+    let mut next = Next::Step;
     while sent < most {
         let n = piece.min(buffer.len() - held);
         if n == 0 {
-            // A caller who is asked, or a session that has ended.
-            let waits = matches!(victim.need(), Need::Nothing);
-            assert!(waits, "{head:02x?}: {victim:?} waits for more than fits");
+            assert_eq!(next, Next::Stop, "{header:02x?}: {target:?}: full buffer");
             return false;
         }
         let place = &mut buffer[held..held + n];
         place.fill(filler);
-        let front = &head[sent.min(head.len())..];
-        let front = &front[..front.len().min(n)];
-        place[..front.len()].copy_from_slice(front);
+        let unsent = &header[sent.min(header.len())..];
+        let unsent = &unsent[..unsent.len().min(n)];
+        place[..unsent.len()].copy_from_slice(unsent);
         sent += n;
         held += n;
         let mut input = &buffer[..held];
         loop {
-            match victim.look(&mut input) {
-                Ok(true) => steps += 1,
-                Ok(false) => break,
+            match target.receive(&mut input) {
+                Ok(Next::Step) => steps += 1,
+                Ok(other) => {
+                    next = other;
+                    break;
+                }
                 Err(error) => {
-                    stays(victim, error, Err(error));
+                    stays(target, error, Err(error));
                     return true;
                 }
             }
-            // Two for each message (what was said and what is answered), none
-            // of which is shorter than four bytes; one for each piece.
+            // Two for each message (its event and its answer), none of which is
+            // shorter than four bytes; one for each piece.
             let consumed = sent - input.len();
-            assert!(steps <= 4 + consumed, "{head:02x?}: {steps} of {consumed}");
+            assert!(
+                steps <= 4 + consumed,
+                "{header:02x?}: {steps} of {consumed}"
+            );
         }
         let left = input.len();
+        match next {
+            // Never more than the buffer holds.
+            Next::Read(n) => {
+                let fits = 0 < n && left + n <= BUFFER;
+                assert!(fits, "{header:02x?}: {n} bytes after {left}");
+            }
+            Next::ReadPayload => assert_eq!(left, 0, "{header:02x?}"),
+            _ => {}
+        }
         buffer.copy_within(held - left..held, 0);
         held = left;
     }
     false
 }
 
-/// An error stays, whatever comes; `end` is what is said of the connection's.
-fn stays(victim: &mut impl Victim, error: Error, end: Result<(), Error>) {
+/// An error is returned again, whatever is offered; `end` is the result of
+/// `end_of_input`.
+fn stays(target: &mut impl Target, error: Error, end: Result<(), Error>) {
     for _ in 0..2 {
         for bytes in [&b""[..], &[0; 64], b"NBDMAGIC"] {
             let mut input = bytes;
-            assert_eq!(victim.look(&mut input), Err(error));
-            assert_eq!(input, bytes, "consumed behind an error");
+            assert_eq!(target.receive(&mut input), Err(error));
+            assert_eq!(input, bytes, "consumed after an error");
         }
-        assert_eq!(victim.need(), Need::Nothing);
-        let again = victim.end_of_input();
+        let again = target.end_of_input();
         assert!(again == end || again == Err(error), "{again:?}");
     }
 }
 
-/// The connection ends, in any state; and that stays too.
-fn end(victim: &mut impl Victim) {
-    let end = victim.end_of_input();
-    stays(victim, end.err().unwrap_or(Error::Closed), end);
+/// The peer closes the connection, in any state. After a clean end, the result
+/// of `end_of_input` stays the same.
+fn end(target: &mut impl Target) {
+    match target.end_of_input() {
+        Err(error) => stays(target, error, Err(error)),
+        Ok(()) => {
+            assert_eq!(target.end_of_input(), Ok(()));
+            assert_eq!(target.end_of_input(), Ok(()));
+        }
+    }
 }
 
-/// The names of the states in which the machine is between two looks: the end
-/// of the head and what follows byte by byte.
-fn note_states(mut victim: impl Victim, head: &[u8], states: &mut BTreeSet<String>) {
-    let at_once = head.len().saturating_sub(4);
-    let mut held = head[..at_once].to_vec();
-    for byte in head[at_once..].iter().chain(&[0; 12]) {
+/// Notes the states of a state machine between two steps, while the end of the
+/// header and the bytes after it arrive one by one.
+fn note_states(mut target: impl Target, header: &[u8], states: &mut BTreeSet<String>) {
+    let at_once = header.len().saturating_sub(4);
+    let mut held = header[..at_once].to_vec();
+    for byte in header[at_once..].iter().chain(&[0; 12]) {
         loop {
-            note(&victim, states);
+            note(&target, states);
             let mut input = &held[..];
-            let seen = victim.look(&mut input);
+            let seen = target.receive(&mut input);
             held.drain(..held.len() - input.len());
-            if seen != Ok(true) {
+            if seen != Ok(Next::Step) {
                 break;
             }
         }
-        note(&victim, states);
+        note(&target, states);
         held.push(*byte);
     }
 }
 
-fn note(victim: &impl Victim, states: &mut BTreeSet<String>) {
-    let text = format!("{victim:?}");
+fn note(target: &impl Target, states: &mut BTreeSet<String>) {
+    let text = format!("{target:?}");
     let (_, state) = text.split_once(" state: ").expect("a state");
     let name = |c: char| c.is_alphanumeric();
     let end = state.find(|c| !name(c)).unwrap_or(state.len());
     let mut state = &state[..end];
-    // What is due is another state than what was reported.
+    // An event that is due and one that was reported are different states.
     let reported = ["Ready", "Tls", "Aborted"].contains(&state) && text.contains("reported: true");
     if reported {
         state = match state {
@@ -221,8 +267,8 @@ fn note(victim: &impl Victim, states: &mut BTreeSet<String>) {
     }
 }
 
-/// Every state of a machine was attacked.
-pub(crate) fn assert_states(seen: &BTreeSet<String>, due: &[&str]) {
-    let due: BTreeSet<String> = due.iter().map(|state| (*state).to_owned()).collect();
-    assert_eq!(*seen, due);
+/// Every state of a state machine was attacked.
+pub(crate) fn assert_states(seen: &BTreeSet<String>, expected: &[&str]) {
+    let expected: BTreeSet<String> = expected.iter().map(|state| (*state).to_owned()).collect();
+    assert_eq!(*seen, expected);
 }

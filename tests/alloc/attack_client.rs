@@ -1,18 +1,18 @@
-//! Attacks on the client's machines.
+//! Attacks on the state machines of the client.
 
 use std::collections::BTreeSet;
 
-use nbd_codec::client::connect::{Connect, Plan, TlsPolicy};
-use nbd_codec::client::handshake::{ContextQuery, Handshake};
-use nbd_codec::client::{Request, Slot, Transmission};
+use nbd_codec::client::{
+    Config, Connector, Handshake, MetaContextQuery, Request, Slot, TlsPolicy, Transmission,
+};
 use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
 use nbd_codec::wire::number::{ChunkType, Command, ContextId, Cookie, OptionType};
 use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest, Queries};
 use nbd_codec::wire::reply::{EXTENDED_REPLY_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC};
-use nbd_codec::{Context, Error, Framing, Need, Negotiated, Width};
+use nbd_codec::{Error, Framing, Negotiated, SelectedContext, StatusWidth, Step};
 
 use super::attack::{
-    Victim, assert_states, attack, lengths, limits, on_a_small_stack, wide_lengths,
+    LIMITS, Next, Target, assert_states, attack, lengths, on_a_small_stack, wide_lengths,
 };
 
 const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
@@ -24,33 +24,33 @@ const OLDSTYLE: &[u8] = b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53";
 
 /// The header of a reply to an option.
 fn reply(option: OptionType, kind: u32, length: u32) -> Vec<u8> {
-    let mut head = REPLY_MAGIC.to_be_bytes().to_vec();
-    head.extend(option.0.to_be_bytes());
-    head.extend(kind.to_be_bytes());
-    head.extend(length.to_be_bytes());
-    head
+    let mut header = REPLY_MAGIC.to_be_bytes().to_vec();
+    header.extend(option.0.to_be_bytes());
+    header.extend(kind.to_be_bytes());
+    header.extend(length.to_be_bytes());
+    header
 }
 
-/// Every reply type, and some that nobody knows.
+/// Every reply type, and unknown ones.
 fn reply_types() -> impl Iterator<Item = u32> {
     (0..=5).chain([99, 0x8000_0000, 0x8000_0001, 0x8000_0007, u32::MAX])
 }
 
-/// An export that is granted: its size, and the end.
+/// The replies that grant an export: its size, and `ACK`.
 fn granted() -> Vec<u8> {
     let go = OptionType::GO;
     [reply(go, 3, 12), vec![0; 12], reply(go, 1, 0)].concat()
 }
 
-// ------------------------------------------------------- handshake, by hand
+// -------------------------------------------------------- manual handshake
 
-impl Victim for Handshake {
-    fn look(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        Ok(self.receive(input)?.is_some())
-    }
-
-    fn need(&self) -> Need {
-        self.need()
+impl Target for Handshake {
+    fn receive(&mut self, input: &mut &[u8]) -> Result<Next, Error> {
+        match self.receive(input) {
+            // The caller sends nothing more.
+            Err(Error::Unanswered) => Ok(Next::Stop),
+            step => Ok(Next::of(&step?)),
+        }
     }
 
     fn end_of_input(&mut self) -> Result<(), Error> {
@@ -58,17 +58,19 @@ impl Victim for Handshake {
     }
 }
 
+const CONFIG: Config<'static> = Config::new("disk").limits(LIMITS);
+
 fn greeted(wanted: ClientFlags) -> Handshake {
-    let mut machine = Handshake::new(false, limits());
+    let mut machine = Handshake::new(&CONFIG);
     let mut input = GREETING;
-    assert!(machine.receive(&mut input).unwrap().is_some());
+    assert!(matches!(machine.receive(&mut input), Ok(Step::Event(_))));
     let mut out = [0; 4];
     let written = machine.send_client_flags(wanted, &mut out.as_mut_slice());
     assert_eq!(written, Ok(4));
     machine
 }
 
-/// Sends an option; by hand a structured reply before, for those that need it.
+/// Sends an option, after `STRUCTURED_REPLY` if it needs that.
 fn asked(request: &OptionRequest<'_>, wanted: ClientFlags) -> Handshake {
     let mut machine = greeted(wanted);
     let mut out = [0; 128];
@@ -77,7 +79,8 @@ fn asked(request: &OptionRequest<'_>, wanted: ClientFlags) -> Handshake {
         let option = OptionRequest::StructuredReply;
         machine.send(&option, &mut out.as_mut_slice()).unwrap();
         let ack = reply(OptionType::STRUCTURED_REPLY, 1, 0);
-        assert!(machine.receive(&mut &ack[..]).unwrap().is_some());
+        let step = machine.receive(&mut &ack[..]);
+        assert!(matches!(step, Ok(Step::Event(_))));
     }
     machine.send(request, &mut out.as_mut_slice()).unwrap();
     machine
@@ -110,17 +113,17 @@ fn options() -> [OptionRequest<'static>; 10] {
 }
 
 fn handshakes(states: &mut BTreeSet<String>) {
-    let new = || Handshake::new(false, limits());
-    for head in [
+    let new = || Handshake::new(&CONFIG);
+    for header in [
         &b""[..],
         b"NBDMAGIC",
         b"NBDMAGICIHAVEOPT",
         GREETING,
         OLDSTYLE,
     ] {
-        attack(new, head, states);
+        attack(new, header, states);
     }
-    // Nothing is due; anything is too much.
+    // The server must not send anything now.
     attack(|| greeted(ClientFlags::KNOWN), b"", states);
     let export_name = OptionRequest::ExportName("disk".into());
     for wanted in [ClientFlags::KNOWN, ClientFlags::FIXED_NEWSTYLE] {
@@ -129,8 +132,8 @@ fn handshakes(states: &mut BTreeSet<String>) {
     for request in options() {
         for kind in reply_types() {
             for length in lengths() {
-                let head = reply(request.option(), kind, length);
-                attack(|| asked(&request, ClientFlags::KNOWN), &head, states);
+                let header = reply(request.option(), kind, length);
+                attack(|| asked(&request, ClientFlags::KNOWN), &header, states);
             }
         }
         let other = reply(OptionType(12), 1, 0);
@@ -154,7 +157,7 @@ fn handshake() {
                 "Replies",
                 "ExportName",
                 "Zeroes",
-                "Skip",
+                "Discard",
                 "Tls",
                 "Ready",
                 "Ready, reported",
@@ -164,31 +167,24 @@ fn handshake() {
     });
 }
 
-// ---------------------------------------------------------------- by policy
+// ----------------------------------------------------- automatic handshake
 
-/// A policy, and TLS that always comes up.
+/// A connector whose TLS always succeeds.
 #[derive(Debug)]
-struct ByPlan(Connect<'static>);
+struct Automatic(Connector<'static>);
 
-impl Victim for ByPlan {
-    fn look(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        use nbd_codec::client::connect::Event as E;
+impl Target for Automatic {
+    fn receive(&mut self, input: &mut &[u8]) -> Result<Next, Error> {
         match self.0.receive(input)? {
-            Some(E::StartTls) => {
-                self.0.tls_established().unwrap();
-                Ok(true)
-            }
-            Some(_) => Ok(true),
-            None => {
+            Step::StartTls => self.0.tls_established().unwrap(),
+            Step::Transmit => {
                 let mut out = [0; 128];
                 let written = self.0.transmit(&mut out.as_mut_slice());
-                Ok(written.unwrap() > 0)
+                assert!(written.unwrap() > 0);
             }
+            step => return Ok(Next::of(&step)),
         }
-    }
-
-    fn need(&self) -> Need {
-        self.0.need()
+        Ok(Next::Step)
     }
 
     fn end_of_input(&mut self) -> Result<(), Error> {
@@ -196,76 +192,75 @@ impl Victim for ByPlan {
     }
 }
 
-const WANTED: &[ContextQuery<'static>] = &[ContextQuery::narrow("base:allocation")];
+const WANTED: &[MetaContextQuery<'static>] = &[MetaContextQuery::narrow("base:allocation")];
 
-/// A policy behind what the server has said so far.
-fn behind(said: &[u8]) -> ByPlan {
-    let mut plan = Plan::new("disk");
-    plan.tls = TlsPolicy::Prefer;
-    plan.contexts = WANTED;
-    plan.describe = true;
-    plan.limits = limits();
-    let mut policy = ByPlan(Connect::new(plan).unwrap());
-    // Answers come one by one: a server waits until it is asked.
-    let mut rest = said;
+/// A connector that has received `replies`.
+fn after(replies: &[u8]) -> Automatic {
+    let config = CONFIG
+        .tls(TlsPolicy::Prefer)
+        .contexts(WANTED)
+        .describe(true);
+    let mut connector = Automatic(Connector::new(config).unwrap());
+    // One by one: a server only replies to options.
+    let mut rest = replies;
     while !rest.is_empty() {
         let at = match rest.starts_with(b"NBDMAGIC") {
             true => GREETING.len(),
             false => 20 + usize::from(rest[19]),
         };
-        let (answer, behind) = rest.split_at(at);
-        let mut input = answer;
-        while policy.look(&mut input).unwrap() {}
+        let (reply, unsent) = rest.split_at(at);
+        let mut input = reply;
+        while connector.receive(&mut input).unwrap() == Next::Step {}
         assert!(input.is_empty());
-        rest = behind;
+        rest = unsent;
     }
-    policy
+    connector
 }
 
-/// Any answer to an option, behind what was said before.
-fn answers(said: &[u8], option: OptionType, states: &mut BTreeSet<String>) {
+/// Every reply to an option, after earlier replies.
+fn replies(earlier: &[u8], option: OptionType, states: &mut BTreeSet<String>) {
     for kind in reply_types() {
         for length in lengths() {
-            attack(|| behind(said), &reply(option, kind, length), states);
+            attack(|| after(earlier), &reply(option, kind, length), states);
         }
     }
 }
 
-fn policies(states: &mut BTreeSet<String>) {
+fn connectors(states: &mut BTreeSet<String>) {
     use OptionType as O;
     const ACK: u32 = 1;
     const UNSUP: u32 = 0x8000_0001;
     const SHUTDOWN: u32 = 0x8000_0007;
     for greeting in [&b""[..], GREETING, OLDSTYLE] {
-        attack(|| behind(b""), greeting, states);
+        attack(|| after(b""), greeting, states);
     }
-    // Every option in its turn.
-    let mut said = GREETING.to_vec();
+    // Every option after the options before it were acknowledged.
+    let mut earlier = GREETING.to_vec();
     for option in [O::STARTTLS, O::EXTENDED_HEADERS, O::SET_META_CONTEXT, O::GO] {
-        answers(&said, option, states);
+        replies(&earlier, option, states);
         if option == O::GO {
-            attack(|| behind(&said), &granted(), states);
+            attack(|| after(&earlier), &granted(), states);
         }
-        said.extend(reply(option, ACK, 0));
+        earlier.extend(reply(option, ACK, 0));
     }
-    // Every option that follows a refusal; with zeroes at the end.
-    let mut said = b"NBDMAGICIHAVEOPT\0\x01".to_vec();
+    // Every option after those before it were refused; with zeroes at the end.
+    let mut earlier = b"NBDMAGICIHAVEOPT\0\x01".to_vec();
     for option in [O::STARTTLS, O::EXTENDED_HEADERS, O::STRUCTURED_REPLY, O::GO] {
-        answers(&said, option, states);
-        said.extend(reply(option, UNSUP, 0));
+        replies(&earlier, option, states);
+        earlier.extend(reply(option, UNSUP, 0));
     }
-    attack(|| behind(&said), b"", states);
-    let mut said = GREETING.to_vec();
-    said.extend(reply(O::STARTTLS, SHUTDOWN, 0));
-    answers(&said, O::ABORT, states);
+    attack(|| after(&earlier), b"", states);
+    let mut earlier = GREETING.to_vec();
+    earlier.extend(reply(O::STARTTLS, SHUTDOWN, 0));
+    replies(&earlier, O::ABORT, states);
 }
 
-/// (What lasts only until the policy has said what is due is not seen.)
+/// (States that end with `transmit` are not between two steps.)
 #[test]
 fn connect() {
     on_a_small_stack(|| {
         let mut states = BTreeSet::new();
-        policies(&mut states);
+        connectors(&mut states);
         assert_states(
             &states,
             &[
@@ -274,7 +269,7 @@ fn connect() {
                 "Replies",
                 "ExportName",
                 "Zeroes",
-                "Skip",
+                "Discard",
                 "Ready, reported",
                 "Aborted",
             ],
@@ -284,13 +279,9 @@ fn connect() {
 
 // ------------------------------------------------------------- transmission
 
-impl Victim for Transmission<[Slot; 2]> {
-    fn look(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        Ok(self.receive(input)?.is_some())
-    }
-
-    fn need(&self) -> Need {
-        self.need()
+impl Target for Transmission<[Slot; 2]> {
+    fn receive(&mut self, input: &mut &[u8]) -> Result<Next, Error> {
+        Ok(Next::of(&self.receive(input)?))
     }
 
     fn end_of_input(&mut self) -> Result<(), Error> {
@@ -311,35 +302,35 @@ fn sending(framing: Framing, request: Request) -> (Transmission<[Slot; 2]>, Cook
     let all = TransmissionFlags::KNOWN - TransmissionFlags::READ_ONLY;
     let mut export = Negotiated::new(framing, 1 << 20, all);
     if framing > Framing::Simple {
-        let (id, width) = (ContextId(0), Width::Narrow);
-        export.contexts.push(Context { id, width }).unwrap();
+        let (id, width) = (ContextId(0), StatusWidth::Narrow);
+        export.contexts.push(SelectedContext { id, width }).unwrap();
     }
-    let mut machine = Transmission::new(export, [Slot::EMPTY; 2], limits());
+    let mut machine = Transmission::new(export, [Slot::EMPTY; 2], LIMITS);
     let cookie = machine.submit(request).unwrap().cookie();
     (machine, cookie)
 }
 
-/// Chunk types, and some that nobody knows.
+/// Chunk types, and unknown ones.
 const CHUNKS: [u16; 11] = [0, 1, 2, 3, 5, 6, 0x7fff, 0x8000, 0x8001, 0x8002, 0xffff];
 
-/// The head of a chunk, up to its length.
+/// The header of a chunk, up to its length.
 fn chunk(framing: Framing, done: u16, kind: u16, cookie: Cookie, offset: u64) -> Vec<u8> {
     let magic = match framing {
         Framing::Extended => EXTENDED_REPLY_MAGIC,
         _ => STRUCTURED_REPLY_MAGIC,
     };
-    let mut head = magic.to_be_bytes().to_vec();
-    head.extend(done.to_be_bytes());
-    head.extend(kind.to_be_bytes());
-    head.extend(cookie.0.to_be_bytes());
+    let mut header = magic.to_be_bytes().to_vec();
+    header.extend(done.to_be_bytes());
+    header.extend(kind.to_be_bytes());
+    header.extend(cookie.0.to_be_bytes());
     if framing == Framing::Extended {
-        head.extend(offset.to_be_bytes());
+        header.extend(offset.to_be_bytes());
     }
-    head
+    header
 }
 
-/// What may stand at the front of a chunk's body: the offset of its content,
-/// a context, an error and the length of its message.
+/// What a chunk's body may begin with: the offset of its content, a context, an
+/// error and the length of its message.
 fn prefixes(kind: ChunkType, request: &Request) -> Vec<Vec<u8>> {
     let error = |message: u16| [&[0, 0, 0, 5][..], &message.to_be_bytes()].concat();
     let mut prefixes = vec![Vec::new()];
@@ -360,13 +351,13 @@ fn prefixes(kind: ChunkType, request: &Request) -> Vec<Vec<u8>> {
     prefixes
 }
 
-/// Every chunk there can be, in answer to one command.
+/// Every chunk, in reply to one command.
 fn chunks(framing: Framing, request: Request, states: &mut BTreeSet<String>) {
     let (_, cookie) = sending(framing, request);
     let start = || sending(framing, request).0;
     for kind in CHUNKS {
         for done in [0, 1] {
-            let head = chunk(framing, done, kind, cookie, request.offset);
+            let header = chunk(framing, done, kind, cookie, request.offset);
             let lengths = match framing {
                 Framing::Extended => wide_lengths(),
                 _ => lengths().into_iter().map(u64::from).collect(),
@@ -378,7 +369,7 @@ fn chunks(framing: Framing, request: Request, states: &mut BTreeSet<String>) {
                         Framing::Extended => &length[..],
                         _ => &length[4..],
                     };
-                    attack(start, &[&head[..], length, &prefix].concat(), states);
+                    attack(start, &[&header[..], length, &prefix].concat(), states);
                 }
             }
         }
@@ -387,7 +378,7 @@ fn chunks(framing: Framing, request: Request, states: &mut BTreeSet<String>) {
     attack(start, &unknown, states);
 }
 
-/// (A hole is reported where its head is read, and never waited in.)
+/// (A hole is reported with its header, and is no state.)
 #[test]
 fn transmission() {
     let mut all = BTreeSet::new();
@@ -401,10 +392,10 @@ fn transmission() {
                 }
                 let (_, cookie) = sending(framing, request);
                 for error in [0_u32, 5, u32::MAX] {
-                    let mut head = SIMPLE_REPLY_MAGIC.to_be_bytes().to_vec();
-                    head.extend(error.to_be_bytes());
-                    head.extend(cookie.0.to_be_bytes());
-                    attack(|| sending(framing, request).0, &head, &mut states);
+                    let mut header = SIMPLE_REPLY_MAGIC.to_be_bytes().to_vec();
+                    header.extend(error.to_be_bytes());
+                    header.extend(cookie.0.to_be_bytes());
+                    attack(|| sending(framing, request).0, &header, &mut states);
                 }
                 if framing > Framing::Simple {
                     chunks(framing, request, &mut states);
@@ -417,7 +408,7 @@ fn transmission() {
     assert_states(
         &all,
         &[
-            "Header", "Data", "Extents", "Message", "Rest", "Done", "Failed",
+            "Header", "Data", "Extents", "Error", "Discard", "Done", "Failed",
         ],
     );
 }

@@ -1,15 +1,17 @@
-//! Attacks on the server's machines.
+//! Attacks on the state machines of the server.
 
 use std::collections::BTreeSet;
 
-use nbd_codec::server::handshake::{Event, Handshake};
-use nbd_codec::server::{self, Export, MetaContext, Offer, Request, TlsMode, Transmission};
+use nbd_codec::server::{
+    Config, Export, Handshake, HandshakeEvent, MetaContext, Request, TlsMode, Transmission,
+    TransmissionEvent,
+};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{ContextId, ErrorValue, OptionReplyType, OptionType};
-use nbd_codec::{Context, Contexts, Error, Framing, Need, Negotiated, Width};
+use nbd_codec::{Error, Framing, Negotiated, SelectedContext, SelectedContexts, StatusWidth, Step};
 
 use super::attack::{
-    Victim, assert_states, attack, lengths, limits, on_a_small_stack, wide_lengths,
+    LIMITS, Next, Target, assert_states, attack, lengths, on_a_small_stack, wide_lengths,
 };
 
 const CONTEXTS: &[MetaContext<'static>] = &[MetaContext::narrow("base:allocation")];
@@ -23,10 +25,10 @@ fn export(name: &'static str) -> Export<'static> {
 
 // ---------------------------------------------------------------- handshake
 
-/// A handshake, and what its caller does with an event.
+/// A handshake, and the caller that answers its events.
 #[derive(Debug)]
-struct Shop {
-    machine: Handshake,
+struct Server {
+    handshake: Handshake,
     caller: Caller,
 }
 
@@ -34,95 +36,86 @@ struct Shop {
 enum Caller {
     Grants,
     Refuses,
-    /// Is asked, and never answers.
+    /// Never answers.
     Sleeps,
 }
 
-impl Shop {
-    fn answer(&mut self, event: Event<'_>, sink: &mut &mut [u8]) {
-        if let Event::StartTls = event {
-            return self.machine.tls_established().unwrap();
-        }
-        let asks = matches!(
-            event,
-            Event::List | Event::Export(_) | Event::MetaContexts(_)
-        );
+impl Server {
+    fn answer(&mut self, event: HandshakeEvent<'_>, sink: &mut &mut [u8]) {
+        use HandshakeEvent as E;
+        let asks = matches!(event, E::List | E::Export(_) | E::MetaContexts(_));
         match (self.caller, event) {
             (Caller::Refuses, _) if asks => {
                 let error = OptionReplyType::ERR_UNKNOWN;
-                self.machine.refuse(error, "none of these", sink).unwrap();
+                self.handshake
+                    .refuse(error, "no such export", sink)
+                    .unwrap();
             }
-            (Caller::Grants, Event::List) => {
-                self.machine.list(&export("disk"), sink).unwrap();
-                self.machine.done(sink).unwrap();
+            (Caller::Grants, E::List) => {
+                self.handshake.list(&export("disk"), sink).unwrap();
+                self.handshake.finish_list(sink).unwrap();
             }
-            (Caller::Grants, Event::Export(asked) | Event::MetaContexts(asked)) => {
-                self.machine.grant(&asked, &export("disk"), sink).unwrap();
+            (Caller::Grants, E::Export(query) | E::MetaContexts(query)) => {
+                self.handshake.grant(&query, &export("disk"), sink).unwrap();
             }
             _ => {}
         }
     }
 }
 
-impl Victim for Shop {
-    fn look(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
+impl Target for Server {
+    fn receive(&mut self, input: &mut &[u8]) -> Result<Next, Error> {
         let mut out = [0; 512];
         let mut sink = &mut out[..];
-        match self.machine.receive(input)? {
-            Some(event) => {
-                self.answer(event, &mut sink);
-                Ok(true)
-            }
-            None => Ok(self.machine.transmit(&mut sink).unwrap() > 0),
+        match self.handshake.receive(input) {
+            Ok(Step::Event(event)) => self.answer(event, &mut sink),
+            Ok(Step::Transmit) => assert!(self.handshake.transmit(&mut sink).unwrap() > 0),
+            Ok(Step::StartTls) => self.handshake.tls_established().unwrap(),
+            Err(Error::Unanswered) if self.caller == Caller::Sleeps => return Ok(Next::Stop),
+            step => return Ok(Next::of(&step?)),
         }
-    }
-
-    fn need(&self) -> Need {
-        self.machine.need()
+        Ok(Next::Step)
     }
 
     fn end_of_input(&mut self) -> Result<(), Error> {
-        self.machine.end_of_input()
+        self.handshake.end_of_input()
     }
 }
 
-/// An option: its header, and the front of its data.
+/// An option: its header, and the first bytes of its data.
 fn option(option: OptionType, length: u32, data: &[u8]) -> Vec<u8> {
-    let mut head = b"IHAVEOPT".to_vec();
-    head.extend(option.0.to_be_bytes());
-    head.extend(length.to_be_bytes());
-    head.extend(data);
-    head
+    let mut header = b"IHAVEOPT".to_vec();
+    header.extend(option.0.to_be_bytes());
+    header.extend(length.to_be_bytes());
+    header.extend(data);
+    header
 }
 
-/// A server behind what the client has said so far.
-fn behind(tls: TlsMode, said: &[u8], caller: Caller) -> Shop {
-    let mut offer = Offer::default();
-    offer.tls = tls;
-    offer.limits = limits();
-    let machine = Handshake::new(offer).unwrap();
-    let mut shop = Shop { machine, caller };
-    let mut rest = said;
+/// A server that has received `messages`.
+fn after(tls: TlsMode, messages: &[u8], caller: Caller) -> Server {
+    let config = Config::new().tls(tls).limits(LIMITS);
+    let handshake = Handshake::new(config).unwrap();
+    let mut server = Server { handshake, caller };
+    let mut rest = messages;
     while !rest.is_empty() {
         let at = match rest.starts_with(b"IHAVEOPT") {
             true => 16 + usize::from(rest[15]),
             false => 4,
         };
-        let (message, behind) = rest.split_at(at);
+        let (message, unsent) = rest.split_at(at);
         let mut input = message;
-        while shop.look(&mut input).unwrap() {}
+        while server.receive(&mut input).unwrap() == Next::Step {}
         assert!(input.is_empty());
-        rest = behind;
+        rest = unsent;
     }
-    shop
+    server
 }
 
-/// Names and lists whose lengths lie, or do not.
-fn fronts(of: OptionType) -> Vec<Vec<u8>> {
-    let named = |length: u32, name: &[u8], behind: &[u8]| {
-        [&length.to_be_bytes()[..], name, behind].concat()
-    };
-    match of {
+/// Names and lists with right and wrong lengths.
+fn data_of(option: OptionType) -> Vec<Vec<u8>> {
+    let named =
+        |length: u32, name: &[u8], after: &[u8]| [&length.to_be_bytes()[..], name, after].concat();
+    match option {
         OptionType::INFO | OptionType::GO => vec![
             vec![],
             named(4, b"disk", &[0xff, 0xff]),
@@ -141,15 +134,15 @@ fn fronts(of: OptionType) -> Vec<Vec<u8>> {
     }
 }
 
-/// Every option with every length, behind what was said.
-fn options(tls: TlsMode, said: &[u8], caller: Caller, states: &mut BTreeSet<String>) {
+/// Every option with every length, after earlier messages.
+fn options(tls: TlsMode, earlier: &[u8], caller: Caller, states: &mut BTreeSet<String>) {
     for number in (0..=12).chain([99, u32::MAX]) {
         let number = OptionType(number);
-        for front in fronts(number) {
-            let exact = u32::try_from(front.len()).unwrap();
+        for data in data_of(number) {
+            let exact = u32::try_from(data.len()).unwrap();
             for length in lengths().into_iter().chain([exact]) {
-                let head = option(number, length, &front);
-                attack(|| behind(tls, said, caller), &head, states);
+                let header = option(number, length, &data);
+                attack(|| after(tls, earlier, caller), &header, states);
             }
         }
     }
@@ -159,11 +152,7 @@ fn handshakes(states: &mut BTreeSet<String>) {
     const FLAGS: &[u8] = &[0, 0, 0, 3];
     for flags in 0..=4_u32 {
         let flags = flags.to_be_bytes();
-        attack(
-            || behind(TlsMode::None, b"", Caller::Grants),
-            &flags,
-            states,
-        );
+        attack(|| after(TlsMode::None, b"", Caller::Grants), &flags, states);
     }
     for caller in [Caller::Grants, Caller::Refuses, Caller::Sleeps] {
         options(TlsMode::None, FLAGS, caller, states);
@@ -178,17 +167,17 @@ fn handshakes(states: &mut BTreeSet<String>) {
     for number in [OptionType::STRUCTURED_REPLY, OptionType::EXTENDED_HEADERS] {
         options(TlsMode::None, &agreed(number), Caller::Grants, states);
     }
-    // TLS that is waited for.
-    let tls = || behind(TlsMode::Forced, FLAGS, Caller::Grants);
+    // While TLS is to be started.
+    let tls = || after(TlsMode::Forced, FLAGS, Caller::Grants);
     attack(tls, &bare(OptionType::STARTTLS), states);
-    let oldstyle = || Shop {
-        machine: Handshake::oldstyle(&export("")).unwrap(),
+    let oldstyle = || Server {
+        handshake: Handshake::oldstyle(&export("")).unwrap(),
         caller: Caller::Grants,
     };
     attack(oldstyle, b"", states);
 }
 
-/// (The caller of these states the outcome of TLS at once.)
+/// (The caller reports the outcome of TLS at once.)
 #[test]
 fn handshake() {
     on_a_small_stack(|| {
@@ -199,7 +188,7 @@ fn handshake() {
             &[
                 "ClientFlags",
                 "Option",
-                "Skip",
+                "Discard",
                 "Asked",
                 "Tls",
                 "Ready",
@@ -213,25 +202,18 @@ fn handshake() {
 
 // ------------------------------------------------------------- transmission
 
-impl Victim for Transmission {
-    fn look(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        let Some(event) = self.receive(input)? else {
-            return Ok(false);
+impl Target for Transmission {
+    fn receive(&mut self, input: &mut &[u8]) -> Result<Next, Error> {
+        use TransmissionEvent as E;
+        let reply = match self.receive(input)? {
+            Step::Event(E::Request(Request::Resize(resize))) => self.resized(resize),
+            Step::Event(E::Request(request)) => request.fail(ErrorValue::EIO, "no"),
+            Step::Event(E::Rejected { reply, .. }) => reply,
+            step => return Ok(Next::of(&step)),
         };
         let mut out = [0; 256];
-        let mut sink = &mut out[..];
-        let reply = match event {
-            server::Event::Request(Request::Resize(resize)) => self.resized(resize),
-            server::Event::Request(request) => request.fail(ErrorValue::EIO, "no"),
-            server::Event::Rejected { reply, .. } => reply,
-            _ => return Ok(true),
-        };
-        reply.encode(&mut sink).unwrap();
-        Ok(true)
-    }
-
-    fn need(&self) -> Need {
-        self.need()
+        reply.encode(&mut &mut out[..]).unwrap();
+        Ok(Next::Step)
     }
 
     fn end_of_input(&mut self) -> Result<(), Error> {
@@ -239,17 +221,20 @@ impl Victim for Transmission {
     }
 }
 
-/// A session with as many contexts as there can be.
+/// A session with the most contexts.
 fn serving(framing: Framing) -> Transmission {
     let all = TransmissionFlags::KNOWN - TransmissionFlags::READ_ONLY;
     let mut negotiated = Negotiated::new(framing, 1 << 20, all);
     if framing > Framing::Simple {
-        for id in (0..).take(Contexts::CAPACITY).map(ContextId) {
-            let width = Width::Narrow;
-            negotiated.contexts.push(Context { id, width }).unwrap();
+        for id in (0..).take(SelectedContexts::CAPACITY).map(ContextId) {
+            let width = StatusWidth::Narrow;
+            negotiated
+                .contexts
+                .push(SelectedContext { id, width })
+                .unwrap();
         }
     }
-    Transmission::new(negotiated, limits()).unwrap()
+    Transmission::new(negotiated, LIMITS).unwrap()
 }
 
 fn request(framing: Framing, flags: u16, command: u16, offset: u64, length: u64) -> Vec<u8> {
@@ -257,16 +242,16 @@ fn request(framing: Framing, flags: u16, command: u16, offset: u64, length: u64)
         Framing::Extended => 0x21e4_1c71,
         _ => 0x2560_9513,
     };
-    let mut head = magic.to_be_bytes().to_vec();
-    head.extend(flags.to_be_bytes());
-    head.extend(command.to_be_bytes());
-    head.extend(u64::MAX.to_be_bytes());
-    head.extend(offset.to_be_bytes());
+    let mut header = magic.to_be_bytes().to_vec();
+    header.extend(flags.to_be_bytes());
+    header.extend(command.to_be_bytes());
+    header.extend(u64::MAX.to_be_bytes());
+    header.extend(offset.to_be_bytes());
     match framing {
-        Framing::Extended => head.extend(length.to_be_bytes()),
-        _ => head.extend(u32::try_from(length).unwrap().to_be_bytes()),
+        Framing::Extended => header.extend(length.to_be_bytes()),
+        _ => header.extend(u32::try_from(length).unwrap().to_be_bytes()),
     }
-    head
+    header
 }
 
 fn requests(framing: Framing, states: &mut BTreeSet<String>) {
@@ -279,21 +264,21 @@ fn requests(framing: Framing, states: &mut BTreeSet<String>) {
         for flags in [0, PAYLOAD_LEN, u16::MAX] {
             for offset in [0, 1 << 20, u64::MAX] {
                 for length in &lengths {
-                    let head = request(framing, flags, command, offset, *length);
-                    attack(|| serving(framing), &head, states);
+                    let header = request(framing, flags, command, offset, *length);
+                    attack(|| serving(framing), &header, states);
                 }
             }
         }
     }
-    // Block status of all the contexts, and of as many of one.
+    // Block status of all contexts, and of one context as many times.
     for step in [0, 1] {
-        let length = 8 + 4 * Contexts::CAPACITY as u64;
-        let mut head = request(framing, PAYLOAD_LEN, 7, 0, length);
-        head.extend(512_u64.to_be_bytes());
-        for id in (0..).take(Contexts::CAPACITY) {
-            head.extend((step * id as u32).to_be_bytes());
+        let length = 8 + 4 * SelectedContexts::CAPACITY as u64;
+        let mut header = request(framing, PAYLOAD_LEN, 7, 0, length);
+        header.extend(512_u64.to_be_bytes());
+        for id in (0..).take(SelectedContexts::CAPACITY) {
+            header.extend((step * id as u32).to_be_bytes());
         }
-        attack(|| serving(framing), &head, states);
+        attack(|| serving(framing), &header, states);
     }
 }
 
@@ -309,5 +294,5 @@ fn transmission() {
         });
         all.extend(receive.recv().unwrap());
     }
-    assert_states(&all, &["Header", "Payload", "Drain", "Disconnected"]);
+    assert_states(&all, &["Header", "Payload", "Discard", "Disconnected"]);
 }

@@ -1,8 +1,9 @@
 //! The client: a handshake, and 10,000 commands of every kind in every framing.
 
-use nbd_codec::client::connect::{Connect, Event as Way, Plan};
-use nbd_codec::client::handshake::ContextQuery;
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::{
+    Config, ConnectEvent, Connector, MetaContextQuery, Request, Slot, Transmission,
+    TransmissionEvent,
+};
 use nbd_codec::wire::chunk::Chunk;
 use nbd_codec::wire::extent::{Extent32, Extent64, Extents32, Extents64};
 use nbd_codec::wire::flags::{CommandFlags, HandshakeFlags, ReplyFlags, TransmissionFlags};
@@ -10,11 +11,11 @@ use nbd_codec::wire::greeting::NewstyleGreeting;
 use nbd_codec::wire::number::{ChunkType, Command, ContextId, Cookie, ErrorValue, OptionType};
 use nbd_codec::wire::option_reply::{Info, OptionReply};
 use nbd_codec::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
-use nbd_codec::{Context, Framing, Limits, Need, Negotiated, Width};
+use nbd_codec::{Framing, Limits, Negotiated, SelectedContext, StatusWidth, Step};
 
 use super::allocations;
 
-/// What the peer sends, in memory of fixed size.
+/// The bytes that the server sends, in memory of fixed size.
 struct Peer {
     bytes: [u8; 1 << 16],
     length: usize,
@@ -34,8 +35,8 @@ impl Peer {
     }
 
     fn option_reply(&mut self, option: OptionType, reply: OptionReply<'_>) {
-        let mut room = &mut self.bytes[self.length..];
-        self.length += reply.encode(option, &mut room).unwrap();
+        let mut sink = &mut self.bytes[self.length..];
+        self.length += reply.encode(option, &mut sink).unwrap();
     }
 
     fn simple(&mut self, error: ErrorValue, cookie: Cookie) {
@@ -103,7 +104,7 @@ impl Peer {
             let error = Chunk::Error {
                 chunk: ChunkType::ERROR,
                 error: ErrorValue::EIO,
-                message: "out of luck".into(),
+                message: "the disk failed".into(),
                 rest: &[],
             };
             return self.chunk(framing, true, cookie, offset, error);
@@ -177,15 +178,16 @@ fn export(framing: Framing) -> Negotiated {
     let flags = TransmissionFlags::KNOWN - TransmissionFlags::READ_ONLY;
     let mut export = Negotiated::new(framing, 1 << 20, flags);
     if framing != Framing::Simple {
-        let width = Width::Narrow;
+        let width = StatusWidth::Narrow;
         let id = ContextId(1);
-        export.contexts.push(Context { id, width }).unwrap();
+        export.contexts.push(SelectedContext { id, width }).unwrap();
     }
     export
 }
 
-/// Nine commands of every kind in flight, answered together; until 10,000 are
-/// done. Half of the payload comes as events, the other half is read directly.
+/// Keeps nine commands of every kind in flight, answered together, until 10,000
+/// are done. Half of the payload comes as content, the other half is read
+/// directly.
 fn commands(framing: Framing, peer: &mut Peer) -> usize {
     let mut machine = Transmission::new(export(framing), [Slot::EMPTY; 16], Limits::DEFAULT);
     let mut payload = [0; 64];
@@ -200,7 +202,7 @@ fn commands(framing: Framing, peer: &mut Peer) -> usize {
             let filtered = request.command == Command::BLOCK_STATUS
                 && framing == Framing::Extended
                 && round % 2 == 0;
-            let head = match filtered {
+            let header = match filtered {
                 true => machine.block_status_of(
                     &[ContextId(1)],
                     request.offset,
@@ -210,30 +212,41 @@ fn commands(framing: Framing, peer: &mut Peer) -> usize {
                 ),
                 false => machine.submit(request),
             };
-            let head = head.unwrap();
-            std::hint::black_box(head.as_bytes());
-            peer.answer(framing, round, &request, head.cookie());
+            let header = header.unwrap();
+            std::hint::black_box(header.as_bytes());
+            peer.answer(framing, round, &request, header.cookie());
         }
         let mut input = &peer.bytes[..peer.length];
+        // Offered nothing, the state machine announces a payload.
+        let mut direct = done % 2 == 0;
         loop {
-            match machine.receive(&mut input).unwrap() {
-                Some(Event::Data { data, .. }) => bytes += data.len(),
-                Some(Event::Hole { length, .. }) => bytes += length as usize,
-                Some(Event::Extents32 { extents: list, .. }) => extents += list.count(),
-                Some(Event::Extents64 { extents: list, .. }) => extents += list.count(),
-                Some(Event::Done { .. }) => done += 1,
-                Some(_) => {}
-                None => break,
+            use TransmissionEvent as E;
+            let step = match direct {
+                true => machine.receive(&mut &[][..]),
+                false => machine.receive(&mut input),
+            };
+            match step.unwrap() {
+                Step::Read(_) if direct => {
+                    direct = false;
+                    continue;
+                }
+                Step::Read(_) => break,
+                Step::ReadPayload { length, .. } => {
+                    let n = usize::try_from(length).unwrap().min(input.len());
+                    machine.advance(n as u64).unwrap();
+                    input = &input[n..];
+                    bytes += n;
+                }
+                Step::Content(content) => bytes += content.length() as usize,
+                Step::Event(E::Extents32 { extents: list, .. }) => extents += list.count(),
+                Step::Event(E::Extents64 { extents: list, .. }) => extents += list.count(),
+                Step::Event(E::Done { .. }) => done += 1,
+                Step::Event(_) => {}
+                other => panic!("{other:?}"),
             }
-            if let Need::Payload { length, .. } = machine.need()
-                && done % 2 == 0
-            {
-                let n = usize::try_from(length).unwrap().min(input.len());
-                machine.advance(n as u64).unwrap();
-                input = &input[n..];
-                bytes += n;
-            }
+            direct = done % 2 == 0;
         }
+        assert!(input.is_empty());
         assert_eq!(machine.in_flight(), 0);
     }
     assert!(bytes > 0 && (extents > 0 || framing == Framing::Simple));
@@ -247,11 +260,11 @@ fn ten_thousand_commands() {
         let mut done = 0;
         let count = allocations(|| done = commands(framing, &mut peer));
         assert!(done >= 10_000);
-        assert_eq!(count, 0, "{framing} allocates");
+        assert_eq!(count, 0, "{framing}: allocations");
     }
 }
 
-/// A whole handshake, with contexts and every information.
+/// A handshake with contexts and every information type.
 #[test]
 fn handshake() {
     let mut peer = Box::new(Peer::new());
@@ -282,27 +295,29 @@ fn handshake() {
         selected..peer.length,
     ];
 
-    let wanted = [ContextQuery::narrow("base:allocation")];
-    let mut plan = Plan::new("disk");
-    plan.contexts = &wanted;
-    plan.describe = true;
+    let wanted = [MetaContextQuery::narrow("base:allocation")];
+    let config = Config::new("disk").contexts(&wanted).describe(true);
     let mut agreed = None;
     let count = allocations(|| {
-        let mut connect = Connect::new(plan).unwrap();
+        let mut connector = Connector::new(config).unwrap();
         let mut ready = false;
         for turn in turns {
             let mut input = &peer.bytes[turn];
-            while let Some(event) = connect.receive(&mut input).unwrap() {
-                ready |= event == Way::Ready;
-            }
             let mut out = [0; 256];
-            let mut room = out.as_mut_slice();
-            while connect.transmit(&mut room).unwrap() > 0 {}
+            let mut sink = out.as_mut_slice();
+            loop {
+                match connector.receive(&mut input).unwrap() {
+                    Step::Event(event) => ready |= event == ConnectEvent::Ready,
+                    Step::Transmit => drop(connector.transmit(&mut sink).unwrap()),
+                    Step::Read(_) | Step::Finished => break,
+                    other => panic!("{other:?}"),
+                }
+            }
         }
         assert!(ready);
-        agreed = connect.into_negotiated().ok();
+        agreed = connector.into_negotiated().ok();
     });
-    let agreed = agreed.expect("the handshake comes to its end");
+    let agreed = agreed.expect("the handshake is finished");
     assert_eq!((agreed.size, agreed.framing), (u64::MAX, Framing::Extended));
     assert_eq!(agreed.contexts.len(), 1);
     assert_eq!(count, 0);

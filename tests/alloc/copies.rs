@@ -1,51 +1,50 @@
-//! No payload byte is copied: what a machine delivers lies in the caller's
-//! input, what it makes is headers, and what is read directly never passes it.
+//! No payload byte is copied: the state machine delivers slices of the caller's
+//! input and makes headers, and payload that is read directly never passes it.
 //!
-//! Nothing is allocated meanwhile, and the sizes of the machines are known
-//! (`tests/sizes.rs`): there is no third place for a payload to be.
+//! It does not allocate either, and its size is known (`tests/sizes.rs`): a copy
+//! of the payload would have no place.
 
 use nbd_codec::wire::Sink;
 use nbd_codec::wire::flags::TransmissionFlags;
-use nbd_codec::{Framing, Negotiated};
+use nbd_codec::{Content, Framing, Negotiated, Receive, Step};
 
 const FRAMINGS: [Framing; 3] = [Framing::Simple, Framing::Structured, Framing::Extended];
 
-/// Payloads in bytes, one block and the longest that every server takes; and
-/// how much a driver takes from its connection at a time.
+/// Payloads in bytes, one block and the longest that every server accepts; and
+/// how many bytes a driver reads at a time.
 const CASES: [(usize, [usize; 3]); 2] = [
     (4 << 10, [13, 1_001, usize::MAX]),
     (32 << 20, [10_007, 64 << 10, usize::MAX]),
 ];
 
-/// How a payload comes.
+/// How a payload is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// Offered to the machine like everything else.
-    Events,
-    /// Read directly, as `need` says.
+    /// Offered to the state machine, which delivers it.
+    Content,
+    /// Read directly, as `Step::ReadPayload` says.
     Direct,
 }
 
-const WAYS: [Way; 2] = [Way::Events, Way::Direct];
+const WAYS: [Way; 2] = [Way::Content, Way::Direct];
 
-/// Where the bytes of a command were, as the machine's caller sees it.
+/// Where the bytes of a command were, from the caller's point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ledger {
-    /// Bytes the machine consumed out of its input.
+    /// Bytes that the state machine consumed from its input.
     pub consumed: usize,
-    /// Bytes of payload in events, in place in the input they came with.
+    /// Bytes of content that are slices of the input.
     pub in_place: usize,
-    /// Bytes of payload in events that are anywhere else.
+    /// Bytes of content that are anywhere else.
     pub copied: usize,
-    /// Bytes of payload the machine was only told of.
+    /// Bytes of payload that were read directly.
     pub direct: usize,
-    /// Bytes the machine made.
+    /// Bytes that the state machine made.
     pub made: usize,
 }
 
 impl Ledger {
-    /// An event of a call that took `consumed` off the front of its input
-    /// brought `data`, which is the last of it.
+    /// Notes `data` from a call that consumed `consumed`, which ends with it.
     pub fn deliver(&mut self, data: &[u8], consumed: &[u8]) {
         let place = consumed.len().checked_sub(data.len());
         match place.and_then(|at| consumed.get(at..)) {
@@ -55,7 +54,7 @@ impl Ledger {
     }
 }
 
-/// A sink that only counts.
+/// A sink that only counts bytes.
 #[derive(Debug, Default)]
 pub struct Counting(pub usize);
 
@@ -92,10 +91,56 @@ pub fn every(check: impl Fn(Framing, usize, usize, Way)) {
     }
 }
 
-/// The counter tells a copy from the original, and a stray slice from one in
-/// its place.
+/// Receives `wire`, at most `piece` bytes at a time (but a whole header, if that
+/// is longer), until `act` returns a result for an event, which is the last.
+pub fn receive<M: Receive, T>(
+    machine: &mut M,
+    wire: &[u8],
+    piece: usize,
+    way: Way,
+    ledger: &mut Ledger,
+    mut act: impl FnMut(M::Event<'_>) -> Option<T>,
+) -> T {
+    let (mut at, mut n) = (0, 0);
+    loop {
+        let offered = &wire[at..][..n.min(wire.len() - at)];
+        let mut input = offered;
+        let step = machine.receive(&mut input).unwrap();
+        let consumed = &offered[..offered.len() - input.len()];
+        ledger.consumed += consumed.len();
+        at += consumed.len();
+        n = match step {
+            Step::Event(event) => match act(event) {
+                Some(result) => {
+                    assert_eq!(at, wire.len());
+                    return result;
+                }
+                None => 0,
+            },
+            Step::Content(Content::Data { data, .. }) => {
+                ledger.deliver(data, consumed);
+                0
+            }
+            // No more than the header: the driver reads the payload.
+            Step::Read(n) if way == Way::Direct => input.len() + n.get(),
+            Step::Read(n) => piece.max(input.len() + n.get()),
+            Step::ReadPayload { length, .. } if way == Way::Direct => {
+                let taken = piece.min(usize::try_from(length).unwrap());
+                machine.advance(taken as u64).unwrap();
+                ledger.direct += taken;
+                at += taken;
+                0
+            }
+            Step::ReadPayload { .. } => piece,
+            _ => panic!("at {at} of {}", wire.len()),
+        };
+    }
+}
+
+/// The ledger tells a copy from the original, and another slice of the input
+/// from the right one.
 #[test]
-fn the_ledger_tells_copies() {
+fn ledger_detects_copies() {
     let input = [7; 32];
     let copy = input.to_vec();
     let mut ledger = Ledger::default();

@@ -1,19 +1,19 @@
-//! The client: payloads in replies to reads, and behind the head of a write.
+//! The client: payloads in replies to reads, and after the header of a write.
 
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::ReplyFlags;
 use nbd_codec::wire::number::{ChunkType, Cookie, ErrorValue};
 use nbd_codec::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
-use nbd_codec::{Framing, Limits, Need};
+use nbd_codec::{Framing, Limits};
 
 use super::allocations;
-use super::copies::{Ledger, Way, every, export};
+use super::copies::{Ledger, Way, every, export, receive};
 
 const OFFSET: u64 = 1 << 20;
-/// What the first command of a session has.
+/// The cookie of the first command of a session.
 const COOKIE: Cookie = Cookie(1 << 32);
 
-/// The last chunk of a reply, or all of a simple one, before its content.
+/// A simple reply, or the header of a reply's only chunk.
 fn reply(framing: Framing, chunk: ChunkType, content: usize) -> Vec<u8> {
     let (flags, cookie) = (ReplyFlags::DONE, COOKIE);
     match framing {
@@ -41,8 +41,7 @@ fn reply(framing: Framing, chunk: ChunkType, content: usize) -> Vec<u8> {
     }
 }
 
-/// The reply to a read of `length` bytes, all of it; and how much of it is
-/// headers.
+/// The reply to a read of `length` bytes, and the size of its headers.
 fn data(framing: Framing, length: usize) -> (Vec<u8>, usize) {
     let mut bytes = match framing {
         Framing::Simple => reply(framing, ChunkType::NONE, 0),
@@ -56,49 +55,30 @@ fn data(framing: Framing, length: usize) -> (Vec<u8>, usize) {
     (bytes, headers)
 }
 
-/// Sends a command and takes its reply out of `wire`, at most `piece` bytes at
-/// a time (but a whole header, where that is more).
+/// Sends a command and receives its reply.
 fn run(framing: Framing, request: Request, wire: &[u8], piece: usize, way: Way) -> Ledger {
     let mut session = Transmission::new(export(framing), [Slot::EMPTY; 1], Limits::DEFAULT);
     let mut ledger = Ledger::default();
-    let head = session.submit(request).unwrap();
-    assert_eq!(head.cookie(), COOKIE);
-    ledger.made += head.as_bytes().len();
-    let mut at = 0;
-    loop {
-        let due = match session.need() {
-            Need::Payload { length, .. } if way == Way::Direct => {
-                let taken = piece.min(usize::try_from(length).unwrap());
-                session.advance(taken as u64).unwrap();
-                ledger.direct += taken;
-                at += taken;
-                continue;
-            }
-            // No more than the header: the payload is the driver's to read.
-            Need::Header(n) if way == Way::Direct => n,
-            Need::Header(n) => n.max(piece),
-            _ => piece,
-        };
-        let offered = &wire[at..][..due.min(wire.len() - at)];
-        let mut input = offered;
-        let event = session.receive(&mut input).unwrap();
-        let consumed = &offered[..offered.len() - input.len()];
-        ledger.consumed += consumed.len();
-        at += consumed.len();
-        match event {
-            Some(Event::Data { data, .. }) => ledger.deliver(data, consumed),
-            Some(Event::Done { result, .. }) => {
-                assert_eq!((result, at), (Ok(()), wire.len()));
-                return ledger;
-            }
-            Some(other) => panic!("{other:?}"),
-            None => {}
-        }
-    }
+    let header = session.submit(request).unwrap();
+    assert_eq!(header.cookie(), COOKIE);
+    ledger.made += header.as_bytes().len();
+    let result = receive(
+        &mut session,
+        wire,
+        piece,
+        way,
+        &mut ledger,
+        |event| match event {
+            TransmissionEvent::Done { result, .. } => Some(result),
+            other => panic!("{other:?}"),
+        },
+    );
+    assert_eq!(result, Ok(()));
+    ledger
 }
 
 /// Bytes of a command's header.
-fn head(framing: Framing) -> usize {
+fn header(framing: Framing) -> usize {
     match framing {
         Framing::Simple | Framing::Structured => 28,
         Framing::Extended => 32,
@@ -112,9 +92,9 @@ fn reads() {
         let request = Request::read(OFFSET, length as u64);
         let mut seen = Ledger::default();
         let count = allocations(|| seen = run(framing, request, &wire, piece, way));
-        let made = head(framing);
+        let made = header(framing);
         let due = match way {
-            Way::Events => Ledger {
+            Way::Content => Ledger {
                 consumed: headers + length,
                 in_place: length,
                 made,
@@ -132,8 +112,8 @@ fn reads() {
     });
 }
 
-/// The payload of a write is never handed to the machine: it makes the header
-/// and says how much must follow.
+/// The state machine never sees the payload of a write: it makes the header and
+/// says how many bytes must follow.
 #[test]
 fn writes() {
     every(|framing, length, piece, way| {
@@ -143,7 +123,7 @@ fn writes() {
         let count = allocations(|| seen = run(framing, request, &wire, piece, way));
         let due = Ledger {
             consumed: wire.len(),
-            made: head(framing),
+            made: header(framing),
             ..Ledger::default()
         };
         assert_eq!(

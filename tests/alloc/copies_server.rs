@@ -1,17 +1,17 @@
-//! The server: payloads behind requests to write, and behind heads of replies.
+//! The server: payloads of writes, and after headers of replies.
 
-use nbd_codec::server::{Event, Read, Reply, Request, Transmission};
+use nbd_codec::server::{ReadRequest, Reply, Request, Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
 use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
-use nbd_codec::{Framing, Limits, Need};
+use nbd_codec::{Framing, Limits};
 
 use super::allocations;
-use super::copies::{Counting, Ledger, Way, every, export};
+use super::copies::{Counting, Ledger, Way, every, export, receive};
 
 const OFFSET: u64 = 1 << 20;
 
-/// A request with the payload it has; and how much of it is header.
+/// A request with its payload, and the size of its header.
 fn request(framing: Framing, command: Command, length: usize) -> (Vec<u8>, usize) {
     let writes = command == Command::WRITE;
     let (cookie, offset) = (Cookie(7), OFFSET);
@@ -45,45 +45,26 @@ fn request(framing: Framing, command: Command, length: usize) -> (Vec<u8>, usize
     (bytes, header)
 }
 
-/// Takes one request out of `wire`, at most `piece` bytes at a time (but a
-/// whole header, where that is more).
+/// Receives one request.
 fn take(framing: Framing, wire: &[u8], piece: usize, way: Way) -> (Ledger, Request) {
     let mut server = Transmission::new(export(framing), Limits::DEFAULT).unwrap();
     let mut ledger = Ledger::default();
-    let mut at = 0;
-    loop {
-        let due = match server.need() {
-            Need::Payload { length, .. } if way == Way::Direct => {
-                let taken = piece.min(usize::try_from(length).unwrap());
-                server.advance(taken as u64).unwrap();
-                ledger.direct += taken;
-                at += taken;
-                continue;
-            }
-            // No more than the header: the payload is the driver's to read.
-            Need::Header(n) if way == Way::Direct => n,
-            Need::Header(n) => n.max(piece),
-            _ => piece,
-        };
-        let offered = &wire[at..][..due.min(wire.len() - at)];
-        let mut input = offered;
-        let event = server.receive(&mut input).unwrap();
-        let consumed = &offered[..offered.len() - input.len()];
-        ledger.consumed += consumed.len();
-        at += consumed.len();
-        match event {
-            Some(Event::Data { data, .. }) => ledger.deliver(data, consumed),
-            Some(Event::Request(request)) => {
-                assert_eq!(at, wire.len());
-                return (ledger, request);
-            }
-            Some(Event::Payload { .. }) | None => {}
-            Some(other) => panic!("{other:?}"),
-        }
-    }
+    let request = receive(
+        &mut server,
+        wire,
+        piece,
+        way,
+        &mut ledger,
+        |event| match event {
+            TransmissionEvent::Request(request) => Some(request),
+            TransmissionEvent::WritePayload { .. } => None,
+            other => panic!("{other:?}"),
+        },
+    );
+    (ledger, request)
 }
 
-/// Bytes that a reply without content has.
+/// Bytes of a reply without content.
 fn reply_size(framing: Framing) -> usize {
     match framing {
         Framing::Simple => 16,
@@ -92,16 +73,16 @@ fn reply_size(framing: Framing) -> usize {
     }
 }
 
-/// Takes the request of `wire` and answers it; the bytes made for that count.
+/// Receives the request and answers it; counts the bytes made.
 fn serve(framing: Framing, wire: &[u8], piece: usize, way: Way) -> Ledger {
     let (mut ledger, request) = take(framing, wire, piece, way);
     let mut sink = Counting::default();
     match request {
         Request::Read(read) => {
             let length = read.length();
-            let head = read.data();
-            assert_eq!(head.payload_length(), length);
-            sink.0 += head.as_bytes().len();
+            let header = read.data();
+            assert_eq!(header.payload_length(), length);
+            sink.0 += header.as_bytes().len();
         }
         Request::Write(write) => {
             write.succeed().encode(&mut sink).unwrap();
@@ -112,8 +93,8 @@ fn serve(framing: Framing, wire: &[u8], piece: usize, way: Way) -> Ledger {
     ledger
 }
 
-/// The data of a read is never handed to the machine: it makes the head and
-/// says how much must follow.
+/// The state machine never sees the data of a read: it makes the header and says
+/// how many bytes must follow.
 #[test]
 fn reads() {
     every(|framing, length, piece, way| {
@@ -142,7 +123,7 @@ fn writes() {
         let count = allocations(|| seen = serve(framing, &wire, piece, way));
         let made = reply_size(framing);
         let due = match way {
-            Way::Events => Ledger {
+            Way::Content => Ledger {
                 consumed: header + length,
                 in_place: length,
                 made,
@@ -160,14 +141,15 @@ fn writes() {
     });
 }
 
-/// A read in chunks: half of it data, half a hole. Bytes made.
-fn chunks(read: Read, length: u32) -> usize {
+/// Answers a read with two chunks, half of it data, half a hole; returns the
+/// bytes made.
+fn chunks(read: ReadRequest, length: u32) -> usize {
     let half = length / 2;
     let mut sink = Counting::default();
     let mut chunks = read.into_chunks().expect("a framing with chunks");
-    let head = chunks.data(OFFSET, half).unwrap();
-    assert_eq!(head.payload_length(), half);
-    sink.0 += head.as_bytes().len();
+    let header = chunks.data(OFFSET, half).unwrap();
+    assert_eq!(header.payload_length(), half);
+    sink.0 += header.as_bytes().len();
     let hole = chunks.finish_with_hole(OFFSET + u64::from(half), half);
     hole.unwrap().encode(&mut sink).unwrap();
     sink.0
@@ -184,20 +166,20 @@ fn reads_in_chunks() {
         let mut made = 0;
         let length = u32::try_from(length).unwrap();
         let count = allocations(|| made = chunks(read, length));
-        // An offset behind one header, an offset and a length behind the other.
+        // An offset after one header, an offset and a length after the other.
         let due = 2 * reply_size(framing) + 8 + 12;
         assert_eq!((made, count), (due, 0), "{framing}, {length} bytes");
     });
 }
 
-/// The text of an error is the caller's own, as it is.
+/// The message of an error is the caller's slice.
 #[test]
-fn texts_of_errors() {
+fn error_messages_are_not_copied() {
     let text = "x".repeat(4096);
     let text_of = |reply: &Reply<'_>| std::ptr::eq(reply.parts()[1], text.as_bytes());
     for framing in [Framing::Structured, Framing::Extended] {
         let (wire, _) = request(framing, Command::READ, 4096);
-        let (_, request) = take(framing, &wire, usize::MAX, Way::Events);
+        let (_, request) = take(framing, &wire, usize::MAX, Way::Content);
         let Request::Read(read) = request else {
             panic!("{request:?}");
         };

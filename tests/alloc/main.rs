@@ -1,7 +1,8 @@
-//! Nothing is allocated on the way: not in a handshake, not in 10,000 commands
-//! of every kind in every framing, in either role. And no payload is copied.
+//! No state machine allocates: neither in a handshake nor in 10,000 commands of
+//! every kind in every framing, in either role, nor under attack. And none
+//! copies payload.
 
-#![expect(unsafe_code, reason = "an allocator that counts has to be one")]
+#![expect(unsafe_code, reason = "`GlobalAlloc` is an unsafe trait")]
 
 mod attack;
 mod attack_client;
@@ -16,28 +17,28 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 thread_local! {
-    /// Allocations of this thread (other threads belong to the test harness).
+    /// Allocations of this thread. Other threads run other tests.
     static COUNT: Cell<u64> = const { Cell::new(0) };
 }
 
 struct Counting;
 
-// SAFETY: everything is handed on to the system's allocator as it came.
+// SAFETY: every call is passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller keeps the contract.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller keeps the contract.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -45,7 +46,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// How often `run` allocates.
+/// The number of allocations of `run`.
 fn allocations(run: impl FnOnce()) -> u64 {
     let before = COUNT.get();
     run();
