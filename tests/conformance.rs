@@ -1,12 +1,11 @@
-//! `docs/conformance.md` against the tests that it names: what it says is
-//! there must be there.
+//! `docs/conformance.md`: every test that it names must exist.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// How many rows each series of numbers has at least. Rows are added; none
-/// goes away unnoticed.
+/// The least number of rows of each series. Rows may be added; a removed row is
+/// an error.
 const LEAST: &[(&str, usize)] = &[
     ("C", 3),
     ("P", 1),
@@ -23,7 +22,7 @@ const LEAST: &[(&str, usize)] = &[
     ("X", 39),
 ];
 
-/// What a cell of "How it is held" begins with.
+/// The words with which a cell of "How it is held" begins.
 const WAYS: &[&str] = &["type", "check", "made", "driver", "not held"];
 
 fn root() -> PathBuf {
@@ -38,9 +37,9 @@ fn document() -> String {
 struct Row<'d> {
     /// As `H12`.
     number: &'d str,
-    /// What stands between number and tests.
+    /// The cells between number and tests.
     cells: Vec<&'d str>,
-    /// What stands in the last cell.
+    /// The last cell.
     tests: &'d str,
 }
 
@@ -59,15 +58,14 @@ impl<'d> Row<'d> {
         }
     }
 
-    /// The letters in front of the number, and the number.
-    fn place(&self) -> Option<(&'d str, usize)> {
+    /// The series and the number.
+    fn position(&self) -> Option<(&'d str, usize)> {
         let at = self.number.find(|c: char| c.is_ascii_digit())?;
         let (series, number) = self.number.split_at(at);
         Some((series, number.parse().ok()?))
     }
 
-    /// Whether there may be no test: what the program around a machine does,
-    /// or nobody.
+    /// Whether the row may lack a test: its duty is a driver's, or not held.
     fn may_lack_a_test(&self) -> bool {
         match self.cells.as_slice() {
             [_, whose, how] => whose.contains("driver") || how.contains("not held"),
@@ -80,7 +78,7 @@ impl<'d> Row<'d> {
         match self.cells.as_slice() {
             cells if cells.iter().any(|cell| cell.is_empty()) => faults.push("an empty cell"),
             [_, _, how] if !WAYS.iter().any(|way| how.starts_with(way)) => {
-                faults.push("held in no way");
+                faults.push("no way of holding");
             }
             [_, _, _] => {}
             // History.
@@ -112,16 +110,16 @@ impl<'d> Row<'d> {
     }
 }
 
-/// What is wrong with a document.
+/// The faults of a document.
 fn faults(document: &str, least: &[(&str, usize)], exists: &dyn Fn(&str) -> bool) -> Vec<String> {
     let mut faults = Vec::new();
     let mut series = BTreeMap::new();
     let mut before = "";
     for row in document.lines().filter_map(Row::read) {
-        match row.place() {
+        match row.position() {
             Some((letters, number)) => {
                 let count = series.entry(letters).or_insert(0);
-                // A series goes on where it stopped, and nowhere else.
+                // A series is numbered without gaps, and its rows are together.
                 if number != *count + 1 || (*count > 0 && letters != before) {
                     faults.push(format!("{}: out of order", row.number));
                 }
@@ -139,12 +137,12 @@ fn faults(document: &str, least: &[(&str, usize)], exists: &dyn Fn(&str) -> bool
         }
     }
     for letters in series.keys() {
-        faults.push(format!("{letters}: a series nobody counts"));
+        faults.push(format!("{letters}: a series that LEAST lacks"));
     }
     faults
 }
 
-/// Whether `target::module::test` (or `target::test`) is a test that is built,
+/// Whether `target::module::test` (or `target::test`) is a test that is compiled,
 /// in any package of the workspace.
 fn is_test(root: &Path, name: &str) -> bool {
     let members = fs::read_dir(root.join("crates")).expect("crates/");
@@ -172,7 +170,7 @@ fn has_target_with(tests: &Path, name: &str) -> bool {
     }
 }
 
-/// Whether a source has a test of this name, which is not ignored.
+/// Whether a source has a test of this name that is not ignored.
 fn has_test(source: &str, name: &str) -> bool {
     let mut test = false;
     for line in source.lines().map(str::trim) {
@@ -201,9 +199,9 @@ fn every_row_has_a_test_that_exists() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
-/// What the check above finds in a document that is wrong.
+/// Every kind of fault is found in a document that has it.
 #[test]
-fn what_is_wrong_is_found() {
+fn faults_are_found() {
     let good = "| A1 | duty | client | check: so | `t::m::one` |";
     let found = |second: &str, least| {
         let document = format!("| # | Duty | Whose | How it is held | Test |\n{good}\n{second}\n");
@@ -234,7 +232,7 @@ fn what_is_wrong_is_found() {
         ),
         (
             "| A2 | duty | client | hope | `t::m::one` |",
-            "A2: held in no way",
+            "A2: no way of holding",
         ),
         (
             "| A2 | duty | client | `t::m::one` |",
@@ -246,7 +244,7 @@ fn what_is_wrong_is_found() {
         ),
         (
             "| B1 | duty | client | check | `t::m::one` |",
-            "B: a series nobody counts",
+            "B: a series that LEAST lacks",
         ),
     ] {
         let found = found(second, 2);
@@ -257,9 +255,9 @@ fn what_is_wrong_is_found() {
     }
 }
 
-/// A test is a function that says so, in a file that is built.
+/// A test is a function with `#[test]` in a file that is compiled.
 #[test]
-fn what_is_no_test_is_none() {
+fn only_compiled_tests_count() {
     let source = "/// Doc.\n#[test]\n#[rustfmt::skip]\nfn one() {}\nfn two() {}\n\
                   #[test]\n#[ignore]\nfn three() {}\n";
     for (name, is) in [
@@ -272,15 +270,15 @@ fn what_is_no_test_is_none() {
     }
     let root = root();
     for (name, is) in [
-        ("conformance::what_is_no_test_is_none", true),
+        ("conformance::only_compiled_tests_count", true),
         ("nbd::tour::the_tour_shows_every_framing", true),
-        ("wire::text::the_rules", true),
-        ("wire::support::transcripts_are_read", true),
+        ("server::tls::starttls_takes_no_data", true),
+        ("server::script::transcripts_are_parsed", true),
         ("conformance::has_test", false),
-        ("wire::text::no_such_rule", false),
-        ("wire::the_rules", false),
-        ("nothing::text::the_rules", false),
-        ("the_rules", false),
+        ("server::tls::no_such_test", false),
+        ("server::starttls_takes_no_data", false),
+        ("nothing::tls::starttls_takes_no_data", false),
+        ("starttls_takes_no_data", false),
     ] {
         assert_eq!(is_test(&root, name), is, "{name}");
     }

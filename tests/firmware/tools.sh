@@ -1,8 +1,8 @@
-# What both scripts need; sourced by them.
+# Functions for both scripts, which source this file.
 #
-# A compiler that builds `core` for any target: Debian's, beside whatever
-# toolchain the machine has. An emulator: the machine's, or Debian's unpacked
-# into the build folder (it cannot be installed beside a newer qemu-utils).
+# A compiler that builds `core` for any target: Debian's, in addition to the
+# machine's toolchain. An emulator: the machine's, or Debian's, unpacked into the
+# build folder (its package conflicts with a newer qemu-utils).
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 build=${CARGO_TARGET_DIR:-$here/target}
@@ -32,7 +32,7 @@ debian_cargo() {
 
 use_compiler() {
     install_missing /usr/bin/rustc:rustc-web /usr/lib/rustlib/src/rust/library/core/src/lib.rs:rust-web-src
-    # It has no linker for bare metal; every toolchain of rustup does.
+    # It has no linker for bare metal; every rustup toolchain has one.
     local sysroot host
     sysroot=$(rustc --print sysroot)
     host=$(rustc -vV | sed -n 's/^host: //p')
@@ -53,7 +53,7 @@ use_emulator() {
         mkdir -p "$root/debs"
         local version
         version=$(apt-cache show qemu-system-arm | awk '/^Version: 1:7\./ && !found { found = $2 } END { print found }')
-        # Its two companions may have been rebuilt less often, or not at all.
+        # The other two packages may have an earlier build, or none.
         (cd "$root/debs" && timeout 300 apt-get download "qemu-system-arm=$version" \
             "qemu-system-common=$version" "qemu-system-data=${version%+b*}")
         local deb
