@@ -13,6 +13,7 @@ mod hostile;
 mod inbox;
 mod misuse;
 mod options;
+mod property;
 mod rejections;
 mod replies;
 mod requests;
