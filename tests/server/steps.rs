@@ -5,9 +5,10 @@ use nbd_codec::server::{
     Config, Export, Handshake, HandshakeEvent, Request, TlsMode, Transmission, TransmissionEvent,
 };
 use nbd_codec::wire::flags::TransmissionFlags;
-use nbd_codec::wire::number::{ContextId, Cookie};
+use nbd_codec::wire::number::{Command, ContextId, Cookie, OptionReplyType, OptionType};
 use nbd_codec::{
-    Error, Framing, Limits, Negotiated, SelectedContext, SelectedContexts, StatusWidth, Step,
+    Error, Framing, Limits, Negotiated, Receive, SelectedContext, SelectedContexts, StatusWidth,
+    Step,
 };
 
 use crate::drive::read;
@@ -35,6 +36,144 @@ fn grant(handshake: &mut Handshake, option: &str, export: &Export<'_>) -> (usize
     let granted = handshake.grant(&query, export, &mut out).unwrap();
     assert_eq!(granted.written, out.len());
     (granted.written, granted.starts_transmission)
+}
+
+/// An event that the caller has to answer is `Unanswered` until then, whatever
+/// else arrives. The error is not fatal: the answer is accepted afterwards.
+#[test]
+fn unanswered_repeats() {
+    for option in [
+        "LIST 4{ }",
+        "INFO 4{ 4{ \"disk\" } 0000 }",
+        "GO 4{ 4{ \"disk\" } 0000 }",
+        "EXPORT_NAME 4{ \"disk\" }",
+        "LIST_META 4{ 4{ \"disk\" } 00000000 }",
+        "SET_META 4{ 4{ \"disk\" } 00000000 }",
+    ] {
+        for refuses in [false, true] {
+            let mut handshake = negotiating(TlsMode::None);
+            let mut out = Vec::new();
+            let structured = bytes("IHAVEOPT STRUCTURED_REPLY 4{ }");
+            assert_eq!(handshake.receive(&mut &structured[..]), Ok(Step::Transmit));
+            handshake.transmit(&mut out).unwrap();
+            let option = bytes(&format!("IHAVEOPT {option}"));
+            let Ok(Step::Event(event)) = handshake.receive(&mut &option[..]) else {
+                panic!("no event");
+            };
+            for arrived in [&b""[..], &option, &b"junk"[..]] {
+                let mut input = arrived;
+                assert_eq!(handshake.receive(&mut input), Err(Error::Unanswered));
+                assert_eq!(input, arrived, "nothing is consumed");
+                assert_eq!(handshake.transmit(&mut out), Ok(0));
+            }
+            assert!(!Error::Unanswered.is_fatal());
+            out.clear();
+            match event {
+                _ if refuses => {
+                    let refused = handshake.refuse(OptionReplyType::ERR_POLICY, "no", &mut out);
+                    assert_eq!(refused, Ok(out.len()));
+                }
+                HandshakeEvent::List => {
+                    handshake.list(&DISK, &mut out).unwrap();
+                    handshake.finish_list(&mut out).unwrap();
+                }
+                HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query) => {
+                    let granted = handshake.grant(&query, &DISK, &mut out).unwrap();
+                    assert_eq!(granted.written, out.len());
+                }
+                other => panic!("{other:?}"),
+            }
+            let next = handshake.receive(&mut &[][..]);
+            match (event, refuses) {
+                (HandshakeEvent::Export(query), true)
+                    if query.option() == OptionType::EXPORT_NAME =>
+                {
+                    assert_eq!(next, Err(Error::ExportRefused));
+                }
+                (HandshakeEvent::Export(query), false) if query.starts_transmission() => {
+                    let ready = HandshakeEvent::Ready { export: 9 };
+                    assert_eq!(next, Ok(Step::Event(ready)));
+                }
+                _ => assert_eq!(next, Ok(read(16))),
+            }
+        }
+    }
+}
+
+/// After DISC and ABORT, `receive` is `Finished` and the end of the input is no
+/// error, as often as the caller asks; what arrives is not consumed.
+#[test]
+fn finished_repeats() {
+    fn check(mut machine: impl Receive) {
+        for _ in 0..3 {
+            let mut input = &b"more"[..];
+            assert!(matches!(machine.receive(&mut input), Ok(Step::Finished)));
+            assert_eq!(input, b"more");
+            assert_eq!(machine.end_of_input(), Ok(()));
+        }
+    }
+    let mut handshake = negotiating(TlsMode::None);
+    let abort = bytes("IHAVEOPT ABORT 4{ }");
+    assert_eq!(handshake.receive(&mut &abort[..]), Ok(Step::Transmit));
+    handshake.transmit(&mut Vec::new()).unwrap();
+    let aborted = handshake.receive(&mut &[][..]);
+    assert_eq!(aborted, Ok(Step::Event(HandshakeEvent::Aborted)));
+    check(handshake);
+    for (framing, disc) in [
+        (Framing::Simple, "REQUEST 0000 DISC 00*20"),
+        (Framing::Structured, "REQUEST 0000 DISC 00*20"),
+        (Framing::Extended, "EXTREQUEST 0000 DISC 00*24"),
+    ] {
+        let mut server = Transmission::new(export(framing, WRITABLE), Limits::DEFAULT).unwrap();
+        let disc = bytes(disc);
+        let disconnected = server.receive(&mut &disc[..]);
+        let event = Step::Event(TransmissionEvent::Disconnect);
+        assert_eq!(disconnected, Ok(event));
+        check(server);
+    }
+}
+
+/// The payload of a rejected write is discarded in pieces that fit the receive
+/// buffer, and exactly: the request after it is received.
+#[test]
+fn rejected_writes_are_discarded_in_pieces() {
+    const LENGTH: usize = 32 << 20;
+    let header = bytes("REQUEST 0000 WRITE 00*8 0001_0000_0000_0000 0200_0000");
+    let flush = bytes("REQUEST 0000 FLUSH 00*20");
+    for size in [Limits::LEAST_BUFFER, 1000, u32::MAX] {
+        let limits = Limits::for_buffer(size);
+        let simple = export(Framing::Simple, WRITABLE);
+        let mut server = Transmission::new(simple, limits).unwrap();
+        let payload = vec![0xee; limits.buffer()];
+        let mut left = LENGTH;
+        let mut step = server.receive(&mut &header[..]);
+        let reply = loop {
+            match step.unwrap() {
+                Step::Read(n) => {
+                    assert_eq!(n.get(), left.min(limits.buffer()));
+                    // Fewer bytes than the step asks for may arrive.
+                    let mut input = &payload[..n.get().div_ceil(2)];
+                    left -= input.len();
+                    step = server.receive(&mut input);
+                    assert!(input.is_empty());
+                }
+                Step::Event(TransmissionEvent::Rejected { command, reply, .. }) => {
+                    assert_eq!(command, Command::WRITE);
+                    break reply;
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(left, 0);
+        assert_eq!(reply.size(), 16);
+        let step = server.receive(&mut &flush[..]);
+        let event = step.unwrap();
+        let request = matches!(
+            event,
+            Step::Event(TransmissionEvent::Request(Request::Flush(_)))
+        );
+        assert!(request, "{event:?}");
+    }
 }
 
 /// `Granted` says whether transmission starts, `Ready` with which export.
