@@ -4,6 +4,7 @@
 //! It does not allocate either, and its size is known (`tests/sizes.rs`): a copy
 //! of the payload would have no place.
 
+use nbd_codec::inbox::Inbox;
 use nbd_codec::wire::Sink;
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::{Content, Framing, Negotiated, Receive, Step};
@@ -22,11 +23,13 @@ const CASES: [(usize, [usize; 3]); 2] = [
 pub enum Way {
     /// Offered to the state machine, which delivers it.
     Content,
+    /// The same, through an `Inbox`.
+    Inbox,
     /// Read directly, as `Step::ReadPayload` says.
     Direct,
 }
 
-const WAYS: [Way; 2] = [Way::Content, Way::Direct];
+const WAYS: [Way; 3] = [Way::Content, Way::Inbox, Way::Direct];
 
 /// Where the bytes of a command were, from the caller's point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,6 +104,9 @@ pub fn receive<M: Receive, T>(
     ledger: &mut Ledger,
     mut act: impl FnMut(M::Event<'_>) -> Option<T>,
 ) -> T {
+    if way == Way::Inbox {
+        return receive_through_inbox(machine, wire, piece, ledger, act);
+    }
     let (mut at, mut n) = (0, 0);
     loop {
         let offered = &wire[at..][..n.min(wire.len() - at)];
@@ -134,6 +140,46 @@ pub fn receive<M: Receive, T>(
             Step::ReadPayload { .. } => piece,
             _ => panic!("at {at} of {}", wire.len()),
         };
+    }
+}
+
+/// The same with an `Inbox`: content is slices of its buffer.
+fn receive_through_inbox<M: Receive, T>(
+    machine: &mut M,
+    mut wire: &[u8],
+    piece: usize,
+    ledger: &mut Ledger,
+    mut act: impl FnMut(M::Event<'_>) -> Option<T>,
+) -> T {
+    let mut inbox = Inbox::new([0; 16 << 10]);
+    loop {
+        let missing = {
+            let held = inbox.held();
+            let step = inbox.receive(machine).unwrap();
+            let consumed = &held[..held.len() - inbox.held().len()];
+            ledger.consumed += consumed.len();
+            let missing = step.read_limit();
+            match step {
+                Step::Event(event) => {
+                    if let Some(result) = act(event) {
+                        assert!(wire.is_empty() && inbox.held().is_empty());
+                        return result;
+                    }
+                }
+                Step::Content(Content::Data { data, .. }) => ledger.deliver(data, consumed),
+                _ => assert!(missing.is_some(), "{} bytes left", wire.len()),
+            }
+            missing
+        };
+        if let Some(missing) = missing {
+            let space = inbox.space();
+            let n = space.len().min(piece.max(missing.get().min(32)));
+            let n = n.min(wire.len());
+            let (read, after) = wire.split_at(n);
+            space[..n].copy_from_slice(read);
+            inbox.filled(n).unwrap();
+            wire = after;
+        }
     }
 }
 

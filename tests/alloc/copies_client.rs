@@ -94,7 +94,7 @@ fn reads() {
         let count = allocations(|| seen = run(framing, request, &wire, piece, way));
         let made = header(framing);
         let due = match way {
-            Way::Content => Ledger {
+            Way::Content | Way::Inbox => Ledger {
                 consumed: headers + length,
                 in_place: length,
                 made,

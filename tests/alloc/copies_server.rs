@@ -123,7 +123,7 @@ fn writes() {
         let count = allocations(|| seen = serve(framing, &wire, piece, way));
         let made = reply_size(framing);
         let due = match way {
-            Way::Content => Ledger {
+            Way::Content | Way::Inbox => Ledger {
                 consumed: header + length,
                 in_place: length,
                 made,

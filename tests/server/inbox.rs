@@ -145,8 +145,10 @@ fn owned_payloads() {
             let mut incoming = sent.chunks(piece);
             let (mut held, mut contents, mut written) = (Vec::new(), 0, Vec::new());
             loop {
+                let memory = inbox.buffer().as_ptr_range();
                 match inbox.receive(&mut server).unwrap() {
                     Step::Content(Content::Data { offset, data, .. }) => {
+                        assert!(memory.contains(&data.as_ptr()), "a copy");
                         assert_eq!(offset, (written.len() + total(&held)) as u64);
                         assert!(!data.is_empty());
                         contents += 1;
