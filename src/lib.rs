@@ -1,99 +1,83 @@
 //! The NBD protocol, complete, in both roles, without I/O.
 //!
 //! NBD (Network Block Device) carries block I/O between a client and a server.
-//! This crate turns its bytes into values and back, and keeps track of where a
-//! session is; sockets, threads, buffers and time stay with the caller.
+//! This crate turns its bytes into values and back, and tracks where a session
+//! is; sockets, threads, buffers and time stay with the caller.
 //!
 //! ```text
-//!        your runtime                        this crate
-//!   ┌───────────────────┐    bytes   ┌──────────────────────────┐
-//!   │ socket ─▶ buffer ─┼───────────▶│ receive(&mut input)      │
-//!   │                   │◀───────────┼─ events: borrow the input │
-//!   │ your data ◀───────┼── need() ──│ read payloads straight   │
-//!   │                   │ advance(n) │ into their place         │
-//!   │ socket ◀─ [head,  │◀───────────┼─ submit, transmit: heads  │
-//!   │            data]  │            │ on the stack             │
-//!   └───────────────────┘            └──────────────────────────┘
+//!        your runtime                         this crate
+//!   ┌────────────────────┐   bytes   ┌───────────────────────────┐
+//!   │ socket ──▶ buffer ─┼──────────▶│ receive(&mut input)       │
+//!   │                    │◀──────────┼─ the next step: an event, │
+//!   │ your data ◀────────┼───────────┼─ a payload and its place, │
+//!   │                    │           │  or what to read          │
+//!   │ socket ◀─ [header, │◀──────────┼─ submit, transmit         │
+//!   │            data]   │           │                           │
+//!   └────────────────────┘           └───────────────────────────┘
 //! ```
 //!
 //! # The order of calls
 //!
-//! 1. [`client::Connect`] takes a [`Plan`](client::connect::Plan) (an export,
-//!    the metadata contexts wanted, a TLS policy, the best framing wanted) and
-//!    runs the handshake with every fallback the specification names.
-//!    [`client::Handshake`] underneath sends one option at a time instead.
+//! 1. [`client::Connector`] takes a [`Config`](client::Config) (an export, the
+//!    metadata contexts wanted, a TLS policy, the most able framing wanted) and
+//!    runs the handshake with every fallback of the specification. Below it,
+//!    [`client::Handshake`] sends one option at a time.
 //! 2. It ends as [`Negotiated`], from which [`client::Transmission`] starts.
 //! 3. [`submit`](client::Transmission::submit) makes a command: write its
-//!    head, and the payload behind it. Any number can be in flight.
-//! 4. [`receive`](client::Transmission::receive) takes events out of what
-//!    arrived, until it returns `None`. Then [`need`](client::Transmission::need)
-//!    says what to read next.
+//!    header, followed by the payload. Any number can be in flight.
+//! 4. [`receive`](client::Transmission::receive) answers with the next
+//!    [`Step`]: an event, content and its place, or what to read.
 //!
-//! Nothing here blocks, so the loop is yours. This one is blocking and short:
+//! This loop is blocking and short:
 //!
 //! ```
-//! use nbd_codec::client::connect::{self, Connect, Plan};
-//! use nbd_codec::client::{Event, Request, Slot, Transmission};
-//! use nbd_codec::{Limits, Need};
+//! use nbd_codec::client::{Config, ConnectEvent, Connector};
+//! use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
+//! use nbd_codec::inbox::Inbox;
+//! use nbd_codec::{Limits, SessionError, Step};
 //! use std::io::{Read, Write};
 //!
 //! /// Reads the first block of the export `disk`.
-//! fn first_block(stream: &mut (impl Read + Write)) -> Result<[u8; 512], Box<dyn std::error::Error>> {
-//!     let mut held = Vec::new(); // what arrived and was not consumed
-//!     let mut connect = Connect::new(Plan::new("disk"))?;
+//! fn first_block(stream: &mut (impl Read + Write)) -> std::io::Result<[u8; 512]> {
+//!     let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
+//!     let mut connector = Connector::new(Config::new("disk"))?;
 //!     loop {
-//!         let mut input = &held[..];
-//!         match connect.receive(&mut input)? {
-//!             Some(connect::Event::Ready) => break,
-//!             Some(connect::Event::Failed { reason, .. }) => return Err(reason.into()),
-//!             Some(_) => {}
-//!             None => {
+//!         match inbox.receive(&mut connector)? {
+//!             Step::Event(ConnectEvent::Ready) => break,
+//!             Step::Event(ConnectEvent::Failed { reason, .. }) => return Err(reason.into()),
+//!             Step::Event(_) => {}
+//!             Step::Transmit => {
 //!                 let mut out = Vec::new();
-//!                 connect.transmit(&mut out)?;
-//!                 stream.write_all(&out)?; // empty while it is the server's turn
+//!                 connector.transmit(&mut out)?;
+//!                 stream.write_all(&out)?;
 //!             }
+//!             Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+//!             other => return Err(other.unexpected().into()),
 //!         }
-//!         let used = held.len() - input.len();
-//!         held.drain(..used);
-//!         fill(stream, &mut held, connect.need())?;
 //!     }
-//!     let negotiated = connect.into_negotiated().map_err(|_| "not ready")?;
+//!     let negotiated = connector.into_negotiated().map_err(|_| SessionError::NotReady)?;
 //!
 //!     let mut session = Transmission::new(negotiated, [Slot::EMPTY; 1], Limits::DEFAULT);
 //!     let mut block = [0; 512];
-//!     let head = session.submit(Request::read(0, 512))?;
-//!     stream.write_all(head.as_bytes())?;
-//!     held.clear();
+//!     stream.write_all(session.submit(Request::read(0, 512))?.as_bytes())?;
 //!     loop {
-//!         let mut input = &held[..];
-//!         match session.receive(&mut input)? {
-//!             Some(Event::Done { result, .. }) => {
+//!         match inbox.receive(&mut session)? {
+//!             Step::Event(TransmissionEvent::Done { result, .. }) => {
 //!                 stream.write_all(session.disconnect()?.as_bytes())?;
-//!                 return result.map(|()| block).map_err(|error| error.to_string().into());
+//!                 return result.map(|()| block).map_err(|error| SessionError::from(error).into());
 //!             }
-//!             Some(Event::Hole { offset, length, .. }) => block[offset as usize..][..length as usize].fill(0),
-//!             _ => {}
-//!         }
-//!         let used = held.len() - input.len();
-//!         held.drain(..used);
-//!         if let Need::Payload { offset, length, .. } = session.need() {
-//!             // Straight to where it belongs: the crate never sees it.
-//!             stream.read_exact(&mut block[offset as usize..][..length as usize])?;
-//!             session.advance(length)?;
-//!         }
-//!         fill(stream, &mut held, session.need())?;
-//!     }
-//! }
-//!
-//! /// Reads what the machine needs, and not a byte more.
-//! fn fill(stream: &mut impl Read, held: &mut Vec<u8>, need: Need) -> std::io::Result<()> {
-//!     if let Need::Header(n) = need {
-//!         let missing = n.saturating_sub(held.len());
-//!         if stream.take(missing as u64).read_to_end(held)? < missing {
-//!             return Err(std::io::ErrorKind::UnexpectedEof.into());
+//!             Step::Event(_) => {}
+//!             // Data, or a hole: within the request, so within the block.
+//!             Step::Content(content) => assert!(content.copy_to(0, &mut block)),
+//!             Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+//!             // Straight into its place: the crate never sees it.
+//!             Step::ReadPayload { offset, length, .. } => {
+//!                 stream.read_exact(&mut block[offset as usize..][..length as usize])?;
+//!                 session.advance(length)?;
+//!             }
+//!             other => return Err(other.unexpected().into()),
 //!         }
 //!     }
-//!     Ok(())
 //! }
 //! # // A canned server, to run the loop.
 //! # use nbd_codec::wire::{flags::*, greeting::*, number::*, option_reply::*, reply::*};
@@ -106,32 +90,52 @@
 //! # let mut bytes = NewstyleGreeting { flags: HandshakeFlags::KNOWN }.encode().to_vec();
 //! # let refused = OptionReply::Error { error: OptionReplyType::ERR_UNSUP, message: "".into() };
 //! # refused.encode(OptionType::EXTENDED_HEADERS, &mut bytes)?;
-//! # refused.encode(OptionType::STRUCTURED_REPLY, &mut bytes)?;
+//! # let structured = |bytes: &mut Vec<u8>| OptionReply::Ack.encode(OptionType::STRUCTURED_REPLY, bytes);
+//! # structured(&mut bytes)?;
 //! # let export = OptionReply::Info(Info::Export { size: 4096, flags: TransmissionFlags::HAS_FLAGS });
 //! # export.encode(OptionType::GO, &mut bytes)?;
 //! # OptionReply::Ack.encode(OptionType::GO, &mut bytes)?;
-//! # bytes.extend(SimpleReply { error: ErrorValue::NONE, cookie: Cookie(1 << 32) }.encode());
-//! # bytes.extend([7; 512]);
-//! # assert_eq!(first_block(&mut Canned(std::io::Cursor::new(bytes)))?, [7; 512]);
+//! # let handshake = bytes.clone();
+//! # // The first half is a hole, the second half is data.
+//! # let cookie = Cookie(1 << 32);
+//! # let hole = StructuredHeader { flags: ReplyFlags::NONE, chunk: ChunkType::OFFSET_HOLE, cookie, length: 12 };
+//! # bytes.extend(hole.encode());
+//! # bytes.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+//! # let data = StructuredHeader { flags: ReplyFlags::DONE, chunk: ChunkType::OFFSET_DATA, cookie, length: 264 };
+//! # bytes.extend(data.encode());
+//! # bytes.extend([0, 0, 0, 0, 0, 0, 1, 0]);
+//! # bytes.extend([7; 256]);
+//! # let block = first_block(&mut Canned(std::io::Cursor::new(bytes.clone())))?;
+//! # assert_eq!(block[..256], [0; 256]);
+//! # assert_eq!(block[256..], [7; 256]);
+//! # // A server that closes at any byte, and one with the worst lengths.
+//! # for cut in 0..bytes.len() {
+//! #     assert!(first_block(&mut Canned(std::io::Cursor::new(bytes[..cut].to_vec()))).is_err());
+//! # }
+//! # for at in 0..bytes.len() - 256 {
+//! #     let mut bytes = bytes.clone();
+//! #     bytes[at] ^= 0xff;
+//! #     let _ = first_block(&mut Canned(std::io::Cursor::new(bytes)));
+//! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! More drivers stand in the repository's `examples`, each one file to copy:
-//! blocking, with many reads in flight, with tokio (client and server), with
-//! TLS (client and server).
-//!
 //! The server role mirrors it: [`server::Handshake`] asks by event which exports
-//! there are, [`server::Transmission`] hands out each request as a token whose
-//! methods are the replies it may have. A whole server stands in
-//! [its guide](server).
+//! there are, [`server::Transmission`] hands out each request as a value whose
+//! methods are the replies it may have. A whole server is in [the documentation
+//! of the role](server). The [guide] has a page for each kind of user.
 //!
 //! # What the caller can rely on
 //!
-//! - Machines own no byte buffer. Events borrow the input, never the machine.
-//! - Any fragmentation of the input gives the same events, and so does reading
-//!   payloads directly.
-//! - Nothing a peer sends makes a machine allocate, loop or recurse in
-//!   proportion to a length field ([`Limits`]).
+//! - State machines own no byte buffer. Events borrow the input, never the
+//!   state machine.
+//! - Any fragmentation of the input gives the same events and the same content,
+//!   and so does reading payloads directly.
+//! - No order of calls, and no event ignored, ends in a busy loop, in a read of
+//!   zero bytes, or in data that is silently missing: content is a [`Step`] of
+//!   its own, and a step that waits for the caller says so every time.
+//! - Nothing a peer sends makes a state machine allocate, loop, recurse, or ask
+//!   for bytes in proportion to a length field ([`Limits`]).
 //! - Narrow and wide block status are different types from the wire to the
 //!   event ([`wire::extent`]).
 //! - A refused call ([`Misuse`]) changes nothing. A fatal [`Error`] stays. What
@@ -144,8 +148,8 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | (none) | | both layers, in `core` alone: no allocator, no operating system |
-//! | `alloc` | through `std` | sinks that grow (`Vec<u8>`, `bytes::BytesMut`), and the module `uri` |
-//! | `std` | yes | `std` in the dependencies |
+//! | `alloc` | through `std` | sinks that grow (`Vec<u8>`, `bytes::BytesMut`), owned events ([`inbox`]), and the module `uri` |
+//! | `std` | yes | conversions into `std::io::Error`, `std` in the dependencies |
 //! | `arbitrary` | no | `arbitrary::Arbitrary` for wire values, for fuzzers and property tests |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -174,6 +178,7 @@ mod arbitrary;
 pub mod client;
 mod coverage;
 mod error;
+pub mod guide;
 pub mod inbox;
 mod limits;
 mod name;
@@ -193,7 +198,7 @@ pub use negotiated::{
 pub use session_error::SessionError;
 pub use step::{Content, Receive, Step, UnexpectedStep};
 
-/// The examples of the README compile.
+/// The examples of the README run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -75,9 +75,10 @@ pub(super) fn is_query(query: Text<'_>) -> bool {
 /// use nbd_codec::Framing;
 /// use nbd_codec::client::{Config, MetaContextQuery};
 ///
+/// let contexts = [MetaContextQuery::narrow("base:allocation")];
 /// let config = Config::new("disk")
 ///     .framing(Framing::Structured) // not extended, whatever the server has
-///     .contexts(&[MetaContextQuery::narrow("base:allocation")]);
+///     .contexts(&contexts);
 /// # let _ = config;
 /// ```
 #[derive(Debug, Clone, Copy)]

@@ -274,3 +274,57 @@ impl BlockStatus64Request {
             .put(count.to_be_bytes())
     }
 }
+
+impl BlockStatus32Request {
+    /// Replies for one context from a map in 64 bits, narrowed on the caller's
+    /// word: extents are [split](super::narrow::split) into narrow pieces, and
+    /// the list is [truncated](Self::truncate). The reply may so cover less of
+    /// the request than the map did; the client asks again for the rest of it.
+    ///
+    /// No more of the map is looked at than the reply has room for.
+    ///
+    /// # Errors
+    ///
+    /// As [`reply`](Self::reply); `StatusTooWide` for flags of more than 32
+    /// bits.
+    pub fn reply_wide(
+        self,
+        context: ContextId,
+        map: impl IntoIterator<Item = Extent64, IntoIter: Clone>,
+        sink: &mut dyn Sink,
+    ) -> Result<Option<Self>, Rejected<Self>> {
+        let length = self.info.length;
+        let most = usize::try_from(self.info.most_extents(8)).unwrap_or(usize::MAX);
+        let used = map.into_iter().take(most).scan(0u64, move |at, extent| {
+            let begins = *at;
+            *at = at.saturating_add(extent.length);
+            (begins < length).then_some(extent)
+        });
+        if used
+            .clone()
+            .any(|extent| extent.flags > u64::from(u32::MAX))
+        {
+            return Err(Rejected::new(Misuse::StatusTooWide(context), self));
+        }
+        let pieces = used.flat_map(|extent| super::narrow::split(extent).into_iter().flatten());
+        self.reply_truncated(context, pieces, sink)
+    }
+}
+
+impl BlockStatus64Request {
+    /// Replies for one context from a map in 64 bits:
+    /// [`reply_truncated`](Self::reply_truncated), so that both widths are
+    /// answered by the same code.
+    ///
+    /// # Errors
+    ///
+    /// As [`reply`](Self::reply).
+    pub fn reply_wide(
+        self,
+        context: ContextId,
+        map: impl IntoIterator<Item = Extent64, IntoIter: Clone>,
+        sink: &mut dyn Sink,
+    ) -> Result<Option<Self>, Rejected<Self>> {
+        self.reply_truncated(context, map, sink)
+    }
+}

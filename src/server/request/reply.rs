@@ -167,6 +167,18 @@ impl<'t> Reply<'t> {
     }
 }
 
+/// The whole message, copied: at most a header and a text.
+#[cfg(feature = "alloc")]
+impl From<Reply<'_>> for ::bytes::Bytes {
+    fn from(reply: Reply<'_>) -> Self {
+        let mut bytes = ::bytes::BytesMut::with_capacity(reply.size());
+        for part in reply.parts() {
+            bytes.extend_from_slice(part);
+        }
+        bytes.freeze()
+    }
+}
+
 /// The front of a message that carries data of the export. The data must be
 /// written right behind it: `[head, data]`.
 ///
