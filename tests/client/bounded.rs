@@ -1,78 +1,102 @@
-//! What a peer can make a client do: nothing in proportion to a length field.
+//! No server makes a client read or keep bytes in proportion to a length field.
 
-use nbd_codec::client::handshake::Event as Hello;
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::{Config, HandshakeEvent, Request, Slot, Transmission, TransmissionEvent};
 use nbd_codec::wire::number::{ContextId, OptionReplyType};
-use nbd_codec::{Error, Framing, Limits, Need, Violation};
+use nbd_codec::{Content, Error, Framing, Limits, Step, Violation};
 
-use super::machines::{ByHand, Sending, export, tiny, with_contexts};
+use super::machines::{Client, LIMITS, Manual, export, with_contexts};
 use super::script::{self, NoCommands};
-use super::transcript::Machine;
+use super::seen::Seen;
+use super::transcript::{Machine, Taken, once};
 
-/// A reply of 4 GiB is passed over byte by byte; nothing of it stays.
+const CHUNKED: [Framing; 2] = [Framing::Structured, Framing::Extended];
+
+/// After the option LIST.
+fn listing() -> Manual {
+    let mut manual = Manual::greeted(Config::new(""));
+    once(&mut manual, "C: opt LIST");
+    manual
+}
+
+/// Receives all of `input`: the steps, down to the one that asks for more.
+fn receive_all(machine: &mut impl Machine, mut input: &[u8]) -> (Vec<Seen>, Taken) {
+    let mut seen = Vec::new();
+    loop {
+        match machine.receive(&mut input) {
+            Ok(Step::Event(event)) => seen.push(event),
+            last => {
+                assert!(input.is_empty() || last.is_err());
+                return (seen, last);
+            }
+        }
+    }
+}
+
+/// How many bytes a step asks for.
+fn read_limit(step: &Taken) -> usize {
+    let limit = step.as_ref().unwrap().read_limit();
+    limit.expect("a step that reads").get()
+}
+
+/// A reply of 4 GiB is discarded: no step asks for more than the buffer holds,
+/// whatever length the server claims.
 #[test]
 fn option_reply_of_4_gib() {
-    let mut hand = ByHand::new(false, tiny());
-    let greeting = script::server(r#""NBDMAGIC" "IHAVEOPT" 3:16"#, &NoCommands);
-    assert!(hand.receive(&mut greeting.as_slice()).unwrap().is_some());
-    hand.client("flags 3");
-    hand.client("opt LIST");
+    let mut manual = listing();
     let header = script::server("rep LIST SERVER len=0xffffffff", &NoCommands);
-    let mut input = header.as_slice();
-    assert_eq!(hand.receive(&mut input), Ok(None));
-    assert!(input.is_empty());
-    for fed in 0..1_000_000 {
-        assert_eq!(
-            hand.need(),
-            Need::Header(usize::try_from(u32::MAX - fed).unwrap())
-        );
-        let mut input = &b"x"[..];
-        assert_eq!(hand.receive(&mut input), Ok(None));
-        assert!(input.is_empty());
+    let (seen, mut step) = receive_all(&mut manual, &header);
+    assert!(seen.is_empty());
+    for _ in 0..1_000_000 {
+        assert_eq!(read_limit(&step), 64);
+        (_, step) = receive_all(&mut manual, b"x");
     }
-    // The rest in large pieces: it ends where it said.
+    // A driver that reads ahead takes the other bytes in large pieces.
     let junk = vec![b'x'; 1 << 24];
     let mut left = usize::try_from(u32::MAX - 1_000_000).unwrap();
     while left > junk.len() {
-        let mut input = junk.as_slice();
-        assert_eq!(hand.receive(&mut input), Ok(None));
-        assert!(input.is_empty());
+        (_, step) = receive_all(&mut manual, &junk);
         left -= junk.len();
+        assert_eq!(read_limit(&step), left.min(64));
     }
-    let mut input = &junk[..left];
-    let skipped = Hello::Skipped {
+    // Down to the last byte.
+    for held in [left - 63, 62] {
+        (_, step) = receive_all(&mut manual, &junk[..held]);
+        left -= held;
+        assert_eq!(read_limit(&step), left);
+    }
+    assert_eq!(left, 1);
+    let discarded = HandshakeEvent::Discarded {
         reply: OptionReplyType::SERVER,
         length: u32::MAX,
     };
-    assert_eq!(hand.handshake.receive(&mut input), Ok(Some(skipped)));
+    let mut input = &b"x"[..];
+    let step = manual.handshake.receive(&mut input);
+    assert_eq!(step, Ok(Step::Event(discarded)));
     assert!(input.is_empty());
 }
 
-/// A server that names exports without end: one event each, nothing stays.
+/// A server that lists exports without end: one event for each, nothing is
+/// kept.
 #[test]
-fn a_list_without_end() {
-    let mut hand = ByHand::new(false, tiny());
-    let greeting = script::server(r#""NBDMAGIC" "IHAVEOPT" 3:16"#, &NoCommands);
-    assert!(hand.receive(&mut greeting.as_slice()).unwrap().is_some());
-    hand.client("flags 3");
-    hand.client("opt LIST");
+fn an_endless_list() {
+    let mut manual = listing();
     let one = script::server("rep LIST SERVER 0:32", &NoCommands);
     for _ in 0..100_000 {
-        let mut input = one.as_slice();
-        assert!(hand.handshake.receive(&mut input).unwrap().is_some());
-        assert!(input.is_empty());
+        let (seen, step) = receive_all(&mut manual, &one);
+        assert_eq!((seen.len(), read_limit(&step)), (1, 20));
     }
-    assert_eq!(hand.end_of_input(), Err(Error::Closed));
+    let list = nbd_codec::wire::number::OptionType::LIST;
+    assert_eq!(manual.end_of_input(), Err(Error::ClosedDuring(list)));
 }
 
 /// A status chunk of a million extents goes through a buffer of 64 bytes.
 #[test]
 fn a_million_extents_through_64_bytes() {
     const COUNT: u64 = 1 << 20;
-    for framing in [Framing::Structured, Framing::Extended] {
-        let mut sending = Sending::new(with_contexts(framing, 1), tiny());
-        sending.client("STATUS 0 1M");
-        let (head, extent) = match framing {
+    for framing in CHUNKED {
+        let mut client = Client::new(with_contexts(framing, 1));
+        once(&mut client, "C: STATUS 0 1M");
+        let (header, extent) = match framing {
             Framing::Extended => (
                 format!(
                     "last BLOCK_STATUS_EXT #0 len={} 1:32 {COUNT}:32",
@@ -85,98 +109,92 @@ fn a_million_extents_through_64_bytes() {
                 script::server("1:32 3:32", &NoCommands),
             ),
         };
-        let mut stream = script::server(&head, &sending);
+        let mut stream = script::server(&header, &client);
         stream.extend(extent.repeat(usize::try_from(COUNT).unwrap()));
         let (mut buffer, mut at) = (Vec::with_capacity(64), 0);
         let (mut seen, mut done) = (0, false);
         while !done {
-            let n = (64 - buffer.len()).min(stream.len() - at);
-            assert!(n > 0, "the machine waits for what does not come");
-            buffer.extend(&stream[at..at + n]);
-            at += n;
             let mut input = buffer.as_slice();
-            while let Some(event) = sending.machine.receive(&mut input).unwrap() {
-                match event {
-                    Event::Extents32 {
+            let limit = loop {
+                let (offset, count) = match client.machine.receive(&mut input).unwrap() {
+                    Step::Event(TransmissionEvent::Extents32 {
                         offset, extents, ..
-                    } => {
-                        assert_eq!(offset, seen);
-                        seen += extents.len() as u64;
-                    }
-                    Event::Extents64 {
+                    }) => (offset, extents.len() as u64),
+                    Step::Event(TransmissionEvent::Extents64 {
                         offset, extents, ..
-                    } => {
-                        assert_eq!(offset, seen);
-                        seen += extents.len() as u64;
-                    }
-                    Event::Done { result, .. } => {
+                    }) => (offset, extents.len() as u64),
+                    Step::Event(TransmissionEvent::Done { result, .. }) => {
                         assert_eq!(result, Ok(()));
                         done = true;
+                        continue;
                     }
+                    Step::Read(n) => break n.get(),
                     other => panic!("{other:?}"),
-                }
-            }
+                };
+                assert_eq!(offset, seen);
+                seen += count;
+            };
             let consumed = buffer.len() - input.len();
             buffer.drain(..consumed);
+            assert!(buffer.len() + limit <= 64);
+            let n = limit.min(stream.len() - at);
+            buffer.extend(&stream[at..at + n]);
+            at += n;
         }
         assert_eq!((seen, at), (COUNT, stream.len()));
     }
 }
 
-/// An error chunk of 32 MiB, the longest that is no attack, byte by byte: the
-/// text nobody has room for, and what stands behind it.
+/// An error chunk of 32 MiB, the longest that the limits allow: its message and
+/// what follows it are discarded in pieces.
 #[test]
 fn an_error_chunk_of_32_mib() {
-    for framing in [Framing::Structured, Framing::Extended] {
-        let mut sending = Sending::new(export(framing), tiny());
-        sending.client("FLUSH");
-        let head = "last ERROR_OFFSET #0 len=32M EIO:32 0xffff:16";
-        let mut input = script::server(head, &sending);
-        input.extend([b'x'; 0xffff]);
-        input.extend([0; 8]);
-        let mut buffer = Vec::new();
-        let mut events = 0;
-        for byte in input {
-            buffer.push(byte);
-            let mut rest = buffer.as_slice();
-            events += usize::from(sending.receive(&mut rest).unwrap().is_some());
-            let consumed = buffer.len() - rest.len();
-            buffer.drain(..consumed);
-            assert!(buffer.len() < 64);
+    for framing in CHUNKED {
+        let mut client = Client::new(export(framing));
+        once(&mut client, "C: FLUSH");
+        let header = "last ERROR_OFFSET #0 len=32M EIO:32 0xffff:16";
+        let header = script::server(header, &client);
+        let (_, mut step) = receive_all(&mut client, &header);
+        let mut message = 0xffff;
+        while message > 0 {
+            let n = read_limit(&step);
+            assert!(n <= message.min(64));
+            (_, step) = receive_all(&mut client, &[b'x'; 64][..n]);
+            message -= n;
         }
-        assert_eq!(events, 1);
+        assert_eq!(read_limit(&step), 8);
+        let (seen, mut step) = receive_all(&mut client, &[0; 8]);
+        assert_eq!(seen.len(), 1);
         let mut left = (32 << 20) - 14 - 0xffff;
-        let junk = [0xff; 4099];
-        while left > 0 {
-            let n = left.min(junk.len());
-            let mut input = &junk[..n];
-            let event = sending.machine.receive(&mut input).unwrap();
-            assert!(input.is_empty());
-            left -= n;
-            assert_eq!(event.is_some(), left == 0);
+        let junk = [0xff; 64];
+        while left > 64 {
+            assert_eq!(read_limit(&step), 64);
+            (_, step) = receive_all(&mut client, &junk);
+            left -= junk.len();
         }
-        assert_eq!(sending.machine.in_flight(), 0);
+        assert_eq!(read_limit(&step), left);
+        let (seen, _) = receive_all(&mut client, &junk[..left]);
+        assert_eq!(seen.len(), 1);
+        assert_eq!(client.machine.in_flight(), 0);
     }
 }
 
-/// A reply without end: errors go on for ever, content cannot.
+/// A reply without end: error chunks may be repeated for ever, content cannot.
 #[test]
-fn a_reply_without_end() {
-    for framing in [Framing::Structured, Framing::Extended] {
-        let mut sending = Sending::new(export(framing), tiny());
-        sending.client("READ 0 64K");
-        let error = script::server("chunk ERROR #0 EIO:32 0:16", &sending);
+fn an_endless_reply() {
+    for framing in CHUNKED {
+        let mut client = Client::new(export(framing));
+        once(&mut client, "C: READ 0 64K");
+        let error = script::server("chunk ERROR #0 EIO:32 0:16", &client);
         for _ in 0..100_000 {
-            let mut input = error.as_slice();
-            assert!(sending.machine.receive(&mut input).unwrap().is_some());
-            assert!(input.is_empty());
+            assert_eq!(receive_all(&mut client, &error).0.len(), 1);
         }
         let mut pieces = 0;
         let end = loop {
             let offset = (pieces * 7919) % 65_536;
             let hole = format!("chunk OFFSET_HOLE #0 {offset}:64 1:32");
-            let hole = script::server(&hole, &sending);
-            match sending.receive(&mut hole.as_slice()) {
+            let hole = script::server(&hole, &client);
+            match receive_all(&mut client, &hole).1 {
                 Ok(_) => pieces += 1,
                 Err(error) => break error,
             }
@@ -186,8 +204,8 @@ fn a_reply_without_end() {
     }
 }
 
-/// 32 MiB of data, byte by byte and in one read: one fragment for each input,
-/// nothing kept.
+/// 32 MiB of data, byte by byte and read directly: one piece of content for
+/// each input, nothing is kept.
 #[test]
 fn a_read_of_32_mib() {
     let length = 32 << 20;
@@ -195,57 +213,61 @@ fn a_read_of_32_mib() {
     export.size = length;
     let mut machine = Transmission::new(export, [Slot::EMPTY; 1], Limits::DEFAULT);
     let cookie = machine.submit(Request::read(0, length)).unwrap().cookie();
-    let mut head = 0x668e_33ef_0001_0001_u64.to_be_bytes().to_vec();
-    head.extend(cookie.0.to_be_bytes());
-    head.extend(u32::try_from(length + 8).unwrap().to_be_bytes());
-    head.extend(0u64.to_be_bytes());
-    assert_eq!(machine.receive(&mut head.as_slice()), Ok(None));
+    let mut header = 0x668e_33ef_0001_0001_u64.to_be_bytes().to_vec();
+    header.extend(cookie.0.to_be_bytes());
+    header.extend(u32::try_from(length + 8).unwrap().to_be_bytes());
+    header.extend(0u64.to_be_bytes());
+    let payload = |offset| Step::ReadPayload {
+        cookie,
+        offset,
+        length: length - offset,
+    };
+    let mut input = header.as_slice();
     for offset in 0..1_000_000 {
-        let mut input = &b"x"[..];
-        let data = Event::Data {
+        assert_eq!(machine.receive(&mut input), Ok(payload(offset)));
+        input = b"x";
+        let data = Content::Data {
             cookie,
             offset,
-            data: b"x",
+            data: &b"x"[..],
         };
-        assert_eq!(machine.receive(&mut input), Ok(Some(data)));
-        assert_eq!(machine.receive(&mut input), Ok(None));
+        assert_eq!(machine.receive(&mut input), Ok(Step::Content(data)));
     }
-    let left = length - 1_000_000;
-    let need = Need::Payload {
-        cookie,
-        offset: 1_000_000,
-        length: left,
-    };
-    assert_eq!(machine.need(), need);
-    assert_eq!(machine.advance(left), Ok(()));
-    let done = Event::Done {
+    assert_eq!(machine.receive(&mut input), Ok(payload(1_000_000)));
+    assert_eq!(machine.advance(length - 1_000_000), Ok(()));
+    let done = TransmissionEvent::Done {
         cookie,
         result: Ok(()),
     };
-    assert_eq!(machine.receive(&mut &b""[..]), Ok(Some(done)));
+    assert_eq!(machine.receive(&mut &b""[..]), Ok(Step::Event(done)));
 }
 
 /// The longest lengths that header fields can hold, for every chunk type and
-/// command: an answer at once, or bytes that are passed over.
+/// command: a violation at once.
 #[test]
 fn the_longest_lengths() {
-    for framing in [Framing::Structured, Framing::Extended] {
+    for framing in CHUNKED {
         let longest = match framing {
             Framing::Extended => "2^64-1",
             _ => "0xffffffff",
         };
         for kind in [0, 1, 2, 3, 5, 6, 0x7fff, 0x8000, 0x8001, 0x8002, 0xffff] {
             for command in ["READ 0 4K", "WRITE 0 4K", "FLUSH", "STATUS 0 4K"] {
-                let mut sending = Sending::new(with_contexts(framing, 1), tiny());
-                sending.client(command);
+                let mut client = Client::new(with_contexts(framing, 1));
+                once(&mut client, &format!("C: {command}"));
                 let line = format!("chunk {kind} #0 len={longest}");
-                let chunk = script::server(&line, &sending);
-                assert!(sending.receive(&mut chunk.as_slice()).is_err(), "{line}");
+                let chunk = script::server(&line, &client);
+                assert!(receive_all(&mut client, &chunk).1.is_err(), "{line}");
             }
         }
     }
-    // Within the limits of a caller who sets none.
-    let mut limits = tiny();
+}
+
+/// The longest lengths of a status chunk where the caller sets no limit: the
+/// extents are asked for in pieces.
+#[test]
+fn the_longest_status_chunks() {
+    let mut limits = LIMITS;
     limits.payload = u32::MAX;
     limits.extents = u32::MAX;
     for (framing, chunk) in [
@@ -255,16 +277,16 @@ fn the_longest_lengths() {
             "BLOCK_STATUS_EXT #0 len=0xffffffff8 1:32 0xffffffff:32",
         ),
     ] {
-        let mut sending = Sending::new(with_contexts(framing, 1), limits);
-        sending.client("STATUS 0 4K");
-        let chunk = script::server(&format!("chunk {chunk}"), &sending);
-        let mut input = chunk.as_slice();
-        assert_eq!(sending.receive(&mut input), Ok(None));
-        assert!(input.is_empty());
+        let mut client = Client::with_limits(with_contexts(framing, 1), limits);
+        once(&mut client, "C: STATUS 0 4K");
+        let chunk = script::server(&format!("chunk {chunk}"), &client);
+        let (seen, step) = receive_all(&mut client, &chunk);
+        assert!(seen.is_empty());
+        assert_eq!(read_limit(&step), 64);
         let mut extents = [0u8; 64];
         extents[if framing == Framing::Extended { 7 } else { 3 }] = 1;
         // The second one is empty.
-        assert!(sending.receive(&mut &extents[..]).is_err());
+        assert!(receive_all(&mut client, &extents).1.is_err());
     }
     let id = ContextId(1);
     assert_eq!(

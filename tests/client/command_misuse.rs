@@ -1,19 +1,19 @@
-//! Commands that are refused before a byte is made, and that nothing has
-//! changed then.
+//! Commands that are refused before a byte is made; a refused command changes
+//! nothing.
 
-use nbd_codec::client::{Head, Request, Slot, Transmission};
+use nbd_codec::client::{Request, RequestHeader, Slot, Transmission};
 use nbd_codec::wire::EncodeError;
 use nbd_codec::wire::flags::{CommandFlags as F, TransmissionFlags as T};
 use nbd_codec::wire::number::{Command, ContextId};
 use nbd_codec::{Framing, Limits, Misuse, Negotiated};
 
-use super::machines::{ALL, Bytes, Sending, export, request, with_block_sizes, with_contexts};
-use super::transcript::Machine;
+use super::machines::{self, ALL, Bytes, Client, export, request, with_block_sizes, with_contexts};
+use super::transcript::once;
 
 const FRAMINGS: [Framing; 3] = [Framing::Simple, Framing::Structured, Framing::Extended];
 
-/// Offers a request; then checks that the next good one is made as if the
-/// refused one had never been.
+/// Checks that a request is refused, and that the next good one is made as if
+/// the refused one had never been submitted.
 #[track_caller]
 fn refused(export: Negotiated, request: Request, misuse: Misuse) {
     let machine = || Transmission::new(export, [Slot::EMPTY; 2], Limits::DEFAULT);
@@ -49,9 +49,9 @@ fn accepted(export: Negotiated, request: Request) {
     }
 }
 
-/// The same while a resize is in flight that changes nothing: most commands
-/// are judged another way then.
-fn while_resizing(export: Negotiated, request: Request) -> Option<Result<Head, Misuse>> {
+/// The same while a resize to the same size is in flight: then the slow path
+/// checks reads and writes.
+fn while_resizing(export: Negotiated, request: Request) -> Option<Result<RequestHeader, Misuse>> {
     let mut machine = Transmission::new(export, [Slot::EMPTY; 2], Limits::DEFAULT);
     let resize = Request::resize(export.size);
     let other = request.command != Command::RESIZE;
@@ -65,7 +65,7 @@ fn with_flags(framing: Framing, flags: T) -> Negotiated {
     export
 }
 
-/// Each command needs its flag; without it everything else may be there.
+/// Each command needs its own flag.
 #[test]
 fn commands_that_are_not_advertised() {
     for framing in FRAMINGS {
@@ -117,7 +117,7 @@ fn writing_to_what_is_read_only() {
     }
 }
 
-/// Which flags go with which command, where everything is advertised.
+/// Which flags each command accepts, where all are advertised.
 #[test]
 fn flags_and_commands() {
     let all_flags = [
@@ -143,7 +143,7 @@ fn flags_and_commands() {
             ("RESIZE 2M", F::NONE),
         ] {
             for flag in all_flags {
-                let request = request(line).0.with(flag);
+                let request = request(line).0.with_flags(flag);
                 match (own | F::FUA).contains(flag) {
                     true => accepted(export, request),
                     false => refused(export, request, Misuse::Flag),
@@ -172,7 +172,7 @@ fn flags_that_are_not_advertised() {
             );
         }
     }
-    // Nothing is fragmented without chunks.
+    // Without chunks there are no fragments to forbid.
     refused(
         export(Framing::Simple),
         request("READ 0 512 DF").0,
@@ -180,8 +180,8 @@ fn flags_that_are_not_advertised() {
     );
 }
 
-/// Block status is answered in chunks.
-fn can_be_asked(command: &str, framing: Framing) -> bool {
+/// Block status needs a framing with chunks.
+fn is_supported(command: &str, framing: Framing) -> bool {
     command != "STATUS" || framing != Framing::Simple
 }
 
@@ -190,7 +190,7 @@ fn ranges() {
     let size = 1 << 20;
     for framing in FRAMINGS {
         for command in ["READ", "WRITE", "TRIM", "CACHE", "WRITE_ZEROES", "STATUS"] {
-            if !can_be_asked(command, framing) {
+            if !is_supported(command, framing) {
                 continue;
             }
             let make = |offset: u64, length: u64| Request {
@@ -240,7 +240,7 @@ fn alignment() {
                     (block, 1),
                     (block - 1, block),
                     (block, block + 1),
-                    // By as much, both of them.
+                    // Both by the same amount.
                     (block + 1, block + 1),
                     (block / 2, block / 2),
                 ] {
@@ -253,7 +253,7 @@ fn alignment() {
     }
 }
 
-/// Only payloads have a maximum; reads have it with every framing.
+/// Only payloads have a maximum, reads with every framing.
 #[test]
 fn maximum_payload() {
     for framing in FRAMINGS {
@@ -278,14 +278,14 @@ fn maximum_payload() {
     }
 }
 
-/// Lengths that 32 bits do not hold: refused, not cut.
+/// Lengths of more than 32 bits are refused, not truncated.
 #[test]
 fn lengths_beyond_the_framing() {
     for framing in [Framing::Simple, Framing::Structured] {
         let mut export = with_contexts(framing, 1);
         export.size = u64::MAX;
         for command in ["TRIM", "CACHE", "WRITE_ZEROES", "STATUS"] {
-            if !can_be_asked(command, framing) {
+            if !is_supported(command, framing) {
                 continue;
             }
             let misuse = Misuse::NotExpressible { framing };
@@ -312,18 +312,18 @@ fn every_slot_in_flight() {
         }
         let before = format!("{machine:?}");
         assert_eq!(machine.submit(Request::flush()), Err(Misuse::Full));
-        // A resize that finds no room is not under way.
+        // A resize that finds no slot is not in flight.
         assert_eq!(machine.submit(Request::resize(0)), Err(Misuse::Full));
         assert_eq!(format!("{machine:?}"), before);
         assert_eq!(machine.in_flight(), 3);
         let mut none = Transmission::new(export(framing), [Slot::EMPTY; 0], Limits::DEFAULT);
         assert_eq!(none.submit(Request::flush()), Err(Misuse::Full));
-        // Saying goodbye takes no slot.
+        // DISC takes no slot.
         assert!(machine.disconnect().is_ok() && none.disconnect().is_ok());
     }
 }
 
-/// Block status for some contexts.
+/// Block status of some contexts.
 #[test]
 fn filtered_status() {
     let ids = |ids: &[u32]| ids.iter().map(|id| ContextId(*id)).collect::<Vec<_>>();
@@ -351,7 +351,7 @@ fn filtered_status() {
     small.size = 511;
     with(small, &[1], F::NONE, Misuse::OutOfBounds { size: 511 });
     with(
-        super::machines::export(Framing::Extended),
+        machines::export(Framing::Extended),
         &[],
         F::NONE,
         Misuse::NoContext,
@@ -375,8 +375,8 @@ fn filtered_status() {
     assert!(payload.0.is_empty());
 }
 
-/// What a lenient client may send all the same, and what the framing has no
-/// way to say even then.
+/// What a lenient client may send, and what the framing cannot express even
+/// then.
 #[test]
 fn lenient() {
     for framing in FRAMINGS {
@@ -395,14 +395,14 @@ fn lenient() {
             "RESIZE 0",
             "0x1234 5 6 0xffff",
         ] {
-            let mut sending = Sending::lenient(bare);
-            sending.client(line);
+            let mut client = Client::lenient(bare);
+            once(&mut client, &format!("C: {line}"));
         }
-        let mut sending = Sending::lenient(bare);
+        let mut client = Client::lenient(bare);
         let why = Misuse::State("use disconnect to end the session");
-        assert_eq!(sending.machine.submit(request("DISC").0), Err(why));
-        let too_long = sending.machine.submit(request("TRIM 0 4G").0);
-        let payload = sending.machine.submit(request("WRITE 0 4G").0);
+        assert_eq!(client.machine.submit(request("DISC").0), Err(why));
+        let too_long = client.machine.submit(request("TRIM 0 4G").0);
+        let payload = client.machine.submit(request("WRITE 0 4G").0);
         let not_expressible = Misuse::NotExpressible { framing };
         assert_eq!(too_long.is_ok(), framing == Framing::Extended);
         assert_eq!(payload, Err(not_expressible));
@@ -410,27 +410,26 @@ fn lenient() {
             assert_eq!(too_long, Err(not_expressible));
             let mut sink = Bytes::default();
             let ids = [ContextId(1)];
-            let made = sending
+            let made = client
                 .machine
                 .block_status_of(&ids, 0, 1, F::NONE, &mut sink);
             assert_eq!(made, Err(not_expressible));
             assert!(sink.0.is_empty());
         } else {
-            // Unknown, repeated and no contexts: for testers of servers.
-            sending.client("STATUS 0 512 of=1,1,77");
+            // Unknown and repeated contexts: for testers of servers.
+            once(&mut client, "C: STATUS 0 512 of=1,1,77");
         }
     }
 }
 
-/// Replies are judged as ever, to commands nobody knows too.
+/// Replies to a lenient client are checked, also those to unknown commands.
 #[test]
 fn replies_to_lenient_commands() {
-    use super::machines::lenient;
-    lenient(
+    machines::lenient(
         export(Framing::Simple),
         "C: 0x1234 5 6 0xffff\nS: simple EINVAL #0\nE: #0 done NBD_EINVAL",
     );
-    lenient(
+    machines::lenient(
         export(Framing::Structured),
         r#"
         C: 0x1234 5 6 0xffff
@@ -438,12 +437,12 @@ fn replies_to_lenient_commands() {
         ! Violation(OutOfBounds(#0))
         "#,
     );
-    lenient(
+    machines::lenient(
         export(Framing::Extended),
         "C: 0x1234 5 6 0xffff\nS: last NONE #0\nE: #0 done",
     );
-    // A context that is named twice is answered once, and the others too.
-    lenient(
+    // A context that is named twice has one status chunk.
+    machines::lenient(
         with_contexts(Framing::Extended, 2),
         r#"
         C: STATUS 0 512 of=1,2,1

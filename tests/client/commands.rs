@@ -2,13 +2,16 @@
 
 use nbd_codec::Framing::{self, Extended, Simple, Structured};
 
-use super::machines::{Sending, export, transmission, with_contexts};
+use nbd_codec::Misuse;
+use nbd_codec::client::Request;
+
+use super::machines::{Client, export, transmission, with_contexts};
 use super::script::Commands;
-use super::transcript::Machine;
+use super::transcript::{Machine, once};
 
 const ALL: [Framing; 3] = [Simple, Structured, Extended];
 
-/// Commands that are answered by their result only, and flags they can have.
+/// Commands whose reply has no payload, and flags that they can have.
 const PLAIN: [&str; 11] = [
     "WRITE 0 4K",
     "WRITE 4K 512 FUA",
@@ -47,9 +50,9 @@ fn success_and_failure() {
     }
 }
 
-/// With structured replies, simple ones are as good where there is no payload.
+/// With structured replies a reply without payload may be a simple one.
 #[test]
-fn simple_replies_in_structured_mode() {
+fn simple_replies_with_structured_framing() {
     for command in PLAIN {
         transmission(
             export(Structured),
@@ -60,7 +63,7 @@ fn simple_replies_in_structured_mode() {
             &format!("C: {command}\nS: simple ENOSPC #0\nE: #0 done NBD_ENOSPC"),
         );
     }
-    // An error of block status carries no payload either.
+    // The error of a block status command has no payload either.
     transmission(
         with_contexts(Structured, 1),
         "C: STATUS 0 4K\nS: simple EINVAL #0\nE: #0 done NBD_EINVAL",
@@ -168,7 +171,7 @@ fn long_effects() {
     );
 }
 
-/// Any number in flight, answered in any order, chunks between chunks.
+/// Several commands in flight, replies in any order, chunks interleaved.
 #[test]
 fn in_flight() {
     transmission(
@@ -254,7 +257,7 @@ fn commands_between_bytes() {
     );
 }
 
-/// The last word. Replies that are due still come.
+/// DISC is the last message. Replies to the commands before it still come.
 #[test]
 fn disconnect() {
     for (framing, ok) in [
@@ -268,24 +271,25 @@ fn disconnect() {
                 "C: WRITE 0 512\nC: FLUSH\nC: DISC\nS: {ok} #1\nS: {ok} #0\nE: #1 done\nE: #0 done"
             ),
         );
-        let mut sending = Sending::new(export(framing), super::machines::tiny());
-        sending.client("DISC");
-        assert_eq!(sending.end_of_input(), Ok(()));
-        assert_eq!(sending.machine.abandon(), None);
-        let mut sending = Sending::new(export(framing), super::machines::tiny());
-        sending.client("FLUSH");
-        sending.client("DISC");
-        assert_eq!(sending.end_of_input(), Err(nbd_codec::Error::Closed));
-        assert_eq!(sending.machine.abandon().unwrap().0, sending.command(0).0);
-        assert_eq!(sending.machine.abandon(), None);
+        let mut client = Client::new(export(framing));
+        once(&mut client, "C: DISC");
+        assert_eq!(client.receive(&mut &b""[..]), Ok(nbd_codec::Step::Finished));
+        assert_eq!(client.end_of_input(), Ok(()));
+        assert_eq!(client.machine.pop_unanswered(), None);
+        let mut client = Client::new(export(framing));
+        once(&mut client, "C: FLUSH\nC: DISC");
+        assert_eq!(client.end_of_input(), Err(nbd_codec::Error::Closed));
+        assert_eq!(
+            client.machine.pop_unanswered().unwrap().0,
+            client.command(0).0
+        );
+        assert_eq!(client.machine.pop_unanswered(), None);
     }
 }
 
-/// A size that was changed holds when the reply says so.
+/// The new size takes effect when the reply reports success.
 #[test]
 fn resize() {
-    use nbd_codec::Misuse;
-    use nbd_codec::client::Request;
     for (framing, reply, size) in [
         (Simple, "simple OK #0", 2 << 20),
         (Simple, "simple ENOSPC #0", 1 << 20),
@@ -293,52 +297,43 @@ fn resize() {
         (Extended, "last NONE #0", 2 << 20),
         (Extended, "last ERROR #0 EPERM:32 0:16", 1 << 20),
     ] {
-        let mut sending = Sending::new(export(framing), super::machines::tiny());
-        sending.client("RESIZE 2M");
+        let mut client = Client::new(export(framing));
+        once(&mut client, "C: RESIZE 2M");
         let beyond = Request::trim(1 << 20, 512);
-        let too_early = sending.machine.submit(beyond);
+        let too_early = client.machine.submit(beyond);
         assert_eq!(too_early, Err(Misuse::OutOfBounds { size: 1 << 20 }));
         for size in [0, 2 << 20, 4 << 20] {
-            let again = sending.machine.submit(Request::resize(size));
+            let again = client.machine.submit(Request::resize(size));
             assert_eq!(again, Err(Misuse::Resizing));
         }
-        let reply = super::script::server(reply, &sending);
-        let mut input = reply.as_slice();
-        while sending.receive(&mut input).unwrap().is_some() {}
-        assert_eq!(sending.machine.negotiated().size, size);
-        assert_eq!(sending.machine.submit(beyond).is_ok(), size > 1 << 20);
+        once(&mut client, &format!("S: {reply}"));
+        assert_eq!(client.machine.negotiated().size, size);
+        assert_eq!(client.machine.submit(beyond).is_ok(), size > 1 << 20);
     }
 }
 
-/// A smaller size, and commands in the range that goes away.
+/// A smaller size, and commands in the range that is removed.
 #[test]
 fn resize_to_less() {
-    use nbd_codec::Misuse;
-    use nbd_codec::client::Request;
-    let mut sending = Sending::new(export(Structured), super::machines::tiny());
-    sending.client("READ 4K 4K");
-    let refused = sending.machine.submit(Request::resize(8191));
+    let mut client = Client::new(export(Structured));
+    once(&mut client, "C: READ 4K 4K");
+    let refused = client.machine.submit(Request::resize(8191));
     assert_eq!(refused, Err(Misuse::Resizing));
-    sending.client("RESIZE 8K");
-    let refused = sending.machine.submit(Request::read(4096, 4097));
+    once(&mut client, "C: RESIZE 8K");
+    let refused = client.machine.submit(Request::read(4096, 4097));
     assert_eq!(refused, Err(Misuse::OutOfBounds { size: 8192 }));
-    sending.client("READ 0 8K");
-    let reply = super::script::server("simple OK #1", &sending);
-    let mut input = reply.as_slice();
-    while sending.receive(&mut input).unwrap().is_some() {}
-    assert_eq!(sending.machine.negotiated().size, 8192);
+    once(&mut client, "C: READ 0 8K\nS: simple OK #1");
+    assert_eq!(client.machine.negotiated().size, 8192);
 }
 
-/// Two at once, as only a lenient client can: each says its own size.
+/// Only a lenient client has two resizes in flight: each sets the size that it
+/// asked for.
 #[test]
-fn resizes_of_a_lenient_client() {
+fn two_resizes_of_a_lenient_client() {
     for (first, size) in [(0, 2 << 20), (1, 3 << 20)] {
-        let mut sending = Sending::lenient(export(Simple));
-        sending.client("RESIZE 2M");
-        sending.client("RESIZE 3M");
-        let reply = super::script::server(&format!("simple OK #{first}"), &sending);
-        let mut input = reply.as_slice();
-        while sending.receive(&mut input).unwrap().is_some() {}
-        assert_eq!(sending.machine.negotiated().size, size);
+        let mut client = Client::lenient(export(Simple));
+        let transcript = format!("C: RESIZE 2M\nC: RESIZE 3M\nS: simple OK #{first}");
+        once(&mut client, &transcript);
+        assert_eq!(client.machine.negotiated().size, size);
     }
 }

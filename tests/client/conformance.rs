@@ -1,17 +1,15 @@
-//! Duties of the specification that no other test is about.
+//! Rules of the specification that no other test covers.
 
-use nbd_codec::Framing;
-use nbd_codec::Limits;
-use nbd_codec::Misuse;
 use nbd_codec::client::{Request, Slot, Transmission};
+use nbd_codec::{Framing, Limits, Misuse};
 
-use super::machines::{by_hand, export};
+use super::machines::{export, manual};
 
-/// The zeroes are EXPORT_NAME's: what follows GO is a reply, though they were
-/// not declined.
+/// Only EXPORT_NAME has reserved zeroes: after GO comes the first reply, even
+/// where the client did not set NO_ZEROES.
 #[test]
-fn go_has_no_zeroes_behind_it() {
-    by_hand(
+fn no_zeroes_follow_go() {
+    manual(
         r#"
         S: "NBDMAGIC" "IHAVEOPT" 1:16
         E: Greeting(Newstyle(NewstyleGreeting { flags: HandshakeFlags(FIXED_NEWSTYLE) }))
@@ -37,21 +35,21 @@ fn disc_and_flush_have_no_range() {
     ] {
         let mut machine = Transmission::new(export(framing), [Slot::EMPTY; 2], Limits::DEFAULT);
         for (offset, length) in [(0, 1), (512, 0), (512, 512)] {
-            let by_hand = Request {
+            let request = Request {
                 offset,
                 length,
                 ..Request::flush()
             };
-            let refused = machine.submit(by_hand);
-            assert_eq!(refused, Err(Misuse::NoRange(by_hand.command)));
+            let refused = machine.submit(request);
+            assert_eq!(refused, Err(Misuse::NoRange(request.command)));
         }
         let flush = machine.submit(Request::flush()).unwrap();
         let disc = machine.disconnect().unwrap();
-        for (head, command) in [(flush, 3), (disc, 2)] {
-            assert_eq!(head.as_bytes().len(), size);
-            assert_eq!(head.as_bytes()[4..8], [0, 0, 0, command]);
-            assert!(head.as_bytes()[16..].iter().all(|byte| *byte == 0));
-            assert_eq!(head.payload_length(), 0);
+        for (header, command) in [(flush, 3), (disc, 2)] {
+            assert_eq!(header.as_bytes().len(), size);
+            assert_eq!(header.as_bytes()[4..8], [0, 0, 0, command]);
+            assert!(header.as_bytes()[16..].iter().all(|byte| *byte == 0));
+            assert_eq!(header.payload_length(), 0);
         }
     }
 }

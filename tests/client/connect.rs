@@ -1,14 +1,13 @@
-//! The handshake by policy: every way to transmission, and every way it ends.
+//! The automatic handshake: every way to transmission, and every way it ends.
 
-use nbd_codec::client::connect::{Connect, Plan, TlsPolicy};
-use nbd_codec::client::handshake::ContextQuery;
-use nbd_codec::wire::number::ContextId;
+use nbd_codec::client::{Config, ConnectEvent, Connector, MetaContextQuery, TlsPolicy};
+use nbd_codec::wire::number::{ContextId, OptionType};
 use nbd_codec::wire::text::TextError;
-use nbd_codec::{Framing, Limits, Misuse, Negotiated, Style, Width};
+use nbd_codec::{Error, Framing, HandshakeStyle, Limits, Misuse, Negotiated, StatusWidth, Step};
 
-use super::machines::{ByPlan, by_plan, tiny};
+use super::machines::{Automatic, automatic};
 use super::script::{self, NoCommands};
-use super::transcript::Machine;
+use super::transcript::{once, play};
 
 pub(crate) const GREETED: &str = "S: \"NBDMAGIC\" \"IHAVEOPT\" 3:16\nC: 3:32\n";
 pub(crate) const GRANTED: &str = r#"
@@ -18,48 +17,32 @@ pub(crate) const GRANTED: &str = r#"
     E: Ready
 "#;
 
-pub(crate) fn plan(export: &str) -> Plan<'_> {
-    let mut plan = Plan::new(export);
-    plan.limits = tiny();
-    plan
+/// Plays a transcript once, whole.
+pub(crate) fn connect<'a>(config: Config<'a>, transcript: &str) -> Connector<'a> {
+    let mut automatic = Automatic::new(config);
+    once(&mut automatic, transcript);
+    automatic.connector
 }
 
-/// Plays a transcript once, whole, to its end.
-pub(crate) fn connect<'a>(plan: Plan<'a>, transcript: &str) -> Connect<'a> {
-    let mut machine = ByPlan::new(plan);
-    for line in transcript.lines().map(str::trim) {
-        match line.split_once(' ') {
-            Some(("C:", what)) => machine.client(what),
-            Some(("S:", what)) => {
-                let bytes = script::server(what, &NoCommands);
-                let mut input = bytes.as_slice();
-                while machine.receive(&mut input).unwrap().is_some() {}
-            }
-            _ => {}
-        }
-    }
-    machine.connect
+/// Plays a transcript in every fragmentation; returns what was negotiated.
+fn reaches(config: Config<'_>, transcript: &str) -> Negotiated {
+    automatic(config, transcript);
+    connect(config, transcript).into_negotiated().unwrap()
 }
 
-/// Plays a transcript in every fragmentation; returns what was agreed on.
-fn reaches(plan: Plan<'_>, transcript: &str) -> Negotiated {
-    by_plan(plan, transcript);
-    connect(plan, transcript).into_negotiated().unwrap()
-}
-
-/// The best a server can do: one option after the other.
+/// The server accepts every option.
 #[test]
 fn everything_granted() {
     let wanted = [
-        ContextQuery::narrow("base:allocation"),
-        ContextQuery::wide("x-zone:kind"),
+        MetaContextQuery::narrow("base:allocation"),
+        MetaContextQuery::wide("x-zone:kind"),
     ];
-    let mut plan = plan("disk");
-    plan.contexts = &wanted;
-    plan.describe = true;
-    plan.tls = TlsPolicy::Prefer;
+    let config = Config::new("disk")
+        .contexts(&wanted)
+        .describe(true)
+        .tls(TlsPolicy::Prefer);
     let agreed = reaches(
-        plan,
+        config,
         &format!(
             r#"{GREETED}
             C: opt STARTTLS
@@ -93,7 +76,7 @@ fn everything_granted() {
         .iter()
         .map(|context| (context.id.0, context.width))
         .collect();
-    assert_eq!(contexts, [(9, Width::Wide), (3, Width::Narrow)]);
+    assert_eq!(contexts, [(9, StatusWidth::Wide), (3, StatusWidth::Narrow)]);
 }
 
 const GO: &str = "C: opt GO 4:32 \"disk\" 1:16 BLOCK_SIZE:16\n";
@@ -116,7 +99,7 @@ const EXTENDED: &str = r#"
     S: rep EXTENDED_HEADERS ACK
 "#;
 
-/// Extended, structured, simple; whatever error says no.
+/// Extended, structured, simple; whatever error refuses a framing.
 #[test]
 fn framings() {
     for (wanted, options, got) in [
@@ -152,21 +135,19 @@ fn framings() {
             let options = options
                 .replace("NBD_REP_ERR_UNSUP", name)
                 .replace(" ERR_UNSUP", &format!(" {code}"));
-            let mut plan = plan("disk");
-            plan.framing = wanted;
-            let agreed = reaches(plan, &[GREETED, &options, GO, GRANTED].concat());
+            let config = Config::new("disk").framing(wanted);
+            let agreed = reaches(config, &[GREETED, &options, GO, GRANTED].concat());
             assert_eq!(agreed.framing, got);
-            assert_eq!(agreed.style, Style::FixedNewstyle);
+            assert_eq!(agreed.style, HandshakeStyle::FixedNewstyle);
         }
     }
 }
 
-/// A server without GO; the contexts stay.
+/// EXPORT_NAME where the server does not support GO; the contexts remain.
 #[test]
-fn export_name_where_go_is_not() {
-    let wanted = [ContextQuery::narrow("base:allocation")];
-    let mut plan = plan("disk");
-    plan.contexts = &wanted;
+fn export_name_after_go_is_unsupported() {
+    let wanted = [MetaContextQuery::narrow("base:allocation")];
+    let config = Config::new("disk").contexts(&wanted);
     let transcript = format!(
         r#"{GREETED}{NO_EXTENDED}{STRUCTURED}
         C: opt SET_META_CONTEXT 4:32 "disk" 1:32 15:32 "base:allocation"
@@ -181,17 +162,17 @@ fn export_name_where_go_is_not() {
         E: Ready
         "#
     );
-    let agreed = reaches(plan, &transcript);
+    let agreed = reaches(config, &transcript);
     assert_eq!((agreed.size, agreed.flags.0), (1 << 63, 5));
     assert_eq!(agreed.framing, Framing::Structured);
     assert_eq!(agreed.contexts.len(), 1);
 }
 
-/// With extended headers EXPORT_NAME is forbidden, and GO is not unsupported.
+/// With extended headers EXPORT_NAME is forbidden: there is no fallback for GO.
 #[test]
 fn no_export_name_with_extended_headers() {
-    by_plan(
-        plan("disk"),
+    automatic(
+        Config::new("disk"),
         &format!(
             r#"{GREETED}{EXTENDED}{GO}
             S: rep GO ERR_UNSUP
@@ -224,37 +205,35 @@ fn older_styles() {
         E: Ready
     "#;
     for (export, transcript, style) in [
-        ("disk", newstyle, Style::Newstyle),
-        ("disk", zeroes, Style::Newstyle),
-        ("", oldstyle, Style::Oldstyle),
+        ("disk", newstyle, HandshakeStyle::Newstyle),
+        ("disk", zeroes, HandshakeStyle::Newstyle),
+        ("", oldstyle, HandshakeStyle::Oldstyle),
     ] {
         for tls in [TlsPolicy::Never, TlsPolicy::Prefer] {
-            let mut plan = plan(export);
-            plan.tls = tls;
-            let agreed = reaches(plan, transcript);
+            let config = Config::new(export).tls(tls);
+            let agreed = reaches(config, transcript);
             assert_eq!(agreed.style, style);
             assert_eq!(agreed.framing, Framing::Simple);
             assert_eq!((agreed.size, agreed.tls), (1 << 20, false));
         }
-        let mut plan = plan(export);
-        plan.tls = TlsPolicy::Require;
+        let config = Config::new(export).tls(TlsPolicy::Require);
         let greeting = transcript.trim_start().lines().next().unwrap();
-        by_plan(plan, &format!("{greeting}\n! TlsUnavailable"));
+        automatic(config, &format!("{greeting}\n! TlsUnavailable"));
     }
 }
 
-/// Oldstyle has one export, and no name for it. What was turned down is not
-/// ready for transmission.
+/// An oldstyle server has one export without a name: a configuration that names
+/// one fails, and there is no transmission.
 #[test]
 fn oldstyle_and_a_named_export() {
     let transcript = r#"
         S: "NBDMAGIC" 00004202_81861253 1M:64 0:16 1:16 00*124
         E: Failed { reason: NoExportNames, message: None }
     "#;
-    by_plan(plan("disk"), transcript);
-    let connect = connect(plan("disk"), transcript);
-    let mut connect = connect.into_negotiated().expect_err("it was turned down");
-    assert_eq!(connect.end_of_input(), Ok(()));
+    automatic(Config::new("disk"), transcript);
+    let connector = connect(Config::new("disk"), transcript);
+    let mut connector = connector.into_negotiated().expect_err("connecting failed");
+    assert_eq!(connector.end_of_input(), Ok(()));
 }
 
 #[test]
@@ -265,27 +244,26 @@ fn tls_policies() {
         S: rep STARTTLS ERR_POLICY
         E: Fallback { option: NBD_OPT_STARTTLS, error: NBD_REP_ERR_POLICY, message: Some("") }
     "#;
-    let nonsense = r#"
+    let unexpected = r#"
         S: rep STARTTLS ERR_TLS_REQD
         E: Fallback { option: NBD_OPT_STARTTLS, error: NBD_REP_ERR_TLS_REQD, message: Some("") }
     "#;
-    let behind = [EXTENDED, GO, GRANTED].concat();
+    let after_tls = [EXTENDED, GO, GRANTED].concat();
     for (tls, how, protected) in [
         (TlsPolicy::Never, "".to_owned(), false),
         (TlsPolicy::Prefer, [starttls, accepted].concat(), true),
         (TlsPolicy::Prefer, [starttls, refused].concat(), false),
-        // An error that makes no sense here is a refusal like any other.
-        (TlsPolicy::Prefer, [starttls, nonsense].concat(), false),
+        // An error that STARTTLS does not have is a refusal all the same.
+        (TlsPolicy::Prefer, [starttls, unexpected].concat(), false),
         (TlsPolicy::Require, [starttls, accepted].concat(), true),
     ] {
-        let mut plan = plan("disk");
-        plan.tls = tls;
-        let agreed = reaches(plan, &[GREETED, &how, &behind].concat());
+        let config = Config::new("disk").tls(tls);
+        let agreed = reaches(config, &[GREETED, &how, &after_tls].concat());
         assert_eq!(agreed.tls, protected);
     }
 }
 
-/// TLS is required and refused: goodbye, and the export was never named.
+/// TLS is required and refused: ABORT, and the name of the export is not sent.
 #[test]
 fn tls_required_and_refused() {
     for (error, reason) in [
@@ -293,10 +271,9 @@ fn tls_required_and_refused() {
         ("ERR_POLICY", "TlsRefused(NBD_REP_ERR_POLICY)"),
         ("ERR_SHUTDOWN", "Shutdown"),
     ] {
-        let mut plan = plan("disk");
-        plan.tls = TlsPolicy::Require;
-        by_plan(
-            plan,
+        let config = Config::new("disk").tls(TlsPolicy::Require);
+        automatic(
+            config,
             &format!(
                 r#"{GREETED}
                 C: opt STARTTLS
@@ -312,10 +289,9 @@ fn tls_required_and_refused() {
 #[test]
 fn tls_that_fails() {
     for tls in [TlsPolicy::Prefer, TlsPolicy::Require] {
-        let mut plan = plan("disk");
-        plan.tls = tls;
-        by_plan(
-            plan,
+        let config = Config::new("disk").tls(tls);
+        automatic(
+            config,
             &format!(
                 r#"{GREETED}
                 C: opt STARTTLS
@@ -330,9 +306,9 @@ fn tls_that_fails() {
     }
 }
 
-/// Answers that end the session, to whatever option they come.
+/// Errors that end the handshake, whatever option they refuse.
 #[test]
-fn refusals_that_end_it() {
+fn refusals_that_end_the_handshake() {
     let first = "C: opt EXTENDED_HEADERS\nS: rep EXTENDED_HEADERS ";
     let go = [EXTENDED, GO, "S: rep GO "].concat();
     for (so_far, error, reason) in [
@@ -357,41 +333,75 @@ fn refusals_that_end_it() {
             S: rep ABORT ACK
             "#
         );
-        by_plan(plan("disk"), &transcript);
-        let mut connect = connect(plan("disk"), &transcript);
-        assert_eq!(connect.end_of_input(), Ok(()));
-        assert!(connect.into_negotiated().is_err());
+        automatic(Config::new("disk"), &transcript);
+        let mut connector = connect(Config::new("disk"), &transcript);
+        assert_eq!(connector.end_of_input(), Ok(()));
+        assert!(connector.into_negotiated().is_err());
     }
 }
 
-/// What is due without input is said to need none.
+/// `Ready` needs no input of its own; after it the handshake is finished.
 #[test]
-fn the_end_needs_nothing() {
-    use nbd_codec::Need;
-    let mut hand = super::machines::ByHand::new(false, tiny());
-    for line in [
-        r#"S: "NBDMAGIC" "IHAVEOPT" 3:16"#,
-        "C: flags 3",
-        "C: opt GO 0:32 0:16",
-        "S: rep GO INFO EXPORT:16 1M:64 1:16",
-        "S: rep GO ACK",
+fn ready_needs_no_input() {
+    let before_go = [GREETED, EXTENDED, GO].concat();
+    let mut connector = connect(Config::new("disk"), &before_go);
+    let replies = [
+        script::server("rep GO INFO EXPORT:16 1M:64 1:16", &NoCommands),
+        script::server("rep GO ACK", &NoCommands),
+    ]
+    .concat();
+    let mut input = replies.as_slice();
+    let mut events = 0;
+    while let Step::Event(event) = connector.receive(&mut input).unwrap() {
+        events += 1;
+        assert_eq!(event == ConnectEvent::Ready, events == 2, "{event:?}");
+        assert!(input.is_empty() || event != ConnectEvent::Ready);
+    }
+    assert_eq!(events, 2);
+    for input in [&b""[..], b"more"] {
+        assert_eq!(connector.receive(&mut &input[..]), Ok(Step::Finished));
+    }
+}
+
+/// A server that closes the connection instead of replying: the error names the
+/// option, which the next connection can leave out.
+#[test]
+fn closed_during_an_option() {
+    let first = format!("{GREETED}C: opt EXTENDED_HEADERS\n");
+    let second = format!("{GREETED}{NO_EXTENDED}C: opt STRUCTURED_REPLY\n");
+    let go = format!("{GREETED}{EXTENDED}{GO}");
+    let in_the_replies = format!("{go}S: rep GO INFO EXPORT:16 1M:64 1:16\n");
+    let in_discarded_data = format!("{go}S: rep GO INFO len=4098 DESCRIPTION:16\n");
+    let no_go = format!(
+        "{GREETED}{NO_EXTENDED}{NO_STRUCTURED}{GO}S: rep GO ERR_UNSUP\nC: opt EXPORT_NAME \"disk\"\n"
+    );
+    for (transcript, option) in [
+        (&first, OptionType::EXTENDED_HEADERS),
+        (&second, OptionType::STRUCTURED_REPLY),
+        (&go, OptionType::GO),
+        (&in_the_replies, OptionType::GO),
+        (&in_discarded_data, OptionType::GO),
+        (&no_go, OptionType::EXPORT_NAME),
     ] {
-        match line.split_at(3) {
-            ("C: ", what) => hand.client(what),
-            (_, what) => {
-                let bytes = script::server(what, &NoCommands);
-                assert!(hand.receive(&mut &bytes[..]).unwrap().is_some(), "{what}");
-            }
+        let mut connector = connect(Config::new("disk"), transcript);
+        let error = Error::ClosedDuring(option);
+        for _ in 0..2 {
+            assert_eq!(connector.end_of_input(), Err(error), "{transcript}");
+            assert_eq!(connector.receive(&mut &b""[..]), Err(error));
         }
+        assert!(error.is_fatal());
+        assert!(connector.into_negotiated().is_err());
     }
-    assert_eq!(hand.need(), Need::Header(0));
-    assert!(hand.receive(&mut &b""[..]).unwrap().is_some());
-    assert_eq!(hand.need(), Need::Nothing);
+    // Between two options, and before the first.
+    for transcript in ["", "S: \"NBDMAGIC\" \"IHAVEOPT\" 3:16", GREETED] {
+        let mut connector = connect(Config::new("disk"), transcript);
+        assert_eq!(connector.end_of_input(), Err(Error::Closed));
+    }
 }
 
-/// A goodbye that is refused is one all the same.
+/// An ABORT that the server refuses ends the handshake all the same.
 #[test]
-fn the_goodbye_is_refused() {
+fn abort_is_refused() {
     for error in ["ERR_UNSUP", "ERR_SHUTDOWN", "ERR_TLS_REQD"] {
         let transcript = format!(
             r#"{GREETED}{EXTENDED}{GO}
@@ -401,29 +411,35 @@ fn the_goodbye_is_refused() {
             S: rep ABORT {error}
             "#
         );
-        by_plan(plan("disk"), &transcript);
-        assert_eq!(connect(plan("disk"), &transcript).end_of_input(), Ok(()));
+        automatic(Config::new("disk"), &transcript);
+        assert_eq!(
+            connect(Config::new("disk"), &transcript).end_of_input(),
+            Ok(())
+        );
     }
 }
 
-/// A server that hangs up instead of answering the goodbye, or before it.
+/// A server that closes the connection instead of replying to ABORT, or before
+/// it.
 #[test]
-fn the_end_after_a_failure() {
+fn closed_after_a_failure() {
     let failed = format!("{GREETED}{EXTENDED}{GO}S: rep GO ERR_UNKNOWN\n");
     for transcript in [failed.clone(), format!("{failed}C: opt ABORT\n")] {
-        assert_eq!(connect(plan("disk"), &transcript).end_of_input(), Ok(()));
+        assert_eq!(
+            connect(Config::new("disk"), &transcript).end_of_input(),
+            Ok(())
+        );
     }
 }
 
-/// Contexts that cannot be asked for are not asked for, and named.
+/// SelectedContexts that cannot be asked for are not asked for, and named.
 #[test]
-fn contexts_out_of_reach() {
+fn unsupported_contexts() {
     let wanted = [
-        ContextQuery::wide("x-zone:kind"),
-        ContextQuery::narrow("base:allocation"),
+        MetaContextQuery::wide("x-zone:kind"),
+        MetaContextQuery::narrow("base:allocation"),
     ];
-    let mut plan = plan("disk");
-    plan.contexts = &wanted;
+    let config = Config::new("disk").contexts(&wanted);
     let structured = format!(
         r#"{GREETED}{NO_EXTENDED}{STRUCTURED}
         C: opt SET_META_CONTEXT 4:32 "disk" 1:32 15:32 "base:allocation"
@@ -432,33 +448,32 @@ fn contexts_out_of_reach() {
         E: Context {{ wanted: Some(1), id: ContextId(1), name: "base:allocation" }}
         {GO}{GRANTED}"#
     );
-    by_plan(plan, &structured);
-    let connected = connect(plan, &structured);
-    assert_eq!(connected.out_of_reach().collect::<Vec<_>>(), [0]);
+    automatic(config, &structured);
+    let connected = connect(config, &structured);
+    assert_eq!(connected.unsupported_contexts().collect::<Vec<_>>(), [0]);
     assert_eq!(connected.agreed().contexts.len(), 1);
 
     let simple = [GREETED, NO_EXTENDED, NO_STRUCTURED, GO, GRANTED].concat();
-    by_plan(plan, &simple);
-    let connected = connect(plan, &simple);
-    assert_eq!(connected.out_of_reach().collect::<Vec<_>>(), [0, 1]);
+    automatic(config, &simple);
+    let connected = connect(config, &simple);
+    assert_eq!(connected.unsupported_contexts().collect::<Vec<_>>(), [0, 1]);
 
-    // Nothing is left to ask for, so nothing is asked.
-    plan.contexts = &wanted[..1];
+    // No context is left to ask for.
+    let config = config.contexts(&wanted[..1]);
     let nothing = [GREETED, NO_EXTENDED, STRUCTURED, GO, GRANTED].concat();
-    by_plan(plan, &nothing);
+    automatic(config, &nothing);
     let extended = [GREETED, EXTENDED].concat();
-    assert_eq!(connect(plan, &extended).out_of_reach().count(), 0);
+    assert_eq!(connect(config, &extended).unsupported_contexts().count(), 0);
 }
 
-/// Fewer than wanted, others than wanted, none, an error: all are good.
+/// Fewer contexts than wanted, others, none, an error: all are accepted.
 #[test]
 fn contexts_granted() {
     let wanted = [
-        ContextQuery::narrow("base:allocation"),
-        ContextQuery::narrow("qemu:dirty-bitmap:"),
+        MetaContextQuery::narrow("base:allocation"),
+        MetaContextQuery::narrow("qemu:dirty-bitmap:"),
     ];
-    let mut plan = plan("");
-    plan.contexts = &wanted;
+    let config = Config::new("").contexts(&wanted);
     let ask = r#"
         C: opt SET_META_CONTEXT 0:32 2:32 15:32 "base:allocation" 18:32 "qemu:dirty-bitmap:"
     "#;
@@ -479,10 +494,10 @@ fn contexts_granted() {
     "#;
     for (answer, ids) in [(wildcard, vec![4, 5]), (none, vec![]), (error, vec![])] {
         let transcript = [GREETED, EXTENDED, ask, answer, go, GRANTED].concat();
-        let agreed = reaches(plan, &transcript);
+        let agreed = reaches(config, &transcript);
         let contexts: Vec<_> = agreed.contexts.iter().collect();
         assert_eq!(contexts.iter().map(|c| c.id.0).collect::<Vec<_>>(), ids);
-        // Of what a wildcard brought nothing is known.
+        // The width of what a wildcard selected is unknown.
         let width = |id: u32| {
             agreed
                 .contexts
@@ -490,42 +505,38 @@ fn contexts_granted() {
                 .map(|at| contexts[at].width)
         };
         if !ids.is_empty() {
-            assert_eq!(width(4), Some(Width::Wide));
-            assert_eq!(width(5), Some(Width::Narrow));
+            assert_eq!(width(4), Some(StatusWidth::Wide));
+            assert_eq!(width(5), Some(StatusWidth::Narrow));
         }
     }
 }
 
-/// Plans that cannot be sent.
+/// Configurations that cannot be sent.
 #[test]
-fn impossible_plans() {
+fn impossible_configurations() {
     let long = "n".repeat(4097);
-    let why = |plan: Plan<'_>| Connect::new(plan).map(|_| ()).unwrap_err();
-    assert_eq!(why(Plan::new(&long)), Misuse::Text(TextError::TooLong));
-    assert!(Connect::new(Plan::new(&long[1..])).is_ok());
-    assert_eq!(why(Plan::new("a\0b")), Misuse::Text(TextError::Nul));
-    let queries = [ContextQuery::narrow(&long)];
-    let mut plan = Plan::new("disk");
-    plan.contexts = &queries;
-    assert_eq!(why(plan), Misuse::Text(TextError::TooLong));
-    let many = [ContextQuery::narrow("base:allocation"); 33];
-    plan.contexts = &many;
-    assert_eq!(why(plan), Misuse::TooManyContexts);
-    plan.contexts = &many[..32];
-    assert!(Connect::new(plan).is_ok());
+    let why = |config: Config<'_>| Connector::new(config).map(|_| ()).unwrap_err();
+    assert_eq!(why(Config::new(&long)), Misuse::Text(TextError::TooLong));
+    assert!(Connector::new(Config::new(&long[1..])).is_ok());
+    assert_eq!(why(Config::new("a\0b")), Misuse::Text(TextError::Nul));
+    let queries = [MetaContextQuery::narrow(&long)];
+    let with_long_query = Config::new("disk").contexts(&queries);
+    assert_eq!(why(with_long_query), Misuse::Text(TextError::TooLong));
+    let many = [MetaContextQuery::narrow("base:allocation"); 33];
+    let config = Config::new("disk");
+    assert_eq!(why(config.contexts(&many)), Misuse::TooManyContexts);
+    assert!(Connector::new(config.contexts(&many[..32])).is_ok());
 }
 
-/// A buffer of 256 bytes is enough for all of it, where names are short.
+/// A buffer of 256 bytes is enough for the whole handshake, where names are
+/// short.
 #[test]
 fn a_small_receive_buffer() {
-    let wanted = [ContextQuery::narrow("base:allocation")];
-    let mut plan = Plan::new("disk");
-    plan.contexts = &wanted;
-    plan.describe = true;
-    plan.limits = Limits::default();
-    plan.limits.option_data = 236;
-    by_plan(
-        plan,
+    let wanted = [MetaContextQuery::narrow("base:allocation")];
+    let config = Config::new("disk").contexts(&wanted).describe(true);
+    let limits = Limits::for_buffer(256);
+    play(
+        || Automatic::with_limits(config, limits),
         &format!(
             r#"{GREETED}{EXTENDED}
             C: opt SET_META_CONTEXT 4:32 "disk" 1:32 15:32 "base:allocation"
@@ -533,7 +544,7 @@ fn a_small_receive_buffer() {
             S: rep SET_META_CONTEXT ACK
             E: Context {{ wanted: Some(0), id: ContextId(1), name: "base:allocation" }}
             C: opt GO 4:32 "disk" 3:16 BLOCK_SIZE:16 NAME:16 DESCRIPTION:16
-            S: rep GO INFO DESCRIPTION:16 64*4096 // skipped
+            S: rep GO INFO DESCRIPTION:16 64*4096 // discarded
             S: rep GO INFO NAME:16 "disk"
             E: Info(Name("disk"))
             {GRANTED}"#

@@ -1,10 +1,11 @@
-//! Errors that a server reports: they are events, and the reply runs on to its
-//! end.
+//! Errors that a server reports: they are events, and the reply continues to
+//! its end.
 
 use nbd_codec::Framing::{self, Extended, Simple, Structured};
+use nbd_codec::Limits;
 use nbd_codec::wire::number::ErrorValue;
 
-use super::machines::{Sending, export, small, transmission, with_contexts};
+use super::machines::{Client, export, transmission, with_contexts};
 use super::transcript::play;
 
 const CHUNKED: [Framing; 2] = [Structured, Extended];
@@ -15,9 +16,10 @@ fn write(transcript: &str) {
     }
 }
 
-/// After an error chunk the reply still runs to DONE; the first error counts.
+/// After an error chunk the reply continues to DONE; the first error is the
+/// result.
 #[test]
-fn runs_to_done() {
+fn the_reply_continues_to_done() {
     write(
         r#"
         S: chunk ERROR #0 EIO:32 2:16 "hm"
@@ -35,10 +37,10 @@ fn runs_to_done() {
     );
 }
 
-/// A reply that began with chunks does not end with a simple one, which could
-/// take an error back.
+/// A reply that began with chunks cannot end with a simple reply: its success
+/// would hide the error.
 #[test]
-fn a_simple_reply_does_not_undo_an_error() {
+fn a_simple_reply_does_not_hide_an_error() {
     transmission(
         export(Structured),
         r#"
@@ -61,8 +63,8 @@ fn a_simple_reply_does_not_undo_an_error() {
     );
 }
 
-/// Where an error may lie: within the request. Commands without a range have
-/// no place for one, and fail all the same.
+/// The offset of an error is within the request. Commands without a range
+/// accept any offset, and fail all the same.
 #[test]
 fn offsets() {
     for offset in [4096, 5119] {
@@ -98,8 +100,7 @@ fn offsets() {
     }
 }
 
-/// Error chunks nobody knows are errors; what stands behind the message is
-/// passed over.
+/// Unknown error chunks are errors; what follows the message is discarded.
 #[test]
 fn unknown_error_chunks() {
     for kind in ["0x8003", "0xffff", "0x8000"] {
@@ -117,7 +118,7 @@ fn unknown_error_chunks() {
             .replace("S: last NONE #1\n", ""),
         );
     }
-    // Known ones may have more than is known, too.
+    // Known types may have bytes after the message, too.
     write(
         r#"
         S: chunk ERROR #0 EIO:32 1:16 "x" 01*70
@@ -129,7 +130,7 @@ fn unknown_error_chunks() {
     );
 }
 
-/// Lengths that no error chunk has.
+/// Lengths that an error chunk cannot have.
 #[test]
 fn impossible_lengths() {
     for (kind, length, name) in [
@@ -173,50 +174,56 @@ fn impossible_lengths() {
     );
 }
 
-/// Messages that the caller has no room for are skipped; the rest of the
-/// chunk is not.
+/// Messages longer than the limit are discarded; the error and its offset are
+/// not.
 #[test]
 fn long_messages() {
     write(
         r#"
         S: chunk ERROR #0 EIO:32 18:16 78*18
-        S: chunk ERROR #0 EIO:32 19:16 78*19
+        S: chunk ERROR #0 EIO:32 57:16 78*57
         S: chunk ERROR_OFFSET #0 EIO:32 4096:16 78*4096 4100:64
         S: chunk ERROR_OFFSET #0 EIO:32 100:16 78*100 4101:64 ff*90
         S: last 0x8003 #0 EIO:32 5000:16 78*5000 ff*3
         E: #0 error NBD_EIO "xxxxxxxxxxxxxxxxxx"
-        E: #0 error NBD_EIO skipped
-        E: #0 error NBD_EIO @4100 skipped
-        E: #0 error NBD_EIO @4101 skipped
-        E: #0 error NBD_EIO skipped
+        E: #0 error NBD_EIO discarded
+        E: #0 error NBD_EIO @4100 discarded
+        E: #0 error NBD_EIO @4101 discarded
+        E: #0 error NBD_EIO discarded
         E: #0 done NBD_EIO
         "#,
     );
+    // The longest message for a buffer of 64 bytes, with its offset.
+    write(&format!(
+        r#"
+        S: last ERROR_OFFSET #0 EIO:32 56:16 78*56 4100:64
+        E: #0 error NBD_EIO @4100 "{}"
+        E: #0 done NBD_EIO
+        "#,
+        "x".repeat(56)
+    ));
     write("S: chunk ERROR_OFFSET #0 EIO:32 100:16 78*100 0:64\n! Violation(OutOfBounds(#0))");
-    // With more room, more is delivered.
+    // A larger limit.
     for framing in CHUNKED {
-        let start = || Sending {
-            buffer: 256,
-            ..Sending::new(export(framing), small())
-        };
+        let start = || Client::with_limits(export(framing), Limits::for_buffer(256));
         let transcript = format!(
             r#"
             C: FLUSH
-            S: last ERROR #0 EIO:32 210:16 78*210
+            S: last ERROR #0 EIO:32 248:16 78*248
             E: #0 error NBD_EIO "{}"
             E: #0 done NBD_EIO
             "#,
-            "x".repeat(210)
+            "x".repeat(248)
         );
         play(start, &transcript);
     }
 }
 
-/// Numbers that the specification does not define are passed on as they are;
-/// acted on, they are EINVAL.
+/// Error numbers that the specification does not define are reported as they
+/// are; `or_invalid` makes them EINVAL.
 #[test]
 fn unexpected_numbers() {
-    for (number, name, acted_on) in [
+    for (number, name, valid) in [
         (2_u32, "ErrorValue(0x2)", ErrorValue::EINVAL),
         (122, "ErrorValue(0x7a)", ErrorValue::EINVAL),
         (u32::MAX, "ErrorValue(0xffffffff)", ErrorValue::EINVAL),
@@ -233,12 +240,12 @@ fn unexpected_numbers() {
             E: #0 done {name}
             "#
         ));
-        assert_eq!(ErrorValue(number).or_invalid(), acted_on);
+        assert_eq!(ErrorValue(number).or_invalid(), valid);
     }
 }
 
-/// A server that shuts down says so, and what is in flight still ends; the
-/// client says goodbye.
+/// A server that shuts down fails the commands in flight with ESHUTDOWN; the
+/// client then disconnects.
 #[test]
 fn shutdown() {
     transmission(
@@ -256,7 +263,7 @@ fn shutdown() {
     );
 }
 
-/// Texts are a peer's: what they contain is shown safely.
+/// Messages are arbitrary bytes: Debug escapes them.
 #[test]
 fn messages_of_any_bytes() {
     write(
@@ -268,7 +275,8 @@ fn messages_of_any_bytes() {
     );
 }
 
-/// Any command can fail, in any framing with chunks, with a place.
+/// Every command with a range can fail at an offset, in both framings with
+/// chunks.
 #[test]
 fn every_command_with_a_range() {
     for framing in CHUNKED {

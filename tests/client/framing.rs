@@ -2,14 +2,16 @@
 
 use nbd_codec::Framing::{Extended, Simple, Structured};
 
+use nbd_codec::wire::number::Cookie;
+
 use super::machines::{export, transmission, with_contexts};
 
 const SIMPLE: &str = "67446698";
 const STRUCTURED: &str = "668e33ef";
 const EXTENDED: &str = "6e8a278c";
 
-/// A framing that was not agreed on is seen at its four bytes: a client that
-/// waits for a whole header of its own framing might wait for ever.
+/// A framing that was not negotiated is detected by its four bytes of magic: a
+/// client that waits for a whole header of its own framing might never get it.
 #[test]
 fn another_framing() {
     for (framing, magic) in [
@@ -28,9 +30,9 @@ fn another_framing() {
     }
 }
 
-/// Bytes that no reply begins with, at the first one.
+/// Bytes that no reply begins with are detected at the first one.
 #[test]
-fn no_reply() {
+fn unknown_magic() {
     for framing in [Simple, Structured, Extended] {
         for magic in ["00", "6600", "67446699", "668e33ee", "6e8a278d", "25609513"] {
             let transcript =
@@ -40,8 +42,8 @@ fn no_reply() {
     }
 }
 
-/// A reply for a command that was never sent, that is completed, or whose
-/// slot is in use again.
+/// A reply to a command that was never sent, that is complete, or whose slot
+/// has been used again.
 #[test]
 fn unknown_cookies() {
     for (framing, ok) in [
@@ -53,7 +55,7 @@ fn unknown_cookies() {
             let cookie = cookie.replace("2^32+1", "0x100000001");
             let transcript = format!("C: FLUSH\nS: {ok} {cookie}");
             let number = super::script::number(cookie.split_once(':').unwrap().0);
-            let error = format!("\n! Violation(UnknownCookie(Cookie({number})))");
+            let error = format!("\n! Violation(UnknownCookie({:?}))", Cookie(number));
             transmission(export(framing), &(transcript + &error));
         }
         transmission(
@@ -88,26 +90,29 @@ fn unknown_cookies() {
     );
     transmission(
         export(Extended),
-        "C: FLUSH\nS: chunk ERROR 7:64 off=0\n! Violation(UnknownCookie(Cookie(7)))",
+        &format!(
+            "C: FLUSH\nS: chunk ERROR 7:64 off=0\n! Violation(UnknownCookie({:?}))",
+            Cookie(7),
+        ),
     );
 }
 
-/// Nothing is in flight: nothing is due.
+/// A reply while nothing is in flight.
 #[test]
-fn replies_to_nothing() {
+fn replies_without_a_command() {
     for (framing, reply) in [
         (Simple, "simple OK 0:64"),
         (Structured, "simple OK 0:64"),
         (Structured, "last NONE 0:64"),
         (Extended, "last NONE 0:64 off=0"),
     ] {
-        let error = "! Violation(UnknownCookie(Cookie(0)))";
+        let error = format!("! Violation(UnknownCookie({:?}))", Cookie(0));
         transmission(export(framing), &format!("S: {reply}\n{error}"));
     }
 }
 
 /// An extended header repeats the offset of the request, whatever its payload
-/// is about.
+/// is.
 #[test]
 fn offsets() {
     for chunk in [
@@ -141,9 +146,9 @@ fn offsets() {
     );
 }
 
-/// Simple replies where a payload is due.
+/// Simple replies where a payload must be in chunks.
 #[test]
-fn simple_replies_where_chunks_are_due() {
+fn simple_replies_where_chunks_are_required() {
     for error in ["OK", "EIO"] {
         transmission(
             export(Structured),
@@ -156,9 +161,9 @@ fn simple_replies_where_chunks_are_due() {
     );
 }
 
-/// Chunks that are no answer to the command.
+/// Chunk types that the command does not have.
 #[test]
-fn chunks_that_do_not_fit() {
+fn chunks_of_other_commands() {
     for framing in [Structured, Extended] {
         let status = match framing {
             Extended => "BLOCK_STATUS_EXT",
@@ -204,7 +209,7 @@ fn chunks_that_do_not_fit() {
                 _ => "0 512",
             };
             for chunk in chunks {
-                // Whatever it holds; also what a read would be answered with.
+                // With any payload, even the one of a read.
                 for body in ["len=100", "0:64 00*512"] {
                     let transcript = format!(
                         r#"

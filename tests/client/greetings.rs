@@ -1,34 +1,25 @@
 //! Greetings, client flags, and `EXPORT_NAME`.
 
-use nbd_codec::client::handshake::{Event, Handshake};
+use nbd_codec::client::{Config, Handshake, HandshakeEvent};
+use nbd_codec::wire::flags::ClientFlags;
 use nbd_codec::wire::number::OptionType;
-use nbd_codec::{Error, Framing, Misuse, Need, Negotiated, Style};
+use nbd_codec::wire::option::OptionRequest as O;
+use nbd_codec::{Error, Framing, HandshakeStyle, Misuse, Negotiated, Step};
 
-use super::machines::{ByHand, Bytes, by_hand, small, tiny};
+use super::machines::{Bytes, LIMITS, Manual, manual};
 use super::script::{self, NoCommands};
-use super::transcript::Machine;
+use super::transcript::{Machine, once};
 
-/// Plays lines once, whole; returns what was agreed on.
-pub(crate) fn agreed(mut by_hand: ByHand, lines: &str) -> Negotiated {
-    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let (who, what) = line.split_once(' ').unwrap();
-        match who {
-            "C:" => by_hand.client(what),
-            "S:" => {
-                let bytes = script::server(what, &NoCommands);
-                let mut input = bytes.as_slice();
-                while by_hand.receive(&mut input).unwrap().is_some() {}
-                assert!(input.is_empty());
-            }
-            _ => panic!("{line:?}"),
-        }
-    }
-    by_hand.handshake.into_negotiated().unwrap()
+/// Plays a manual handshake once, whole; returns what was negotiated.
+pub(crate) fn negotiated(transcript: &str) -> Negotiated {
+    let mut manual = Manual::new(Config::new(""));
+    once(&mut manual, transcript);
+    manual.handshake.into_negotiated().unwrap()
 }
 
 #[test]
 fn oldstyle() {
-    by_hand(
+    manual(
         r#"
         S: "NBDMAGIC" 00004202_81861253 2^63-1:64 0:16 1:16 00*124
         E: Greeting(Oldstyle(OldstyleGreeting { size: 9223372036854775807, handshake_flags: HandshakeFlags(0x0), flags: TransmissionFlags(HAS_FLAGS) }))
@@ -37,7 +28,7 @@ fn oldstyle() {
     );
 }
 
-/// A size is 64 bits from end to end.
+/// A size has 64 bits.
 #[test]
 fn oldstyle_sizes() {
     for (word, size) in [
@@ -47,20 +38,20 @@ fn oldstyle_sizes() {
         ("2^64-1", u64::MAX),
     ] {
         let line = format!(r#"S: "NBDMAGIC" 00004202_81861253 {word}:64 0:16 3:16 00*124"#);
-        let agreed = agreed(ByHand::new(false, tiny()), &line);
+        let agreed = negotiated(&line);
         assert_eq!(agreed.size, size);
         assert_eq!(agreed.flags.0, 3);
-        assert_eq!(agreed.style, Style::Oldstyle);
+        assert_eq!(agreed.style, HandshakeStyle::Oldstyle);
         assert_eq!(agreed.framing, Framing::Simple);
         assert!(!agreed.tls && agreed.contexts.is_empty() && agreed.block_sizes.is_none());
     }
 }
 
-/// The zeroes are reserved: what they are is not looked at. What follows them
-/// belongs to the transmission.
+/// The reserved bytes are not checked. What follows them belongs to the
+/// transmission phase.
 #[test]
 fn oldstyle_reserved_bytes_and_what_follows() {
-    by_hand(
+    manual(
         r#"
         S: "NBDMAGIC" 00004202_81861253 4096:64 0:16 1:16 a5*124
         S: 67446698 0:32 0:64
@@ -70,16 +61,16 @@ fn oldstyle_reserved_bytes_and_what_follows() {
     );
 }
 
-/// Client flags; whether zeroes follow.
+/// Whether zeroes follow depends on the client flags.
 #[test]
 fn export_name_with_and_without_zeroes() {
     for (offered, wanted, style, zeroes) in [
-        (0, 0, Style::Newstyle, true),
-        (1, 1, Style::FixedNewstyle, true),
-        (2, 2, Style::Newstyle, false),
-        (3, 3, Style::FixedNewstyle, false),
-        (3, 1, Style::FixedNewstyle, true),
-        (3, 0, Style::Newstyle, true),
+        (0, 0, HandshakeStyle::Newstyle, true),
+        (1, 1, HandshakeStyle::FixedNewstyle, true),
+        (2, 2, HandshakeStyle::Newstyle, false),
+        (3, 3, HandshakeStyle::FixedNewstyle, false),
+        (3, 1, HandshakeStyle::FixedNewstyle, true),
+        (3, 0, HandshakeStyle::Newstyle, true),
     ] {
         let zeroes = if zeroes { "00*124" } else { "" };
         let lines = format!(
@@ -90,7 +81,7 @@ fn export_name_with_and_without_zeroes() {
             S: 2^64-1:64 5:16 {zeroes}
             "#
         );
-        let agreed = agreed(ByHand::new(false, tiny()), &lines);
+        let agreed = negotiated(&lines);
         assert_eq!((agreed.style, agreed.size), (style, u64::MAX));
         assert_eq!(agreed.flags.0, 5);
         assert_eq!(agreed.framing, Framing::Simple);
@@ -99,7 +90,7 @@ fn export_name_with_and_without_zeroes() {
 
 #[test]
 fn export_name_in_pieces() {
-    by_hand(
+    manual(
         r#"
         S: "NBDMAGIC" "IHAVEOPT" 0:16
         E: Greeting(Newstyle(NewstyleGreeting { flags: HandshakeFlags(0x0) }))
@@ -109,7 +100,7 @@ fn export_name_in_pieces() {
         E: Ready
         "#,
     );
-    by_hand(
+    manual(
         r#"
         S: "NBDMAGIC" "IHAVEOPT" 3:16
         E: Greeting(Newstyle(NewstyleGreeting { flags: HandshakeFlags(FIXED_NEWSTYLE | NO_ZEROES) }))
@@ -121,21 +112,16 @@ fn export_name_in_pieces() {
     );
 }
 
-/// Flags that the server does not have are not claimed; unknown ones are kept
-/// for the caller to see.
+/// The client sends no flag that the server did not offer, and none that is
+/// unknown.
 #[test]
 fn client_flags_are_what_both_can_do() {
-    use nbd_codec::wire::flags::ClientFlags;
     for (offered, wanted, sent) in [(0, 3, 0), (1, 3, 1), (2, 3, 2), (3, 3, 3), (0xffff, 3, 3)] {
-        let mut hand = ByHand::new(false, small());
-        let greeting = script::server(
-            &format!(r#""NBDMAGIC" "IHAVEOPT" {offered}:16"#),
-            &NoCommands,
-        );
-        let event = hand.receive(&mut greeting.as_slice()).unwrap();
-        assert!(event.is_some());
+        let mut manual = Manual::new(Config::new(""));
+        let greeting = format!(r#"S: "NBDMAGIC" "IHAVEOPT" {offered}:16"#);
+        once(&mut manual, &greeting);
         let mut sink = Bytes::default();
-        let written = hand
+        let written = manual
             .handshake
             .send_client_flags(ClientFlags(wanted), &mut sink);
         assert_eq!(written, Ok(4));
@@ -143,9 +129,9 @@ fn client_flags_are_what_both_can_do() {
     }
 }
 
-/// Bytes that are no greeting, at the first wrong byte.
+/// Bytes that are no greeting are detected at the first wrong byte.
 #[test]
-fn no_greeting() {
+fn unknown_greeting() {
     for line in [
         r#"S: "SSH-2.0-""#,
         r#"S: "NBDMAGID""#,
@@ -153,14 +139,15 @@ fn no_greeting() {
         r#"S: "NBDMAGIC" 00004202_81861254"#,
     ] {
         let error = r#"! Decode(Magic { message: "greeting" })"#;
-        by_hand(&format!("{line}\n{error}"));
+        manual(&format!("{line}\n{error}"));
     }
 }
 
-/// A server says nothing before the client has spoken.
+/// A server sends nothing before the client has replied to the greeting, and
+/// nothing between options.
 #[test]
 fn unsolicited_bytes() {
-    by_hand(
+    manual(
         r#"
         S: "NBDMAGIC" "IHAVEOPT" 3:16
         S: 00
@@ -168,7 +155,7 @@ fn unsolicited_bytes() {
         ! Violation(Unsolicited)
         "#,
     );
-    by_hand(
+    manual(
         r#"
         S: "NBDMAGIC" "IHAVEOPT" 3:16
         E: Greeting(Newstyle(NewstyleGreeting { flags: HandshakeFlags(FIXED_NEWSTYLE | NO_ZEROES) }))
@@ -179,14 +166,11 @@ fn unsolicited_bytes() {
     );
 }
 
-/// Without fixed newstyle there is one option.
+/// Without fixed newstyle EXPORT_NAME is the only option.
 #[test]
 fn options_that_need_fixed_newstyle() {
-    use nbd_codec::wire::option::OptionRequest as O;
-    let mut hand = ByHand::new(false, tiny());
-    let greeting = script::server(r#""NBDMAGIC" "IHAVEOPT" 2:16"#, &NoCommands);
-    assert!(hand.receive(&mut greeting.as_slice()).unwrap().is_some());
-    hand.client("flags 2");
+    let mut manual = Manual::new(Config::new(""));
+    once(&mut manual, "S: \"NBDMAGIC\" \"IHAVEOPT\" 2:16\nC: flags 2");
     let refused = [
         (O::List, OptionType::LIST),
         (O::Abort, OptionType::ABORT),
@@ -196,18 +180,18 @@ fn options_that_need_fixed_newstyle() {
     ];
     for (request, option) in refused {
         let mut sink = Bytes::default();
-        let result = hand.handshake.send(&request, &mut sink);
+        let result = manual.handshake.send(&request, &mut sink);
         assert_eq!(result, Err(Misuse::NotFixed(option)));
         assert!(sink.0.is_empty());
     }
-    hand.client(r#"opt EXPORT_NAME "disk""#);
-    assert_eq!(hand.end_of_input(), Err(Error::Closed));
+    once(&mut manual, r#"C: opt EXPORT_NAME "disk""#);
+    let during = Error::ClosedDuring(OptionType::EXPORT_NAME);
+    assert_eq!(manual.end_of_input(), Err(during));
 }
 
-/// What a reader does that reads exactly what is needed, once more without the
-/// driver of the transcripts.
+/// The loop of a driver that reads exactly what each step asks for, written out.
 #[test]
-fn exact_reads_by_hand() {
+fn exact_reads() {
     let stream: Vec<u8> = [
         r#""NBDMAGIC" 00004202_81861253 2^64-1:64 0:16 3:16 00*124"#,
         r#""more""#,
@@ -215,20 +199,23 @@ fn exact_reads_by_hand() {
     .iter()
     .flat_map(|line| script::server(line, &NoCommands))
     .collect();
-    let mut handshake = Handshake::new(false, small());
+    let mut handshake = Handshake::new(&Config::new("").limits(LIMITS));
     let (mut buffer, mut at, mut ready) = (Vec::new(), 0, false);
-    while !ready {
-        let Need::Header(n) = handshake.need() else {
-            panic!("{:?}", handshake.need());
-        };
-        assert!(n > buffer.len(), "a reader would hang");
-        at += n - buffer.len();
-        buffer = stream[at - n..at].to_vec();
+    loop {
         let mut input = buffer.as_slice();
-        while let Some(event) = handshake.receive(&mut input).unwrap() {
-            ready |= event == Event::Ready;
+        match handshake.receive(&mut input).unwrap() {
+            Step::Event(event) => ready |= event == HandshakeEvent::Ready,
+            Step::Read(n) => {
+                let held = input.len();
+                buffer = stream[at - held..at + n.get()].to_vec();
+                at += n.get();
+                continue;
+            }
+            Step::Finished => break,
+            other => panic!("{:?}", other.unexpected()),
         }
         buffer = input.to_vec();
     }
+    assert!(ready && buffer.is_empty());
     assert_eq!(&stream[at..], b"more");
 }

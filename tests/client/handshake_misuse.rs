@@ -1,7 +1,6 @@
-//! What a handshake refuses to send, and that nothing has changed then.
+//! What a handshake refuses to send; a refused call changes nothing.
 
-use nbd_codec::client::connect::{Connect, Plan};
-use nbd_codec::client::handshake::ContextQuery;
+use nbd_codec::client::{Config, Connector, MetaContextQuery};
 use nbd_codec::wire::EncodeError;
 use nbd_codec::wire::flags::ClientFlags;
 use nbd_codec::wire::number::{InfoType, OptionType};
@@ -9,43 +8,44 @@ use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest as 
 use nbd_codec::wire::text::{Text, TextError};
 use nbd_codec::{Error, Misuse};
 
-use super::machines::{ByHand, Bytes, small};
-use super::script::{self, NoCommands};
-use super::transcript::Machine;
+use super::machines::{Bytes, Manual};
+use super::script;
+use super::transcript::{Machine, once};
 
 const GREETING: &str = r#""NBDMAGIC" "IHAVEOPT" 3:16"#;
 
-fn say(hand: &mut ByHand, line: &str) {
-    let bytes = script::server(line, &NoCommands);
-    let mut input = bytes.as_slice();
-    while hand.receive(&mut input).unwrap().is_some() {}
-    assert!(input.is_empty());
+/// What the client sends.
+fn client(manual: &mut Manual, line: &str) {
+    once(manual, &format!("C: {line}"));
 }
 
-/// Behind the client flags, and behind some options that were accepted.
-fn negotiating(require_tls: bool, accepted: &[&str]) -> ByHand {
-    let mut hand = ByHand::new(require_tls, small());
-    say(&mut hand, GREETING);
-    hand.client("flags 3");
+/// What the server sends.
+fn server(manual: &mut Manual, line: &str) {
+    once(manual, &format!("S: {line}"));
+}
+
+/// After the client flags, and after options that were accepted.
+fn negotiating(config: Config<'_>, accepted: &[&str]) -> Manual {
+    let mut manual = Manual::greeted(config);
     for option in accepted {
-        hand.client(&format!("opt {option}"));
-        say(&mut hand, &format!("rep {option} ACK"));
+        client(&mut manual, &format!("opt {option}"));
+        server(&mut manual, &format!("rep {option} ACK"));
     }
-    hand
+    manual
 }
 
-/// The state as far as it can be seen.
-fn state(hand: &ByHand) -> String {
-    format!("{:?}", hand.handshake)
+/// The whole state, by its `Debug`.
+fn state(manual: &Manual) -> String {
+    format!("{:?}", manual.handshake)
 }
 
 #[track_caller]
-fn refused(hand: &mut ByHand, request: O<'_>, misuse: Misuse) {
-    let before = state(hand);
+fn refused(manual: &mut Manual, request: O<'_>, misuse: Misuse) {
+    let before = state(manual);
     let mut sink = Bytes::default();
-    assert_eq!(hand.handshake.send(&request, &mut sink), Err(misuse));
+    assert_eq!(manual.handshake.send(&request, &mut sink), Err(misuse));
     assert!(sink.0.is_empty(), "something was written");
-    assert_eq!(state(hand), before, "something has changed");
+    assert_eq!(state(manual), before, "something has changed");
 }
 
 fn info(export: &[u8]) -> InfoRequest<'_> {
@@ -64,31 +64,31 @@ fn contexts<'a>(export: &'a str, queries: &'a [&'a str]) -> MetaContextRequest<'
 
 #[test]
 fn before_the_greeting_and_before_the_flags() {
-    let mut hand = ByHand::new(false, small());
-    let early = Misuse::State("an option is sent when the one before is answered");
-    refused(&mut hand, O::List, early);
-    let flags = Misuse::State("the client's flags answer a greeting");
+    let mut manual = Manual::new(Config::new(""));
+    let early = Misuse::State("the option before has not been replied to");
+    refused(&mut manual, O::List, early);
+    let flags = Misuse::State("client flags follow a newstyle greeting");
     let mut sink = Bytes::default();
-    let result = hand
+    let result = manual
         .handshake
         .send_client_flags(ClientFlags::KNOWN, &mut sink);
     assert_eq!(result, Err(flags));
-    say(&mut hand, GREETING);
-    refused(&mut hand, O::List, early);
-    let before = state(&hand);
+    server(&mut manual, GREETING);
+    refused(&mut manual, O::List, early);
+    let before = state(&manual);
     let mut room = [0; 3];
-    let result = hand
+    let result = manual
         .handshake
         .send_client_flags(ClientFlags::KNOWN, &mut room.as_mut_slice());
     assert_eq!(result, Err(EncodeError::NoRoom { needed: 4 }.into()));
     assert_eq!(room, [0; 3]);
-    assert_eq!(state(&hand), before);
+    assert_eq!(state(&manual), before);
     let mut room = [0; 4];
-    let result = hand
+    let result = manual
         .handshake
         .send_client_flags(ClientFlags::KNOWN, &mut room.as_mut_slice());
     assert_eq!((result, room), (Ok(4), [0, 0, 0, 3]));
-    let result = hand
+    let result = manual
         .handshake
         .send_client_flags(ClientFlags::KNOWN, &mut sink);
     assert_eq!(result, Err(flags));
@@ -97,35 +97,35 @@ fn before_the_greeting_and_before_the_flags() {
 
 #[test]
 fn one_option_at_a_time() {
-    let mut hand = negotiating(false, &[]);
-    hand.client("opt LIST");
-    let busy = Misuse::State("an option is sent when the one before is answered");
-    refused(&mut hand, O::List, busy);
-    refused(&mut hand, O::Abort, busy);
-    say(&mut hand, r#"rep LIST SERVER 1:32 "a""#);
-    refused(&mut hand, O::List, busy);
-    say(&mut hand, "rep LIST ACK");
-    hand.client("opt LIST");
+    let mut manual = negotiating(Config::new(""), &[]);
+    client(&mut manual, "opt LIST");
+    let busy = Misuse::State("the option before has not been replied to");
+    refused(&mut manual, O::List, busy);
+    refused(&mut manual, O::Abort, busy);
+    server(&mut manual, r#"rep LIST SERVER 1:32 "a""#);
+    refused(&mut manual, O::List, busy);
+    server(&mut manual, "rep LIST ACK");
+    client(&mut manual, "opt LIST");
 }
 
 #[test]
 fn after_the_end() {
-    let over = Misuse::State("an option is sent when the one before is answered");
-    let mut hand = negotiating(false, &["ABORT"]);
-    refused(&mut hand, O::List, over);
-    let mut hand = negotiating(false, &[]);
-    hand.client("opt GO 0:32 0:16");
-    say(&mut hand, "rep GO INFO EXPORT:16 1M:64 1:16");
-    say(&mut hand, "rep GO ACK");
-    refused(&mut hand, O::List, over);
-    let mut hand = negotiating(false, &[]);
-    assert_eq!(hand.end_of_input(), Err(Error::Closed));
-    refused(&mut hand, O::List, Misuse::Failed(Error::Closed));
+    let over = Misuse::State("the option before has not been replied to");
+    let mut manual = negotiating(Config::new(""), &["ABORT"]);
+    refused(&mut manual, O::List, over);
+    let mut manual = negotiating(Config::new(""), &[]);
+    client(&mut manual, "opt GO 0:32 0:16");
+    server(&mut manual, "rep GO INFO EXPORT:16 1M:64 1:16");
+    server(&mut manual, "rep GO ACK");
+    refused(&mut manual, O::List, over);
+    let mut manual = negotiating(Config::new(""), &[]);
+    assert_eq!(manual.end_of_input(), Err(Error::Closed));
+    refused(&mut manual, O::List, Misuse::Failed(Error::Closed));
 }
 
 #[test]
-fn names_that_cannot_be() {
-    let mut hand = negotiating(false, &["STRUCTURED_REPLY"]);
+fn impossible_names() {
+    let mut manual = negotiating(Config::new(""), &["STRUCTURED_REPLY"]);
     let long = [b'n'; 4097];
     let long_text = str::from_utf8(&long).unwrap();
     for (name, why) in [
@@ -134,136 +134,141 @@ fn names_that_cannot_be() {
         (b"\xff", TextError::Utf8),
     ] {
         let bad = Misuse::Text(why);
-        refused(&mut hand, O::ExportName(name.into()), bad);
-        refused(&mut hand, O::Info(info(name)), bad);
-        refused(&mut hand, O::Go(info(name)), bad);
+        refused(&mut manual, O::ExportName(name.into()), bad);
+        refused(&mut manual, O::Info(info(name)), bad);
+        refused(&mut manual, O::Go(info(name)), bad);
         let request = MetaContextRequest {
             export: Text::new(name),
             queries: Queries::NONE,
         };
-        refused(&mut hand, O::ListMetaContext(request), bad);
-        refused(&mut hand, O::SetMetaContext(request), bad);
+        refused(&mut manual, O::ListMetaContext(request), bad);
+        refused(&mut manual, O::SetMetaContext(request), bad);
     }
     for (query, why) in [(long_text, TextError::TooLong), ("a\0b", TextError::Nul)] {
         let queries = [query];
         let request = contexts("disk", &queries);
-        refused(&mut hand, O::SetMetaContext(request), Misuse::Text(why));
-        refused(&mut hand, O::ListMetaContext(request), Misuse::Text(why));
+        refused(&mut manual, O::SetMetaContext(request), Misuse::Text(why));
+        refused(&mut manual, O::ListMetaContext(request), Misuse::Text(why));
         let mut sink = Bytes::default();
-        let asked = [ContextQuery::narrow(query)];
-        let result = hand.handshake.select("disk".into(), &asked, &mut sink);
+        let asked = [MetaContextQuery::narrow(query)];
+        let result = manual
+            .handshake
+            .set_meta_contexts("disk".into(), &asked, &mut sink);
         assert_eq!(result, Err(Misuse::Text(why)));
         assert!(sink.0.is_empty());
     }
-    // The longest name is none too long.
+    // The longest name.
     let name = [b'n'; 4096];
     let mut sink = Bytes::default();
-    let written = hand
+    let written = manual
         .handshake
         .send(&O::ExportName(Text::new(&name)), &mut sink);
     assert_eq!(written, Ok(16 + 4096));
 }
 
 #[test]
-fn options_that_contradict_what_is_agreed() {
-    let mut hand = negotiating(false, &[]);
+fn options_that_contradict_the_framing() {
+    let mut manual = negotiating(Config::new(""), &[]);
     let request = contexts("disk", &["base:allocation"]);
     let needs = Misuse::NeedsChunks(OptionType::SET_META_CONTEXT);
-    refused(&mut hand, O::SetMetaContext(request), needs);
+    refused(&mut manual, O::SetMetaContext(request), needs);
     let needs = Misuse::NeedsChunks(OptionType::LIST_META_CONTEXT);
-    refused(&mut hand, O::ListMetaContext(request), needs);
-    let mut hand = negotiating(false, &["EXTENDED_HEADERS"]);
+    refused(&mut manual, O::ListMetaContext(request), needs);
+    let mut manual = negotiating(Config::new(""), &["EXTENDED_HEADERS"]);
     let name = O::ExportName("disk".into());
-    refused(&mut hand, name, Misuse::ExportNameWithExtended);
+    refused(&mut manual, name, Misuse::ExportNameWithExtended);
     let twice = [InfoType::NAME, InfoType::BLOCK_SIZE, InfoType::NAME];
     let request = InfoRequest {
         export: "disk".into(),
         requests: twice.as_slice().into(),
     };
-    refused(&mut hand, O::Go(request), Misuse::RepeatedInfo);
-    refused(&mut hand, O::Info(request), Misuse::RepeatedInfo);
+    refused(&mut manual, O::Go(request), Misuse::RepeatedInfo);
+    refused(&mut manual, O::Info(request), Misuse::RepeatedInfo);
     let many = ["base:allocation"; 33];
     let request = contexts("disk", &many);
     refused(
-        &mut hand,
+        &mut manual,
         O::SetMetaContext(request),
         Misuse::TooManyContexts,
     );
-    // A list may ask for more than can be selected.
+    // As many as can be selected.
     let mut sink = Bytes::default();
     let request = contexts("disk", &many[..32]);
     assert!(
-        hand.handshake
+        manual
+            .handshake
             .send(&O::SetMetaContext(request), &mut sink)
             .is_ok()
     );
 }
 
-/// A query begins with a namespace and a colon, whoever makes it.
+/// A query begins with a namespace and a colon, in every function that sends
+/// one.
 #[test]
 fn queries_have_a_namespace() {
-    let mut hand = negotiating(false, &["STRUCTURED_REPLY"]);
+    let mut manual = negotiating(Config::new(""), &["STRUCTURED_REPLY"]);
     for query in ["", ":", ":allocation", "allocation", "base.allocation"] {
         let queries = ["base:allocation", query];
         let request = contexts("disk", &queries);
-        refused(&mut hand, O::SetMetaContext(request), Misuse::Query);
-        refused(&mut hand, O::ListMetaContext(request), Misuse::Query);
-        let asked = queries.map(ContextQuery::new);
+        refused(&mut manual, O::SetMetaContext(request), Misuse::Query);
+        refused(&mut manual, O::ListMetaContext(request), Misuse::Query);
+        let asked = queries.map(MetaContextQuery::new);
         let mut sink = Bytes::default();
-        let result = hand.handshake.select("disk".into(), &asked, &mut sink);
+        let result = manual
+            .handshake
+            .set_meta_contexts("disk".into(), &asked, &mut sink);
         assert_eq!(result, Err(Misuse::Query));
         assert!(sink.0.is_empty());
-        let mut plan = Plan::new("disk");
-        plan.contexts = &asked;
-        assert_eq!(Connect::new(plan).err(), Some(Misuse::Query));
+        let config = Config::new("disk").contexts(&asked);
+        assert_eq!(Connector::new(config).err(), Some(Misuse::Query));
     }
-    // What stands behind it is the namespace's own affair.
+    // The namespace defines what follows the colon.
     for query in ["a:", "a::", "base:allocation", "x-disk: a thing"] {
         let mut sink = Bytes::default();
         let queries = [query];
         let request = O::ListMetaContext(contexts("disk", &queries));
-        assert!(hand.handshake.send(&request, &mut sink).is_ok(), "{query}");
-        say(&mut hand, "rep LIST_META_CONTEXT ACK");
-        let mut plan = Plan::new("disk");
-        let asked = [ContextQuery::new(query)];
-        plan.contexts = &asked;
-        assert!(Connect::new(plan).is_ok(), "{query}");
+        assert!(
+            manual.handshake.send(&request, &mut sink).is_ok(),
+            "{query}"
+        );
+        server(&mut manual, "rep LIST_META_CONTEXT ACK");
+        let asked = [MetaContextQuery::new(query)];
+        let config = Config::new("disk").contexts(&asked);
+        assert!(Connector::new(config).is_ok(), "{query}");
     }
 }
 
-/// What was agreed on is not asked for again; what was refused can be.
+/// A framing that was accepted is not asked for again; one that was refused can
+/// be.
 #[test]
-fn a_framing_is_agreed_on_once() {
+fn a_framing_is_negotiated_once() {
     let again = Misuse::State("the framing is agreed on already");
     for (option, request) in [
         ("STRUCTURED_REPLY", O::StructuredReply),
         ("EXTENDED_HEADERS", O::ExtendedHeaders),
     ] {
-        let mut hand = negotiating(false, &[]);
-        hand.client(&format!("opt {option}"));
-        say(&mut hand, &format!("rep {option} ERR_UNSUP"));
-        hand.client(&format!("opt {option}"));
-        say(&mut hand, &format!("rep {option} ACK"));
-        refused(&mut hand, request, again);
-        // Behind STARTTLS nothing is agreed on.
-        hand.client("opt STARTTLS");
-        say(&mut hand, "rep STARTTLS ACK");
-        hand.client("tls established");
-        hand.client(&format!("opt {option}"));
+        let mut manual = negotiating(Config::new(""), &[]);
+        client(&mut manual, &format!("opt {option}"));
+        server(&mut manual, &format!("rep {option} ERR_UNSUP"));
+        client(&mut manual, &format!("opt {option}"));
+        server(&mut manual, &format!("rep {option} ACK"));
+        refused(&mut manual, request, again);
+        // After STARTTLS nothing is negotiated.
+        client(&mut manual, "opt STARTTLS");
+        server(&mut manual, "rep STARTTLS ACK");
+        client(&mut manual, "tls established");
+        client(&mut manual, &format!("opt {option}"));
     }
-    // Which of the two comes first is the caller's choice.
-    negotiating(false, &["STRUCTURED_REPLY", "EXTENDED_HEADERS"]);
-    negotiating(false, &["EXTENDED_HEADERS", "STRUCTURED_REPLY"]);
+    // Either can come first.
+    negotiating(Config::new(""), &["STRUCTURED_REPLY", "EXTENDED_HEADERS"]);
+    negotiating(Config::new(""), &["EXTENDED_HEADERS", "STRUCTURED_REPLY"]);
 }
 
-/// A tester sends what a client should not; what the machine itself depends on
-/// holds for testers too.
+/// A lenient client sends what a client should not; what the state machine
+/// itself depends on is refused all the same.
 #[test]
 fn a_lenient_client() {
-    let mut hand = ByHand::new(false, small());
-    hand.handshake = hand.handshake.lenient();
-    say(&mut hand, GREETING);
-    hand.client("flags 3");
+    let mut manual = negotiating(Config::new("").lenient(true), &[]);
     for line in [
         r#"LIST_META_CONTEXT 4:32 "disk" 1:32 3:32 "all""#,
         "STRUCTURED_REPLY",
@@ -273,75 +278,79 @@ fn a_lenient_client() {
         r#"SET_META_CONTEXT 4:32 "disk" 1:32 1:32 ":""#,
         r#"INFO 4:32 "disk" 2:16 NAME:16 NAME:16"#,
     ] {
-        hand.client(&format!("opt {line}"));
+        client(&mut manual, &format!("opt {line}"));
         let option = line.split(' ').next().unwrap();
         if option == "INFO" {
-            say(&mut hand, "rep INFO INFO EXPORT:16 1M:64 1:16");
+            server(&mut manual, "rep INFO INFO EXPORT:16 1M:64 1:16");
         }
-        say(&mut hand, &format!("rep {option} ACK"));
+        server(&mut manual, &format!("rep {option} ACK"));
     }
     let name = O::ExportName("disk".into());
-    refused(&mut hand, name, Misuse::ExportNameWithExtended);
+    refused(&mut manual, name, Misuse::ExportNameWithExtended);
     let many = ["base:allocation"; 33];
     let many = O::SetMetaContext(contexts("disk", &many));
-    refused(&mut hand, many, Misuse::TooManyContexts);
+    refused(&mut manual, many, Misuse::TooManyContexts);
     let long = O::Go(info(&[b'n'; 4097]));
-    refused(&mut hand, long, Misuse::Text(TextError::TooLong));
-    let mut hand = ByHand::new(true, small());
-    hand.handshake = hand.handshake.lenient();
-    say(&mut hand, GREETING);
-    hand.client("flags 3");
-    refused(&mut hand, O::List, Misuse::TlsRequired);
-    let mut hand = ByHand::new(false, small());
-    hand.handshake = hand.handshake.lenient();
-    say(&mut hand, GREETING);
-    hand.client("flags 3");
+    refused(&mut manual, long, Misuse::Text(TextError::TooLong));
+    let mut manual = negotiating(Config::new("").require_tls().lenient(true), &[]);
+    refused(&mut manual, O::List, Misuse::TlsRequired);
+    let mut manual = negotiating(Config::new("").lenient(true), &[]);
     let needs = Misuse::NeedsChunks(OptionType::SET_META_CONTEXT);
     let set = O::SetMetaContext(contexts("disk", &["base:allocation"]));
-    refused(&mut hand, set, needs);
+    refused(&mut manual, set, needs);
 }
 
-/// A context of 64 bits is not asked for where it could only be left out.
+/// A context of 64 bits is not asked for where no server can select it.
 #[test]
 fn wide_contexts_need_extended_headers() {
     let asked = [
-        ContextQuery::narrow("base:allocation"),
-        ContextQuery::wide("x-wide:zone"),
+        MetaContextQuery::narrow("base:allocation"),
+        MetaContextQuery::wide("x-wide:zone"),
     ];
-    let mut hand = negotiating(false, &["STRUCTURED_REPLY"]);
-    let before = state(&hand);
+    let mut manual = negotiating(Config::new(""), &["STRUCTURED_REPLY"]);
+    let before = state(&manual);
     let mut sink = Bytes::default();
-    let result = hand.handshake.select("disk".into(), &asked, &mut sink);
+    let result = manual
+        .handshake
+        .set_meta_contexts("disk".into(), &asked, &mut sink);
     assert_eq!(result, Err(Misuse::NeedsExtended));
     assert!(sink.0.is_empty());
-    assert_eq!(state(&hand), before);
-    let written = hand.handshake.select("disk".into(), &asked[..1], &mut sink);
+    assert_eq!(state(&manual), before);
+    let written = manual
+        .handshake
+        .set_meta_contexts("disk".into(), &asked[..1], &mut sink);
     let due = script::option(&script::words(
         r#"SET_META_CONTEXT 4:32 "disk" 1:32 15:32 "base:allocation""#,
     ));
     assert_eq!((written, &sink.0), (Ok(due.len()), &due));
 
-    let mut hand = negotiating(false, &["EXTENDED_HEADERS"]);
+    let mut manual = negotiating(Config::new(""), &["EXTENDED_HEADERS"]);
     let mut sink = Bytes::default();
     assert!(
-        hand.handshake
-            .select("disk".into(), &asked, &mut sink)
+        manual
+            .handshake
+            .set_meta_contexts("disk".into(), &asked, &mut sink)
             .is_ok()
     );
 
-    let mut hand = negotiating(false, &["STRUCTURED_REPLY"]);
-    let many = [ContextQuery::new("base:allocation"); 33];
+    let mut manual = negotiating(Config::new(""), &["STRUCTURED_REPLY"]);
+    let many = [MetaContextQuery::new("base:allocation"); 33];
     let mut sink = Bytes::default();
-    let result = hand.handshake.select("disk".into(), &many, &mut sink);
+    let result = manual
+        .handshake
+        .set_meta_contexts("disk".into(), &many, &mut sink);
     assert_eq!(result, Err(Misuse::TooManyContexts));
-    let result = hand.handshake.select("disk".into(), &many[..32], &mut sink);
+    let result = manual
+        .handshake
+        .set_meta_contexts("disk".into(), &many[..32], &mut sink);
     assert_eq!(result, Ok(sink.0.len()));
 }
 
-/// A sink without room: nothing is written, and the option can be sent again.
+/// Where the sink has no room, nothing is written, and the option can be sent
+/// again.
 #[test]
 fn no_room() {
-    let mut hand = negotiating(false, &["STRUCTURED_REPLY"]);
+    let mut manual = negotiating(Config::new(""), &["STRUCTURED_REPLY"]);
     let queries = ["base:allocation"];
     for request in [
         O::List,
@@ -349,25 +358,24 @@ fn no_room() {
         O::Go(info(b"disk")),
         O::SetMetaContext(contexts("disk", &queries)),
     ] {
-        let before = state(&hand);
+        let before = state(&manual);
         let mut whole = Bytes::default();
         let needed = request.encode(&mut whole).unwrap();
         for size in 0..needed {
             let mut room = vec![0xee; size];
-            let result = hand.handshake.send(&request, &mut room.as_mut_slice());
+            let result = manual.handshake.send(&request, &mut room.as_mut_slice());
             assert_eq!(result, Err(EncodeError::NoRoom { needed }.into()));
             assert!(room.iter().all(|byte| *byte == 0xee));
         }
-        assert_eq!(state(&hand), before);
+        assert_eq!(state(&manual), before);
     }
-    hand.client("opt LIST");
+    client(&mut manual, "opt LIST");
 }
 
-/// With TLS required, nothing goes out in plain text but what starts TLS or
-/// ends the session.
+/// Where TLS is required, nothing is sent in plain text but STARTTLS and ABORT.
 #[test]
 fn tls_required() {
-    let mut hand = negotiating(true, &[]);
+    let mut manual = negotiating(Config::new("").require_tls(), &[]);
     let queries = ["base:allocation"];
     for request in [
         O::List,
@@ -383,68 +391,67 @@ fn tls_required() {
             data: b"disk",
         },
     ] {
-        refused(&mut hand, request, Misuse::TlsRequired);
+        refused(&mut manual, request, Misuse::TlsRequired);
     }
-    hand.client("opt STARTTLS");
-    say(&mut hand, "rep STARTTLS ACK");
-    let idle = Misuse::State("an option is sent when the one before is answered");
-    refused(&mut hand, O::List, idle);
-    hand.client("tls established");
+    client(&mut manual, "opt STARTTLS");
+    server(&mut manual, "rep STARTTLS ACK");
+    let idle = Misuse::State("the option before has not been replied to");
+    refused(&mut manual, O::List, idle);
+    client(&mut manual, "tls established");
     let again = Misuse::State("TLS was started already");
-    refused(&mut hand, O::StartTls, again);
-    hand.client("opt LIST");
+    refused(&mut manual, O::StartTls, again);
+    client(&mut manual, "opt LIST");
 }
 
-/// The outcome of TLS is stated when it is due, and only then.
+/// The outcome of TLS can be stated once, after STARTTLS was acknowledged.
 #[test]
-fn tls_outcome_out_of_place() {
-    let mut hand = negotiating(false, &[]);
+fn tls_outcome_out_of_order() {
+    let mut manual = negotiating(Config::new(""), &[]);
     let none = Misuse::State("no TLS handshake is under way");
-    assert_eq!(hand.handshake.tls_established(), Err(none));
-    hand.client("opt STARTTLS");
-    assert_eq!(hand.handshake.tls_established(), Err(none));
-    say(&mut hand, "rep STARTTLS ACK");
-    assert_eq!(hand.handshake.tls_established(), Ok(()));
-    assert_eq!(hand.handshake.tls_established(), Err(none));
+    assert_eq!(manual.handshake.tls_established(), Err(none));
+    client(&mut manual, "opt STARTTLS");
+    assert_eq!(manual.handshake.tls_established(), Err(none));
+    server(&mut manual, "rep STARTTLS ACK");
+    assert_eq!(manual.handshake.tls_established(), Ok(()));
+    assert_eq!(manual.handshake.tls_established(), Err(none));
 }
 
 fn by_number(option: OptionType, data: &[u8]) -> O<'_> {
     O::Other { option, data }
 }
 
-/// What a tester sends by number is what the specification says it is.
+/// An option sent by its number has the meaning of the number.
 #[test]
-fn options_by_number_count_as_what_they_are() {
+fn options_by_number_have_their_meaning() {
     // Contexts are replaced, and hold for the export that is named.
     let set = b"\0\0\0\x01a\0\0\0\x01\0\0\0\x02x:".as_slice();
-    // (What is malformed names no export.)
+    // (Malformed data names no export.)
     let malformed = b"\0\0\0\x09a".as_slice();
     for (set, export, kept) in [(set, b'a', 1), (set, b'b', 0), (malformed, b'a', 0)] {
-        let mut hand = negotiating(false, &["STRUCTURED_REPLY"]);
+        let mut manual = negotiating(Config::new(""), &["STRUCTURED_REPLY"]);
         for id in [1, 2] {
             let mut sink = Bytes::default();
             let request = by_number(OptionType::SET_META_CONTEXT, set);
-            assert!(hand.handshake.send(&request, &mut sink).is_ok());
-            say(
-                &mut hand,
+            assert!(manual.handshake.send(&request, &mut sink).is_ok());
+            server(
+                &mut manual,
                 &format!("rep SET_META_CONTEXT META_CONTEXT {id}:32"),
             );
-            say(&mut hand, "rep SET_META_CONTEXT ACK");
+            server(&mut manual, "rep SET_META_CONTEXT ACK");
         }
         let go = [0, 0, 0, 1, export, 0, 0];
         let mut sink = Bytes::default();
         let request = by_number(OptionType::GO, go.as_slice());
-        assert!(hand.handshake.send(&request, &mut sink).is_ok());
-        say(&mut hand, "rep GO INFO EXPORT:16 1M:64 1:16");
-        say(&mut hand, "rep GO ACK");
-        let agreed = hand.handshake.into_negotiated().unwrap();
+        assert!(manual.handshake.send(&request, &mut sink).is_ok());
+        server(&mut manual, "rep GO INFO EXPORT:16 1M:64 1:16");
+        server(&mut manual, "rep GO ACK");
+        let agreed = manual.handshake.into_negotiated().unwrap();
         assert_eq!(agreed.contexts.len(), kept, "{:?}", agreed.contexts);
     }
 }
 
-/// What is malformed names no export. What it was meant to be decides what is
-/// forgotten: contexts behind another selection, and whose they are behind
-/// another `GO`.
+/// A malformed option names no export. Its number decides what is forgotten:
+/// contexts after another selection, and their export after another `GO`.
 #[test]
 fn malformed_options_by_number() {
     use OptionType as T;
@@ -457,29 +464,32 @@ fn malformed_options_by_number() {
         (T::INFO, "ERR_INVALID", empty, 1),
         (T::LIST_META_CONTEXT, "ACK", empty, 1),
     ] {
-        let mut hand = negotiating(false, &["STRUCTURED_REPLY"]);
-        hand.client(r#"opt SET_META_CONTEXT 0:32 1:32 2:32 "x:""#);
-        say(&mut hand, r#"rep SET_META_CONTEXT META_CONTEXT 1:32 "x:y""#);
-        say(&mut hand, "rep SET_META_CONTEXT ACK");
+        let mut manual = negotiating(Config::new(""), &["STRUCTURED_REPLY"]);
+        client(&mut manual, r#"opt SET_META_CONTEXT 0:32 1:32 2:32 "x:""#);
+        server(
+            &mut manual,
+            r#"rep SET_META_CONTEXT META_CONTEXT 1:32 "x:y""#,
+        );
+        server(&mut manual, "rep SET_META_CONTEXT ACK");
         let mut sink = Bytes::default();
         let request = by_number(option, malformed);
-        assert!(hand.handshake.send(&request, &mut sink).is_ok());
-        say(&mut hand, &format!("rep {} {answer}", option.0));
+        assert!(manual.handshake.send(&request, &mut sink).is_ok());
+        server(&mut manual, &format!("rep {} {answer}", option.0));
         let go = [then, &[0, 0][..]].concat();
         let request = by_number(T::GO, &go);
-        assert!(hand.handshake.send(&request, &mut sink).is_ok());
-        say(&mut hand, "rep GO INFO EXPORT:16 1M:64 1:16");
-        say(&mut hand, "rep GO ACK");
-        let agreed = hand.handshake.into_negotiated().unwrap();
+        assert!(manual.handshake.send(&request, &mut sink).is_ok());
+        server(&mut manual, "rep GO INFO EXPORT:16 1M:64 1:16");
+        server(&mut manual, "rep GO ACK");
+        let agreed = manual.handshake.into_negotiated().unwrap();
         assert_eq!(agreed.contexts.len(), kept, "{option} {answer}");
     }
 }
 
-/// The machine comes back whole until it is ready.
+/// Until it is ready, `into_negotiated` returns the handshake unchanged.
 #[test]
 fn too_early_for_transmission() {
-    let hand = negotiating(false, &[]);
-    let before = state(&hand);
-    let back = hand.handshake.into_negotiated().unwrap_err();
+    let manual = negotiating(Config::new(""), &[]);
+    let before = state(&manual);
+    let back = manual.handshake.into_negotiated().unwrap_err();
     assert_eq!(format!("{back:?}"), before);
 }

@@ -1,27 +1,32 @@
-//! What has gone wrong in other programs, and must hold here. Each test is
-//! named after where it happened.
+//! Faults of other programs that must not happen here. Each test is named after
+//! the program and the fault.
 
 use nbd_codec::Framing::{Extended, Simple, Structured};
-use nbd_codec::client::connect::{Connect, Plan, TlsPolicy};
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::{
+    Config, Connector, Request, Slot, TlsPolicy, Transmission, TransmissionEvent,
+};
 use nbd_codec::wire::extent::{Extent32, Extent64};
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
-use nbd_codec::wire::number::{Cookie, ErrorValue};
-use nbd_codec::{Error, Framing, Limits, Misuse, Need, Negotiated};
+use nbd_codec::wire::number::{ContextId, Cookie, ErrorValue};
+use nbd_codec::wire::option::OptionRequest;
+use nbd_codec::wire::text::{Text, TextError};
+use nbd_codec::{
+    Error, Framing, Limits, Misuse, Negotiated, SelectedContext, StatusWidth, Step, Violation,
+};
 
-use super::connect::{GRANTED, GREETED, connect, plan};
-use super::greetings::agreed;
+use super::connect::{GRANTED, GREETED, connect};
+use super::greetings::negotiated;
 use super::machines::{
-    ByHand, ByPlan, Bytes, by_plan, export, fixed, lenient, small, tiny, transmission,
+    Automatic, Bytes, Client, Manual, automatic, export, fixed_newstyle, lenient, transmission,
     with_contexts,
 };
 use super::script::{self, NoCommands};
-use super::transcript::Machine;
+use super::transcript::{Machine, once};
 
 const FRAMINGS: [Framing; 3] = [Simple, Structured, Extended];
 
-/// TLS that is required is checked on every way into transmission: there is
-/// none without it, and nothing is sent.
+/// Required TLS is checked on every path to transmission: none without TLS, and
+/// nothing is sent.
 #[test]
 fn libnbd_cve_2019_14842_tls_required_refuses_plain_text() {
     let impossible = [
@@ -31,28 +36,26 @@ fn libnbd_cve_2019_14842_tls_required_refuses_plain_text() {
     ];
     for greeting in impossible {
         for export in ["", "disk"] {
-            let mut plan = plan(export);
-            plan.tls = TlsPolicy::Require;
-            // (A transcript has no C: line that it does not name.)
-            by_plan(plan, &format!("{greeting}\n! TlsUnavailable"));
-            let mut machine = ByPlan::new(plan);
+            let config = Config::new(export).require_tls();
+            automatic(config, &format!("{greeting}\n! TlsUnavailable"));
+            let mut machine = Automatic::new(config);
             let bytes = script::server(&greeting[3..], &NoCommands);
             assert_eq!(
                 machine.receive(&mut bytes.as_slice()),
                 Err(Error::TlsUnavailable)
             );
-            machine.assert_silent();
-            assert!(machine.connect.into_negotiated().is_err());
+            let mut sent = Bytes::default();
+            assert_eq!(machine.connector.transmit(&mut sent), Ok(0));
+            assert!(machine.connector.into_negotiated().is_err());
         }
     }
-    let mut plan = plan("disk");
-    plan.tls = TlsPolicy::Require;
+    let config = Config::new("disk").require_tls();
     let refused = format!("{GREETED}C: opt STARTTLS\nS: rep STARTTLS ERR_POLICY\nC: opt ABORT\n");
-    assert!(connect(plan, &refused).into_negotiated().is_err());
+    assert!(connect(config, &refused).into_negotiated().is_err());
 }
 
-/// One bounds function in checked 64 bits: an offset near 2^64 does not wrap
-/// past it.
+/// Bounds are checked without overflow: an offset near 2^64 does not wrap
+/// around.
 #[test]
 fn libnbd_2019_chunk_offset_wraps_around() {
     for framing in [Structured, Extended] {
@@ -71,8 +74,7 @@ fn libnbd_2019_chunk_offset_wraps_around() {
     }
 }
 
-/// The end of input and junk are legal in every state: an error, said again
-/// and again.
+/// The end of input and junk in every state: an error, and the same one again.
 #[test]
 fn libnbd_cve_2021_20286_and_qemu_cve_2017_9524_closed_in_mid_negotiation() {
     let transcript = format!(
@@ -85,25 +87,28 @@ fn libnbd_cve_2021_20286_and_qemu_cve_2017_9524_closed_in_mid_negotiation() {
         {GRANTED}"#
     );
     let lines: Vec<&str> = transcript.lines().map(str::trim).collect();
-    let mut plan = plan("disk");
-    plan.tls = TlsPolicy::Prefer;
+    let config = Config::new("disk").tls(TlsPolicy::Prefer);
     for end in 0..=lines.len() {
-        let reach = || connect(plan, &lines[..end].join("\n"));
+        let reach = || connect(config, &lines[..end].join("\n"));
         let mut closed = reach();
-        assert_eq!(closed.end_of_input(), Err(Error::Closed), "{end}");
-        assert_eq!(closed.end_of_input(), Err(Error::Closed));
-        assert_eq!(closed.need(), Need::Nothing);
+        let error = closed.end_of_input().unwrap_err();
+        assert!(
+            matches!(error, Error::Closed | Error::ClosedDuring(_)),
+            "{end}"
+        );
+        assert_eq!(closed.end_of_input(), Err(error));
+        assert_eq!(closed.receive(&mut &b""[..]), Err(error));
         let mut junk = reach();
-        let ready = end == lines.len() || lines[end..].iter().all(|line| !line.starts_with("S:"));
+        let ready = lines[end..].iter().all(|line| !line.starts_with("S:"));
         match junk.receive(&mut &[0xff; 64][..]) {
             Err(error) => assert_eq!(junk.end_of_input(), Err(error)),
-            Ok(None) => assert!(ready, "{end}: junk was taken for a message"),
-            Ok(Some(event)) => panic!("{event:?}"),
+            Ok(Step::Finished) => assert!(ready, "{end}: junk was taken for a message"),
+            Ok(step) => panic!("{step:?}"),
         }
     }
 }
 
-/// Only what was negotiated is accepted, whatever was asked.
+/// A context that was not negotiated is refused, whatever was asked.
 #[test]
 fn libnbd_2023_status_chunk_without_a_context() {
     for (framing, chunk) in [
@@ -119,7 +124,7 @@ fn libnbd_2023_status_chunk_without_a_context() {
     }
 }
 
-/// Sizes are u64 from end to end.
+/// Sizes are u64 everywhere.
 #[test]
 fn libnbd_cve_2023_5215_sizes_above_2_to_the_63() {
     for size in [i64::MAX as u64, 1 << 63, u64::MAX] {
@@ -133,13 +138,13 @@ fn libnbd_cve_2023_5215_sizes_above_2_to_the_63() {
             ),
         ];
         for lines in lines {
-            let agreed = agreed(ByHand::new(false, small()), &lines);
+            let agreed = negotiated(&lines);
             assert_eq!(agreed.size, size);
             let machine = Transmission::new(agreed, [Slot::EMPTY; 1], Limits::DEFAULT);
             assert_eq!(machine.negotiated().size, size);
         }
     }
-    // And the last byte of it can be read.
+    // The last byte of such an export can be read.
     let export = Negotiated::new(Extended, u64::MAX, TransmissionFlags::HAS_FLAGS);
     transmission(
         export,
@@ -147,7 +152,7 @@ fn libnbd_cve_2023_5215_sizes_above_2_to_the_63() {
     );
 }
 
-/// Widths are types; narrowing is fallible and clamps nothing.
+/// Each width is a type of its own; narrowing can fail, and never clamps.
 #[test]
 fn libnbd_cve_2023_5871_wide_status_flags() {
     let wide = |length, flags| Extent64 { length, flags };
@@ -165,9 +170,9 @@ fn libnbd_cve_2023_5871_wide_status_flags() {
         }
     }
     let mut export = with_contexts(Extended, 0);
-    let context = nbd_codec::Context {
-        id: nbd_codec::wire::number::ContextId(1),
-        width: nbd_codec::Width::Wide,
+    let context = SelectedContext {
+        id: ContextId(1),
+        width: StatusWidth::Wide,
     };
     export.contexts.push(context).unwrap();
     transmission(
@@ -181,8 +186,8 @@ fn libnbd_cve_2023_5871_wide_status_flags() {
     );
 }
 
-/// A failed read never ends as complete: not with an error chunk, not with
-/// parts missing, not cut off.
+/// A failed read never succeeds: not with an error chunk, not with parts
+/// missing, not truncated.
 #[test]
 fn nbdcopy_cve_2022_0485_read_errors_are_ignored() {
     let answers: [(Framing, &[&str]); 8] = [
@@ -217,14 +222,18 @@ fn nbdcopy_cve_2022_0485_read_errors_are_ignored() {
         (Extended, &["last NONE #0"]),
     ];
     for (framing, answer) in answers {
-        let mut sending = super::machines::Sending::new(export(framing), tiny());
-        sending.client("READ 0 512");
+        let mut client = Client::new(export(framing));
+        once(&mut client, "C: READ 0 512");
         for line in answer {
-            let bytes = script::server(line, &sending);
+            let bytes = script::server(line, &client);
             let mut input = bytes.as_slice();
-            while let Ok(Some(event)) = sending.machine.receive(&mut input) {
-                let good = matches!(event, Event::Done { result: Ok(()), .. });
-                assert!(!good, "{answer:?} ended well");
+            while let Ok(step @ (Step::Event(_) | Step::Content(_))) =
+                client.machine.receive(&mut input)
+            {
+                let Step::Event(TransmissionEvent::Done { result, .. }) = step else {
+                    continue;
+                };
+                assert!(result.is_err(), "{answer:?} succeeded");
             }
         }
     }
@@ -236,21 +245,28 @@ fn libnbd_cve_2024_7383_certificate_not_verified() {
     let greeting = script::server(r#""NBDMAGIC" "IHAVEOPT" 3:16"#, &NoCommands);
     let ack = script::server("rep STARTTLS ACK", &NoCommands);
     for outcome in [None, Some(false), Some(true)] {
-        let mut plan = Plan::new("disk");
-        plan.tls = TlsPolicy::Require;
-        let mut connect = Connect::new(plan).unwrap();
-        assert_eq!(connect.receive(&mut greeting.as_slice()), Ok(None));
+        let config = Config::new("disk").require_tls();
+        let mut connector = Connector::new(config).unwrap();
+        let step = connector.receive(&mut greeting.as_slice());
+        assert_eq!(step, Ok(Step::Transmit));
         let mut sent = Bytes::default();
-        while connect.transmit(&mut sent).unwrap() > 0 {}
-        assert!(connect.receive(&mut ack.as_slice()).unwrap().is_some());
+        while connector.transmit(&mut sent).unwrap() > 0 {}
+        let step = connector.receive(&mut ack.as_slice());
+        assert_eq!(step, Ok(Step::StartTls));
         match outcome {
             None => {}
-            Some(false) => connect.tls_failed(),
-            Some(true) => connect.tls_established().unwrap(),
+            Some(false) => connector.tls_failed(),
+            Some(true) => connector.tls_established().unwrap(),
         }
-        assert_eq!(connect.agreed().tls, outcome == Some(true));
+        assert_eq!(connector.agreed().tls, outcome == Some(true));
+        let next = match outcome {
+            None => Ok(Step::StartTls),
+            Some(false) => Err(Error::TlsFailed),
+            Some(true) => Ok(Step::Transmit),
+        };
+        assert_eq!(connector.receive(&mut &b""[..]), next);
         let mut sent = Bytes::default();
-        let written = connect.transmit(&mut sent).unwrap();
+        let written = connector.transmit(&mut sent).unwrap();
         assert_eq!(written > 0, outcome == Some(true), "{outcome:?}");
     }
 }
@@ -272,8 +288,8 @@ fn libnbd_cve_2025_14946_host_taken_as_an_option() {
     assert!(Uri::parse("nbd+ssh://host-o/disk").is_ok());
 }
 
-/// The magic number is judged as soon as its four bytes are there, however
-/// long the header is that was expected.
+/// The magic number is checked as soon as its four bytes have arrived, however
+/// long the expected header is.
 #[test]
 fn libnbd_2023_waits_for_a_longer_header() {
     for (framing, magic) in [
@@ -284,30 +300,26 @@ fn libnbd_2023_waits_for_a_longer_header() {
     ] {
         let mut machine = Transmission::new(export(framing), [Slot::EMPTY; 1], Limits::DEFAULT);
         let _ = machine.submit(Request::flush()).unwrap();
-        assert_eq!(machine.receive(&mut &magic.to_be_bytes()[..3]), Ok(None));
-        assert!(machine.receive(&mut &magic.to_be_bytes()[..]).is_err());
+        let magic = magic.to_be_bytes();
+        let step = machine.receive(&mut &magic[..3]);
+        assert!(matches!(step, Ok(Step::Read(_))), "{step:?}");
+        assert!(machine.receive(&mut &magic[..]).is_err());
     }
-    // A header that fits is never awaited longer than it is.
+    // A simple reply is 16 bytes, also where a structured header would be 20.
     let mut machine = Transmission::new(export(Structured), [Slot::EMPTY; 1], Limits::DEFAULT);
-    let cookie = machine.submit(Request::flush()).unwrap().cookie().0;
-    assert_eq!(machine.need(), Need::Header(16));
+    let cookie = machine.submit(Request::flush()).unwrap().cookie();
+    let step = machine.receive(&mut &b""[..]).unwrap();
+    assert_eq!(step.read_limit().unwrap().get(), 16);
     let mut reply = 0x6744_6698_0000_0000_u64.to_be_bytes().to_vec();
-    reply.extend(cookie.to_be_bytes());
-    assert!(machine.receive(&mut reply.as_slice()).unwrap().is_some());
+    reply.extend(cookie.0.to_be_bytes());
+    let result = Ok(());
+    let done = Step::Event(TransmissionEvent::Done { cookie, result });
+    assert_eq!(machine.receive(&mut reply.as_slice()), Ok(done));
 }
 
-/// Names are slices, capped at 4096 bytes both ways.
+/// Names are slices of at most 4096 bytes, sent and received.
 #[test]
 fn qemu_cve_2017_2630_and_15118_long_export_name() {
-    use nbd_codec::wire::option::OptionRequest;
-    use nbd_codec::wire::text::{Text, TextError};
-    let start = || {
-        let mut hand = ByHand::new(false, small());
-        let greeting = script::server(r#""NBDMAGIC" "IHAVEOPT" 3:16"#, &NoCommands);
-        assert!(hand.receive(&mut greeting.as_slice()).unwrap().is_some());
-        hand.client("flags 3");
-        hand
-    };
     for (length, good) in [
         (255, true),
         (256, true),
@@ -318,24 +330,26 @@ fn qemu_cve_2017_2630_and_15118_long_export_name() {
         let name = vec![b'n'; length];
         let mut sink = Bytes::default();
         let request = OptionRequest::ExportName(Text::new(&name));
-        let sent = start().handshake.send(&request, &mut sink);
+        let sent = Manual::greeted(Config::new(""))
+            .handshake
+            .send(&request, &mut sink);
         match good {
             true => assert_eq!(sent, Ok(16 + length)),
             false => assert_eq!(sent, Err(Misuse::Text(TextError::TooLong))),
         }
     }
-    fixed(
+    fixed_newstyle(
         r#"
         C: opt LIST
         S: rep LIST SERVER 4096:32 6e*4096
         S: rep LIST SERVER 0xffffffff:32 6e*16
-        E: Skipped { reply: NBD_REP_SERVER, length: 4100 }
+        E: Discarded { reply: NBD_REP_SERVER, length: 4100 }
         ! Decode(Overrun { message: "NBD_REP_SERVER" })
         "#,
     );
 }
 
-/// Texts of any length are taken or skipped, never an end.
+/// Texts of any length are delivered or discarded, and never end the session.
 #[test]
 fn qemu_cve_2020_10761_long_error_text() {
     for length in [4095, 4096, 4097, 8192] {
@@ -349,21 +363,20 @@ fn qemu_cve_2020_10761_long_error_text() {
         chunk.extend(u16::try_from(length).unwrap().to_be_bytes());
         chunk.extend(vec![b'x'; length]);
         let mut input = chunk.as_slice();
-        let Ok(Some(Event::Error { message, .. })) = machine.receive(&mut input) else {
+        let Ok(Step::Event(TransmissionEvent::Error { message, .. })) = machine.receive(&mut input)
+        else {
             panic!("no error was reported");
         };
         let text = message.map(|text| text.len());
         assert_eq!(text, (length <= 4096).then_some(length));
         let result = Err(ErrorValue::EIO);
-        assert_eq!(
-            machine.receive(&mut input),
-            Ok(Some(Event::Done { cookie, result }))
-        );
+        let done = Step::Event(TransmissionEvent::Done { cookie, result });
+        assert_eq!(machine.receive(&mut input), Ok(done));
     }
 }
 
-/// The machine owns the table of cookies: one completion for each, none for
-/// any other number.
+/// The state machine owns the table of cookies: each completes once, and no other
+/// number completes.
 #[test]
 fn linux_2021_reply_for_a_completed_or_unsent_cookie() {
     for (framing, ok) in [
@@ -388,16 +401,16 @@ fn linux_2021_reply_for_a_completed_or_unsent_cookie() {
             .to_vec();
             reply.extend(other.0.to_be_bytes());
             reply.extend([0; 16]);
-            let error = Error::Violation(nbd_codec::Violation::UnknownCookie(other));
+            let error = Error::Violation(Violation::UnknownCookie(other));
             assert_eq!(machine.receive(&mut reply.as_slice()), Err(error));
-            assert_eq!(machine.abandon(), Some(sent));
-            assert_eq!(machine.abandon(), None);
+            assert_eq!(machine.pop_unanswered(), Some(sent));
+            assert_eq!(machine.pop_unanswered(), None);
         }
     }
 }
 
-/// Reply magic, framing that was not agreed on, overlapping chunks: each its
-/// own error.
+/// Reply magic, a framing that was not negotiated, overlapping chunks: each has
+/// its own error.
 #[test]
 fn go_nbd_52_57_58_unchecked_replies() {
     let magic = "C: READ 0 512\nS: 67446697\n! Decode(Magic { message: \"reply\" })";
@@ -408,7 +421,7 @@ fn go_nbd_52_57_58_unchecked_replies() {
     transmission(export(Structured), overlap);
 }
 
-/// After an error chunk the reply still runs to DONE.
+/// After an error chunk the reply continues to DONE.
 #[test]
 fn go_nbd_error_chunk_is_not_the_end() {
     for framing in [Structured, Extended] {
@@ -428,7 +441,7 @@ fn go_nbd_error_chunk_is_not_the_end() {
     }
 }
 
-/// An error reply to READ has no payload: the next reply begins right behind.
+/// An error reply to READ has no payload: the next reply follows at once.
 #[test]
 fn rust_nbd_data_after_an_error_reply() {
     transmission(
@@ -444,8 +457,8 @@ fn rust_nbd_data_after_an_error_reply() {
     );
 }
 
-/// A refused call changes nothing: not the next cookie, not a slot, not what
-/// was lent to it.
+/// A refused call changes nothing: not the next cookie, not a slot, not the
+/// buffer that it was given.
 #[test]
 fn ersek_review_08_a_refused_call_changes_nothing() {
     for framing in FRAMINGS {
@@ -453,7 +466,7 @@ fn ersek_review_08_a_refused_call_changes_nothing() {
         let (mut refusing, mut fresh) = (machine(), machine());
         let mut payload = Bytes::default();
         assert!(refusing.submit(Request::read(1 << 20, 1)).is_err());
-        let ids = [nbd_codec::wire::number::ContextId(1)];
+        let ids = [ContextId(1)];
         let flags = CommandFlags::NONE;
         assert!(
             refusing
@@ -470,8 +483,8 @@ fn ersek_review_08_a_refused_call_changes_nothing() {
     }
 }
 
-/// A wide status chunk without extended headers is a violation at its type,
-/// not something to be cut.
+/// A wide status chunk without extended headers is a violation at its type; it
+/// is never truncated.
 #[test]
 fn ersek_review_08_wide_status_without_extended_headers() {
     for rest in ["", "1:32 1:32 512:64 0:64"] {

@@ -1,20 +1,21 @@
-//! What must hold for both roles, seen from the client. Each test is named
-//! after its row in the table of what has gone wrong elsewhere.
+//! Faults of other programs that must not happen in either role: the client's
+//! part. Each test is named after its row in the table of faults.
 
 use nbd_codec::Framing::{self, Extended, Simple, Structured};
 use nbd_codec::Limits;
-use nbd_codec::client::{Request, Slot, Transmission};
+use nbd_codec::client::{Config, MetaContextQuery, Request, Slot, Transmission};
 use nbd_codec::wire::number::ErrorValue;
 
-use super::connect::{GRANTED, GREETED, connect, plan};
-use super::machines::{by_plan, export, lenient, tiny, transmission, with_contexts};
-use super::transcript::Machine;
+use super::connect::{GRANTED, GREETED, connect};
+use super::machines::{
+    Client, automatic, export, lenient, transmission, with_block_sizes, with_contexts,
+};
+use super::transcript::once;
 
 const FRAMINGS: [Framing; 3] = [Simple, Structured, Extended];
 
-/// Zero-length commands have no defined meaning: refused before they are sent,
-/// and where a lenient client sends them, whatever the answer is it is no
-/// reason to disconnect.
+/// Commands of length zero have no defined meaning: they are refused before they
+/// are sent, and where a lenient client sends them, no reply ends the session.
 #[test]
 fn both_zero_length_commands() {
     for framing in FRAMINGS {
@@ -43,8 +44,8 @@ fn both_zero_length_commands() {
     }
 }
 
-/// Unknown transmission flags and information are ignored, and kept for the
-/// caller to see.
+/// Unknown transmission flags and information are ignored, and the caller can
+/// read them.
 #[test]
 fn both_unknown_flags_and_information() {
     let transcript = format!(
@@ -62,8 +63,8 @@ fn both_unknown_flags_and_information() {
         E: Ready
         "#
     );
-    by_plan(plan("disk"), &transcript);
-    let agreed = connect(plan("disk"), &transcript)
+    automatic(Config::new("disk"), &transcript);
+    let agreed = connect(Config::new("disk"), &transcript)
         .into_negotiated()
         .unwrap();
     assert_eq!(agreed.flags.0, 0xe001);
@@ -71,14 +72,11 @@ fn both_unknown_flags_and_information() {
     assert!(machine.submit(Request::read(0, 512)).is_ok());
 }
 
-/// So are metadata contexts of namespaces that were not asked about.
+/// Metadata contexts of namespaces that were not asked for are reported.
 #[test]
 fn both_unknown_namespaces() {
-    let queries = [nbd_codec::client::handshake::ContextQuery::narrow(
-        "base:allocation",
-    )];
-    let mut plan = plan("disk");
-    plan.contexts = &queries;
+    let queries = [MetaContextQuery::narrow("base:allocation")];
+    let config = Config::new("disk").contexts(&queries);
     let transcript = format!(
         r#"{GREETED}
         C: opt EXTENDED_HEADERS
@@ -92,10 +90,10 @@ fn both_unknown_namespaces() {
         C: opt GO 4:32 "disk" 1:16 BLOCK_SIZE:16
         {GRANTED}"#
     );
-    by_plan(plan, &transcript);
+    automatic(config, &transcript);
 }
 
-/// Unexpected error numbers read as EINVAL; EDQUOT and EFBIG map to ENOSPC.
+/// Unexpected error numbers mean EINVAL; EDQUOT and EFBIG map to ENOSPC.
 #[test]
 fn both_unexpected_error_numbers() {
     for number in [2, 3, 11, 27, 30, 122, 1000, u32::MAX] {
@@ -126,7 +124,7 @@ fn both_unaligned_extents() {
         ),
     ] {
         let mut export = with_contexts(framing, 1);
-        export.block_sizes = super::machines::with_block_sizes(framing, 4096, 1 << 20).block_sizes;
+        export.block_sizes = with_block_sizes(framing, 4096, 1 << 20).block_sizes;
         transmission(
             export,
             &format!(
@@ -136,7 +134,7 @@ fn both_unaligned_extents() {
     }
 }
 
-/// FUA goes with every command where it was advertised.
+/// FUA is accepted with every command where it was advertised.
 #[test]
 fn both_fua_on_commands_that_do_not_write() {
     for framing in FRAMINGS {
@@ -147,11 +145,11 @@ fn both_fua_on_commands_that_do_not_write() {
             "STATUS 0 512 FUA",
         ] {
             if command.starts_with("STATUS") && framing == Framing::Simple {
-                // It is answered in chunks.
+                // The reply has chunks.
                 continue;
             }
-            let mut sending = super::machines::Sending::new(with_contexts(framing, 1), tiny());
-            sending.client(command);
+            let mut client = Client::new(with_contexts(framing, 1));
+            once(&mut client, &format!("C: {command}"));
         }
     }
 }

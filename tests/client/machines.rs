@@ -1,18 +1,21 @@
-//! The machines as transcripts drive them.
+//! The state machines as transcripts drive them.
 
-use nbd_codec::client::connect::{Connect, Plan};
-use nbd_codec::client::handshake::Handshake;
-use nbd_codec::client::{Request, Slot, Transmission};
+use std::convert::Infallible;
+
+use nbd_codec::client::{
+    Config, Connector, Handshake, Request, Slot, Transmission, TransmissionEvent,
+};
+use nbd_codec::inbox::Inbox;
 use nbd_codec::wire::Sink;
 use nbd_codec::wire::flags::{ClientFlags, CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, OptionType};
 use nbd_codec::wire::option::OptionRequest;
 use nbd_codec::wire::option_reply::BlockSizes;
-use nbd_codec::{Context, Error, Framing, Limits, Misuse, Need, Negotiated, Width};
+use nbd_codec::{Error, Framing, Limits, Misuse, Negotiated, SelectedContext, StatusWidth, Step};
 
 use super::script::{self, Commands, NoCommands, number, words};
 use super::seen::Seen;
-use super::transcript::{Machine, play};
+use super::transcript::{Machine, Taken, once, play};
 
 /// A sink that grows, with and without the crate's `alloc`.
 #[derive(Debug, Default)]
@@ -28,45 +31,76 @@ impl Sink for Bytes {
     }
 }
 
-/// Limits that fit a receive buffer of 256 bytes.
-pub(crate) fn small() -> Limits {
-    let mut limits = Limits::default();
-    limits.option_data = 236;
-    limits.error_message = 210;
-    limits
+/// The limits for a receive buffer of 64 bytes, which most transcripts are
+/// played with.
+pub(crate) const LIMITS: Limits = Limits::for_buffer(64);
+
+/// A handshake event as a transcript has it, by its `Debug`.
+macro_rules! step {
+    ($step:expr) => {
+        Ok(Seen::step(
+            $step?,
+            |event| Seen::Line(format!("{event:?}")),
+            |cookie| panic!("handshakes have no commands, {cookie}"),
+        ))
+    };
 }
 
-/// Limits that fit a receive buffer of 64 bytes.
-pub(crate) fn tiny() -> Limits {
-    let mut limits = Limits::default();
-    limits.option_data = 44;
-    limits.error_message = 18;
-    limits
-}
-
-// ---------------------------------------------------------------- handshake
+// --------------------------------------------------------- manual handshake
 
 /// `C: flags 3`, `C: opt GO 4:32 "disk" 0:16`, `C: tls established`.
-pub(crate) struct ByHand {
+pub(crate) struct Manual {
     pub(crate) handshake: Handshake,
-    pub(crate) buffer: usize,
+    limits: Limits,
+    /// The smallest receive buffer that is enough.
+    buffer: usize,
 }
 
-impl ByHand {
-    pub(crate) fn new(require_tls: bool, limits: Limits) -> Self {
+impl Manual {
+    pub(crate) fn new(config: Config<'_>) -> Self {
+        Self::with_limits(config, LIMITS)
+    }
+
+    pub(crate) fn with_limits(config: Config<'_>, limits: Limits) -> Self {
         Self {
-            handshake: Handshake::new(require_tls, limits),
-            buffer: 20 + usize::try_from(limits.option_data).unwrap(),
+            handshake: Handshake::new(&config.limits(limits)),
+            limits,
+            buffer: limits.buffer(),
         }
+    }
+
+    /// Played with a receive buffer of `n` bytes.
+    pub(crate) fn with_buffer(mut self, n: usize) -> Self {
+        self.buffer = n;
+        self
+    }
+
+    /// After a fixed newstyle greeting and its client flags.
+    pub(crate) fn greeted(config: Config<'_>) -> Self {
+        let mut manual = Self::new(config);
+        once(&mut manual, FIXED_NEWSTYLE);
+        manual
     }
 }
 
-/// Plays a handshake by hand, without TLS being required.
-pub(crate) fn by_hand(transcript: &str) {
-    play(|| ByHand::new(false, tiny()), transcript);
+/// Plays a manual handshake.
+pub(crate) fn manual(transcript: &str) {
+    play(|| Manual::new(Config::new("")), transcript);
 }
 
-impl Commands for ByHand {
+/// How a fixed newstyle handshake begins.
+pub(crate) const FIXED_NEWSTYLE: &str = r#"
+    S: "NBDMAGIC" "IHAVEOPT" 3:16
+    E: Greeting(Newstyle(NewstyleGreeting { flags: HandshakeFlags(FIXED_NEWSTYLE | NO_ZEROES) }))
+    C: flags 3
+"#;
+
+/// Plays a manual fixed newstyle handshake, after its client flags.
+pub(crate) fn fixed_newstyle(transcript: &str) {
+    manual(&format!("{FIXED_NEWSTYLE}{transcript}"));
+}
+
+impl Commands for Manual {
     fn command(&self, number: usize) -> (u64, u64) {
         NoCommands.command(number)
     }
@@ -76,18 +110,21 @@ impl Commands for ByHand {
     }
 }
 
-impl Machine for ByHand {
+impl Machine for Manual {
     fn client(&mut self, line: &str) {
         let mut sink = Bytes::default();
         let words = words(line);
+        let waits = self.receive(&mut &b""[..]);
         match words.as_slice() {
             ["flags", flags] => {
+                assert_eq!(waits, Err(Error::Unanswered), "{line}");
                 let wanted = ClientFlags(u32::try_from(number(flags)).unwrap());
                 let written = self.handshake.send_client_flags(wanted, &mut sink);
                 assert_eq!(written, Ok(4));
                 assert_eq!(sink.0, wanted.0.to_be_bytes());
             }
             ["opt", rest @ ..] => {
+                assert_eq!(waits, Err(Error::Unanswered), "{line}");
                 let bytes = script::option(rest);
                 let option = OptionType(u32::try_from(number(rest[0])).unwrap());
                 let request = OptionRequest::decode(option, &bytes[16..]).unwrap();
@@ -95,23 +132,31 @@ impl Machine for ByHand {
                 assert_eq!(written, Ok(bytes.len()), "{line}");
                 assert_eq!(sink.0, bytes, "{line}");
             }
-            ["tls", "established"] => assert_eq!(self.handshake.tls_established(), Ok(())),
-            ["tls", "failed"] => self.handshake.tls_failed(),
+            ["tls", outcome] => {
+                assert_eq!(waits, Ok(Step::StartTls), "{line}");
+                match *outcome {
+                    "established" => assert_eq!(self.handshake.tls_established(), Ok(())),
+                    _ => self.handshake.tls_failed(),
+                }
+            }
             _ => panic!("{line:?} is nothing a client does"),
         }
     }
 
-    fn receive(&mut self, input: &mut &[u8]) -> Result<Option<Seen>, Error> {
-        let event = self.handshake.receive(input)?;
-        Ok(event.map(|event| Seen::Line(format!("{event:?}"))))
+    fn receive(&mut self, input: &mut &[u8]) -> Taken {
+        step!(self.handshake.receive(input))
     }
 
-    fn need(&self) -> Need {
-        self.handshake.need()
+    fn receive_from(&mut self, inbox: &Inbox<Vec<u8>>) -> Taken {
+        step!(inbox.receive(&mut self.handshake))
     }
 
     fn end_of_input(&mut self) -> Result<(), Error> {
         self.handshake.end_of_input()
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
     fn buffer(&self) -> usize {
@@ -119,24 +164,28 @@ impl Machine for ByHand {
     }
 }
 
-// ------------------------------------------------------------------ connect
+// ------------------------------------------------------ automatic handshake
 
-/// `C: 3:32`, `C: opt LIST`: what `transmit` must say, one message a line.
-pub(crate) struct ByPlan<'a> {
-    pub(crate) connect: Connect<'a>,
+/// `C: 3:32`, `C: opt LIST`: what `transmit` must write, one message a line.
+pub(crate) struct Automatic<'a> {
+    pub(crate) connector: Connector<'a>,
     limits: Limits,
 }
 
-impl<'a> ByPlan<'a> {
-    pub(crate) fn new(plan: Plan<'a>) -> Self {
+impl<'a> Automatic<'a> {
+    pub(crate) fn new(config: Config<'a>) -> Self {
+        Self::with_limits(config, LIMITS)
+    }
+
+    pub(crate) fn with_limits(config: Config<'a>, limits: Limits) -> Self {
         Self {
-            connect: Connect::new(plan).unwrap(),
-            limits: plan.limits,
+            connector: Connector::new(config.limits(limits)).unwrap(),
+            limits,
         }
     }
 }
 
-impl Commands for ByPlan<'_> {
+impl Commands for Automatic<'_> {
     fn command(&self, number: usize) -> (u64, u64) {
         NoCommands.command(number)
     }
@@ -146,51 +195,59 @@ impl Commands for ByPlan<'_> {
     }
 }
 
-impl Machine for ByPlan<'_> {
+impl Machine for Automatic<'_> {
     fn client(&mut self, line: &str) {
         let words = words(line);
         let due = match words.as_slice() {
-            ["tls", "established"] => return assert_eq!(self.connect.tls_established(), Ok(())),
-            ["tls", "failed"] => return self.connect.tls_failed(),
+            ["tls", outcome] => {
+                assert_eq!(self.receive(&mut &b""[..]), Ok(Step::StartTls), "{line}");
+                match *outcome {
+                    "established" => assert_eq!(self.connector.tls_established(), Ok(())),
+                    _ => self.connector.tls_failed(),
+                }
+                return;
+            }
             ["opt", rest @ ..] => script::option(rest),
             words => script::bytes(words, &NoCommands),
         };
+        assert_eq!(self.receive(&mut &b""[..]), Ok(Step::Transmit), "{line}");
         // Without room nothing is written, and nothing is lost.
         let mut room = [0; 3];
-        let refused = self.connect.transmit(&mut room.as_mut_slice());
+        let refused = self.connector.transmit(&mut room.as_mut_slice());
         assert!(matches!(refused, Err(Misuse::Encode(_))), "{refused:?}");
         assert_eq!(room, [0; 3]);
+        assert_eq!(self.receive(&mut &b""[..]), Ok(Step::Transmit), "{line}");
         let mut sink = Bytes::default();
-        assert_eq!(self.connect.transmit(&mut sink), Ok(due.len()), "{line}");
+        assert_eq!(self.connector.transmit(&mut sink), Ok(due.len()), "{line}");
         assert_eq!(sink.0, due, "{line}");
     }
 
-    fn assert_silent(&mut self) {
-        let mut sink = Bytes::default();
-        assert_eq!(self.connect.transmit(&mut sink), Ok(0), "{sink:02x?}");
+    /// Where the step is not to transmit, there is nothing to transmit.
+    fn receive(&mut self, input: &mut &[u8]) -> Taken {
+        let taken = step!(self.connector.receive(input));
+        if !matches!(taken, Ok(Step::Transmit | Step::Event(_))) {
+            let mut sink = Bytes::default();
+            assert_eq!(self.connector.transmit(&mut sink), Ok(0), "{sink:02x?}");
+        }
+        taken
     }
 
-    fn receive(&mut self, input: &mut &[u8]) -> Result<Option<Seen>, Error> {
-        let event = self.connect.receive(input)?;
-        Ok(event.map(|event| Seen::Line(format!("{event:?}"))))
-    }
-
-    fn need(&self) -> Need {
-        self.connect.need()
+    fn receive_from(&mut self, inbox: &Inbox<Vec<u8>>) -> Taken {
+        step!(inbox.receive(&mut self.connector))
     }
 
     fn end_of_input(&mut self) -> Result<(), Error> {
-        self.connect.end_of_input()
+        self.connector.end_of_input()
     }
 
-    fn buffer(&self) -> usize {
-        20 + usize::try_from(self.limits.option_data).unwrap()
+    fn limits(&self) -> Limits {
+        self.limits
     }
 }
 
-/// Plays a handshake by policy to its end; returns what was agreed on.
-pub(crate) fn by_plan(plan: Plan<'_>, transcript: &str) {
-    play(|| ByPlan::new(plan), transcript);
+/// Plays an automatic handshake to its end.
+pub(crate) fn automatic(config: Config<'_>, transcript: &str) {
+    play(|| Automatic::new(config), transcript);
 }
 
 // ------------------------------------------------------------- transmission
@@ -208,9 +265,9 @@ pub(crate) fn export(framing: Framing) -> Negotiated {
 pub(crate) fn with_contexts(framing: Framing, count: u32) -> Negotiated {
     let mut export = export(framing);
     for id in 1..=count {
-        let width = Width::Narrow;
+        let width = StatusWidth::Narrow;
         let id = ContextId(id);
-        export.contexts.push(Context { id, width }).unwrap();
+        export.contexts.push(SelectedContext { id, width }).unwrap();
     }
     export
 }
@@ -228,28 +285,37 @@ pub(crate) fn with_block_sizes(framing: Framing, minimum: u32, maximum: u32) -> 
 }
 
 /// `C: READ 0 4K DF`, `C: FLUSH`, `C: STATUS 0 1M of=1,2`, `C: DISC`.
-pub(crate) struct Sending {
+pub(crate) struct Client {
     pub(crate) machine: Transmission<Vec<Slot>>,
-    pub(crate) buffer: usize,
+    limits: Limits,
     /// Cookie and offset of every command but DISC.
     pub(crate) sent: Vec<(Cookie, u64)>,
 }
 
-impl Sending {
-    pub(crate) fn new(export: Negotiated, limits: Limits) -> Self {
+impl Client {
+    pub(crate) fn new(export: Negotiated) -> Self {
+        Self::with_limits(export, LIMITS)
+    }
+
+    pub(crate) fn with_limits(export: Negotiated, limits: Limits) -> Self {
         Self {
             machine: Transmission::new(export, vec![Slot::default(); 8], limits),
-            buffer: 64,
+            limits,
             sent: Vec::new(),
         }
     }
 
     pub(crate) fn lenient(export: Negotiated) -> Self {
-        let strict = Self::new(export, tiny());
+        let strict = Self::new(export);
         Self {
             machine: strict.machine.lenient(),
             ..strict
         }
+    }
+
+    fn seen(&self, step: Step<TransmissionEvent<'_>, &[u8]>) -> Step<Seen, Infallible> {
+        let number = |cookie| self.number(cookie);
+        Seen::step(step, |event| Seen::of(event, number), number)
     }
 
     fn number(&self, cookie: Cookie) -> usize {
@@ -260,12 +326,12 @@ impl Sending {
 
 /// Plays a transmission; returns what was seen.
 pub(crate) fn transmission(export: Negotiated, transcript: &str) -> Vec<String> {
-    play(|| Sending::new(export, tiny()), transcript)
+    play(|| Client::new(export), transcript)
 }
 
 /// Plays a transmission of a lenient client.
 pub(crate) fn lenient(export: Negotiated, transcript: &str) -> Vec<String> {
-    play(|| Sending::lenient(export), transcript)
+    play(|| Client::lenient(export), transcript)
 }
 
 /// `C:` line as a request, and the contexts it names.
@@ -290,7 +356,7 @@ pub(crate) fn request(line: &str) -> (Request, Vec<ContextId>) {
 }
 
 /// The bytes of a command, from the specification's layout.
-fn head(framing: Framing, request: Request, contexts: &[ContextId], cookie: u64) -> Vec<u8> {
+fn header(framing: Framing, request: Request, contexts: &[ContextId], cookie: u64) -> Vec<u8> {
     let mut flags = request.flags.0;
     let mut length = request.length;
     let extended = framing == Framing::Extended;
@@ -318,7 +384,7 @@ fn head(framing: Framing, request: Request, contexts: &[ContextId], cookie: u64)
     out
 }
 
-impl Commands for Sending {
+impl Commands for Client {
     fn command(&self, number: usize) -> (u64, u64) {
         let (cookie, offset) = self.sent[number];
         (cookie.0, offset)
@@ -329,7 +395,7 @@ impl Commands for Sending {
     }
 }
 
-impl Machine for Sending {
+impl Machine for Client {
     fn client(&mut self, line: &str) {
         let framing = self.machine.negotiated().framing;
         let (request, contexts) = request(line);
@@ -338,7 +404,7 @@ impl Machine for Sending {
             let made = self.machine.disconnect().unwrap();
             assert_eq!(
                 made.as_bytes(),
-                head(framing, request, &[], made.cookie().0)
+                header(framing, request, &[], made.cookie().0)
             );
             assert_eq!(self.machine.in_flight(), in_flight);
             return;
@@ -369,7 +435,7 @@ impl Machine for Sending {
             (made, due.len() as u64)
         };
         let cookie = made.cookie();
-        let due = head(framing, request, &contexts, cookie.0);
+        let due = header(framing, request, &contexts, cookie.0);
         assert_eq!(made.as_bytes(), due, "{line}");
         assert_eq!(made.as_ref(), due, "{line}");
         assert_eq!(u64::from(made.payload_length()), payload, "{line}");
@@ -379,40 +445,34 @@ impl Machine for Sending {
         self.sent.push((cookie, request.offset));
     }
 
-    fn receive(&mut self, input: &mut &[u8]) -> Result<Option<Seen>, Error> {
-        let event = self.machine.receive(input)?;
-        Ok(event.map(|event| Seen::of(event, |cookie| self.number(cookie))))
+    fn receive(&mut self, input: &mut &[u8]) -> Taken {
+        let step = self.machine.receive(input)?;
+        Ok(self.seen(step))
     }
 
-    fn need(&self) -> Need {
-        self.machine.need()
+    fn receive_from(&mut self, inbox: &Inbox<Vec<u8>>) -> Taken {
+        let step = inbox.receive(&mut self.machine)?;
+        Ok(self.seen(step))
     }
 
-    fn advance(&mut self, n: u64) {
-        let Need::Payload { length, .. } = self.machine.need() else {
-            panic!("no payload is needed");
-        };
-        let expected = length;
-        for too_much in [length + 1, u64::MAX] {
+    fn advance(&mut self, n: u64, expected: u64) {
+        for too_much in [expected + 1, u64::MAX] {
             let refused = Err(Misuse::TooMuchPayload { expected });
             assert_eq!(self.machine.advance(too_much), refused);
         }
         assert_eq!(self.machine.advance(n), Ok(()));
     }
 
-    fn command_of(&self, need: Need) -> usize {
-        match need {
-            Need::Payload { cookie, .. } => self.number(cookie),
-            other => panic!("{other:?} is no payload"),
-        }
+    fn command_of(&self, cookie: Cookie) -> usize {
+        self.number(cookie)
     }
 
     fn end_of_input(&mut self) -> Result<(), Error> {
         self.machine.end_of_input()
     }
 
-    /// What is done and what is abandoned is what was sent, each once.
-    fn assert_accounted(&mut self, seen: &[Seen]) {
+    /// Each command that was sent is done or unanswered, once.
+    fn assert_every_command_ended(&mut self, seen: &[Seen]) {
         let mut open: Vec<usize> = (0..self.sent.len()).collect();
         let mut close = |number: usize| {
             let at = open.iter().position(|other| *other == number);
@@ -425,7 +485,7 @@ impl Machine for Sending {
                 close(number[1..].parse().unwrap());
             }
         }
-        while let Some(cookie) = self.machine.abandon() {
+        while let Some(cookie) = self.machine.pop_unanswered() {
             close(self.number(cookie));
         }
         assert!(open.is_empty(), "never ended: {open:?}");
@@ -441,19 +501,7 @@ impl Machine for Sending {
         self.sent.iter().enumerate().fold(text, named)
     }
 
-    fn buffer(&self) -> usize {
-        self.buffer
+    fn limits(&self) -> Limits {
+        self.limits
     }
-}
-
-/// How a fixed newstyle handshake begins.
-pub(crate) const FIXED: &str = r#"
-    S: "NBDMAGIC" "IHAVEOPT" 3:16
-    E: Greeting(Newstyle(NewstyleGreeting { flags: HandshakeFlags(FIXED_NEWSTYLE | NO_ZEROES) }))
-    C: flags 3
-"#;
-
-/// Plays a fixed newstyle handshake by hand, behind its client flags.
-pub(crate) fn fixed(transcript: &str) {
-    by_hand(&format!("{FIXED}{transcript}"));
 }

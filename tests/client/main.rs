@@ -1,4 +1,4 @@
-//! The client role, judged by transcripts: each one whole, byte by byte, at
+//! The client role, checked by transcripts: each one whole, byte by byte, at
 //! every split, by exact reads, through a small buffer, and cut off at every
 //! byte.
 

@@ -1,25 +1,21 @@
-//! Every option by hand, with every answer it has.
+//! Every option of a manual handshake, with every reply it has.
 
+use nbd_codec::client::Config;
 use nbd_codec::wire::number::ContextId;
-use nbd_codec::{Context, Contexts, Framing, Width};
+use nbd_codec::{Framing, Negotiated, SelectedContext, SelectedContexts, StatusWidth, Step};
 
-use super::greetings::agreed;
-use super::machines::{ByHand, FIXED, fixed, small};
+use super::greetings::negotiated;
+use super::machines::{FIXED_NEWSTYLE, Manual, fixed_newstyle};
+use super::transcript::{Machine, once};
 
-/// What is agreed on after these lines behind the client flags.
-pub(crate) fn agreed_after(lines: &str) -> nbd_codec::Negotiated {
-    let without_events: String = FIXED
-        .lines()
-        .chain(lines.lines())
-        .filter(|line| !line.trim_start().starts_with("E:"))
-        .map(|line| format!("{line}\n"))
-        .collect();
-    agreed(ByHand::new(false, small()), &without_events)
+/// What is negotiated after these lines, which follow the client flags.
+pub(crate) fn negotiated_after(lines: &str) -> Negotiated {
+    negotiated(&format!("{FIXED_NEWSTYLE}{lines}"))
 }
 
 #[test]
 fn list() {
-    fixed(
+    fixed_newstyle(
         r#"
         C: opt LIST
         S: rep LIST SERVER 4:32 "disk" "a small disk"
@@ -36,7 +32,7 @@ fn list() {
 
 #[test]
 fn list_of_nothing_and_refused() {
-    fixed(
+    fixed_newstyle(
         r#"
         C: opt LIST
         S: rep LIST ACK
@@ -48,11 +44,11 @@ fn list_of_nothing_and_refused() {
     );
 }
 
-/// INFO brings what it brings and leaves the handshake where it was; GO ends
-/// it. Unknown information is passed on.
+/// After INFO the handshake continues; GO ends it. Unknown information is
+/// reported.
 #[test]
 fn info_and_go() {
-    fixed(
+    fixed_newstyle(
         r#"
         C: opt INFO 4:32 "disk" 4:16 EXPORT:16 NAME:16 DESCRIPTION:16 BLOCK_SIZE:16
         S: rep INFO INFO NAME:16 "DISK"
@@ -77,10 +73,10 @@ fn info_and_go() {
     );
 }
 
-/// What GO brings holds, not what INFO brought before it.
+/// The information of GO replaces the information of INFO.
 #[test]
-fn go_replaces_what_info_said() {
-    let agreed = agreed_after(
+fn go_replaces_info() {
+    let agreed = negotiated_after(
         r#"
         C: opt INFO 0:32 1:16 BLOCK_SIZE:16
         S: rep INFO INFO BLOCK_SIZE:16 512:32 4096:32 1M:32
@@ -96,10 +92,10 @@ fn go_replaces_what_info_said() {
     assert_eq!(agreed.constraints().minimum, 1);
 }
 
-/// And GO must bring it: what INFO said of the size does not count.
+/// GO must report the size, even where INFO reported it before.
 #[test]
-fn info_does_not_stand_for_go() {
-    fixed(
+fn info_does_not_replace_go() {
+    fixed_newstyle(
         r#"
         C: opt INFO 0:32 0:16
         S: rep INFO INFO EXPORT:16 2M:64 3:16
@@ -113,10 +109,10 @@ fn info_does_not_stand_for_go() {
     );
 }
 
-/// What follows GO belongs to the transmission, in the same input too.
+/// What follows GO belongs to the transmission phase, in the same input too.
 #[test]
-fn ready_leaves_the_rest() {
-    fixed(
+fn ready_consumes_nothing_after_go() {
+    fixed_newstyle(
         r#"
         C: opt GO 0:32 0:16
         S: rep GO INFO EXPORT:16 1M:64 1:16
@@ -129,7 +125,7 @@ fn ready_leaves_the_rest() {
     );
 }
 
-/// Every error an option can be answered with; the next option may follow.
+/// Every error that can refuse an option; the next option may follow.
 #[test]
 fn refusals() {
     for (error, name) in [
@@ -145,7 +141,7 @@ fn refusals() {
         ("ERR_EXT_HEADER_REQD", "NBD_REP_ERR_EXT_HEADER_REQD"),
         ("0xffffffff", "OptionReplyType(0xffffffff)"),
     ] {
-        fixed(&format!(
+        fixed_newstyle(&format!(
             r#"
             C: opt GO 4:32 "disk" 0:16
             S: rep GO INFO BLOCK_SIZE:16 512:32 512:32 64K:32
@@ -181,14 +177,14 @@ fn framing_options() {
         (vec![extended, downgrade], Framing::Extended),
         (vec![extended, structured], Framing::Extended),
     ] {
-        let agreed = agreed_after(&(options.concat() + go));
+        let agreed = negotiated_after(&(options.concat() + go));
         assert_eq!(agreed.framing, framing, "{options:?}");
     }
 }
 
 #[test]
 fn meta_contexts() {
-    fixed(
+    fixed_newstyle(
         r#"
         C: opt STRUCTURED_REPLY
         S: rep STRUCTURED_REPLY ACK
@@ -211,10 +207,9 @@ fn meta_contexts() {
     );
 }
 
-/// Which contexts hold: those of the last SET_META_CONTEXT, for the export
-/// that is chosen.
+/// The last SET_META_CONTEXT selects the contexts, for the export that it names.
 #[test]
-fn contexts_that_hold() {
+fn selected_contexts() {
     let structured = "C: opt STRUCTURED_REPLY\nS: rep STRUCTURED_REPLY ACK\n";
     let set = |export: &str, id: u32| {
         format!(
@@ -244,27 +239,28 @@ fn contexts_that_hold() {
         S: 1M:64 1:16
     "#;
     let ids = |lines: String| -> Vec<u32> {
-        let agreed = agreed_after(&lines);
+        let agreed = negotiated_after(&lines);
         agreed.contexts.iter().map(|c| c.id.0).collect()
     };
     for end in [go, export_name] {
         let all = |lines: &[&str]| ids([&[structured], lines, &[end]].concat().concat());
-        assert_eq!(all(&[]), []);
+        let none_selected: [u32; 0] = [];
+        assert_eq!(all(&[]), none_selected);
         assert_eq!(all(&[&set("disk", 3)]), [3]);
         assert_eq!(all(&[&set("disk", 3), &set("disk", 4)]), [4]);
-        assert_eq!(all(&[&set("DISK", 3)]), [], "for another export");
-        assert_eq!(all(&[&set("disk", 3), &set("DISK", 4)]), []);
+        assert_eq!(all(&[&set("DISK", 3)]), none_selected, "for another export");
+        assert_eq!(all(&[&set("disk", 3), &set("DISK", 4)]), none_selected);
         assert_eq!(all(&[&set("DISK", 4), &set("disk", 3)]), [3]);
-        assert_eq!(all(&[&set("disk", 3), none]), []);
-        assert_eq!(all(&[&set("disk", 3), fails]), []);
+        assert_eq!(all(&[&set("disk", 3), none]), none_selected);
+        assert_eq!(all(&[&set("disk", 3), fails]), none_selected);
         assert_eq!(all(&[fails, &set("disk", 3)]), [3]);
     }
 }
 
-/// A GO that fails for one export does not choose it.
+/// A GO that is refused for one export does not choose it.
 #[test]
 fn another_export_after_a_refusal() {
-    let agreed = agreed_after(
+    let agreed = negotiated_after(
         r#"
         C: opt STRUCTURED_REPLY
         S: rep STRUCTURED_REPLY ACK
@@ -283,15 +279,15 @@ fn another_export_after_a_refusal() {
 
 #[test]
 fn abort() {
-    fixed(
+    fixed_newstyle(
         r#"
         C: opt ABORT
         S: rep ABORT ACK
         E: Ack(NBD_OPT_ABORT)
         "#,
     );
-    fixed("C: opt ABORT");
-    fixed(
+    fixed_newstyle("C: opt ABORT");
+    fixed_newstyle(
         r#"
         C: opt ABORT
         S: rep ABORT ACK
@@ -302,32 +298,24 @@ fn abort() {
     );
 }
 
-/// A server need not answer ABORT.
+/// A server need not reply to ABORT: closing the connection ends the handshake
+/// as well.
 #[test]
 fn the_end_after_abort() {
-    use super::transcript::Machine;
     for reply in ["", "S: rep ABORT ACK"] {
-        let mut hand = ByHand::new(false, small());
-        let lines = FIXED.lines().chain(["C: opt ABORT", reply]);
-        for line in lines.filter(|line| !line.trim().is_empty()) {
-            match line.trim().split_once(' ').unwrap() {
-                ("C:", what) => hand.client(what),
-                ("S:", what) => {
-                    let bytes = super::script::server(what, &super::script::NoCommands);
-                    let mut input = bytes.as_slice();
-                    while hand.receive(&mut input).unwrap().is_some() {}
-                }
-                _ => {}
-            }
+        let mut manual = Manual::greeted(Config::new(""));
+        once(&mut manual, &format!("C: opt ABORT\n{reply}"));
+        for _ in 0..2 {
+            assert_eq!(manual.end_of_input(), Ok(()));
+            assert_eq!(manual.receive(&mut &b""[..]), Ok(Step::Finished));
         }
-        assert_eq!(hand.end_of_input(), Ok(()));
     }
 }
 
-/// An option without a name may be answered by anything.
+/// An unknown option may have any reply.
 #[test]
 fn unknown_option() {
-    fixed(
+    fixed_newstyle(
         r#"
         C: opt 0x1234 "anything"
         S: rep 0x1234 77 0102
@@ -343,9 +331,9 @@ fn unknown_option() {
     );
 }
 
-/// Replies that are no answer.
+/// Replies that the option does not have.
 #[test]
-fn replies_that_do_not_fit() {
+fn replies_to_other_options() {
     for (option, reply, error) in [
         (
             "LIST",
@@ -427,12 +415,12 @@ fn replies_that_do_not_fit() {
             }
             false => "",
         };
-        fixed(&format!("{agreed}C: opt {option}\nS: {reply}\n! {error}"));
+        fixed_newstyle(&format!("{agreed}C: opt {option}\nS: {reply}\n! {error}"));
     }
 }
 
-/// Block sizes, and whether they can be. (A preferred size below 512 breaks a
-/// rule, harms nobody and is seen in the wild.)
+/// Valid and invalid block sizes. (A preferred size below 512 breaks a rule, is
+/// harmless, and real servers send it.)
 #[test]
 fn block_sizes() {
     for (minimum, preferred, maximum, good) in [
@@ -459,7 +447,7 @@ fn block_sizes() {
             true => format!("E: Info(BlockSize({sizes}))"),
             false => format!("! Violation(BlockSizes({sizes}))"),
         };
-        fixed(&format!(
+        fixed_newstyle(&format!(
             r#"
             C: opt INFO 0:32 1:16 BLOCK_SIZE:16
             S: rep INFO INFO BLOCK_SIZE:16 {minimum}:32 {preferred}:32 {maximum}:32
@@ -469,21 +457,21 @@ fn block_sizes() {
     }
 }
 
-/// Contexts are the same if they have the same numbers and widths, in the same
+/// Contexts are equal if they have the same numbers and widths, in the same
 /// order.
 #[test]
-fn contexts_are_what_they_hold() {
-    let of = |held: &[(u32, Width)]| {
-        let mut contexts = Contexts::new();
+fn contexts_are_equal_by_content() {
+    let of = |held: &[(u32, StatusWidth)]| {
+        let mut contexts = SelectedContexts::new();
         for (id, width) in held {
             let (id, width) = (ContextId(*id), *width);
-            contexts.push(Context { id, width }).unwrap();
+            contexts.push(SelectedContext { id, width }).unwrap();
         }
         contexts
     };
-    let (narrow, wide) = (Width::Narrow, Width::Wide);
+    let (narrow, wide) = (StatusWidth::Narrow, StatusWidth::Wide);
     let both = of(&[(1, narrow), (2, wide)]);
-    let mut same = Contexts::default();
+    let mut same = SelectedContexts::default();
     for context in both.iter() {
         same.push(context).unwrap();
     }
@@ -499,26 +487,26 @@ fn contexts_are_what_they_hold() {
     }
     assert_eq!(
         format!("{both:?}"),
-        "[Context { id: ContextId(1), width: Narrow }, \
-         Context { id: ContextId(2), width: Wide }]"
+        "[SelectedContext { id: ContextId(1), width: Narrow }, \
+         SelectedContext { id: ContextId(2), width: Wide }]"
     );
 }
 
-/// Contexts that cannot be.
+/// Contexts that a server must not select.
 #[test]
 fn impossible_contexts() {
-    let head = r#"
+    let select = r#"
         C: opt STRUCTURED_REPLY
         S: rep STRUCTURED_REPLY ACK
         E: Ack(NBD_OPT_STRUCTURED_REPLY)
         C: opt SET_META_CONTEXT 0:32 1:32 2:32 "x:"
     "#;
-    fixed(&format!(
-        r#"{head}
+    fixed_newstyle(&format!(
+        r#"{select}
         S: rep SET_META_CONTEXT META_CONTEXT 5:32 "x:a"
         S: rep SET_META_CONTEXT META_CONTEXT 5:32 "x:b"
         E: MetaContext {{ id: ContextId(5), name: "x:a" }}
-        ! Violation(Contexts(Repeated(ContextId(5))))
+        ! Violation(SelectedContexts(Repeated(ContextId(5))))
         "#
     ));
     let many: String = (0..33)
@@ -527,14 +515,15 @@ fn impossible_contexts() {
     let due: String = (0..32)
         .map(|id| format!("E: MetaContext {{ id: ContextId({id}), name: \"\" }}\n"))
         .collect();
-    fixed(&format!("{head}{many}{due}! Violation(Contexts(Full))"));
+    fixed_newstyle(&format!(
+        "{select}{many}{due}! Violation(SelectedContexts(Full))"
+    ));
 }
 
-/// EXPORT_NAME says nothing of block sizes, and what INFO said of them was not
-/// agreed on.
+/// EXPORT_NAME reports no block sizes, and those of INFO were not negotiated.
 #[test]
 fn export_name_has_no_block_sizes() {
-    let agreed = agreed_after(
+    let agreed = negotiated_after(
         r#"
         C: opt INFO 0:32 1:16 BLOCK_SIZE:16
         S: rep INFO INFO BLOCK_SIZE:16 512:32 4096:32 1M:32

@@ -6,7 +6,7 @@ use super::machines::{export, lenient, transmission};
 
 const CHUNKED: [Framing; 2] = [Structured, Extended];
 
-/// Commands and replies in both framings with chunks, behind `READ 4K 1K`.
+/// Plays a transcript in both framings with chunks, after `READ 4K 1K`.
 fn read(transcript: &str) {
     for framing in CHUNKED {
         transmission(export(framing), &format!("C: READ 4K 1K\n{transcript}"));
@@ -43,7 +43,7 @@ fn unknown_reply_flags() {
     );
 }
 
-/// Content outside the request, however its end is reckoned.
+/// Content outside the request, also where its end exceeds 64 bits.
 #[test]
 fn out_of_bounds() {
     for chunk in [
@@ -70,8 +70,8 @@ fn out_of_bounds() {
     );
 }
 
-/// More than was asked for is seen at the chunk that brings it; the same
-/// amount in the wrong places, at the end.
+/// More bytes than the request has are detected at the chunk that exceeds it;
+/// as many bytes in the wrong places, at the end of the reply.
 #[test]
 fn overlap() {
     read(
@@ -125,7 +125,7 @@ fn gaps() {
     );
 }
 
-/// A reply with an error need not be whole, nor in place.
+/// A reply with an error may be incomplete.
 #[test]
 fn an_error_excuses_gaps() {
     read(
@@ -181,7 +181,7 @@ fn do_not_fragment() {
     }
 }
 
-/// Pieces of nothing, and lengths that no chunk has.
+/// Content of no bytes, and lengths that a chunk cannot have.
 #[test]
 fn impossible_lengths() {
     for (chunk, length) in [
@@ -198,9 +198,9 @@ fn impossible_lengths() {
             "S: chunk {chunk} #0 len={length}\n! Decode(Length {{ message: {message:?}, length: {length} }})"
         ));
     }
-    // With its place, at which it could follow.
-    let nothing = r#"Decode(Length { message: "NBD_REPLY_TYPE_OFFSET_DATA", length: 8 })"#;
-    read(&format!("S: chunk OFFSET_DATA #0 4096:64\n! {nothing}"));
+    // With the offset at which the next data could begin.
+    let no_data = r#"Decode(Length { message: "NBD_REPLY_TYPE_OFFSET_DATA", length: 8 })"#;
+    read(&format!("S: chunk OFFSET_DATA #0 4096:64\n! {no_data}"));
     read("S: chunk OFFSET_HOLE #0 4096:64 0:32\n! Decode(EmptyHole)");
     read("S: chunk NONE #0\n! Violation(NoneNotDone)");
 }
@@ -222,9 +222,9 @@ fn simple_errors_have_no_payload() {
     );
 }
 
-/// Reads of nothing, as only a lenient client can ask for.
+/// Only a lenient client can read zero bytes.
 #[test]
-fn reads_of_nothing() {
+fn reads_of_zero_bytes() {
     lenient(
         export(Framing::Simple),
         "C: READ 5 0\nS: simple OK #0\nE: #0 done",
@@ -247,8 +247,8 @@ fn reads_of_nothing() {
     }
 }
 
-/// A range that ends with the last byte that 64 bits can name, and one that
-/// goes on behind it.
+/// A range that ends with the last offset of 64 bits, and one that continues
+/// past it.
 #[test]
 fn the_end_of_the_address_space() {
     let mut export = export(Extended);
@@ -277,7 +277,7 @@ fn the_end_of_the_address_space() {
         ! Violation(OutOfBounds(#0))
         "#,
     );
-    // A simple reply has no place that could be wrong.
+    // A simple reply has no offset that could be wrong.
     export.framing = Framing::Simple;
     lenient(
         export,

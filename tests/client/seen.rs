@@ -1,13 +1,15 @@
-//! What a machine reported, kept and written down for comparison.
+//! What a state machine reported, kept and written down for comparison.
 
+use std::convert::Infallible;
 use std::fmt;
 
-use nbd_codec::client::Event;
+use nbd_codec::client::TransmissionEvent;
 use nbd_codec::wire::extent::Extent64;
 use nbd_codec::wire::number::{ContextId, Cookie};
+use nbd_codec::{Content, Step};
 
-/// One event, no longer borrowed, and joined with its neighbours where only
-/// the fragmentation of the input has parted them.
+/// One event or content, no longer borrowed, and joined with its neighbours
+/// where only the fragmentation of the input separates them.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Seen {
     Data {
@@ -26,72 +28,92 @@ pub(crate) enum Seen {
 }
 
 impl Seen {
-    /// A transmission event; `number` tells which command a cookie belongs to.
-    pub(crate) fn of(event: Event<'_>, number: impl Fn(Cookie) -> usize) -> Self {
-        Self::Line(match event {
-            Event::Data {
-                cookie,
-                offset,
-                data,
-            } => {
-                assert!(!data.is_empty(), "a fragment without data");
-                return Self::Data {
-                    command: number(cookie),
-                    offset,
-                    data: data.to_vec(),
-                };
-            }
-            Event::Extents32 {
-                cookie,
-                context,
-                offset,
-                extents,
-            } => {
-                assert!(!extents.is_empty(), "a batch without extents");
-                return Self::Extents {
-                    command: number(cookie),
-                    context,
-                    offset,
-                    wide: false,
-                    extents: extents.map(Extent64::from).collect(),
-                };
-            }
-            Event::Extents64 {
-                cookie,
-                context,
-                offset,
-                extents,
-            } => {
-                assert!(!extents.is_empty(), "a batch without extents");
-                return Self::Extents {
-                    command: number(cookie),
-                    context,
-                    offset,
-                    wide: true,
-                    extents: extents.collect(),
-                };
-            }
-            Event::Hole {
+    /// A step of any state machine; `event` converts its event, `number` tells
+    /// which command a cookie belongs to.
+    pub(crate) fn step<E>(
+        step: Step<E, &[u8]>,
+        event: impl FnOnce(E) -> Self,
+        number: impl Fn(Cookie) -> usize,
+    ) -> Step<Self, Infallible> {
+        match step {
+            Step::Event(seen) => Step::Event(event(seen)),
+            Step::Content(content) => Step::Event(Self::content(content, number)),
+            Step::Transmit => Step::Transmit,
+            Step::Read(n) => Step::Read(n),
+            Step::ReadPayload {
                 cookie,
                 offset,
                 length,
-            } => format!("#{} hole {offset} +{length}", number(cookie)),
-            Event::Error {
+            } => Step::ReadPayload {
+                cookie,
+                offset,
+                length,
+            },
+            Step::StartTls => Step::StartTls,
+            Step::Finished => Step::Finished,
+        }
+    }
+
+    fn content(content: Content<&[u8]>, number: impl Fn(Cookie) -> usize) -> Self {
+        assert!(content.length() > 0, "content of no bytes");
+        let command = number(content.cookie());
+        match content {
+            Content::Data { offset, data, .. } => Self::Data {
+                command,
+                offset,
+                data: data.to_vec(),
+            },
+            Content::Hole { offset, length, .. } => {
+                Self::Line(format!("#{command} hole {offset} +{length}"))
+            }
+        }
+    }
+
+    /// A transmission event.
+    pub(crate) fn of(event: TransmissionEvent<'_>, number: impl Fn(Cookie) -> usize) -> Self {
+        let (cookie, context, offset, wide, extents) = match event {
+            TransmissionEvent::Extents32 {
+                cookie,
+                context,
+                offset,
+                extents,
+            } => (
+                cookie,
+                context,
+                offset,
+                false,
+                extents.map(Extent64::from).collect(),
+            ),
+            TransmissionEvent::Extents64 {
+                cookie,
+                context,
+                offset,
+                extents,
+            } => (cookie, context, offset, true, extents.collect::<Vec<_>>()),
+            TransmissionEvent::Error {
                 cookie,
                 error,
                 offset,
                 message,
             } => {
                 let place = offset.map_or(String::new(), |offset| format!(" @{offset}"));
-                let text = message.map_or("skipped".to_owned(), |text| format!("{text:?}"));
-                format!("#{} error {error}{place} {text}", number(cookie))
+                let text = message.map_or("discarded".to_owned(), |text| format!("{text:?}"));
+                return Self::Line(format!("#{} error {error}{place} {text}", number(cookie)));
             }
-            Event::Done { cookie, result } => match result {
-                Ok(()) => format!("#{} done", number(cookie)),
-                Err(error) => format!("#{} done {error}", number(cookie)),
-            },
+            TransmissionEvent::Done { cookie, result } => {
+                let error = result.map_or_else(|error| format!(" {error}"), |()| String::new());
+                return Self::Line(format!("#{} done{error}", number(cookie)));
+            }
             other => panic!("an event without notation: {other:?}"),
-        })
+        };
+        assert!(!extents.is_empty(), "a batch without extents");
+        Self::Extents {
+            command: number(cookie),
+            context,
+            offset,
+            wide,
+            extents,
+        }
     }
 
     /// Appends an event, or joins it to the one before.
@@ -137,8 +159,8 @@ fn end(offset: u64, extents: &[Extent64]) -> u64 {
     extents.iter().fold(offset, add)
 }
 
-/// Whether `part` is what `whole` begins with; of data and extents a beginning
-/// is enough.
+/// Whether `part` is a prefix of `whole`; its last data or extents may be a
+/// prefix, too.
 pub(crate) fn begins(whole: &[Seen], part: &[Seen]) -> bool {
     let Some((last, before)) = part.split_last() else {
         return true;

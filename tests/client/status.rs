@@ -2,17 +2,17 @@
 
 use nbd_codec::Framing::{self, Extended, Simple, Structured};
 use nbd_codec::wire::number::ContextId;
-use nbd_codec::{Context, Negotiated, Width};
+use nbd_codec::{Negotiated, SelectedContext, StatusWidth};
 
 use super::machines::{export, lenient, transmission, with_contexts};
 
 /// A status chunk of either width from `length/flags` pairs.
-fn chunk(framing: Framing, head: &str, context: u32, extents: &[(u64, u64)]) -> String {
-    let (kind, bits) = match framing {
+fn chunk(framing: Framing, kind: &str, context: u32, extents: &[(u64, u64)]) -> String {
+    let (name, bits) = match framing {
         Extended => ("BLOCK_STATUS_EXT", 64),
         _ => ("BLOCK_STATUS", 32),
     };
-    let mut line = format!("S: {head} {kind} #0 {context}:32");
+    let mut line = format!("S: {kind} {name} #0 {context}:32");
     if framing == Extended {
         line += &format!(" {}:32", extents.len());
     }
@@ -76,8 +76,8 @@ fn unaligned_extents() {
     }
 }
 
-/// The last extent may reach beyond the request; none may begin there. Less
-/// than was asked for is an answer too.
+/// The last extent may end past the end of the request; none may begin there.
+/// A reply may cover less than the request.
 #[test]
 fn the_end_of_the_request() {
     for framing in CHUNKED {
@@ -152,22 +152,22 @@ fn contexts_that_were_not_asked_for() {
         let one = [(4096, 0)];
         let good = |context| chunk(framing, "chunk", context, &one);
         let seen = |context| event(framing, context, 0, &one);
-        let head = "C: STATUS 0 64K\n".to_owned();
+        let status = "C: STATUS 0 64K\n".to_owned();
         let done = "S: last NONE #0\n";
         for (transcript, error) in [
-            (head.clone() + &good(7), "UnknownContext(ContextId(7))"),
-            (head.clone() + &good(0), "UnknownContext(ContextId(0))"),
+            (status.clone() + &good(7), "UnknownContext(ContextId(7))"),
+            (status.clone() + &good(0), "UnknownContext(ContextId(0))"),
             (
-                head.clone() + &good(1) + &seen(1) + &good(1),
+                status.clone() + &good(1) + &seen(1) + &good(1),
                 "RepeatedContext(ContextId(1))",
             ),
             (
-                head.clone() + &good(1) + done + &seen(1),
+                status.clone() + &good(1) + done + &seen(1),
                 "MissingContext(#0)",
             ),
-            (head.clone() + done, "MissingContext(#0)"),
+            (status.clone() + done, "MissingContext(#0)"),
         ] {
-            // Events behind input stand before the next input: one turn each.
+            // All input in one turn, followed by its events.
             let transcript = reorder(&transcript);
             let whole = format!("{transcript}! Violation({error})");
             transmission(with_contexts(framing, 2), &whole);
@@ -175,7 +175,7 @@ fn contexts_that_were_not_asked_for() {
     }
 }
 
-/// Input first, then what is due.
+/// Input first, then the events.
 fn reorder(transcript: &str) -> String {
     let lines = || transcript.lines();
     let input = lines().filter(|line| !line.starts_with("E:"));
@@ -186,7 +186,7 @@ fn reorder(transcript: &str) -> String {
         .collect()
 }
 
-/// A server that fails need not answer for every context.
+/// An error reply may lack contexts.
 #[test]
 fn an_error_excuses_contexts() {
     for framing in CHUNKED {
@@ -202,9 +202,9 @@ fn an_error_excuses_contexts() {
     }
 }
 
-/// Without a context that was negotiated none is right, whatever was asked.
+/// Where no context was negotiated, every context of a reply is unknown.
 #[test]
-fn no_context_at_all() {
+fn no_context_negotiated() {
     for framing in CHUNKED {
         let transcript = [
             "C: STATUS 0 64K\n",
@@ -215,8 +215,8 @@ fn no_context_at_all() {
     }
 }
 
-/// The width is judged at the chunk's type, before its payload is there and
-/// whatever command it claims to answer.
+/// The width is checked with the chunk's type: before its payload arrives, and
+/// before its cookie.
 #[test]
 fn the_other_width() {
     for (framing, chunk, name) in [
@@ -240,7 +240,7 @@ fn the_other_width() {
     }
 }
 
-/// Lengths that no status chunk has, and counts that contradict them.
+/// Lengths that a status chunk cannot have, and counts that contradict them.
 #[test]
 fn impossible_lengths() {
     for (framing, chunk, length) in [
@@ -276,7 +276,7 @@ fn impossible_lengths() {
     }
 }
 
-/// More extents than a server should send, at the length.
+/// More extents than the limit are detected by the length of the chunk.
 #[test]
 fn too_many_extents() {
     for (framing, chunk, length, count) in [
@@ -316,7 +316,7 @@ fn too_many_extents() {
     }
 }
 
-/// An extent of nothing, wherever it stands.
+/// An extent of length zero, at every position.
 #[test]
 fn empty_extents() {
     for framing in CHUNKED {
@@ -333,20 +333,19 @@ fn empty_extents() {
     }
 }
 
-fn of_widths(widths: &[Width]) -> Negotiated {
+fn of_widths(widths: &[StatusWidth]) -> Negotiated {
     let mut export = export(Extended);
     for (id, width) in (1..).zip(widths) {
         let (id, width) = (ContextId(id), *width);
-        export.contexts.push(Context { id, width }).unwrap();
+        export.contexts.push(SelectedContext { id, width }).unwrap();
     }
     export
 }
 
-/// A context that is known to be narrow has 32 bits of status, whatever the
-/// width of its extents.
+/// A narrow context has at most 32 bits of status, also in wide extents.
 #[test]
 fn wide_status() {
-    let export = of_widths(&[Width::Narrow, Width::Wide]);
+    let export = of_widths(&[StatusWidth::Narrow, StatusWidth::Wide]);
     for (context, flags, good) in [
         (1, 0xffff_ffff, true),
         (1, 1 << 32, false),
@@ -354,7 +353,7 @@ fn wide_status() {
         (2, 1 << 32, true),
         (2, u64::MAX, true),
     ] {
-        // Flags that are there twice are there.
+        // Two equal extents: their flags must not cancel out.
         let extents = [(512, flags), (512, flags)];
         let other = 3 - context;
         let outcome = match good {
@@ -371,8 +370,7 @@ fn wide_status() {
     }
 }
 
-/// Only some of the contexts (the payload's bytes are checked by the driver of
-/// these transcripts).
+/// Status of some of the contexts (`C:` lines check the bytes of the payload).
 #[test]
 fn filtered() {
     let one = [(4096, 0)];
@@ -392,7 +390,7 @@ fn filtered() {
         "E: #0 done",
     ];
     transmission(with_contexts(Extended, 3), &transcript.concat());
-    // Selected, and not asked for.
+    // A context that was selected and not asked for.
     let transcript = [
         "C: STATUS 512 64K of=3,1\n",
         &chunk(Extended, "chunk", 2, &one),
@@ -401,7 +399,7 @@ fn filtered() {
     transmission(with_contexts(Extended, 3), &transcript.concat());
 }
 
-/// As many contexts as there can be.
+/// The most contexts that can be selected.
 #[test]
 fn every_context() {
     for framing in CHUNKED {
@@ -422,9 +420,9 @@ fn every_context() {
     }
 }
 
-/// Status of nothing, as only a lenient client can ask for.
+/// Only a lenient client can ask for the status of zero bytes.
 #[test]
-fn status_of_nothing() {
+fn status_of_zero_bytes() {
     for framing in CHUNKED {
         let one = [(4096, 0)];
         let transcript = [
@@ -437,7 +435,7 @@ fn status_of_nothing() {
     }
 }
 
-/// A simple reply cannot say what block status asks for.
+/// A simple reply cannot answer block status.
 #[test]
 fn simple_replies() {
     for framing in [Simple, Structured] {

@@ -1,17 +1,21 @@
-//! STARTTLS: the hand-over, and what must not survive it.
+//! STARTTLS: when TLS is started, and what must not survive it.
 
-use nbd_codec::{Error, Misuse, Need, Violation};
+use nbd_codec::client::Config;
+use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::number::OptionType;
+use nbd_codec::wire::option::OptionRequest as O;
+use nbd_codec::{Error, Framing, Misuse, Negotiated, Step, Violation};
 
-use super::greetings::agreed;
-use super::machines::{ByHand, fixed, small, tiny};
+use super::greetings::negotiated;
+use super::machines::{Bytes, Manual, fixed_newstyle};
 use super::script::{self, NoCommands};
-use super::transcript::{Machine, play};
+use super::transcript::{Machine, once, play};
 
 const GREETING: &str = r#"S: "NBDMAGIC" "IHAVEOPT" 3:16"#;
 
 #[test]
-fn hand_over() {
-    fixed(
+fn established() {
+    fixed_newstyle(
         r#"
         C: opt STARTTLS
         S: rep STARTTLS ACK
@@ -26,7 +30,7 @@ fn hand_over() {
 
 #[test]
 fn refused_and_failed() {
-    fixed(
+    fixed_newstyle(
         r#"
         C: opt STARTTLS
         S: rep STARTTLS ERR_POLICY "not here"
@@ -36,7 +40,7 @@ fn refused_and_failed() {
         E: Ack(NBD_OPT_LIST)
         "#,
     );
-    fixed(
+    fixed_newstyle(
         r#"
         C: opt STARTTLS
         S: rep STARTTLS ACK
@@ -48,9 +52,9 @@ fn refused_and_failed() {
     );
 }
 
-/// Everything that was agreed on in plain text is forgotten.
+/// Everything that was negotiated in plain text is forgotten.
 #[test]
-fn nothing_survives() {
+fn nothing_survives_starttls() {
     let before = format!(
         r#"
         {GREETING}
@@ -74,62 +78,58 @@ fn nothing_survives() {
         S: rep GO INFO EXPORT:16 1M:64 1:16
         S: rep GO ACK
     "#;
-    let agreed_on = agreed(ByHand::new(false, small()), &format!("{before}{after}"));
-    let mut due = nbd_codec::Negotiated::new(
-        nbd_codec::Framing::Simple,
-        1 << 20,
-        nbd_codec::wire::flags::TransmissionFlags(1),
-    );
+    let agreed = negotiated(&format!("{before}{after}"));
+    let mut due = Negotiated::new(Framing::Simple, 1 << 20, TransmissionFlags(1));
     due.tls = true;
-    assert_eq!(agreed_on, due);
-    // NO_ZEROES is part of the greeting, and stays.
+    assert_eq!(agreed, due);
+    // NO_ZEROES is part of the client flags, and still holds.
     let after = "C: opt EXPORT_NAME \"\"\nS: 1M:64 1:16";
-    let agreed_on = agreed(ByHand::new(false, small()), &format!("{before}{after}"));
-    assert_eq!(agreed_on, due);
+    let agreed = negotiated(&format!("{before}{after}"));
+    assert_eq!(agreed, due);
 }
 
-fn awaiting_the_ack() -> ByHand {
-    let mut hand = ByHand::new(true, tiny());
-    let greeting = script::server(GREETING.split_once(' ').unwrap().1, &NoCommands);
-    assert!(hand.receive(&mut greeting.as_slice()).unwrap().is_some());
-    hand.client("flags 3");
-    hand.client("opt STARTTLS");
-    hand
+/// After STARTTLS was sent.
+fn before_the_ack() -> Manual {
+    let mut manual = Manual::greeted(Config::new("").require_tls());
+    once(&mut manual, "C: opt STARTTLS");
+    manual
 }
 
 const INJECTED: Error = Error::Violation(Violation::PlaintextAfterStartTls);
 
-/// Bytes behind the ACK were there before TLS was: in the same input the
-/// hand-over does not even happen.
+/// Bytes after the ACK were sent before TLS was started: where they are in the
+/// same input, the step to start TLS never comes.
 #[test]
 fn plain_text_in_the_same_input() {
     let ack = script::server("rep STARTTLS ACK", &NoCommands);
     let whole = [ack.as_slice(), b"\0"].concat();
     for split in 0..ack.len() {
-        let mut hand = awaiting_the_ack();
-        assert_eq!(hand.receive(&mut &whole[..split]), Ok(None), "{split}");
-        assert_eq!(hand.receive(&mut whole.as_slice()), Err(INJECTED));
-        assert_eq!(hand.need(), Need::Nothing);
+        let mut manual = before_the_ack();
+        let step = manual.receive(&mut &whole[..split]);
+        assert!(matches!(step, Ok(Step::Read(_))), "{split}: {step:?}");
+        for _ in 0..2 {
+            assert_eq!(manual.receive(&mut whole.as_slice()), Err(INJECTED));
+        }
         let over = Err(Misuse::Failed(INJECTED));
-        assert_eq!(hand.handshake.tls_established(), over);
+        assert_eq!(manual.handshake.tls_established(), over);
     }
 }
 
-/// And in a later one: the outcome cannot be stated any more.
+/// Where they are in a later input, the outcome of TLS cannot be stated any
+/// more.
 #[test]
 fn plain_text_in_a_later_input() {
-    let ack = script::server("rep STARTTLS ACK", &NoCommands);
-    let mut hand = awaiting_the_ack();
-    assert!(hand.receive(&mut ack.as_slice()).unwrap().is_some());
-    assert_eq!(hand.need(), Need::Nothing);
-    assert_eq!(hand.receive(&mut &b""[..]), Ok(None));
-    assert_eq!(hand.receive(&mut &b"\x15"[..]), Err(INJECTED));
+    let mut manual = before_the_ack();
+    once(&mut manual, "S: rep STARTTLS ACK");
+    for _ in 0..2 {
+        assert_eq!(manual.receive(&mut &b""[..]), Ok(Step::StartTls));
+    }
+    assert_eq!(manual.receive(&mut &b"\x15"[..]), Err(INJECTED));
     let over = Err(Misuse::Failed(INJECTED));
-    assert_eq!(hand.handshake.tls_established(), over);
+    assert_eq!(manual.handshake.tls_established(), over);
 }
 
-/// A server that has no way to start TLS ends the session where it is
-/// required.
+/// A server that cannot start TLS ends the session where TLS is required.
 #[test]
 fn required_and_impossible() {
     for line in [
@@ -137,27 +137,23 @@ fn required_and_impossible() {
         r#"S: "NBDMAGIC" "IHAVEOPT" 0:16"#,
         r#"S: "NBDMAGIC" "IHAVEOPT" 2:16"#,
     ] {
-        let start = || ByHand::new(true, tiny());
+        let start = || Manual::new(Config::new("").require_tls());
         play(start, &format!("{line}\n! TlsUnavailable"));
     }
 }
 
-/// A client that does not say it speaks fixed newstyle cannot start TLS
-/// either: with TLS required it has nothing to send.
+/// A client that does not set FIXED_NEWSTYLE cannot start TLS either: where TLS
+/// is required it has nothing to send.
 #[test]
 fn required_and_not_offered() {
-    use nbd_codec::wire::number::OptionType;
-    use nbd_codec::wire::option::OptionRequest as O;
-    let mut hand = ByHand::new(true, tiny());
-    let greeting = script::server(GREETING.split_once(' ').unwrap().1, &NoCommands);
-    assert!(hand.receive(&mut greeting.as_slice()).unwrap().is_some());
-    hand.client("flags 0");
-    let mut sink = super::machines::Bytes::default();
-    let name = hand
+    let mut manual = Manual::new(Config::new("").require_tls());
+    once(&mut manual, &format!("{GREETING}\nC: flags 0"));
+    let mut sink = Bytes::default();
+    let name = manual
         .handshake
         .send(&O::ExportName("disk".into()), &mut sink);
     assert_eq!(name, Err(Misuse::TlsRequired));
-    let start = hand.handshake.send(&O::StartTls, &mut sink);
+    let start = manual.handshake.send(&O::StartTls, &mut sink);
     assert_eq!(start, Err(Misuse::NotFixed(OptionType::STARTTLS)));
     assert!(sink.0.is_empty());
 }
