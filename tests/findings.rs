@@ -1,13 +1,15 @@
 //! What the fuzzers have found, one test each, named after what must hold.
 //! Each input is the smallest that showed the fault.
 
-use nbd_codec::client::connect::{self, Connect, Failure, Plan};
+use nbd_codec::client::connect::{self, Config, Connect, ConnectError};
 use nbd_codec::client::{Event, Handshake, Request, Slot, Transmission};
 use nbd_codec::wire::DecodeError;
 use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 use nbd_codec::wire::option::OptionRequest;
-use nbd_codec::{Context, Error, Framing, Limits, Misuse, Need, Negotiated, Violation, Width};
+use nbd_codec::{
+    Context, Error, Framing, Limits, Misuse, Need, Negotiated, StatusWidth, Violation,
+};
 
 /// An export of 1 MiB with everything.
 fn export(framing: Framing) -> Negotiated {
@@ -45,7 +47,7 @@ fn a_simple_reply_does_not_end_a_reply_that_began_with_chunks() {
     let event = session.receive(&mut input).unwrap().unwrap();
     assert!(matches!(
         event,
-        Event::Error {
+        TransmissionEvent::Error {
             error: ErrorValue::EIO,
             ..
         }
@@ -67,7 +69,10 @@ fn a_resize_sets_the_size_that_it_asked_for() {
     // S: a simple reply without error to the first
     let input = hex("67446698 00000000 00000001 00000000");
     let event = session.receive(&mut &input[..]).unwrap().unwrap();
-    assert!(matches!(event, Event::Done { result: Ok(()), .. }));
+    assert!(matches!(
+        event,
+        TransmissionEvent::Done { result: Ok(()), .. }
+    ));
     assert_eq!(session.negotiated().size, 512);
 }
 
@@ -107,8 +112,11 @@ fn need_behind_advance_is_the_least_header() {
 #[test]
 fn extents_behind_the_request_are_found_in_any_fragmentation() {
     let mut negotiated = export(Framing::Extended);
-    let (id, width) = (ContextId(1), Width::Wide);
-    negotiated.contexts.push(Context { id, width }).unwrap();
+    let (id, width) = (ContextId(1), StatusWidth::Wide);
+    negotiated
+        .contexts
+        .push(SelectedContext { id, width })
+        .unwrap();
     // S: BLOCK_STATUS_EXT with DONE: two extents, each as long as can be said
     let input = hex(
         "6e8a278c 0001 0006 00000001 00000000 00000000 00000000 00000000 00000028
@@ -151,11 +159,11 @@ fn a_connect_that_failed_yields_nothing() {
     let mut input = hex("4e42444d41474943 0000420281861253 0000000000001000 00000001");
     input.resize(input.len() + 124, 0);
     let mut input = &input[..];
-    let mut connect = Connect::new(Plan::new("disk")).unwrap();
+    let mut connect = Connector::new(Config::new("disk")).unwrap();
     let event = connect.receive(&mut input).unwrap().unwrap();
-    let reason = Failure::NoExportNames;
+    let reason = ConnectError::NoExportNames;
     let message = None;
-    assert_eq!(event, connect::Event::Failed { reason, message });
+    assert_eq!(event, ConnectEvent::Failed { reason, message });
     assert_eq!(connect.receive(&mut input), Ok(None));
     assert!(connect.into_negotiated().is_err());
 }
@@ -186,8 +194,11 @@ fn an_acknowledgement_with_data_is_judged_by_its_header() {
 #[test]
 fn block_status_is_not_asked_for_where_there_are_no_chunks() {
     let mut negotiated = export(Framing::Simple);
-    let (id, width) = (ContextId(1), Width::Narrow);
-    negotiated.contexts.push(Context { id, width }).unwrap();
+    let (id, width) = (ContextId(1), StatusWidth::Narrow);
+    negotiated
+        .contexts
+        .push(SelectedContext { id, width })
+        .unwrap();
     let mut session = session(negotiated);
     let result = session.submit(Request::block_status(0, 512));
     assert_eq!(result, Err(Misuse::NoContext));

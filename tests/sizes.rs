@@ -8,10 +8,10 @@ use std::mem::size_of;
 
 use nbd_codec::client::connect::{self, Connect};
 use nbd_codec::client::handshake::{self, Handshake};
-use nbd_codec::client::{Event, Head, Request, Slot, Transmission};
+use nbd_codec::client::{Event, Request, RequestHeader, Slot, Transmission};
 use nbd_codec::wire::DecodeError;
 use nbd_codec::wire::extent::{Extent32, Extent64, Extents32, Extents64};
-use nbd_codec::{Contexts, Error, Limits, Misuse, Need, Negotiated, Violation};
+use nbd_codec::{Error, Limits, Misuse, Need, Negotiated, SelectedContexts, Violation};
 
 macro_rules! sizes {
     ($($name:ident { $($kind:ty = $size:expr;)* })*) => {
@@ -28,15 +28,15 @@ sizes! {
     for_each_command {
         Slot = 64;
         Request = 24;
-        Head = 48;
-        Result<Head, Misuse> = 48;
+        RequestHeader = 48;
+        Result<RequestHeader, Misuse> = 48;
     }
     for_each_message {
-        Event<'static> = 48;
-        Option<Event<'static>> = 48;
-        Result<Option<Event<'static>>, Error> = 48;
-        handshake::Event<'static> = 40;
-        connect::Event<'static> = 40;
+        TransmissionEvent<'static> = 48;
+        Option<TransmissionEvent<'static>> = 48;
+        Result<Option<TransmissionEvent<'static>>, Error> = 48;
+        HandshakeEvent<'static> = 40;
+        ConnectEvent<'static> = 40;
         Need = 32;
         Extent32 = 8;
         Extent64 = 16;
@@ -51,11 +51,11 @@ sizes! {
     }
     for_each_connection {
         Limits = 24;
-        Contexts = 136;
+        SelectedContexts = 136;
         Negotiated = 168;
         Transmission<[Slot; 0]> = 336;
         Transmission<[Slot; 16]> = 1360;
         Handshake = 304;
-        Connect<'static> = 384;
+        Connector<'static> = 384;
     }
 }

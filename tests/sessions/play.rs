@@ -1,7 +1,7 @@
 //! Plays a recorded session to the client machines.
 
-use nbd_codec::client::connect::{self, Connect, Plan};
-use nbd_codec::client::handshake::ContextQuery;
+use nbd_codec::client::connect::{self, Config, Connect};
+use nbd_codec::client::handshake::MetaContextQuery;
 use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, Cookie};
@@ -82,12 +82,12 @@ impl Session {
         let queries: Vec<_> = self
             .contexts
             .iter()
-            .map(|name| ContextQuery::narrow(name))
+            .map(|name| MetaContextQuery::narrow(name))
             .collect();
-        let mut plan = Plan::new(&self.export);
-        plan.framing = self.framing;
-        plan.contexts = &queries;
-        let connect = Connect::new(plan).expect("a plan that was carried out");
+        let config = Config::new(&self.export)
+            .framing(self.framing)
+            .contexts(&queries);
+        let connect = Connector::new(config).expect("a config that was carried out");
         let mut player = Player {
             machine: Machine::Connect(Box::new(connect)),
             cut,
@@ -119,7 +119,7 @@ impl Session {
 }
 
 enum Machine<'a> {
-    Connect(Box<Connect<'a>>),
+    Connect(Box<Connector<'a>>),
     Transmission(Box<Transmission<Vec<Slot>>>),
 }
 
@@ -267,7 +267,7 @@ impl Player<'_> {
                     let event = connect.receive(&mut input).expect("a recorded server");
                     if let Some(event) = event {
                         self.events.push(handshake(event));
-                        if event == connect::Event::Ready {
+                        if event == ConnectEvent::Ready {
                             self.begin();
                         }
                         continue;
@@ -335,29 +335,29 @@ fn wanted(request: ExtendedRequest) -> Request {
     }
 }
 
-fn handshake(event: connect::Event<'_>) -> String {
+fn handshake(event: ConnectEvent<'_>) -> String {
     match event {
-        connect::Event::Ready => "ready".into(),
+        ConnectEvent::Ready => "ready".into(),
         event => format!("{event:?}"),
     }
 }
 
-fn note(events: &mut Vec<String>, event: Event<'_>) {
+fn note(events: &mut Vec<String>, event: TransmissionEvent<'_>) {
     let name = |cookie: Cookie| format!("#{}", slot_index(cookie));
     match event {
-        Event::Data {
+        Content::Data {
             cookie,
             offset,
             data,
         } => note_data(events, cookie, offset, data),
-        Event::Hole {
+        Content::Hole {
             cookie,
             offset,
             length,
         } => {
             events.push(format!("hole {} {length} at {offset}", name(cookie)));
         }
-        Event::Extents32 {
+        TransmissionEvent::Extents32 {
             cookie,
             context,
             extents,
@@ -371,7 +371,7 @@ fn note(events: &mut Vec<String>, event: Event<'_>) {
                 ));
             }
         }
-        Event::Extents64 {
+        TransmissionEvent::Extents64 {
             cookie,
             context,
             extents,
@@ -385,7 +385,7 @@ fn note(events: &mut Vec<String>, event: Event<'_>) {
                 ));
             }
         }
-        Event::Error {
+        TransmissionEvent::Error {
             cookie,
             error,
             offset,
@@ -396,11 +396,11 @@ fn note(events: &mut Vec<String>, event: Event<'_>) {
                 name(cookie)
             ));
         }
-        Event::Done {
+        TransmissionEvent::Done {
             cookie,
             result: Ok(()),
         } => events.push(format!("done {}", name(cookie))),
-        Event::Done {
+        TransmissionEvent::Done {
             cookie,
             result: Err(error),
         } => {

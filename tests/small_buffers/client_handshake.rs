@@ -1,46 +1,45 @@
 //! A client: a whole handshake in 256 bytes, to receive in and to send from.
 
-use nbd_codec::client::connect::{self, Connect, Plan};
-use nbd_codec::client::handshake::ContextQuery;
+use nbd_codec::client::{Config, ConnectEvent, Connector, MetaContextQuery};
 use nbd_codec::wire::flags::{ClientFlags, HandshakeFlags, TransmissionFlags};
 use nbd_codec::wire::greeting::{ExportNameReply, NewstyleGreeting, OldstyleGreeting};
 use nbd_codec::wire::number::{ContextId, OptionReplyType, OptionType};
 use nbd_codec::wire::option::OptionHeader;
 use nbd_codec::wire::option_reply::{BlockSizes, Info, OptionReply};
-use nbd_codec::{Framing, Limits, Negotiated, Style};
+use nbd_codec::{Error, Framing, HandshakeStyle, Limits, Negotiated, Step};
 
-use crate::{HANDSHAKE, PACES, Pace, Receiver, Stalled};
+use crate::{HANDSHAKE, PACES, Pace, Receiver};
 
 const CONTEXT: ContextId = ContextId(7);
 
-/// What a server answers to an option.
+/// What a server replies to an option.
 type Server = fn(OptionType, &mut Vec<u8>);
 
-fn reply(option: OptionType, reply: OptionReply<'_>, line: &mut Vec<u8>) {
+fn reply(option: OptionType, reply: OptionReply<'_>, out: &mut Vec<u8>) {
     let mut room = [0; 8192];
     let n = reply.encode(option, &mut &mut room[..]).unwrap();
-    line.extend_from_slice(&room[..n]);
+    out.extend_from_slice(&room[..n]);
 }
 
-fn refuse(option: OptionType, message: &str, line: &mut Vec<u8>) {
+fn refuse(option: OptionType, message: &str, out: &mut Vec<u8>) {
     let error = OptionReply::Error {
         error: OptionReplyType::ERR_UNSUP,
         message: message.into(),
     };
-    reply(option, error, line);
+    reply(option, error, out);
 }
 
-/// Everything it can say, in the longest words it can find.
-fn talkative(option: OptionType, line: &mut Vec<u8>) {
+/// Every reply that the option has, as long as it can be.
+fn talkative(option: OptionType, out: &mut Vec<u8>) {
     let long = "x".repeat(4096);
     match option {
-        OptionType::EXTENDED_HEADERS => return refuse(option, &long, line),
+        OptionType::EXTENDED_HEADERS => return refuse(option, &long, out),
         OptionType::SET_META_CONTEXT => {
             let id = CONTEXT;
             let name = long.as_str().into();
-            reply(option, OptionReply::MetaContext { id, name }, line);
+            reply(option, OptionReply::MetaContext { id, name }, out);
             let (id, name) = (ContextId(8), "base:allocation".into());
-            reply(option, OptionReply::MetaContext { id, name }, line);
+            reply(option, OptionReply::MetaContext { id, name }, out);
         }
         OptionType::GO => {
             let fits = "d".repeat(234); // and 2 and 20 bytes: 256
@@ -59,101 +58,89 @@ fn talkative(option: OptionType, line: &mut Vec<u8>) {
                 Info::Description(fits.as_str().into()),
                 Info::BlockSize(sizes),
             ] {
-                reply(option, OptionReply::Info(info), line);
+                reply(option, OptionReply::Info(info), out);
             }
         }
         _ => {}
     }
-    reply(option, OptionReply::Ack, line);
+    reply(option, OptionReply::Ack, out);
 }
 
-/// As `talkative`, with a server that has everything.
-fn able(option: OptionType, line: &mut Vec<u8>) {
+/// As `talkative`, with extended headers.
+fn extended(option: OptionType, out: &mut Vec<u8>) {
     match option {
-        OptionType::EXTENDED_HEADERS => reply(option, OptionReply::Ack, line),
-        _ => talkative(option, line),
+        OptionType::EXTENDED_HEADERS => reply(option, OptionReply::Ack, out),
+        _ => talkative(option, out),
     }
 }
 
-/// Only what there was before options had replies to speak of.
-fn old(option: OptionType, line: &mut Vec<u8>) {
+/// EXPORT_NAME only.
+fn old(option: OptionType, out: &mut Vec<u8>) {
     match option {
         OptionType::EXPORT_NAME => {
             let size = 1 << 20;
             let flags = TransmissionFlags::HAS_FLAGS;
-            line.extend(ExportNameReply { size, flags }.encode());
-            line.extend([0; 124]);
+            out.extend(ExportNameReply { size, flags }.encode());
+            out.extend([0; 124]);
         }
-        _ => refuse(option, "no such option", line),
+        _ => refuse(option, "no such option", out),
     }
 }
 
-/// The option in what the client has written.
+/// The option that the client has written.
 fn option(mut written: &[u8]) -> OptionType {
     let header = OptionHeader::decode(&mut written).unwrap().unwrap();
     assert_eq!(header.length as usize, written.len());
     header.option
 }
 
-/// Runs a handshake with one buffer of `N` bytes, which also holds what is to
-/// be sent; returns what was agreed on, and the description.
+const LIMITS: Limits = Limits::for_buffer(256);
+
+/// Runs a handshake with one buffer of `N` bytes, from which messages are also
+/// sent; returns what was negotiated, and the description.
 fn handshake<const N: usize>(
     greeting: &[u8],
     server: Server,
     pace: Pace,
-    limits: Limits,
-) -> Result<(Negotiated, String), Stalled> {
-    let contexts = [ContextQuery::narrow("base:allocation")];
-    let mut plan = Plan::new(match greeting.len() {
+) -> Result<(Negotiated, String), Error> {
+    let contexts = [MetaContextQuery::narrow("base:allocation")];
+    let export = match greeting.len() {
         OldstyleGreeting::SIZE => "",
         _ => "disk",
-    });
-    plan.contexts = &contexts;
-    plan.describe = true;
-    plan.limits = limits;
-    let mut connect = Connect::new(plan).unwrap();
+    };
+    let config = Config::new(export)
+        .contexts(&contexts)
+        .describe(true)
+        .limits(LIMITS);
+    let mut connector = Connector::new(config).unwrap();
     let mut receiver = Receiver::<N>::new(pace, greeting.to_vec());
-    let mut answered = false;
     let mut description = String::new();
+    let mut flags_sent = false;
     loop {
-        let mut input = receiver.held();
-        let mut ready = false;
-        while let Some(event) = connect.receive(&mut input).unwrap() {
-            match event {
-                connect::Event::Ready => ready = true,
-                connect::Event::Failed { reason, .. } => panic!("{reason}"),
-                connect::Event::Info(Info::Description(text)) => {
-                    description = text.to_str().unwrap().to_owned();
-                }
-                _ => {}
+        match receiver.inbox.receive(&mut connector)? {
+            Step::Event(ConnectEvent::Ready) => break,
+            Step::Event(ConnectEvent::Failed { reason, .. }) => panic!("{reason}"),
+            Step::Event(ConnectEvent::Info(Info::Description(text))) => {
+                description = text.to_str().unwrap().to_owned();
             }
-        }
-        let left = input.len();
-        receiver.keep(left);
-        if ready {
-            assert_eq!((receiver.held, receiver.line.len()), (0, 0), "left over");
-            return Ok((connect.into_negotiated().unwrap(), description));
-        }
-        let mut room = &mut receiver.buffer[receiver.held..];
-        let n = connect.transmit(&mut room).unwrap();
-        let written = receiver.buffer[receiver.held..][..n].to_vec();
-        match n {
-            0 => {}
-            ClientFlags::SIZE if !answered => answered = true,
-            _ => server(option(&written), &mut receiver.line),
-        }
-        // After the client's flags it is the client's turn again.
-        if n != ClientFlags::SIZE {
-            let more = receiver.read(connect.need())?;
-            assert!(more, "both sides wait");
+            Step::Event(_) => {}
+            Step::Transmit => {
+                let mut space = receiver.inbox.space();
+                let n = connector.transmit(&mut space).unwrap();
+                let written = &receiver.inbox.space()[..n];
+                if flags_sent {
+                    server(option(written), &mut receiver.unread);
+                } else {
+                    assert_eq!(n, ClientFlags::SIZE);
+                    flags_sent = true;
+                }
+            }
+            Step::Read(n) => assert!(receiver.read(n), "both sides wait"),
+            other => panic!("{:?}", other.unexpected()),
         }
     }
-}
-
-fn small() -> Limits {
-    let mut limits = Limits::default();
-    limits.option_data = 236; // and 20 bytes: 256
-    limits
+    assert!(receiver.is_empty());
+    Ok((connector.into_negotiated().unwrap(), description))
 }
 
 fn newstyle(flags: HandshakeFlags) -> Vec<u8> {
@@ -173,23 +160,34 @@ fn two_hundred_and_fifty_six_bytes_are_enough_for_a_handshake() {
     }
     .encode()
     .to_vec();
-    let cases: [(&[u8], Server, Style, Framing, usize); 5] = [
+    let cases: [(&[u8], Server, HandshakeStyle, Framing, usize); 5] = [
         (
             &fixed,
             talkative,
-            Style::FixedNewstyle,
+            HandshakeStyle::FixedNewstyle,
             Framing::Structured,
             2,
         ),
-        (&fixed, able, Style::FixedNewstyle, Framing::Extended, 2),
-        (&zeroes, old, Style::FixedNewstyle, Framing::Simple, 0),
-        (&newstyle, old, Style::Newstyle, Framing::Simple, 0),
-        (&oldstyle, old, Style::Oldstyle, Framing::Simple, 0),
+        (
+            &fixed,
+            extended,
+            HandshakeStyle::FixedNewstyle,
+            Framing::Extended,
+            2,
+        ),
+        (
+            &zeroes,
+            old,
+            HandshakeStyle::FixedNewstyle,
+            Framing::Simple,
+            0,
+        ),
+        (&newstyle, old, HandshakeStyle::Newstyle, Framing::Simple, 0),
+        (&oldstyle, old, HandshakeStyle::Oldstyle, Framing::Simple, 0),
     ];
     for (greeting, server, style, framing, contexts) in cases {
         for pace in PACES {
-            let (agreed, description) =
-                handshake::<HANDSHAKE>(greeting, server, pace, small()).unwrap();
+            let (agreed, description) = handshake::<HANDSHAKE>(greeting, server, pace).unwrap();
             let case = format!("{style}, {framing}, {pace:?}");
             assert_eq!((agreed.style, agreed.framing), (style, framing), "{case}");
             assert_eq!(agreed.size, size, "{case}");
@@ -204,14 +202,15 @@ fn two_hundred_and_fifty_six_bytes_are_enough_for_a_handshake() {
     }
 }
 
-/// The reply that just fits is the one that stops a buffer of one byte less.
+/// The longest reply that fits 256 bytes does not fit 255.
 #[test]
 fn limits_say_exactly_what_a_handshake_needs() {
     let greeting = newstyle(HandshakeFlags::KNOWN);
     for pace in PACES {
-        let enough = handshake::<256>(&greeting, talkative, pace, small());
+        let enough = handshake::<256>(&greeting, talkative, pace);
         assert!(enough.is_ok(), "{pace:?}");
-        let less = handshake::<255>(&greeting, talkative, pace, small());
-        assert_eq!(less, Err(Stalled), "{pace:?}");
+        let full = Error::BufferFull { needed: 256 };
+        assert_eq!(handshake::<255>(&greeting, talkative, pace), Err(full));
+        assert!(!full.is_fatal());
     }
 }

@@ -1,16 +1,16 @@
 //! A client: replies in 64 bytes.
 
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
 use nbd_codec::wire::chunk::Chunk;
 use nbd_codec::wire::extent::{Extent32, Extent64, Extents32, Extents64};
 use nbd_codec::wire::flags::{ReplyFlags, TransmissionFlags};
-use nbd_codec::wire::number::{ContextId, Cookie, ErrorValue};
+use nbd_codec::wire::number::{ChunkType, ContextId, Cookie, ErrorValue};
 use nbd_codec::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
-use nbd_codec::{Context, Framing, Limits, Need, Negotiated, Width};
+use nbd_codec::{Content, Error, Framing, Limits, Negotiated, SelectedContext, StatusWidth, Step};
 
-use crate::{FRAMINGS, PACES, Pace, Receiver, Stalled, TRANSMISSION};
+use crate::{FRAMINGS, PACES, Pace, Receiver, TRANSMISSION};
 
-/// What a reply says, however it was cut.
+/// What a reply says, in any fragmentation.
 #[derive(Debug, Clone, PartialEq)]
 enum Said {
     Data(u64, Vec<u8>),
@@ -20,23 +20,25 @@ enum Said {
     Done(Result<(), ErrorValue>),
 }
 
-/// Takes the event out, and joins it to the one before if it carries that on.
-fn say(said: &mut Vec<Said>, event: Event<'_>) {
-    let extents: Vec<Extent64> = match event {
-        Event::Extents32 { extents, .. } => extents.map(Extent64::from).collect(),
-        Event::Extents64 { extents, .. } => extents.collect(),
-        Event::Data { offset, data, .. } => {
-            if let Some(Said::Data(start, before)) = said.last_mut()
-                && *start + before.len() as u64 == offset
-            {
-                before.extend_from_slice(data);
-            } else {
-                said.push(Said::Data(offset, data.to_vec()));
-            }
-            return;
+/// Appends content, or joins it to the data before.
+fn content(said: &mut Vec<Said>, content: Content<&[u8]>) {
+    match (said.last_mut(), content) {
+        (Some(Said::Data(start, before)), Content::Data { offset, data, .. })
+            if *start + before.len() as u64 == offset =>
+        {
+            before.extend_from_slice(data);
         }
-        Event::Hole { offset, length, .. } => return said.push(Said::Hole(offset, length)),
-        Event::Error {
+        (_, Content::Data { offset, data, .. }) => said.push(Said::Data(offset, data.to_vec())),
+        (_, Content::Hole { offset, length, .. }) => said.push(Said::Hole(offset, length)),
+    }
+}
+
+/// Appends an event, or joins it to the extents before.
+fn event(said: &mut Vec<Said>, event: TransmissionEvent<'_>) {
+    let extents: Vec<Extent64> = match event {
+        TransmissionEvent::Extents32 { extents, .. } => extents.map(Extent64::from).collect(),
+        TransmissionEvent::Extents64 { extents, .. } => extents.collect(),
+        TransmissionEvent::Error {
             error,
             offset,
             message,
@@ -45,7 +47,7 @@ fn say(said: &mut Vec<Said>, event: Event<'_>) {
             let message = message.map(|text| text.to_str().unwrap().to_owned());
             return said.push(Said::Error(error, offset, message));
         }
-        Event::Done { result, .. } => return said.push(Said::Done(result)),
+        TransmissionEvent::Done { result, .. } => return said.push(Said::Done(result)),
         other => panic!("{other:?}"),
     };
     match said.last_mut() {
@@ -54,48 +56,42 @@ fn say(said: &mut Vec<Said>, event: Event<'_>) {
     }
 }
 
-/// Receives all of `line` in `N` bytes; payloads go straight into their place
+/// Receives `bytes` in a buffer of `N`; payloads go straight into their place
 /// if `direct`.
 fn receive_all<const N: usize>(
     session: &mut Transmission<[Slot; 1]>,
-    line: &[u8],
+    bytes: &[u8],
     pace: Pace,
     direct: bool,
-) -> Result<Vec<Said>, Stalled> {
-    let mut receiver = Receiver::<N>::new(pace, line.to_vec());
+) -> Result<Vec<Said>, Error> {
+    let mut receiver = Receiver::<N>::new(pace, bytes.to_vec());
     let mut said = Vec::new();
     loop {
-        let mut input = receiver.held();
-        while let Some(event) = session.receive(&mut input).unwrap() {
-            say(&mut said, event);
-        }
-        let left = input.len();
-        receiver.keep(left);
-        let need = session.need();
-        if let (
-            true,
-            Need::Payload {
+        match receiver.inbox.receive(session)? {
+            Step::Event(one) => event(&mut said, one),
+            Step::Content(one) => content(&mut said, one),
+            Step::ReadPayload {
                 cookie,
                 offset,
                 length,
-            },
-        ) = (direct, need)
-        {
-            let n = receiver.line.len().min(usize::try_from(length).unwrap());
-            let data: Vec<u8> = receiver.line.drain(..n).collect();
-            session.advance(n as u64).unwrap();
-            let data = &data[..];
-            say(
-                &mut said,
-                Event::Data {
+            } if direct => {
+                let data = receiver.read_payload(length);
+                session.advance(data.len() as u64).unwrap();
+                let data = data.as_slice();
+                let one = Content::Data {
                     cookie,
                     offset,
                     data,
-                },
-            );
-        } else if !receiver.read(need)? {
-            assert_eq!(receiver.held, 0, "left over");
-            return Ok(said);
+                };
+                content(&mut said, one);
+            }
+            step => {
+                let limit = step.read_limit().expect("a step that reads");
+                if !receiver.read(limit) {
+                    assert!(receiver.is_empty());
+                    return Ok(said);
+                }
+            }
         }
     }
 }
@@ -104,15 +100,13 @@ fn session(framing: Framing) -> Transmission<[Slot; 1]> {
     let mut negotiated = Negotiated::new(framing, 1 << 40, TransmissionFlags::KNOWN);
     negotiated.flags = negotiated.flags - TransmissionFlags::READ_ONLY;
     if framing != Framing::Simple {
-        let context = Context {
+        let context = SelectedContext {
             id: CONTEXT,
-            width: Width::Narrow,
+            width: StatusWidth::Narrow,
         };
         negotiated.contexts.push(context).unwrap();
     }
-    let mut limits = Limits::default();
-    limits.error_message = 18; // and 46 bytes: 64
-    Transmission::new(negotiated, [Slot::EMPTY], limits)
+    Transmission::new(negotiated, [Slot::EMPTY], Limits::for_buffer(64))
 }
 
 const CONTEXT: ContextId = ContextId(7);
@@ -153,7 +147,7 @@ fn chunk(framing: Framing, cookie: Cookie, offset: u64, last: bool, chunk: Chunk
     bytes
 }
 
-/// A request, the reply, and what it says.
+/// A request, the reply to it, and what it says.
 type Exchange = (Request, Reply, Vec<Said>);
 type Reply = Box<dyn Fn(Cookie) -> Vec<u8>>;
 
@@ -192,15 +186,12 @@ fn chunks(framing: Framing) -> Vec<Exchange> {
         .collect();
     let described = extents.clone();
     let long = "x".repeat(4096);
-    let error = move |message: &'static str, offset| Chunk::ErrorOffset {
-        error: ErrorValue::EIO,
-        message: message.into(),
-        offset,
-        rest: &[],
-    };
+    // The longest message that fits 64 bytes with its offset.
+    let fits = "m".repeat(56);
+    let message = fits.clone();
     vec![
         (
-            // Behind its place, before it, and zeroes.
+            // The end first, then the beginning, and a hole between them.
             Request::read(4096, 1000),
             Box::new(move |cookie| {
                 let (front, back) = sent.split_at(300);
@@ -223,28 +214,31 @@ fn chunks(framing: Framing) -> Vec<Exchange> {
             ],
         ),
         (
-            // Texts: as long as there is room for, and far longer.
+            // Messages: the longest that fits, one byte more, far more.
             Request::read(0, 512),
             Box::new(move |cookie| {
+                let error = |message, offset| Chunk::ErrorOffset {
+                    error: ErrorValue::EIO,
+                    message,
+                    offset,
+                    rest: &[],
+                };
+                let (fits, exceeds) = (fits.as_str(), &long[..57]);
                 let long = Chunk::Error {
-                    chunk: nbd_codec::wire::number::ChunkType::ERROR,
+                    chunk: ChunkType::ERROR,
                     error: ErrorValue::ENOMEM,
                     message: long.as_str().into(),
                     rest: &[],
                 };
                 [
-                    chunk(framing, cookie, 0, MORE, error("eighteen bytes, so", 511)),
-                    chunk(framing, cookie, 0, MORE, error("one more than there", 3)),
+                    chunk(framing, cookie, 0, MORE, error(fits.into(), 511)),
+                    chunk(framing, cookie, 0, MORE, error(exceeds.into(), 3)),
                     chunk(framing, cookie, 0, LAST, long),
                 ]
                 .concat()
             }),
             vec![
-                Said::Error(
-                    ErrorValue::EIO,
-                    Some(511),
-                    Some("eighteen bytes, so".into()),
-                ),
+                Said::Error(ErrorValue::EIO, Some(511), Some(message)),
                 Said::Error(ErrorValue::EIO, Some(3), None),
                 Said::Error(ErrorValue::ENOMEM, None, None),
                 Said::Done(Err(ErrorValue::EIO)),
@@ -290,14 +284,14 @@ fn sixty_four_bytes_are_enough_for_transmission() {
         };
         for pace in PACES {
             for direct in [false, true] {
-                if direct && !matches!(pace, Pace::Needed) {
-                    continue; // what is read beyond a header is not read directly
+                if direct && pace != Pace::Exact {
+                    continue; // payload is in the buffer already
                 }
                 let mut session = session(framing);
                 for (request, reply, expected) in &exchanges {
-                    let head = session.submit(*request).unwrap();
-                    let line = reply(head.cookie());
-                    let said = receive_all::<TRANSMISSION>(&mut session, &line, pace, direct);
+                    let header = session.submit(*request).unwrap();
+                    let bytes = reply(header.cookie());
+                    let said = receive_all::<TRANSMISSION>(&mut session, &bytes, pace, direct);
                     let case = format!("{framing}, {pace:?}, {request:?}");
                     assert_eq!(said.as_ref(), Ok(expected), "{case}");
                 }
@@ -306,21 +300,23 @@ fn sixty_four_bytes_are_enough_for_transmission() {
     }
 }
 
-/// Without the limit the same text stops the driver: the buffer is what it is.
+/// Without the limit the same messages do not fit: the inbox says how large it
+/// has to be.
 #[test]
-fn a_text_that_is_not_limited_does_not_fit() {
+fn unlimited_messages_do_not_fit() {
     for framing in [Framing::Structured, Framing::Extended] {
         let negotiated = Negotiated::new(framing, 1 << 20, TransmissionFlags::HAS_FLAGS);
         let mut session = Transmission::new(negotiated, [Slot::EMPTY], Limits::default());
-        let head = session.submit(Request::read(0, 512)).unwrap();
+        let header = session.submit(Request::read(0, 512)).unwrap();
         let (_, reply, _) = &chunks(framing)[1];
-        let line = reply(head.cookie());
-        let said = receive_all::<TRANSMISSION>(&mut session, &line, Pace::Full, false);
-        assert_eq!(said, Err(Stalled), "{framing}");
+        let bytes = reply(header.cookie());
+        let said = receive_all::<TRANSMISSION>(&mut session, &bytes, Pace::ReadAhead, false);
+        // The message of 57 bytes, and its offset.
+        assert_eq!(said, Err(Error::BufferFull { needed: 65 }), "{framing}");
     }
 }
 
-/// Lengths are 64 bits wide where `usize` is not.
+/// Lengths have 64 bits, also where `usize` has 32.
 #[test]
 fn a_payload_may_be_longer_than_memory() {
     const LENGTH: u64 = (5 << 30) + 3;
@@ -328,7 +324,7 @@ fn a_payload_may_be_longer_than_memory() {
     let cookie = session.submit(Request::read(9, LENGTH)).unwrap().cookie();
     let mut header = ExtendedHeader {
         flags: ReplyFlags::DONE,
-        chunk: nbd_codec::wire::number::ChunkType::OFFSET_DATA,
+        chunk: ChunkType::OFFSET_DATA,
         cookie,
         offset: 9,
         length: LENGTH + 8,
@@ -336,31 +332,24 @@ fn a_payload_may_be_longer_than_memory() {
     .encode()
     .to_vec();
     header.extend(9u64.to_be_bytes());
-    let mut input = &header[..];
-    assert_eq!(session.receive(&mut input), Ok(None));
-    let all = Need::Payload {
+    let payload = |offset, length| Step::ReadPayload {
         cookie,
-        offset: 9,
-        length: LENGTH,
+        offset,
+        length,
     };
-    assert_eq!(session.need(), all);
+    let step = session.receive(&mut &header[..]);
+    assert_eq!(step, Ok(payload(9, LENGTH)));
     session.advance(LENGTH - 2).unwrap();
-    let rest = Need::Payload {
-        cookie,
-        offset: 9 + LENGTH - 2,
-        length: 2,
-    };
-    assert_eq!(session.need(), rest);
+    let last = 9 + LENGTH - 2;
+    assert_eq!(session.receive(&mut &b""[..]), Ok(payload(last, 2)));
     let mut input = &[1, 2][..];
-    let data = Event::Data {
+    let data = Content::Data {
         cookie,
-        offset: 9 + LENGTH - 2,
-        data: &[1, 2],
+        offset: last,
+        data: &[1, 2][..],
     };
-    assert_eq!(session.receive(&mut input), Ok(Some(data)));
+    assert_eq!(session.receive(&mut input), Ok(Step::Content(data)));
     let result = Ok(());
-    assert_eq!(
-        session.receive(&mut input),
-        Ok(Some(Event::Done { cookie, result }))
-    );
+    let done = TransmissionEvent::Done { cookie, result };
+    assert_eq!(session.receive(&mut input), Ok(Step::Event(done)));
 }

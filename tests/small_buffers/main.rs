@@ -1,11 +1,15 @@
 //! How little memory is enough: 64 bytes to receive in during transmission,
-//! with every framing, and 256 bytes for a whole handshake.
+//! with every framing, and 256 bytes for a whole handshake. The receive buffer
+//! is the crate's `Inbox`.
 
 mod client_handshake;
 mod client_transmission;
 mod server;
 
-use nbd_codec::{Framing, Need};
+use std::num::NonZeroUsize;
+
+use nbd_codec::Framing;
+use nbd_codec::inbox::Inbox;
 
 pub(crate) const TRANSMISSION: usize = 64;
 pub(crate) const HANDSHAKE: usize = 256;
@@ -13,75 +17,63 @@ pub(crate) const HANDSHAKE: usize = 256;
 pub(crate) const FRAMINGS: [Framing; 3] = [Framing::Simple, Framing::Structured, Framing::Extended];
 
 /// How a driver reads.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Pace {
-    /// What the machine needs, and not a byte more.
-    Needed,
-    /// As much as the buffer holds.
-    Full,
+    /// As many bytes as the step asks for.
+    Exact,
+    /// As many bytes as the buffer has space for.
+    ReadAhead,
     /// One byte at a time.
     Byte,
 }
 
-pub(crate) const PACES: [Pace; 3] = [Pace::Needed, Pace::Full, Pace::Byte];
+pub(crate) const PACES: [Pace; 3] = [Pace::Exact, Pace::ReadAhead, Pace::Byte];
 
-/// The machine wants more, and the buffer is full.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Stalled;
-
-/// A receive buffer of `N` bytes at the end of a line.
+/// A receive buffer of `N` bytes, and the bytes that the peer sent and that are
+/// not read yet.
 pub(crate) struct Receiver<const N: usize> {
-    pub(crate) buffer: [u8; N],
-    pub(crate) held: usize,
+    pub(crate) inbox: Inbox<[u8; N]>,
+    pub(crate) unread: Vec<u8>,
     pace: Pace,
-    /// What the peer sent and is not read yet.
-    pub(crate) line: Vec<u8>,
 }
 
 impl<const N: usize> Receiver<N> {
-    pub(crate) fn new(pace: Pace, line: Vec<u8>) -> Self {
+    pub(crate) fn new(pace: Pace, unread: Vec<u8>) -> Self {
         Self {
-            buffer: [0; N],
-            held: 0,
+            inbox: Inbox::new([0; N]),
+            unread,
             pace,
-            line,
         }
     }
 
-    pub(crate) fn held(&self) -> &[u8] {
-        &self.buffer[..self.held]
+    /// Whether everything that the peer sent was consumed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inbox.held().is_empty() && self.unread.is_empty()
     }
 
-    /// The machine left so much of what is held.
-    pub(crate) fn keep(&mut self, left: usize) {
-        self.buffer.copy_within(self.held - left..self.held, 0);
-        self.held = left;
-    }
-
-    /// Reads a little; false if the line is silent.
-    pub(crate) fn read(&mut self, need: Need) -> Result<bool, Stalled> {
-        if self.line.is_empty() {
-            return Ok(false);
-        }
-        let room = N - self.held;
-        let wanted = match need {
-            Need::Header(n) => n.saturating_sub(self.held),
-            Need::Payload { length, .. } => usize::try_from(length).unwrap(),
-            Need::Nothing => return Ok(false),
+    /// Reads for a step that asks for at most `limit` bytes; false if there are
+    /// none.
+    pub(crate) fn read(&mut self, limit: NonZeroUsize) -> bool {
+        let space = match self.pace {
+            Pace::Exact => self.inbox.space_for(limit),
+            Pace::ReadAhead => self.inbox.space(),
+            Pace::Byte => self.inbox.space_for(NonZeroUsize::MIN),
         };
-        assert!(wanted > 0, "needs nothing, and took nothing");
-        let n = match self.pace {
-            Pace::Needed => wanted.min(room),
-            Pace::Full => room,
-            Pace::Byte => room.min(1),
-        };
+        assert!(!space.is_empty(), "the inbox says when it is full");
+        let n = space.len().min(self.unread.len());
         if n == 0 {
-            return Err(Stalled);
+            return false;
         }
-        let n = n.min(self.line.len());
-        let arrived: Vec<u8> = self.line.drain(..n).collect();
-        self.buffer[self.held..][..n].copy_from_slice(&arrived);
-        self.held += n;
-        Ok(true)
+        space[..n].copy_from_slice(&self.unread[..n]);
+        self.unread.drain(..n);
+        assert_eq!(self.inbox.filled(n), Ok(()));
+        true
+    }
+
+    /// Reads up to `length` bytes of payload past the buffer.
+    pub(crate) fn read_payload(&mut self, length: u64) -> Vec<u8> {
+        assert!(self.inbox.held().is_empty(), "payload was held back");
+        let n = self.unread.len().min(usize::try_from(length).unwrap());
+        self.unread.drain(..n).collect()
     }
 }

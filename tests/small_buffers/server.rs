@@ -1,8 +1,10 @@
 //! A server: requests in 64 bytes, and a whole handshake in 256, to receive in
 //! and to answer from.
 
-use nbd_codec::server::handshake::{self, Handshake};
-use nbd_codec::server::{Event, Export, MetaContext, Offer, Request, Transmission};
+use nbd_codec::server::{
+    Config, Export, Handshake, HandshakeEvent, MetaContext, Request, Transmission,
+    TransmissionEvent,
+};
 use nbd_codec::wire::Sink;
 use nbd_codec::wire::flags::{ClientFlags, CommandFlags, HandshakeFlags, TransmissionFlags};
 use nbd_codec::wire::greeting::{Greeting, NewstyleGreeting};
@@ -10,11 +12,11 @@ use nbd_codec::wire::number::{Command, ContextId, Cookie, OptionReplyType, Optio
 use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest};
 use nbd_codec::wire::option_reply::OptionReplyHeader;
 use nbd_codec::wire::request::{BlockStatusPayload, CompactRequest, ExtendedRequest};
-use nbd_codec::{Context, Framing, Limits, Need, Negotiated, Width};
+use nbd_codec::{Content, Framing, Limits, Negotiated, SelectedContext, StatusWidth, Step};
 
 use crate::{FRAMINGS, HANDSHAKE, PACES, Pace, Receiver, TRANSMISSION};
 
-/// What a request says, however it was cut.
+/// What a request says, in any fragmentation.
 #[derive(Debug, Clone, PartialEq)]
 enum Asked {
     Payload(u64, u32),
@@ -25,27 +27,27 @@ enum Asked {
     Disconnect,
 }
 
-/// Takes the event out, and joins it to the one before if it carries that on.
-fn ask(asked: &mut Vec<Asked>, event: Event<'_>) {
-    let one = match event {
-        Event::Payload { offset, length, .. } => Asked::Payload(offset, length),
-        Event::Data { offset, data, .. } => {
-            if let Some(Asked::Data(start, before)) = asked.last_mut()
-                && *start + before.len() as u64 == offset
-            {
-                return before.extend_from_slice(data);
-            }
-            Asked::Data(offset, data.to_vec())
+/// Appends data, or joins it to the data before.
+fn data(asked: &mut Vec<Asked>, offset: u64, data: &[u8]) {
+    match asked.last_mut() {
+        Some(Asked::Data(start, before)) if *start + before.len() as u64 == offset => {
+            before.extend_from_slice(data);
         }
-        Event::Request(Request::BlockStatus64(status)) => {
+        _ => asked.push(Asked::Data(offset, data.to_vec())),
+    }
+}
+
+fn event(event: TransmissionEvent) -> Asked {
+    match event {
+        TransmissionEvent::WritePayload { offset, length, .. } => Asked::Payload(offset, length),
+        TransmissionEvent::Request(Request::BlockStatus64(status)) => {
             Asked::Status(status.contexts().map(|id| id.0).collect())
         }
-        Event::Request(request) => Asked::Request(request.command()),
-        Event::Rejected { command, .. } => Asked::Rejected(command),
-        Event::Disconnect => Asked::Disconnect,
+        TransmissionEvent::Request(request) => Asked::Request(request.command()),
+        TransmissionEvent::Rejected { command, .. } => Asked::Rejected(command),
+        TransmissionEvent::Disconnect => Asked::Disconnect,
         other => panic!("{other:?}"),
-    };
-    asked.push(one);
+    }
 }
 
 /// C: a request, and its payload.
@@ -98,49 +100,41 @@ fn session(framing: Framing) -> Transmission {
     let mut negotiated = Negotiated::new(framing, 1 << 20, flags);
     if framing == Framing::Extended {
         for id in (0..6).map(ContextId) {
-            let width = Width::Narrow;
-            negotiated.contexts.push(Context { id, width }).unwrap();
+            let width = StatusWidth::Narrow;
+            negotiated
+                .contexts
+                .push(SelectedContext { id, width })
+                .unwrap();
         }
     }
-    Transmission::new(negotiated, Limits::default()).unwrap()
+    Transmission::new(negotiated, Limits::for_buffer(64)).unwrap()
 }
 
-/// Receives all of `line` in 64 bytes; payloads go straight into their place
-/// if `direct`.
-fn receive_all(framing: Framing, line: &[u8], pace: Pace, direct: bool) -> Vec<Asked> {
+/// Receives `bytes` in a buffer of 64; payloads go straight into their place if
+/// `direct`.
+fn receive_all(framing: Framing, bytes: &[u8], pace: Pace, direct: bool) -> Vec<Asked> {
     let mut session = session(framing);
-    let mut receiver = Receiver::<TRANSMISSION>::new(pace, line.to_vec());
+    let mut receiver = Receiver::<TRANSMISSION>::new(pace, bytes.to_vec());
     let mut asked = Vec::new();
     loop {
-        let mut input = receiver.held();
-        while let Some(event) = session.receive(&mut input).unwrap() {
-            ask(&mut asked, event);
-        }
-        let left = input.len();
-        receiver.keep(left);
-        let need = session.need();
-        if let (
-            true,
-            Need::Payload {
-                cookie,
-                offset,
-                length,
-            },
-        ) = (direct, need)
-        {
-            let n = usize::try_from(length).unwrap();
-            let data: Vec<u8> = receiver.line.drain(..n).collect();
-            session.advance(length).unwrap();
-            let data = &data[..];
-            let event = Event::Data {
-                cookie,
-                offset,
-                data,
-            };
-            ask(&mut asked, event);
-        } else if !receiver.read(need).unwrap() {
-            assert_eq!(receiver.held, 0, "left over");
-            return asked;
+        match receiver.inbox.receive(&mut session).unwrap() {
+            Step::Event(one) => asked.push(event(one)),
+            Step::Content(Content::Data {
+                offset, data: d, ..
+            }) => data(&mut asked, offset, d),
+            Step::ReadPayload { offset, length, .. } if direct => {
+                let payload = receiver.read_payload(length);
+                session.advance(length).unwrap();
+                data(&mut asked, offset, &payload);
+            }
+            Step::Finished => {
+                assert!(receiver.is_empty());
+                return asked;
+            }
+            step => {
+                let limit = step.read_limit().expect("a step that reads");
+                assert!(receiver.read(limit), "the last request is DISC");
+            }
         }
     }
 }
@@ -151,7 +145,7 @@ fn sixty_four_bytes_are_enough_for_requests() {
     for framing in FRAMINGS {
         let write = request(framing, Command::WRITE, 1000, &data);
         let unknown = request(framing, Command(99), 512, &[]);
-        let mut line = [write, unknown].concat();
+        let mut bytes = [write, unknown].concat();
         let mut expected = vec![
             Asked::Payload(4096, 1000),
             Asked::Data(4096, data.clone()),
@@ -159,23 +153,23 @@ fn sixty_four_bytes_are_enough_for_requests() {
             Asked::Rejected(Command(99)),
         ];
         if framing == Framing::Extended {
-            // All contexts there are, one that is not there, a payload where
-            // none belongs.
-            line.extend(status_of(&[5, 4, 3, 2, 1, 0]));
-            line.extend(status_of(&[7]));
-            line.extend(request(framing, Command::READ, 512, &data));
+            // Every context, an unknown context, a payload that READ must not
+            // have.
+            bytes.extend(status_of(&[5, 4, 3, 2, 1, 0]));
+            bytes.extend(status_of(&[7]));
+            bytes.extend(request(framing, Command::READ, 512, &data));
             expected.push(Asked::Status(vec![0, 1, 2, 3, 4, 5]));
             expected.push(Asked::Rejected(Command::BLOCK_STATUS));
             expected.push(Asked::Rejected(Command::READ));
         }
-        line.extend(request(framing, Command::READ, 512, &[]));
-        line.extend(request(framing, Command::DISC, 0, &[]));
+        bytes.extend(request(framing, Command::READ, 512, &[]));
+        bytes.extend(request(framing, Command::DISC, 0, &[]));
         expected.push(Asked::Request(Command::READ));
         expected.push(Asked::Disconnect);
         for pace in PACES {
-            // What is read beyond a header is not read directly.
-            for direct in [false, matches!(pace, Pace::Needed)] {
-                let asked = receive_all(framing, &line, pace, direct);
+            // After read-ahead, payload is in the buffer already.
+            for direct in [false, pace == Pace::Exact] {
+                let asked = receive_all(framing, &bytes, pace, direct);
                 assert_eq!(asked, expected, "{framing}, {pace:?}, direct: {direct}");
             }
         }
@@ -186,12 +180,13 @@ const CONTEXTS: &[MetaContext<'_>] = &[MetaContext::narrow("base:allocation")];
 
 fn export() -> Export<'static> {
     let mut export = Export::new("disk", 1 << 20, TransmissionFlags::SEND_FLUSH);
+    export.id = 5;
     export.description = "a disk with a short name";
     export.contexts = CONTEXTS;
     export
 }
 
-/// C: every option, some of them far too long.
+/// C: every option, two of them too long.
 fn options() -> Vec<Vec<u8>> {
     use nbd_codec::wire::number::InfoType as I;
     let all = [I::EXPORT, I::NAME, I::DESCRIPTION, I::BLOCK_SIZE];
@@ -228,7 +223,7 @@ fn options() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-/// The types of the replies in what the server has written.
+/// The types of the replies that the server has written.
 fn replies(mut written: &[u8]) -> Vec<OptionReplyType> {
     let mut types = Vec::new();
     while !written.is_empty() {
@@ -243,41 +238,35 @@ fn replies(mut written: &[u8]) -> Vec<OptionReplyType> {
 fn two_hundred_and_fifty_six_bytes_are_enough_to_answer_every_option() {
     use OptionReplyType as R;
     for pace in PACES {
-        let mut limits = Limits::default();
-        limits.option_data = 236; // and 20 bytes: 256
-        let mut offer = Offer::default();
-        offer.limits = limits;
-        let mut handshake = Handshake::new(offer).unwrap();
-        let mut line = ClientFlags::KNOWN.encode().to_vec();
-        line.extend(options().concat());
-        let mut receiver = Receiver::<HANDSHAKE>::new(pace, line);
+        let config = Config::new().limits(Limits::for_buffer(256));
+        let mut handshake = Handshake::new(config).unwrap();
+        let mut client = ClientFlags::KNOWN.encode().to_vec();
+        client.extend(options().concat());
+        let mut receiver = Receiver::<HANDSHAKE>::new(pace, client);
         let mut seen = Vec::new();
-        let agreed = loop {
-            // Everything is answered from a buffer of the same size.
+        loop {
+            // Every reply is made in a buffer of the same size.
             let mut room = [0; HANDSHAKE];
             let mut sink = &mut room[..];
-            handshake.transmit(&mut sink).unwrap();
-            let mut ready = false;
-            let mut input = receiver.held();
-            let event = handshake.receive(&mut input).unwrap();
-            let waits = event.is_none();
-            match event {
-                Some(handshake::Event::List) => {
+            match receiver.inbox.receive(&mut handshake).unwrap() {
+                Step::Event(HandshakeEvent::List) => {
                     handshake.list(&export(), &mut sink).unwrap();
-                    handshake.done(&mut sink).unwrap();
+                    handshake.finish_list(&mut sink).unwrap();
                 }
-                Some(
-                    handshake::Event::Export(inquiry) | handshake::Event::MetaContexts(inquiry),
+                Step::Event(
+                    HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query),
                 ) => {
-                    assert_eq!(inquiry.export(), "disk");
-                    handshake.grant(&inquiry, &export(), &mut sink).unwrap();
+                    assert_eq!(query.export(), "disk");
+                    handshake.grant(&query, &export(), &mut sink).unwrap();
                 }
-                Some(handshake::Event::Ready) => ready = true,
-                Some(other) => panic!("{other:?}"),
-                None => {}
+                Step::Event(HandshakeEvent::Ready { export }) => assert_eq!(export, 5),
+                Step::Transmit => {
+                    handshake.transmit(&mut sink).unwrap();
+                }
+                Step::Read(n) => assert!(receiver.read(n), "both sides wait"),
+                Step::Finished => break,
+                other => panic!("{:?}", other.unexpected()),
             }
-            let left = input.len();
-            receiver.keep(left);
             let written = HANDSHAKE - sink.room();
             let mut written = &room[..written];
             if let Ok(Some(greeting)) = Greeting::decode(&mut written) {
@@ -285,14 +274,9 @@ fn two_hundred_and_fifty_six_bytes_are_enough_to_answer_every_option() {
                 assert_eq!(greeting, Greeting::Newstyle(NewstyleGreeting { flags }));
             }
             seen.extend(replies(written));
-            if ready {
-                assert_eq!((receiver.held, receiver.line.len()), (0, 0), "left over");
-                break handshake.into_negotiated().unwrap();
-            }
-            if waits && handshake.need() != Need::Nothing {
-                assert!(receiver.read(handshake.need()).unwrap(), "both sides wait");
-            }
-        };
+        }
+        assert!(receiver.is_empty());
+        let agreed = handshake.into_negotiated().unwrap();
         let info = [R::INFO, R::INFO, R::INFO, R::INFO, R::ACK];
         let expected = [
             &[R::SERVER, R::ACK][..],   // LIST
