@@ -1,14 +1,16 @@
-//! What the fuzzers have found, one test each, named after what must hold.
-//! Each input is the smallest that showed the fault.
+//! Faults that fuzzers found, one test each, named after what must hold. Each
+//! input is the smallest that showed the fault.
 
-use nbd_codec::client::connect::{self, Config, Connect, ConnectError};
-use nbd_codec::client::{Event, Handshake, Request, Slot, Transmission};
+use nbd_codec::client::{
+    Config, ConnectError, ConnectEvent, Connector, Handshake, Request, Slot, Transmission,
+    TransmissionEvent,
+};
 use nbd_codec::wire::DecodeError;
 use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 use nbd_codec::wire::option::OptionRequest;
 use nbd_codec::{
-    Context, Error, Framing, Limits, Misuse, Need, Negotiated, StatusWidth, Violation,
+    Error, Framing, Limits, Misuse, Negotiated, SelectedContext, StatusWidth, Step, Violation,
 };
 
 /// An export of 1 MiB with everything.
@@ -21,7 +23,13 @@ fn session(negotiated: Negotiated) -> Transmission<[Slot; 4]> {
     Transmission::new(negotiated, [Slot::EMPTY; 4], Limits::DEFAULT)
 }
 
-/// Fields as they are on the wire, with spaces between them.
+/// How many bytes a step asks for.
+fn read_limit<E>(step: Result<Step<E, &[u8]>, Error>) -> usize {
+    let limit = step.unwrap().read_limit();
+    limit.expect("a step that reads").get()
+}
+
+/// Hexadecimal digits; spaces separate the fields.
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text
         .bytes()
@@ -31,7 +39,7 @@ fn hex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(pair).collect()
 }
 
-/// A simple reply behind an error chunk of the same command ended it as a
+/// A simple reply after an error chunk of the same command ended the command as a
 /// success, and the error was lost.
 #[test]
 fn a_simple_reply_does_not_end_a_reply_that_began_with_chunks() {
@@ -44,13 +52,13 @@ fn a_simple_reply_does_not_end_a_reply_that_began_with_chunks() {
                      67446698 00000000 00000001 00000000",
     );
     let mut input = &input[..];
-    let event = session.receive(&mut input).unwrap().unwrap();
+    let step = session.receive(&mut input).unwrap();
     assert!(matches!(
-        event,
-        TransmissionEvent::Error {
+        step,
+        Step::Event(TransmissionEvent::Error {
             error: ErrorValue::EIO,
             ..
-        }
+        })
     ));
     let violation = Violation::SimpleReply(Command::WRITE);
     assert_eq!(
@@ -59,27 +67,25 @@ fn a_simple_reply_does_not_end_a_reply_that_began_with_chunks() {
     );
 }
 
-/// A lenient caller can have two in flight; the size became that of the second
-/// when the first was done.
+/// A lenient client can have two resizes in flight: when the first was done, the
+/// size became that of the second.
 #[test]
 fn a_resize_sets_the_size_that_it_asked_for() {
     let mut session = session(export(Framing::Simple)).lenient();
-    let _first = session.submit(Request::resize(512)).unwrap();
+    let cookie = session.submit(Request::resize(512)).unwrap().cookie();
     let _second = session.submit(Request::resize(1024)).unwrap();
     // S: a simple reply without error to the first
     let input = hex("67446698 00000000 00000001 00000000");
-    let event = session.receive(&mut &input[..]).unwrap().unwrap();
-    assert!(matches!(
-        event,
-        TransmissionEvent::Done { result: Ok(()), .. }
-    ));
+    let result = Ok(());
+    let done = Step::Event(TransmissionEvent::Done { cookie, result });
+    assert_eq!(session.receive(&mut &input[..]), Ok(done));
     assert_eq!(session.negotiated().size, 512);
 }
 
-/// Behind data that was read directly, as much was needed as the header in
-/// front of the data had: a driver that reads exactly that waited for ever.
+/// After data that was read directly, as many bytes were asked for as the header
+/// before the data had: a driver that reads exactly that waited for ever.
 #[test]
-fn need_behind_advance_is_the_least_header() {
+fn after_advance_the_least_header_is_read() {
     for (framing, chunk, least) in [
         // S: OFFSET_DATA without DONE, offset 0, length 8 + 4
         (
@@ -95,29 +101,34 @@ fn need_behind_advance_is_the_least_header() {
         ),
     ] {
         let mut session = session(export(framing));
-        let _ = session.submit(Request::read(0, 4)).unwrap();
+        let cookie = session.submit(Request::read(0, 4)).unwrap().cookie();
         let input = hex(chunk);
-        // The header first, without the offset behind it.
+        // The header first, without the offset that follows it.
         let (header, _) = input.split_at(input.len() - 8);
-        assert_eq!(session.receive(&mut &header[..]), Ok(None));
-        assert_eq!(session.need(), Need::Header(input.len()));
-        assert_eq!(session.receive(&mut &input[..]), Ok(None));
+        assert_eq!(read_limit(session.receive(&mut &header[..])), 8);
+        let payload = Step::ReadPayload {
+            cookie,
+            offset: 0,
+            length: 4,
+        };
+        assert_eq!(session.receive(&mut &input[..]), Ok(payload));
         session.advance(4).unwrap();
-        assert_eq!(session.need(), Need::Header(least), "{framing}");
+        let step = session.receive(&mut &b""[..]);
+        assert_eq!(read_limit(step), least, "{framing}");
     }
 }
 
-/// Lengths whose sum has no number hid that the second extent begins behind
-/// the request, but only if both came at once.
+/// Lengths whose sum exceeds 64 bits hid that the second extent begins past the
+/// end of the request, but only if both arrived at once.
 #[test]
-fn extents_behind_the_request_are_found_in_any_fragmentation() {
+fn extents_past_the_request_are_found_in_any_fragmentation() {
     let mut negotiated = export(Framing::Extended);
     let (id, width) = (ContextId(1), StatusWidth::Wide);
     negotiated
         .contexts
         .push(SelectedContext { id, width })
         .unwrap();
-    // S: BLOCK_STATUS_EXT with DONE: two extents, each as long as can be said
+    // S: BLOCK_STATUS_EXT with DONE: two extents, each of the longest length
     let input = hex(
         "6e8a278c 0001 0006 00000001 00000000 00000000 00000000 00000000 00000028
                      00000001 00000002 ffffffff ffffffff 00000000 00000000
@@ -130,54 +141,56 @@ fn extents_behind_the_request_are_found_in_any_fragmentation() {
             .submit(Request::block_status(0, 512))
             .unwrap()
             .cookie();
-        let results = pieces.iter().map(|piece| session.receive(&mut &piece[..]));
+        let steps = pieces.iter().map(|piece| session.receive(&mut &piece[..]));
         let violation = Violation::ExtentBeyond(cookie);
-        assert_eq!(results.last().unwrap(), Err(Error::Violation(violation)));
+        assert_eq!(steps.last().unwrap(), Err(Error::Violation(violation)));
     }
 }
 
-/// 18 bytes were needed, the size of a newstyle greeting, when they were all
-/// there and the greeting was an oldstyle one.
+/// 18 bytes were asked for, the size of a newstyle greeting, when they had all
+/// arrived and the greeting was an oldstyle one.
 #[test]
-fn need_before_an_oldstyle_greeting_is_more_than_is_there() {
+fn an_oldstyle_greeting_is_read_whole() {
     // S: NBDMAGIC, cliserv_magic, size, flags
     let greeting = hex("4e42444d41474943 0000420281861253 0000000000001000 00000001");
-    let mut handshake = Handshake::new(false, Limits::DEFAULT);
+    let mut handshake = Handshake::new(&Config::new(""));
     for held in 0..greeting.len() {
         let (mut input, _) = greeting.split_at(held);
-        assert_eq!(handshake.receive(&mut input), Ok(None));
-        let needed = if held < 18 { 18 } else { 28 };
-        assert_eq!(handshake.need(), Need::Header(needed), "{held} held");
+        let size = if held < 18 { 18 } else { 28 };
+        let limit = read_limit(handshake.receive(&mut input));
+        assert_eq!(limit, size - held, "{held} held");
     }
 }
 
-/// An oldstyle server was turned down, because an export was asked for by its
-/// name, and could be used all the same.
+/// An oldstyle server was refused, because the configuration named an export,
+/// and transmission could begin all the same.
 #[test]
-fn a_connect_that_failed_yields_nothing() {
+fn a_connector_that_failed_has_no_negotiated() {
     // S: NBDMAGIC, cliserv_magic, size, flags, 124 reserved bytes
     let mut input = hex("4e42444d41474943 0000420281861253 0000000000001000 00000001");
     input.resize(input.len() + 124, 0);
     let mut input = &input[..];
-    let mut connect = Connector::new(Config::new("disk")).unwrap();
-    let event = connect.receive(&mut input).unwrap().unwrap();
-    let reason = ConnectError::NoExportNames;
-    let message = None;
-    assert_eq!(event, ConnectEvent::Failed { reason, message });
-    assert_eq!(connect.receive(&mut input), Ok(None));
-    assert!(connect.into_negotiated().is_err());
+    let mut connector = Connector::new(Config::new("disk")).unwrap();
+    let failed = ConnectEvent::Failed {
+        reason: ConnectError::NoExportNames,
+        message: None,
+    };
+    assert_eq!(connector.receive(&mut input), Ok(Step::Event(failed)));
+    assert_eq!(connector.receive(&mut input), Ok(Step::Finished));
+    assert!(connector.into_negotiated().is_err());
 }
 
-/// The data of an acknowledgement, which must have none, was waited for before
-/// it was a violation.
+/// An ACK with data, which it must not have, was a violation only after the data
+/// had arrived.
 #[test]
-fn an_acknowledgement_with_data_is_judged_by_its_header() {
-    let mut handshake = Handshake::new(false, Limits::DEFAULT);
+fn an_acknowledgement_with_data_is_refused_by_its_header() {
+    let mut handshake = Handshake::new(&Config::new(""));
     let mut out = [0; 64];
     let mut out = &mut out[..];
     // S: NBDMAGIC, IHAVEOPT, fixed newstyle
     let greeting = hex("4e42444d41474943 49484156454f5054 0001");
-    handshake.receive(&mut &greeting[..]).unwrap();
+    let step = handshake.receive(&mut &greeting[..]);
+    assert!(matches!(step, Ok(Step::Event(_))));
     handshake
         .send_client_flags(ClientFlags::KNOWN, &mut out)
         .unwrap();
@@ -189,10 +202,10 @@ fn an_acknowledgement_with_data_is_judged_by_its_header() {
     assert_eq!(handshake.receive(&mut &header[..]), trailing);
 }
 
-/// Block status is answered in chunks only; a session that somebody set up with
-/// contexts and simple replies asked for it all the same.
+/// Block status needs a framing with chunks; a session with contexts and simple
+/// replies asked for it all the same.
 #[test]
-fn block_status_is_not_asked_for_where_there_are_no_chunks() {
+fn block_status_is_refused_with_simple_framing() {
     let mut negotiated = export(Framing::Simple);
     let (id, width) = (ContextId(1), StatusWidth::Narrow);
     negotiated

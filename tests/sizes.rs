@@ -1,17 +1,20 @@
-//! Sizes of what is kept for each command and handed around for each message.
-//! They are part of what a caller plans its memory with: a change is a
-//! decision.
+//! Sizes of what is kept for each command and passed for each message. Callers
+//! plan their memory with them: a change is a decision.
 
 #![cfg(target_pointer_width = "64")]
 
 use std::mem::size_of;
 
-use nbd_codec::client::connect::{self, Connect};
-use nbd_codec::client::handshake::{self, Handshake};
-use nbd_codec::client::{Event, Request, RequestHeader, Slot, Transmission};
+use nbd_codec::client::{
+    ConnectEvent, Connector, Handshake, HandshakeEvent, Request, RequestHeader, Slot, Transmission,
+    TransmissionEvent,
+};
+use nbd_codec::inbox::Inbox;
 use nbd_codec::wire::DecodeError;
 use nbd_codec::wire::extent::{Extent32, Extent64, Extents32, Extents64};
-use nbd_codec::{Error, Limits, Misuse, Need, Negotiated, SelectedContexts, Violation};
+use nbd_codec::{Content, Error, Limits, Misuse, Negotiated, SelectedContexts, Step, Violation};
+
+type TransmissionStep<'i> = Step<TransmissionEvent<'i>, &'i [u8]>;
 
 macro_rules! sizes {
     ($($name:ident { $($kind:ty = $size:expr;)* })*) => {
@@ -33,11 +36,13 @@ sizes! {
     }
     for_each_message {
         TransmissionEvent<'static> = 48;
-        Option<TransmissionEvent<'static>> = 48;
-        Result<Option<TransmissionEvent<'static>>, Error> = 48;
+        Content<&[u8]> = 32;
+        TransmissionStep<'static> = 48;
+        Result<TransmissionStep<'static>, Error> = 48;
         HandshakeEvent<'static> = 40;
+        Result<Step<HandshakeEvent<'static>, &[u8]>, Error> = 40;
         ConnectEvent<'static> = 40;
-        Need = 32;
+        Result<Step<ConnectEvent<'static>, &[u8]>, Error> = 40;
         Extent32 = 8;
         Extent64 = 16;
         Extents32<'static> = 16;
@@ -57,5 +62,6 @@ sizes! {
         Transmission<[Slot; 16]> = 1360;
         Handshake = 304;
         Connector<'static> = 384;
+        Inbox<[u8; 0]> = 24;
     }
 }

@@ -1,10 +1,10 @@
-//! Sessions recorded from real servers, played again: the client must say the
-//! same bytes, and see the same events however the server's bytes are cut.
+//! Sessions recorded with real servers, played again: the client must send the
+//! same bytes, and report the same events in every fragmentation.
 //!
-//! `tests/sessions/record` records them. A file holds what was planned, then
+//! `tests/sessions/record` records them. A file has the configuration, then
 //! the bytes of each system call (`C:` sent, `S:` received), then the events
-//! (`E:`). With `NBD_CODEC_BLESS=1` the events are written anew; read them
-//! before you believe them.
+//! (`E:`). With `NBD_CODEC_BLESS=1` the events are written again; check them
+//! before they are committed.
 
 mod play;
 
@@ -66,7 +66,7 @@ fn byte_by_byte() {
 }
 
 #[test]
-fn cut_in_two_at_every_place() {
+fn cut_in_two_at_every_position() {
     for (path, session) in sessions() {
         for at in 0..session.received() {
             let events = session.play(Cut::At(at));
@@ -79,7 +79,7 @@ fn cut_in_two_at_every_place() {
 fn by_exact_reads() {
     for (path, session) in sessions() {
         assert_eq!(
-            session.play(Cut::Need),
+            session.play(Cut::Exact),
             session.events,
             "{}",
             path.display()
@@ -87,9 +87,10 @@ fn by_exact_reads() {
     }
 }
 
-/// A session that ends anywhere is over, and says so; nothing is made up.
+/// A connection that is closed at any position: the end is reported, and no
+/// event but those of the session.
 #[test]
-fn broken_off_at_every_place() {
+fn closed_at_every_position() {
     for (path, session) in sessions() {
         for at in 0..session.received() {
             let events = session.play(Cut::End(at));
@@ -105,7 +106,7 @@ fn broken_off_at_every_place() {
                 .map(|e| e.split(" of ").next())
                 .collect();
             for (seen, due) in before.iter().zip(&whole) {
-                // Data and extents may be cut short.
+                // Data and extents may be truncated.
                 let kind = |text: &str| text.split(' ').take(2).collect::<Vec<_>>().join(" ");
                 assert_eq!(
                     kind(seen),

@@ -1,25 +1,27 @@
-//! Plays a recorded session to the client machines.
+//! Plays a recorded session to the client's state machines.
 
-use nbd_codec::client::connect::{self, Config, Connect};
-use nbd_codec::client::handshake::MetaContextQuery;
-use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
+use nbd_codec::client::{
+    Config, ConnectEvent, Connector, MetaContextQuery, Request, Slot, Transmission,
+    TransmissionEvent, slot_index,
+};
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, Cookie};
 use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
-use nbd_codec::{Framing, Limits, Need};
+use nbd_codec::{Content, Framing, Limits, Negotiated, Step};
 
-/// How the server's bytes are given to the machine.
+/// How the server's bytes are given to the state machine.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Cut {
     /// As they were received.
     Whole,
-    /// So many at a time.
+    /// This many at a time.
     Every(usize),
-    /// In two at this place of the whole session.
+    /// In two at this position of the whole session.
     At(usize),
-    /// As the machine needs them, payloads read past it.
-    Need,
-    /// As they were received, up to this place; then the link is lost.
+    /// As many as each step asks for, payloads read directly.
+    Exact,
+    /// As they were received, up to this position; then the connection is
+    /// closed.
     End(usize),
 }
 
@@ -87,16 +89,18 @@ impl Session {
         let config = Config::new(&self.export)
             .framing(self.framing)
             .contexts(&queries);
-        let connect = Connector::new(config).expect("a config that was carried out");
+        let connector = Connector::new(config).expect("a configuration that was recorded");
         let mut player = Player {
-            machine: Machine::Connect(Box::new(connect)),
+            machine: Machine::Connect(Box::new(connector)),
             cut,
             held: Vec::new(),
             sent: Vec::new(),
             due: Vec::new(),
             offset: 0,
+            limit: None,
             events: Vec::new(),
         };
+        player.receive();
         for line in &self.lines {
             match line {
                 Line::Sent(bytes) => player.sent(bytes),
@@ -110,9 +114,9 @@ impl Session {
         if let Cut::End(_) = cut {
             player.end();
         } else {
-            assert!(player.sent.is_empty(), "the recorded client said more");
-            assert!(player.due.is_empty(), "the machine says more");
-            assert!(player.held.is_empty(), "bytes were left");
+            assert!(player.sent.is_empty(), "the recorded client sent more");
+            assert!(player.due.is_empty(), "the state machine sends more");
+            assert!(player.held.is_empty(), "bytes were not consumed");
         }
         player.events
     }
@@ -128,13 +132,23 @@ struct Player<'a> {
     cut: Cut,
     /// Received and not consumed.
     held: Vec<u8>,
-    /// Sent by the recorded client, not yet by the machine.
+    /// Sent by the recorded client, not yet by the state machine.
     sent: Vec<u8>,
-    /// Sent by the machine, not yet by the recorded client.
+    /// Sent by the state machine, not yet by the recorded client.
     due: Vec<u8>,
-    /// How much of the session was received.
+    /// How many bytes of the session were received.
     offset: usize,
+    /// What the last step asks for.
+    limit: Option<Limit>,
     events: Vec<String>,
+}
+
+/// A step that asks for bytes.
+#[derive(Clone, Copy)]
+enum Limit {
+    Read(usize),
+    /// Payload of this command, to this offset, of this length.
+    Payload(Cookie, u64, u64),
 }
 
 impl Player<'_> {
@@ -144,26 +158,26 @@ impl Player<'_> {
         self.submit();
     }
 
-    /// What both have sent must be the same.
+    /// Both must have sent the same.
     fn compare(&mut self) {
         let n = self.sent.len().min(self.due.len());
         assert_eq!(
             self.sent[..n],
             self.due[..n],
-            "the machine sends other bytes"
+            "the state machine sends other bytes"
         );
         self.sent.drain(..n);
         self.due.drain(..n);
     }
 
-    /// Has the machine make the commands that the recorded client sent.
+    /// Makes the commands that the recorded client sent.
     fn submit(&mut self) {
         let Machine::Transmission(session) = &mut self.machine else {
             return;
         };
         loop {
             let mut rest = &self.sent[..];
-            let (request, payload, head) = match session.negotiated().framing {
+            let (request, payload, header) = match session.negotiated().framing {
                 Framing::Extended => {
                     let Ok(Some(request)) = ExtendedRequest::decode(&mut rest) else {
                         return;
@@ -194,13 +208,17 @@ impl Player<'_> {
                 _ => session.submit(request),
             };
             let made = made.expect("a command that was sent");
-            assert_eq!(made.as_bytes(), head, "the machine makes another command");
+            assert_eq!(
+                made.as_bytes(),
+                header,
+                "the state machine makes another command"
+            );
             assert_eq!(made.payload_length() as usize, payload);
-            self.sent.drain(..head.len() + payload);
+            self.sent.drain(..header.len() + payload);
         }
     }
 
-    /// False when the link is lost within these bytes.
+    /// False if the connection is closed within these bytes.
     fn received(&mut self, bytes: &[u8]) -> bool {
         let (from, to) = (self.offset, self.offset + bytes.len());
         self.offset = to;
@@ -213,7 +231,7 @@ impl Player<'_> {
                 self.take(b);
             }
             Cut::At(_) => self.take(bytes),
-            Cut::Need => self.take_exactly(bytes),
+            Cut::Exact => self.take_exactly(bytes),
             Cut::End(at) if (from..to).contains(&at) => {
                 self.take(&bytes[..at - from]);
                 return false;
@@ -228,26 +246,21 @@ impl Player<'_> {
         self.receive();
     }
 
-    /// Hands out what the machine needs, and not a byte more.
+    /// Reads what each step asks for, and not a byte more.
     fn take_exactly(&mut self, mut bytes: &[u8]) {
         self.receive();
         while !bytes.is_empty() {
-            let need = match &self.machine {
-                Machine::Connect(connect) => connect.need(),
-                Machine::Transmission(session) => session.need(),
+            let limit = self.limit.expect("a step that asks for bytes");
+            let n = match limit {
+                Limit::Read(n) => n,
+                Limit::Payload(_, _, length) => usize::try_from(length).unwrap(),
             };
-            let n = match need {
-                Need::Header(n) => n.checked_sub(self.held.len()).expect("more than is held"),
-                Need::Payload { length, .. } => length as usize,
-                Need::Nothing => panic!("{} bytes that nobody needs", bytes.len()),
-            };
-            assert!(n > 0, "the machine needs nothing to go on");
             let (now, later) = bytes.split_at(n.min(bytes.len()));
             bytes = later;
-            if let (Need::Payload { cookie, offset, .. }, Machine::Transmission(session)) =
-                (need, &mut self.machine)
+            if let (Limit::Payload(cookie, offset, _), Machine::Transmission(session)) =
+                (limit, &mut self.machine)
             {
-                assert!(self.held.is_empty(), "a payload behind bytes that are held");
+                assert!(self.held.is_empty(), "payload was held back");
                 session.advance(now.len() as u64).expect("its own payload");
                 note_data(&mut self.events, cookie, offset, now);
             } else {
@@ -257,52 +270,69 @@ impl Player<'_> {
         }
     }
 
-    /// Lets the machine take what it can.
+    /// Takes steps until one asks for bytes, or waits for a command.
     fn receive(&mut self) {
         let held = std::mem::take(&mut self.held);
         let mut input = &held[..];
-        loop {
-            match &mut self.machine {
-                Machine::Connect(connect) => {
-                    let event = connect.receive(&mut input).expect("a recorded server");
-                    if let Some(event) = event {
-                        self.events.push(handshake(event));
-                        if event == ConnectEvent::Ready {
-                            self.begin();
-                        }
-                        continue;
-                    }
-                    let mut out = [0; 1024];
-                    let n = connect.transmit(&mut &mut out[..]).expect("room");
-                    if n == 0 {
-                        break;
-                    }
-                    self.due.extend_from_slice(&out[..n]);
-                    self.compare();
-                }
-                Machine::Transmission(session) => {
-                    match session.receive(&mut input).expect("a recorded server") {
-                        Some(event) => note(&mut self.events, event),
-                        None => break,
-                    }
-                }
-            }
-        }
+        while self.step(&mut input) {}
         self.held = input.to_vec();
         self.submit();
     }
 
-    fn begin(&mut self) {
+    /// Takes one step; false if it asks for bytes, or nothing follows.
+    fn step(&mut self, input: &mut &[u8]) -> bool {
+        self.limit = None;
+        match &mut self.machine {
+            Machine::Connect(connector) => {
+                match connector.receive(input).expect("a recorded server") {
+                    Step::Event(ConnectEvent::Ready) => {
+                        self.events.push("ready".into());
+                        let negotiated = *connector.agreed();
+                        self.begin(negotiated);
+                    }
+                    Step::Event(event) => self.events.push(format!("{event:?}")),
+                    Step::Transmit => {
+                        let mut out = [0; 1024];
+                        let n = connector.transmit(&mut &mut out[..]).expect("room");
+                        assert!(n > 0, "nothing to transmit");
+                        self.due.extend_from_slice(&out[..n]);
+                        self.compare();
+                    }
+                    Step::Read(n) => {
+                        self.limit = Some(Limit::Read(n.get()));
+                        return false;
+                    }
+                    Step::Finished => return false,
+                    other => panic!("{:?}", other.unexpected()),
+                }
+            }
+            Machine::Transmission(session) => {
+                match session.receive(input).expect("a recorded server") {
+                    Step::Event(event) => note(&mut self.events, event),
+                    Step::Content(content) => note_content(&mut self.events, content),
+                    Step::Read(n) => {
+                        self.limit = Some(Limit::Read(n.get()));
+                        return false;
+                    }
+                    Step::ReadPayload {
+                        cookie,
+                        offset,
+                        length,
+                    } => {
+                        self.limit = Some(Limit::Payload(cookie, offset, length));
+                        return false;
+                    }
+                    Step::Finished => return false,
+                    other => panic!("{:?}", other.unexpected()),
+                }
+            }
+        }
+        true
+    }
+
+    fn begin(&mut self, agreed: Negotiated) {
         let slots = vec![Slot::EMPTY; 64];
-        let session = Transmission::new(
-            match &self.machine {
-                Machine::Connect(connect) => *connect.agreed(),
-                Machine::Transmission(session) => *session.negotiated(),
-            },
-            slots,
-            Limits::DEFAULT,
-        );
-        let agreed = session.negotiated();
+        let session = Transmission::new(agreed, slots, Limits::DEFAULT);
         self.events.push(format!(
             "agreed: {} {} size {} [{}] blocks {:?}",
             agreed.style,
@@ -318,14 +348,14 @@ impl Player<'_> {
 
     fn end(&mut self) {
         let result = match &mut self.machine {
-            Machine::Connect(connect) => connect.end_of_input(),
+            Machine::Connect(connector) => connector.end_of_input(),
             Machine::Transmission(session) => session.end_of_input(),
         };
         self.events.push(format!("end: {result:?}"));
     }
 }
 
-/// A request as the recorded client asked its machine for it.
+/// A request as the recorded client submitted it.
 fn wanted(request: ExtendedRequest) -> Request {
     Request {
         command: request.command,
@@ -335,16 +365,8 @@ fn wanted(request: ExtendedRequest) -> Request {
     }
 }
 
-fn handshake(event: ConnectEvent<'_>) -> String {
-    match event {
-        ConnectEvent::Ready => "ready".into(),
-        event => format!("{event:?}"),
-    }
-}
-
-fn note(events: &mut Vec<String>, event: TransmissionEvent<'_>) {
-    let name = |cookie: Cookie| format!("#{}", slot_index(cookie));
-    match event {
+fn note_content(events: &mut Vec<String>, content: Content<&[u8]>) {
+    match content {
         Content::Data {
             cookie,
             offset,
@@ -354,58 +376,47 @@ fn note(events: &mut Vec<String>, event: TransmissionEvent<'_>) {
             cookie,
             offset,
             length,
-        } => {
-            events.push(format!("hole {} {length} at {offset}", name(cookie)));
-        }
+        } => events.push(format!("hole {} {length} at {offset}", name(cookie))),
+    }
+}
+
+fn name(cookie: Cookie) -> String {
+    format!("#{}", slot_index(cookie))
+}
+
+fn note(events: &mut Vec<String>, event: TransmissionEvent<'_>) {
+    match event {
         TransmissionEvent::Extents32 {
             cookie,
             context,
             extents,
             ..
-        } => {
-            for extent in extents {
-                let (length, flags) = (extent.length, extent.flags);
-                events.push(format!(
-                    "narrow {} {context} {length} {flags:#x}",
-                    name(cookie)
-                ));
-            }
-        }
+        } => events.extend(extents.map(|extent| {
+            let (length, flags) = (extent.length, extent.flags);
+            format!("narrow {} {context} {length} {flags:#x}", name(cookie))
+        })),
         TransmissionEvent::Extents64 {
             cookie,
             context,
             extents,
             ..
-        } => {
-            for extent in extents {
-                let (length, flags) = (extent.length, extent.flags);
-                events.push(format!(
-                    "wide {} {context} {length} {flags:#x}",
-                    name(cookie)
-                ));
-            }
-        }
+        } => events.extend(extents.map(|extent| {
+            let (length, flags) = (extent.length, extent.flags);
+            format!("wide {} {context} {length} {flags:#x}", name(cookie))
+        })),
         TransmissionEvent::Error {
             cookie,
             error,
             offset,
             message,
-        } => {
-            events.push(format!(
-                "error {} {error} at {offset:?} {message:?}",
-                name(cookie)
-            ));
-        }
-        TransmissionEvent::Done {
-            cookie,
-            result: Ok(()),
-        } => events.push(format!("done {}", name(cookie))),
-        TransmissionEvent::Done {
-            cookie,
-            result: Err(error),
-        } => {
-            events.push(format!("done {} {error}", name(cookie)));
-        }
+        } => events.push(format!(
+            "error {} {error} at {offset:?} {message:?}",
+            name(cookie)
+        )),
+        TransmissionEvent::Done { cookie, result } => events.push(match result {
+            Ok(()) => format!("done {}", name(cookie)),
+            Err(error) => format!("done {} {error}", name(cookie)),
+        }),
         other => panic!("an event this test does not know: {other:?}"),
     }
 }
