@@ -26,6 +26,9 @@ fn refused(export: Negotiated, request: Request, misuse: Misuse) {
     if let Some(made) = while_resizing(export, request) {
         assert_eq!(made, Err(misuse), "{request:?}");
     }
+    if request.command != Command::DISC {
+        assert_eq!(export.check(&request), Err(misuse), "{request:?}");
+    }
     let (mut offered, mut fresh) = (machine(), machine());
     let before = format!("{offered:?}");
     for _ in 0..3 {
@@ -44,6 +47,7 @@ fn accepted(export: Negotiated, request: Request) {
     let mut machine = Transmission::new(export, [Slot::EMPTY; 1], Limits::DEFAULT);
     let made = machine.submit(request);
     assert!(made.is_ok(), "{request:?}: {made:?}");
+    assert_eq!(export.check(&request), Ok(()), "{request:?}");
     if let Some(made) = while_resizing(export, request) {
         assert!(made.is_ok(), "{request:?}: {made:?}");
     }
