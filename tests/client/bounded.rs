@@ -4,12 +4,10 @@ use nbd_codec::client::{Config, HandshakeEvent, Request, Slot, Transmission, Tra
 use nbd_codec::wire::number::{ContextId, OptionReplyType};
 use nbd_codec::{Content, Error, Framing, Limits, Step, Violation};
 
-use super::machines::{Client, LIMITS, Manual, export, with_contexts};
+use super::machines::{CHUNKED, Client, LIMITS, Manual, export, with_contexts};
 use super::script::{self, NoCommands};
 use super::seen::Seen;
 use super::transcript::{Machine, Taken, once};
-
-const CHUNKED: [Framing; 2] = [Framing::Structured, Framing::Extended];
 
 /// After the option LIST.
 fn listing() -> Manual {

@@ -7,10 +7,10 @@ use nbd_codec::wire::flags::{CommandFlags as F, TransmissionFlags as T};
 use nbd_codec::wire::number::{Command, ContextId};
 use nbd_codec::{Framing, Limits, Misuse, Negotiated};
 
-use super::machines::{self, ALL, Bytes, Client, export, request, with_block_sizes, with_contexts};
+use super::machines::{
+    self, ALL, Bytes, Client, FRAMINGS, export, request, with_block_sizes, with_contexts,
+};
 use super::transcript::once;
-
-const FRAMINGS: [Framing; 3] = [Framing::Simple, Framing::Structured, Framing::Extended];
 
 /// Checks that a request is refused, and that the next good one is made as if
 /// the refused one had never been submitted.

@@ -1,15 +1,13 @@
 //! Every command in every framing, in flight alone and together.
 
-use nbd_codec::Framing::{self, Extended, Simple, Structured};
+use nbd_codec::Framing::{Extended, Simple, Structured};
 
 use nbd_codec::Misuse;
 use nbd_codec::client::Request;
 
-use super::machines::{Client, export, transmission, with_contexts};
+use super::machines::{Client, FRAMINGS, export, transmission, with_contexts};
 use super::script::Commands;
 use super::transcript::{Machine, once};
-
-const ALL: [Framing; 3] = [Simple, Structured, Extended];
 
 /// Commands whose reply has no payload, and flags that they can have.
 const PLAIN: [&str; 11] = [
@@ -28,7 +26,7 @@ const PLAIN: [&str; 11] = [
 
 #[test]
 fn success_and_failure() {
-    for framing in ALL {
+    for framing in FRAMINGS {
         for command in PLAIN {
             let (ok, failed) = match framing {
                 Simple => ("simple OK #0", "simple EIO #0"),

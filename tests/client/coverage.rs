@@ -12,9 +12,9 @@ const OFFSET: u64 = 4096;
 /// A piece of a read: where it begins and how long it is.
 type Piece = (u64, u64);
 
-/// Replies to a read of `length` bytes, with a seed for the hash: pieces of odd length are holes, the
-/// others data.
-fn answer(length: u64, pieces: &[Piece], framing: Framing, seed: u64) -> Result<(), Error> {
+/// Replies to a read of `length` bytes, with a seed for the hash. Pieces of odd
+/// length are holes, the others data.
+fn reply(length: u64, pieces: &[Piece], framing: Framing, seed: u64) -> Result<(), Error> {
     let mut machine =
         Transmission::new(export(framing), [Slot::EMPTY; 1], Limits::DEFAULT).with_seed(seed);
     let header = machine.submit(Request::read(OFFSET, length)).unwrap();
@@ -167,7 +167,7 @@ proptest! {
         framing in framing(),
         seed in any::<u64>(),
     ) {
-        prop_assert_eq!(answer(length, &pieces, framing, seed), Ok(()));
+        prop_assert_eq!(reply(length, &pieces, framing, seed), Ok(()));
     }
 
     #[test]
@@ -182,7 +182,7 @@ proptest! {
                 inject(&mut pieces, length, fault);
             }
         }
-        let got = answer(length, &pieces, framing, seed);
+        let got = reply(length, &pieces, framing, seed);
         let total: u64 = pieces.iter().map(|(_, length)| length).sum();
         if is_partition(length, &pieces) {
             prop_assert_eq!(got, Ok(()));
@@ -198,17 +198,17 @@ proptest! {
 
 /// Every reply to a read of four bytes with up to four pieces.
 #[test]
-fn every_answer_to_a_small_read() {
+fn every_reply_to_a_small_read() {
     const LENGTH: u64 = 4;
     let all: Vec<Piece> = (0..LENGTH)
         .flat_map(|begin| (1..=LENGTH - begin).map(move |length| (begin, length)))
         .collect();
-    let mut answers: Vec<Vec<Piece>> = vec![vec![]];
+    let mut replies: Vec<Vec<Piece>> = vec![vec![]];
     let (mut complete, mut broken) = (0, 0);
     for _ in 0..=4 {
-        for pieces in &answers {
+        for pieces in &replies {
             let good = is_partition(LENGTH, pieces);
-            let got = answer(LENGTH, pieces, Framing::Structured, 0);
+            let got = reply(LENGTH, pieces, Framing::Structured, 0);
             assert_eq!(got.is_ok(), good, "{pieces:?}: {got:?}");
             if good {
                 complete += 1;
@@ -224,7 +224,7 @@ fn every_answer_to_a_small_read() {
                 pieces
             })
         };
-        answers = answers.iter().flat_map(longer).collect();
+        replies = replies.iter().flat_map(longer).collect();
     }
     // 1 whole, 3 pairs in 2 orders, 3 triples in 6, 1 of four in 24.
     assert_eq!(complete, 1 + 3 * 2 + 3 * 6 + 24);

@@ -1,14 +1,12 @@
 //! Errors that a server reports: they are events, and the reply continues to
 //! its end.
 
-use nbd_codec::Framing::{self, Extended, Simple, Structured};
+use nbd_codec::Framing::{Extended, Simple, Structured};
 use nbd_codec::Limits;
 use nbd_codec::wire::number::ErrorValue;
 
-use super::machines::{Client, export, transmission, with_contexts};
+use super::machines::{CHUNKED, Client, export, transmission, with_contexts};
 use super::transcript::play;
-
-const CHUNKED: [Framing; 2] = [Structured, Extended];
 
 fn write(transcript: &str) {
     for framing in CHUNKED {

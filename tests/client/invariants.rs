@@ -17,13 +17,11 @@ use nbd_codec::{
 use super::connect::{GRANTED, GREETED, connect};
 use super::greetings::negotiated;
 use super::machines::{
-    Automatic, Bytes, Client, Manual, automatic, export, fixed_newstyle, lenient, transmission,
-    with_contexts,
+    Automatic, Bytes, Client, FRAMINGS, Manual, automatic, export, fixed_newstyle, lenient,
+    transmission, with_contexts,
 };
 use super::script::{self, NoCommands};
 use super::transcript::{Machine, once};
-
-const FRAMINGS: [Framing; 3] = [Simple, Structured, Extended];
 
 /// Required TLS is checked on every path to transmission: none without TLS, and
 /// nothing is sent.

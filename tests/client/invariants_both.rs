@@ -8,11 +8,9 @@ use nbd_codec::wire::number::ErrorValue;
 
 use super::connect::{GRANTED, GREETED, connect};
 use super::machines::{
-    Client, automatic, export, lenient, transmission, with_block_sizes, with_contexts,
+    Client, FRAMINGS, automatic, export, lenient, transmission, with_block_sizes, with_contexts,
 };
 use super::transcript::once;
-
-const FRAMINGS: [Framing; 3] = [Simple, Structured, Extended];
 
 /// Commands of length zero have no defined meaning: they are refused before they
 /// are sent, and where a lenient client sends them, no reply ends the session.

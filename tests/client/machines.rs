@@ -252,6 +252,11 @@ pub(crate) fn automatic(config: Config<'_>, transcript: &str) {
 
 // ------------------------------------------------------------- transmission
 
+pub(crate) const FRAMINGS: [Framing; 3] = [Framing::Simple, Framing::Structured, Framing::Extended];
+
+/// The framings whose replies have chunks.
+pub(crate) const CHUNKED: [Framing; 2] = [Framing::Structured, Framing::Extended];
+
 /// Everything a server can advertise.
 pub(crate) const ALL: TransmissionFlags =
     TransmissionFlags::KNOWN.difference(TransmissionFlags::READ_ONLY);

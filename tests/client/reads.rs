@@ -1,10 +1,8 @@
 //! Reads in pieces: bounds, overlap, gaps, and the flag DF.
 
-use nbd_codec::Framing::{self, Extended, Structured};
+use nbd_codec::Framing::{self, Extended};
 
-use super::machines::{export, lenient, transmission};
-
-const CHUNKED: [Framing; 2] = [Structured, Extended];
+use super::machines::{CHUNKED, export, lenient, transmission};
 
 /// Plays a transcript in both framings with chunks, after `READ 4K 1K`.
 fn read(transcript: &str) {

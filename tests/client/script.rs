@@ -3,15 +3,15 @@
 //! | word | bytes |
 //! |---|---|
 //! | `2a00_ffff` | these bytes |
-//! | `4096:32`, `2^63-1:64`, `EIO:32` | a big-endian number of so many bits |
-//! | `aa*512` | a byte, so many times |
+//! | `4096:32`, `2^63-1:64`, `EIO:32` | a big-endian number of 32 or 64 bits |
+//! | `aa*512` | a byte, 512 times |
 //! | `"disk"` | a text |
 //! | `#0` | the cookie of the first command, 64 bits |
 //!
-//! The numbers are the specification's, written down here once more: nothing of
-//! the crate's own encoders is used.
+//! The numbers are copied from the specification: the crate's own encoders are
+//! not used.
 
-/// What a transcript knows of the commands that were sent.
+/// The commands that were sent, for the cookies of a transcript.
 pub(crate) trait Commands {
     /// Cookie, and offset of the request.
     fn command(&self, number: usize) -> (u64, u64);
@@ -107,7 +107,7 @@ pub(crate) fn words(line: &str) -> Vec<&str> {
     let mut rest = line.trim_start();
     while !rest.is_empty() {
         let end = match rest.strip_prefix('"') {
-            Some(text) => text.find('"').expect("a text has two quotes") + 2,
+            Some(text) => text.find('"').expect("a text ends with a quote") + 2,
             None => rest.find(char::is_whitespace).unwrap_or(rest.len()),
         };
         words.push(&rest[..end]);
@@ -187,9 +187,9 @@ fn one(word: &str, commands: &dyn Commands) -> Vec<u8> {
 /// | `chunk TYPE #0 words`, `last TYPE #0 words` | a chunk in the script's framing, without and with the flag DONE |
 /// | anything else | words |
 ///
-/// Length fields are made from what follows. `len=N`, `off=N` and `flags=N`
-/// right behind the command claim something else; `structured` and `extended`
-/// there choose a framing.
+/// Length fields are computed from what follows. `len=N`, `off=N` and `flags=N`
+/// directly after the command replace the true fields; `structured` and
+/// `extended` there choose a framing.
 pub(crate) fn server(line: &str, commands: &dyn Commands) -> Vec<u8> {
     let words = words(line);
     match words.as_slice() {

@@ -6,11 +6,9 @@ use nbd_codec::wire::flags::CommandFlags as F;
 use nbd_codec::wire::number::{ContextId, ErrorValue};
 use nbd_codec::{Error, Framing, Limits, Misuse, Step, Violation};
 
-use super::machines::{Bytes, Client, export, with_contexts};
+use super::machines::{Bytes, Client, FRAMINGS, export, with_contexts};
 use super::script;
 use super::transcript::{Machine, once};
-
-const FRAMINGS: [Framing; 3] = [Framing::Simple, Framing::Structured, Framing::Extended];
 
 #[test]
 fn after_disconnect() {

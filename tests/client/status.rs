@@ -4,7 +4,7 @@ use nbd_codec::Framing::{self, Extended, Simple, Structured};
 use nbd_codec::wire::number::ContextId;
 use nbd_codec::{Negotiated, SelectedContext, StatusWidth};
 
-use super::machines::{export, lenient, transmission, with_contexts};
+use super::machines::{CHUNKED, export, lenient, transmission, with_contexts};
 
 /// A status chunk of either width from `length/flags` pairs.
 fn chunk(framing: Framing, kind: &str, context: u32, extents: &[(u64, u64)]) -> String {
@@ -35,8 +35,6 @@ fn event(framing: Framing, context: u32, offset: u64, extents: &[(u64, u64)]) ->
     }
     line + "\n"
 }
-
-const CHUNKED: [Framing; 2] = [Structured, Extended];
 
 /// One chunk for each context, in any order, of any number of extents.
 #[test]
