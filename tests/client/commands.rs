@@ -1,7 +1,6 @@
 //! Every command in every framing, in flight alone and together.
 
 use nbd_codec::Framing::{Extended, Simple, Structured};
-
 use nbd_codec::Misuse;
 use nbd_codec::client::Request;
 
