@@ -1,10 +1,7 @@
-//! Prints the script that an input of a target stands for:
-//! `cargo run --example show client fuzz/artifacts/client/crash-...`
+//! Prints the script of a target's input: `cargo run --example show client
+//! fuzz/artifacts/client/crash-...`
 
-use nbd_codec_fuzz::pair::script::Pair;
-use nbd_codec_fuzz::script::Run;
-use nbd_codec_fuzz::server::script::ServerRun;
-use nbd_codec_fuzz::tape;
+use nbd_codec_fuzz::{client, format, pair, server};
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -12,15 +9,15 @@ fn main() {
         eprintln!("usage: show TARGET FILE");
         std::process::exit(2);
     };
-    let bytes = std::fs::read(&file).expect("a file that can be read");
+    let bytes = std::fs::read(&file).expect("a readable file");
     match target.as_str() {
         "client" | "client_split" | "differential" => {
-            println!("{:#?}", tape::read::<Run>(&bytes));
+            println!("{:#?}", format::read::<client::Run>(&bytes));
         }
         "server" | "server_split" | "differential_server" => {
-            println!("{:#?}", tape::read::<ServerRun>(&bytes));
+            println!("{:#?}", format::read::<server::Run>(&bytes));
         }
-        "pair" => println!("{:#?}", tape::read::<Pair>(&bytes)),
-        _ => eprintln!("the inputs of {target} are no scripts"),
+        "pair" => println!("{:#?}", format::read::<pair::script::Script>(&bytes)),
+        _ => eprintln!("inputs of {target} are not scripts"),
     }
 }

@@ -1,16 +1,16 @@
-//! The client's machines: any script, any delivery.
+//! The client's state machines: any script, any delivery.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nbd_codec_fuzz::script::Run;
-use nbd_codec_fuzz::{client, handshake, tape};
+use nbd_codec_fuzz::client::{Run, handshake, transmission};
+use nbd_codec_fuzz::format;
 
 fuzz_target!(|bytes: &[u8]| {
-    match tape::read(bytes) {
-        Run::Transmission { one, session, .. } => drop(client::run(&session, &one)),
-        Run::ByHand { one, talk, .. } => drop(handshake::by_hand(&talk, &one)),
-        Run::ByPolicy { one, talk, .. } => {
-            handshake::by_policy(&talk, &one, |_| ());
+    match format::read(bytes) {
+        Run::Transmission { first, script, .. } => drop(transmission::run(&script, &first)),
+        Run::Handshake { first, script, .. } => drop(handshake::run(&script, &first)),
+        Run::Connector { first, script, .. } => {
+            handshake::run_connector(&script, &first, |_| ());
         }
     }
 });

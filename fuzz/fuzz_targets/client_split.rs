@@ -1,31 +1,42 @@
-//! One script, two deliveries: the same events, calls and errors.
+//! One script with two deliveries: equal events, return values and errors.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nbd_codec_fuzz::script::Run;
-use nbd_codec_fuzz::{client, compare, handshake, tape};
+use nbd_codec_fuzz::client::{Run, handshake, transmission};
+use nbd_codec_fuzz::compare::client::{handshake_deliveries, transmission_deliveries};
+use nbd_codec_fuzz::format;
 
 fuzz_target!(|bytes: &[u8]| {
-    match tape::read(bytes) {
+    match format::read(bytes) {
         Run::Transmission {
-            one,
-            other,
-            session,
+            first,
+            second,
+            script,
         } => {
-            let one = client::run(&session, &one);
-            let other = client::run(&session, &other);
-            compare::same(&one.outcome, &other.outcome);
+            let [first, second] = [first, second].map(|delivery| {
+                let client = transmission::run(&script, &delivery);
+                client.outcome
+            });
+            transmission_deliveries(&first, &second);
         }
-        Run::ByHand { one, other, talk } => {
-            let one = handshake::by_hand(&talk, &one);
-            let other = handshake::by_hand(&talk, &other);
-            compare::same_talk(one.outcome, other.outcome);
+        Run::Handshake {
+            first,
+            second,
+            script,
+        } => {
+            let first = handshake::run(&script, &first);
+            let second = handshake::run(&script, &second);
+            handshake_deliveries(first.outcome, second.outcome);
         }
-        Run::ByPolicy { one, other, talk } => {
-            let one = handshake::by_policy(&talk, &one, |client| client.outcome);
-            let other = handshake::by_policy(&talk, &other, |client| client.outcome);
-            if let (Some(one), Some(other)) = (one, other) {
-                compare::same_talk(one, other);
+        Run::Connector {
+            first,
+            second,
+            script,
+        } => {
+            let first = handshake::run_connector(&script, &first, |client| client.outcome);
+            let second = handshake::run_connector(&script, &second, |client| client.outcome);
+            if let (Some(first), Some(second)) = (first, second) {
+                handshake_deliveries(first, second);
             }
         }
     }

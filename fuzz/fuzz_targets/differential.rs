@@ -1,30 +1,31 @@
-//! The client's machines, and a simple reader of the specification, on the same
-//! bytes: the same verdict and the same events; and what the client says is
-//! what another reader takes.
+//! The client's state machines and the reference parser on the same bytes: equal
+//! validity and events. The server's reference parser accepts what the client
+//! writes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nbd_codec_fuzz::script::{Run, Step};
-use nbd_codec_fuzz::{agree, client, compare, handshake, tape};
+use nbd_codec_fuzz::client::transmission::script::Action;
+use nbd_codec_fuzz::client::{Run, handshake, transmission};
+use nbd_codec_fuzz::{compare, format};
 
 fuzz_target!(|bytes: &[u8]| {
-    match tape::read(bytes) {
+    match format::read(bytes) {
         Run::Transmission {
-            one, mut session, ..
+            first, mut script, ..
         } => {
-            // The reader reads what is there.
-            let real = |step: &Step| !matches!(step, Step::Advance { .. });
-            session.steps.0.retain(real);
-            let client = client::run(&session, &one);
-            compare::agree(&client, &session.setup);
-            agree::accept(&client, &session.setup);
+            // The reference parser has no payload that does not exist.
+            let is_real = |action: &Action| !matches!(action, Action::Advance { .. });
+            script.actions.0.retain(is_real);
+            let client = transmission::run(&script, &first);
+            compare::client::transmission(&client, &script.setup);
+            compare::client::requests(&client, &script.setup);
         }
-        Run::ByHand { one, talk, .. } => {
-            compare::agree_talk(handshake::by_hand(&talk, &one), &talk, true);
+        Run::Handshake { first, script, .. } => {
+            compare::client::handshake(handshake::run(&script, &first), &script);
         }
-        Run::ByPolicy { one, talk, .. } => {
-            handshake::by_policy(&talk, &one, |client| {
-                compare::agree_talk(client, &talk, false)
+        Run::Connector { first, script, .. } => {
+            handshake::run_connector(&script, &first, |client| {
+                compare::client::handshake(client, &script);
             });
         }
     }

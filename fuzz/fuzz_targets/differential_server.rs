@@ -1,30 +1,33 @@
-//! The server's machines, and simple readers of the specification for both
-//! directions: the same events, the same verdict, and only legal answers.
+//! The server's state machines and the reference parser on the same bytes: equal
+//! validity and events. The client's reference parser accepts what the server
+//! writes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nbd_codec_fuzz::server::script::{ServerRun, ServiceStep};
-use nbd_codec_fuzz::{agree, host, server, tape};
+use nbd_codec_fuzz::server::transmission::script::Action;
+use nbd_codec_fuzz::server::{Run, handshake, transmission};
+use nbd_codec_fuzz::{compare, format};
 
 fuzz_target!(|bytes: &[u8]| {
-    match tape::read(bytes) {
-        ServerRun::Transmission {
-            one, mut service, ..
+    match format::read(bytes) {
+        Run::Transmission {
+            first, mut script, ..
         } => {
-            // The reader reads what is there, and knows real block sizes.
-            let real = |step: &ServiceStep| !matches!(step, ServiceStep::Advance { .. });
-            service.steps.0.retain(real);
-            let sizes = service.setup.common.negotiated().block_sizes;
+            // The reference parser has no payload that does not exist, and no
+            // invalid block sizes.
+            let is_real = |action: &Action| !matches!(action, Action::Advance { .. });
+            script.actions.0.retain(is_real);
+            let sizes = script.setup.common.negotiated().block_sizes;
             if sizes.is_some_and(|sizes| !sizes.is_valid()) {
-                service.setup.common.block_sizes = 0;
+                script.setup.common.block_sizes = 0;
             }
-            if let Some(server) = server::run(&service, &one) {
-                agree::agree(&server);
+            if let Some(server) = transmission::run(&script, &first) {
+                compare::server::transmission(&server);
             }
         }
-        ServerRun::Handshake { one, reception, .. } => {
-            if let Some(host) = host::run(&reception, &one) {
-                agree::agree_talk(host);
+        Run::Handshake { first, script, .. } => {
+            if let Some(server) = handshake::run(&script, &first) {
+                compare::server::handshake(server);
             }
         }
     }

@@ -1,9 +1,10 @@
-//! Our client and our server, a link that may be lost, and a model disk.
+//! The client and the server of this crate, a link that may fail, and a model
+//! disk.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nbd_codec_fuzz::{pair, tape};
+use nbd_codec_fuzz::{format, pair};
 
 fuzz_target!(|bytes: &[u8]| {
-    pair::run(&tape::read(bytes));
+    pair::run(&format::read(bytes));
 });

@@ -1,13 +1,13 @@
-//! The server's machines: any script, any delivery.
+//! The server's state machines: any script, any delivery.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nbd_codec_fuzz::server::script::ServerRun;
-use nbd_codec_fuzz::{host, server, tape};
+use nbd_codec_fuzz::format;
+use nbd_codec_fuzz::server::{Run, handshake, transmission};
 
 fuzz_target!(|bytes: &[u8]| {
-    match tape::read(bytes) {
-        ServerRun::Transmission { one, service, .. } => drop(server::run(&service, &one)),
-        ServerRun::Handshake { one, reception, .. } => drop(host::run(&reception, &one)),
+    match format::read(bytes) {
+        Run::Transmission { first, script, .. } => drop(transmission::run(&script, &first)),
+        Run::Handshake { first, script, .. } => drop(handshake::run(&script, &first)),
     }
 });

@@ -1,32 +1,34 @@
-//! One script, two deliveries: the same events, calls, errors and bytes.
+//! One script with two deliveries: equal events, return values, errors and bytes
+//! written.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nbd_codec_fuzz::server::script::ServerRun;
-use nbd_codec_fuzz::{agree, host, server, tape};
+use nbd_codec_fuzz::compare::server::{handshake_deliveries, transmission_deliveries};
+use nbd_codec_fuzz::format;
+use nbd_codec_fuzz::server::{Run, handshake, transmission};
 
 fuzz_target!(|bytes: &[u8]| {
-    match tape::read(bytes) {
-        ServerRun::Transmission {
-            one,
-            other,
-            service,
+    match format::read(bytes) {
+        Run::Transmission {
+            first,
+            second,
+            script,
         } => {
-            let one = server::run(&service, &one);
-            let other = server::run(&service, &other);
-            if let (Some(one), Some(other)) = (one, other) {
-                agree::same(&one, &other);
+            let first = transmission::run(&script, &first);
+            let second = transmission::run(&script, &second);
+            if let (Some(first), Some(second)) = (first, second) {
+                transmission_deliveries(&first, &second);
             }
         }
-        ServerRun::Handshake {
-            one,
-            other,
-            reception,
+        Run::Handshake {
+            first,
+            second,
+            script,
         } => {
-            let one = host::run(&reception, &one);
-            let other = host::run(&reception, &other);
-            if let (Some(one), Some(other)) = (one, other) {
-                agree::same_talk(one, other);
+            let first = handshake::run(&script, &first);
+            let second = handshake::run(&script, &second);
+            if let (Some(first), Some(second)) = (first, second) {
+                handshake_deliveries(first, second);
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Every decoder on any bytes; what decodes is encoded to the same bytes.
+//! Runs every decoder on any bytes. A value that decodes encodes to the same
+//! bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any value, encoded and decoded, is the same value.
+//! Encodes and decodes any value.
 #![no_main]
 
 use arbitrary::Unstructured;
@@ -6,6 +6,6 @@ use libfuzzer_sys::fuzz_target;
 use nbd_codec_fuzz::wire;
 
 fuzz_target!(|bytes: &[u8]| {
-    // Bytes that make no value are no finding.
+    // Bytes that do not make a value are no failure.
     let _ = wire::round_trip(&mut Unstructured::new(bytes));
 });

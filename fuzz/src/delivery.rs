@@ -1,45 +1,45 @@
-//! How the bytes of the peer reach a machine, and what must be true of every
-//! machine while they do.
+//! Ways to deliver the peer's bytes to a state machine, and the invariants that
+//! hold for every state machine meanwhile.
 
 use nbd_codec::{Error, Need};
 
-use crate::tape::List;
-use crate::{choices, structures};
+use crate::format::List;
+use crate::{enums, structs};
 
-structures! {
+structs! {
     /// Chosen by the fuzzer.
     pub struct Delivery {
-        how: How,
-        /// Sizes of the pieces, over and over; zero is all that is there.
+        reading: Reading,
+        /// Sizes of the pieces, repeated; zero for all that is left.
         sizes: List<u8>,
-        /// Whether payload is read past the machine, and reported.
+        /// Whether payloads are read directly and reported by `advance`.
         direct: bool,
     }
 }
 
-choices! {
-    pub enum How {
-        /// Pieces of the sizes given.
+enums! {
+    pub enum Reading {
+        /// Pieces of the given sizes.
         Pieces {},
-        /// What `need` asks for, and not a byte more.
+        /// Exactly as many bytes as `need` says.
         Exact {},
-        /// The same, and `need` is asked right behind `advance`, before
-        /// `receive` has had a chance to look.
+        /// The same, and `need` is asked after `advance` without a `receive`
+        /// between.
         Eager {},
     }
 }
 
 impl Delivery {
-    /// Everything at once, and nothing past the machine.
+    /// Everything at once, and no direct payloads.
     pub fn whole() -> Self {
         Self {
-            how: How::Pieces {},
+            reading: Reading::Pieces {},
             sizes: List(vec![]),
             direct: false,
         }
     }
 
-    /// The size of piece number `index`, of what is left.
+    /// The size of piece number `index`, of the `left` bytes.
     pub fn size(&self, index: usize, left: usize) -> usize {
         let sizes = &self.sizes.0;
         match index.checked_rem(sizes.len()).map(|index| sizes[index]) {
@@ -49,33 +49,33 @@ impl Delivery {
     }
 }
 
-/// A machine and its caller.
-pub trait Machine {
-    /// Calls `receive`, and takes note of the event; false if there was none.
+/// A state machine and its caller.
+pub trait Driver {
+    /// Calls `receive` and records the event; false without an event.
     fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error>;
 
     fn need(&self) -> Need;
 
-    /// Judges what is needed where so many bytes were not consumed.
-    fn check_need(&self, need: Need, held: usize);
+    /// Checks `need` while `buffered` bytes are not consumed.
+    fn check_need(&self, need: Need, buffered: usize);
 
-    /// Reports payload that was read past the machine.
-    fn read_past(&mut self, payload: &[u8]);
+    /// Reports payload that was read directly.
+    fn read_directly(&mut self, payload: &[u8]);
 
-    /// How many replies have ended.
+    /// The number of replies or requests that have ended.
     fn ended(&self) -> usize;
 }
 
-/// What has arrived, and was not consumed.
+/// The bytes that have arrived and are not consumed.
 #[derive(Default)]
-pub struct Feed {
+pub struct Incoming {
     delivery: Option<Delivery>,
     pieces: usize,
-    held: Vec<u8>,
+    buffer: Vec<u8>,
     pub error: Option<Error>,
 }
 
-impl Feed {
+impl Incoming {
     pub fn new(delivery: &Delivery) -> Self {
         Self {
             delivery: Some(delivery.clone()),
@@ -83,80 +83,82 @@ impl Feed {
         }
     }
 
-    /// How much was not consumed.
-    pub fn held(&self) -> usize {
-        self.held.len()
+    /// The number of bytes that are not consumed.
+    pub fn buffered(&self) -> usize {
+        self.buffer.len()
     }
 
-    /// Delivers bytes to the last one, unless the machine fails.
-    pub fn deliver(&mut self, machine: &mut impl Machine, bytes: &[u8]) {
+    /// Delivers all bytes, unless the state machine fails.
+    pub fn deliver(&mut self, driver: &mut impl Driver, bytes: &[u8]) {
         let delivery = self.delivery.clone().unwrap_or_else(Delivery::whole);
         let mut left = bytes;
         while !left.is_empty() && self.error.is_none() {
             let size = delivery.size(self.pieces, left.len());
             self.pieces += 1;
-            match machine.need() {
+            match driver.need() {
                 Need::Payload { length, .. } if delivery.direct => {
-                    assert!(self.held.is_empty(), "payload behind what is held");
+                    assert!(self.buffer.is_empty(), "payload after buffered bytes");
                     let size = size.min(usize::try_from(length).unwrap_or(usize::MAX));
-                    machine.read_past(take(&mut left, size));
-                    if delivery.how != (How::Eager {}) {
-                        self.pump(machine);
+                    driver.read_directly(take(&mut left, size));
+                    if delivery.reading != (Reading::Eager {}) {
+                        self.receive_all(driver);
                     }
                 }
-                Need::Header(n) if delivery.how != (How::Pieces {}) => {
-                    self.deliver_exactly(machine, n, &mut left);
+                Need::Header(n) if delivery.reading != (Reading::Pieces {}) => {
+                    self.deliver_exactly(driver, n, &mut left);
                 }
                 _ => {
-                    self.held.extend(take(&mut left, size));
-                    self.pump(machine);
+                    self.buffer.extend(take(&mut left, size));
+                    self.receive_all(driver);
                 }
             }
         }
-        self.pump(machine);
+        self.receive_all(driver);
     }
 
-    /// Delivers what is needed, and judges whether that was too much.
-    fn deliver_exactly(&mut self, machine: &mut impl Machine, need: usize, left: &mut &[u8]) {
-        // An event that is due behind a direct read needs nothing.
-        let missing = need.saturating_sub(self.held.len());
+    /// Delivers the bytes that are needed, and checks that they were not too
+    /// many.
+    fn deliver_exactly(&mut self, driver: &mut impl Driver, need: usize, left: &mut &[u8]) {
+        // After a direct read an event may be due, which needs no bytes.
+        let missing = need.saturating_sub(self.buffer.len());
         let size = missing.min(left.len());
-        let ended = machine.ended();
-        self.held.extend(take(left, size));
-        let consumed = self.pump(machine);
+        let ended = driver.ended();
+        self.buffer.extend(take(left, size));
+        let consumed = self.receive_all(driver);
         if self.error.is_none() && missing > 0 {
-            let together = size < missing || consumed == 0 || self.held.is_empty();
-            assert!(together, "more was asked for than belongs together");
-            // Whoever waits for all that is needed would wait for ever.
-            let early = missing > size && machine.ended() > ended;
-            assert!(!early, "more was asked for than there was to come");
+            let one_message = size < missing || consumed == 0 || self.buffer.is_empty();
+            assert!(one_message, "asks for more than one message");
+            // A caller that waits for all bytes needed would block.
+            let early = missing > size && driver.ended() > ended;
+            assert!(!early, "asks for more than the peer has to send");
         }
     }
 
-    /// Takes every event there is; returns how many bytes were consumed.
-    pub fn pump(&mut self, machine: &mut impl Machine) -> usize {
-        let held = std::mem::take(&mut self.held);
-        let mut input = &held[..];
-        // Bounded work: an event takes input, or is the end of something that
-        // took input.
-        let mut budget = 2 * held.len() + 4;
+    /// Receives all events. Returns the number of bytes consumed.
+    pub fn receive_all(&mut self, driver: &mut impl Driver) -> usize {
+        let buffer = std::mem::take(&mut self.buffer);
+        let mut input = &buffer[..];
+        // An event consumes input, or ends a message that consumed input.
+        let mut budget = 2 * buffer.len() + 4;
         while self.error.is_none() {
-            budget = budget.checked_sub(1).expect("work bounded by the input");
+            budget = budget
+                .checked_sub(1)
+                .expect("steps are bounded by the input");
             let before = input;
-            let result = machine.receive(&mut input);
-            assert!(before.ends_with(input), "input that only advances");
-            assert_eq!(input.as_ptr_range().end, held.as_ptr_range().end);
+            let result = driver.receive(&mut input);
+            assert!(before.ends_with(input), "input advances");
+            assert_eq!(input.as_ptr_range().end, buffer.as_ptr_range().end);
             match result {
                 Ok(true) => {}
                 Ok(false) => {
-                    machine.check_need(machine.need(), input.len());
+                    driver.check_need(driver.need(), input.len());
                     break;
                 }
                 Err(error) => self.error = Some(error),
             }
         }
-        self.held = input.to_vec();
-        held.len() - self.held.len()
+        self.buffer = input.to_vec();
+        buffer.len() - self.buffer.len()
     }
 }
 

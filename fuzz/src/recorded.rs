@@ -1,86 +1,97 @@
-//! Recorded sessions as scripts: what a client and a server said to each
-//! other, in lines of `C:` and `S:` and hexadecimal digits.
+//! Recorded sessions as scripts. A recording has lines of hexadecimal digits,
+//! after `C:` for the client's bytes and `S:` for the server's.
 
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::option::OptionHeader;
 use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
 use nbd_codec::{Framing, Negotiated, Width};
 
+use crate::client;
+use crate::client::handshake::script::{ConfigSetup, OptionScript};
+use crate::client::{handshake as client_handshake, transmission as client_transmission};
 use crate::delivery::Delivery;
-use crate::handshake;
-use crate::host::script::{self as server_script, ExportSetup, OfferSetup};
-use crate::host::script::{Reception, ReceptionStep};
-use crate::script::{ContextSetup, LimitsSetup, Session, Setup, Step};
-use crate::server::script::{Service, ServiceSetup, ServiceStep};
-use crate::talk::{OptionScript, PlanSetup, Talk, TalkStep};
-use crate::tape::{List, Rest};
+use crate::format::{List, Rest};
+use crate::script::{ContextSetup, LimitsSetup, Setup};
+use crate::server::handshake::script::{self as server_handshake, ExportContext, ExportSetup};
+use crate::server::transmission::script as server_transmission;
 
-/// The handshake, and the transmission that it led to, if any.
-pub fn scripts(text: &str) -> (Talk, Option<Session>) {
-    let mut talk = Vec::new();
-    let mut steps = Vec::new();
-    for (client, bytes) in lines(text) {
-        let transmission = client && is_request(&bytes);
-        match (client, transmission || !steps.is_empty()) {
-            (true, true) => requests(&bytes, &mut steps),
-            (false, true) => steps.push(Step::Raw { bytes }),
-            (true, false) => talk.extend(options(&bytes)),
-            (false, false) => talk.push(TalkStep::Raw { bytes }),
+/// The scripts for the client: of the handshake, and of transmission if the
+/// session gets there.
+pub fn client_scripts(
+    text: &str,
+) -> (
+    client_handshake::script::Script,
+    Option<client_transmission::script::Script>,
+) {
+    use client_handshake::script::Action as HandshakeAction;
+    use client_transmission::script::Action;
+    let (mut handshake, mut transmission) = (Vec::new(), Vec::new());
+    for (is_client, bytes) in lines(text) {
+        let is_transmission = is_client && is_request(&bytes) || !transmission.is_empty();
+        match (is_client, is_transmission) {
+            (true, true) => requests(&bytes, &mut transmission),
+            (false, true) => transmission.push(Action::Raw { bytes }),
+            (true, false) => handshake.extend(options(&bytes)),
+            (false, false) => handshake.push(HandshakeAction::Raw { bytes }),
         }
     }
-    let talk = Talk {
+    let handshake = client_handshake::script::Script {
         tls: 0,
-        limits: no_limits(),
-        plan: PlanSetup {
+        limits: LimitsSetup::default_limits(),
+        config: ConfigSetup {
             export: 0,
             contexts: List(vec![]),
             framing: 2,
             describe: false,
         },
-        steps: Rest(talk),
+        actions: Rest(handshake),
     };
-    let outcome = handshake::by_hand(&talk, &Delivery::whole()).outcome;
-    let session = outcome.negotiated.map(|negotiated| Session {
-        setup: setup(&negotiated),
-        steps: Rest(steps),
-    });
-    (talk, session)
+    let outcome = client::handshake::run(&handshake, &Delivery::whole()).outcome;
+    let transmission = outcome
+        .negotiated
+        .map(|negotiated| client_transmission::script::Script {
+            setup: setup(&negotiated),
+            actions: Rest(transmission),
+        });
+    (handshake, transmission)
 }
 
-/// The same for a server: the client says what it said, and the server answers
-/// as it does.
-pub fn server_scripts(text: &str) -> (Reception, Option<Service>) {
-    let (_, session) = scripts(text);
-    let mut reception = Vec::new();
-    let mut service = Vec::new();
-    for (client, bytes) in lines(text) {
-        let transmission = session.is_some() && is_request(&bytes);
-        match (client, transmission || !service.is_empty()) {
-            (true, true) => {
-                service.push(ServiceStep::Raw { bytes });
-                service.extend(finishes());
-            }
-            (true, false) => {
-                reception.push(ReceptionStep::Raw { bytes });
-                // Whatever the export is called.
-                let (export, room) = (0, 9000);
-                reception.push(ReceptionStep::Grant { export, room });
-                reception.push(ReceptionStep::Serve {});
-            }
-            (false, _) => {}
+/// The scripts for the server, with the client's bytes. The server gives its own
+/// replies.
+pub fn server_scripts(
+    text: &str,
+) -> (
+    server_handshake::Script,
+    Option<server_transmission::Script>,
+) {
+    use server_handshake::Action as HandshakeAction;
+    use server_transmission::Action;
+    let (_, client) = client_scripts(text);
+    let (mut handshake, mut transmission) = (Vec::new(), Vec::new());
+    for (_, bytes) in lines(text).filter(|(is_client, _)| *is_client) {
+        if client.is_some() && is_request(&bytes) || !transmission.is_empty() {
+            transmission.push(Action::Raw { bytes });
+            // Up to three requests, as many as one line holds.
+            transmission.extend([0, 2, 0].map(|pieces| Action::Finish {
+                which: 0,
+                pieces,
+                fail: false,
+            }));
+        } else {
+            handshake.push(HandshakeAction::Raw { bytes });
+            // The export grants any name.
+            let (export, space) = (0, 9000);
+            handshake.push(HandshakeAction::Grant { export, space });
+            handshake.push(HandshakeAction::Serve {});
         }
     }
-    let offer = OfferSetup {
-        oldstyle: if reception.is_empty() { 15 } else { 0 },
+    let config = server_handshake::ConfigSetup {
+        oldstyle: if handshake.is_empty() { 15 } else { 0 },
         fixed: true,
         no_zeroes: true,
         tls: 0,
         framing: 2,
-        limits: no_limits(),
-    };
-    let context = server_script::ContextSetup {
-        name: 2,
-        wide: false,
+        limits: LimitsSetup::default_limits(),
     };
     let export = ExportSetup {
         name: 0,
@@ -88,33 +99,26 @@ pub fn server_scripts(text: &str) -> (Reception, Option<Service>) {
         size: 1 << 20,
         flags: 0x1ffd,
         block_sizes: 0,
-        contexts: List(vec![context]),
+        contexts: List(vec![ExportContext {
+            name: 2,
+            wide: false,
+        }]),
         requires: 0,
     };
-    let reception = Reception {
-        offer,
+    let handshake = server_handshake::Script {
+        config,
         exports: List(vec![export]),
-        prompt: true,
-        steps: Rest(reception),
+        writes_immediately: true,
+        actions: Rest(handshake),
     };
-    let service = session.map(|session| Service {
-        setup: ServiceSetup {
-            common: session.setup,
-            longest_effect: 0,
+    let transmission = client.map(|client| server_transmission::Script {
+        setup: server_transmission::ServerSetup {
+            common: client.setup,
+            max_effect: 0,
         },
-        steps: Rest(service),
+        actions: Rest(transmission),
     });
-    (reception, service)
-}
-
-/// A line may hold several requests.
-fn finishes() -> impl Iterator<Item = ServiceStep> {
-    let finish = |pieces| ServiceStep::Finish {
-        which: 0,
-        pieces,
-        fail: false,
-    };
-    [0, 2, 0].into_iter().map(finish)
+    (handshake, transmission)
 }
 
 fn is_request(bytes: &[u8]) -> bool {
@@ -122,11 +126,11 @@ fn is_request(bytes: &[u8]) -> bool {
     request.iter().any(|magic| bytes.starts_with(magic))
 }
 
-/// Who says what: true is the client.
+/// The bytes of each line, and whether the client sent them.
 fn lines(text: &str) -> impl Iterator<Item = (bool, Vec<u8>)> {
     text.lines().filter_map(|line| {
-        let (who, digits) = line.split_once(": ")?;
-        let client = match who {
+        let (sender, digits) = line.split_once(": ")?;
+        let is_client = match sender {
             "C" => true,
             "S" => false,
             _ => return None,
@@ -137,15 +141,16 @@ fn lines(text: &str) -> impl Iterator<Item = (bool, Vec<u8>)> {
             .map(|digit| digit as u8)
             .collect();
         let bytes = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]);
-        Some((client, bytes.collect()))
+        Some((is_client, bytes.collect()))
     })
 }
 
-fn options(mut bytes: &[u8]) -> Vec<TalkStep> {
-    let mut steps = Vec::new();
+fn options(mut bytes: &[u8]) -> Vec<client_handshake::script::Action> {
+    use client_handshake::script::Action;
+    let mut actions = Vec::new();
     if let Some((flags, rest)) = bytes.split_first_chunk::<4>().filter(|_| bytes[0] == 0) {
-        let (wanted, room) = (flags[3], 16);
-        steps.push(TalkStep::ClientFlags { wanted, room });
+        let (wanted, space) = (flags[3], 16);
+        actions.push(Action::ClientFlags { wanted, space });
         bytes = rest;
     }
     while let Ok(Some(header)) = OptionHeader::decode(&mut bytes) {
@@ -156,13 +161,14 @@ fn options(mut bytes: &[u8]) -> Vec<TalkStep> {
             option: header.option.0.into(),
             data: data.to_vec(),
         };
-        let room = 9000;
-        steps.push(TalkStep::Send { option, room });
+        let space = 9000;
+        actions.push(Action::Send { option, space });
     }
-    steps
+    actions
 }
 
-fn requests(mut bytes: &[u8], steps: &mut Vec<Step>) {
+fn requests(mut bytes: &[u8], actions: &mut Vec<client_transmission::script::Action>) {
+    use client_transmission::script::Action;
     while !bytes.is_empty() {
         let (command, flags, offset, length, payload) =
             if let Ok(Some(request)) = CompactRequest::decode(&mut bytes) {
@@ -186,14 +192,14 @@ fn requests(mut bytes: &[u8], steps: &mut Vec<Step>) {
                 } = request;
                 (command, flags, offset, length, payload)
             } else {
-                // The payload of a write, in a line of its own.
+                // The payload of a write has a line of its own.
                 return;
             };
         bytes = &bytes[bytes.len().min(payload as usize)..];
         let flags = flags.difference(CommandFlags::PAYLOAD_LEN).0;
-        steps.push(match command.0 as u8 {
-            2 => Step::Disconnect {},
-            command => Step::Submit {
+        actions.push(match command.0 as u8 {
+            2 => Action::Disconnect {},
+            command => Action::Submit {
                 command,
                 flags,
                 offset,
@@ -221,19 +227,8 @@ fn setup(negotiated: &Negotiated) -> Setup {
         minimum: sizes.minimum.into(),
         maximum: sizes.maximum.into(),
         contexts: List(contexts.collect()),
-        limits: no_limits(),
+        limits: LimitsSetup::default_limits(),
         slots: 5,
         lenient: false,
-    }
-}
-
-/// Those of the crate.
-fn no_limits() -> LimitsSetup {
-    LimitsSetup {
-        own: false,
-        option_data: 0,
-        error_message: 0,
-        payload: 0,
-        extents: 0,
     }
 }

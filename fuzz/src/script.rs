@@ -1,23 +1,15 @@
-//! Scripts of the transmission phase, client side: what the caller does, and
-//! what the server says meanwhile.
+//! Parts that the scripts of several state machines share.
 
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::ContextId;
 use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_codec::{Context, Contexts, Framing, Limits, Negotiated, Width};
 
-use crate::delivery::Delivery;
-use crate::talk::Talk;
-use crate::tape::{List, Rest};
-use crate::{choices, structures};
+use crate::format::List;
+use crate::{enums, structs};
 
-structures! {
-    pub struct Session {
-        setup: Setup,
-        steps: Rest<Step>,
-    }
-
-    /// What was negotiated, and how the machine is set up.
+structs! {
+    /// The result of the handshake, and the configuration of a `Transmission`.
     pub struct Setup {
         framing: u8,
         size: u64,
@@ -37,7 +29,8 @@ structures! {
     }
 
     pub struct LimitsSetup {
-        own: bool,
+        /// Whether the fields below replace the default limits.
+        custom: bool,
         option_data: u64,
         error_message: u16,
         payload: u64,
@@ -45,74 +38,41 @@ structures! {
     }
 
     pub struct Extent {
-        length: Measure,
+        length: Length,
         flags: u64,
     }
 }
 
-choices! {
-    pub enum Step {
-        /// The caller makes a command.
-        Submit { command: u8, flags: u16, offset: u64, length: u64 },
-        /// The server answers a command, whatever it is, without a fault.
-        Finish { to: u8, pieces: u8, fail: bool },
-        /// The server says something of which all lengths are right.
-        Reply { to: u8, reply: Reply },
-        /// The same with a fault.
-        Tweaked { to: u8, reply: Reply, tweak: Tweak },
-        /// The server says anything.
-        Raw { bytes: Vec<u8> },
-        /// The caller asks for some contexts only.
-        StatusOf { contexts: List<u8>, offset: u64, length: u64, flags: u16, room: u64 },
-        /// The caller reports payload that it has read elsewhere.
-        Advance { n: u64 },
-        /// The caller takes its leave.
-        Disconnect {},
-        /// The connection ends.
-        End {},
-    }
-
-    /// A message of the server in reply to a command; places are counted from
-    /// where the command begins.
-    pub enum Reply {
-        Simple { error: u8, fill: u8 },
-        Data { skip: Measure, length: Measure, last: bool, fill: u8 },
-        Hole { skip: Measure, length: Measure, last: bool },
-        None { last: bool },
-        Status { context: u8, extents: List<Extent>, last: bool },
-        Error { kind: u8, error: u8, message: u64, skip: Measure, rest: Vec<u8>, last: bool },
-        Other { kind: u16, payload: Vec<u8>, last: bool },
-    }
-
-    /// A number of bytes: as it is, or beside the length of the request, where
-    /// faults are.
-    pub enum Measure {
+enums! {
+    /// A number of bytes: absolute, or close to the length of the request,
+    /// where off-by-one errors are.
+    pub enum Length {
         Bytes { n: u64 },
-        Length { less: u8 },
-        Beyond { more: u8 },
+        Request { less: u8 },
+        PastRequest { more: u8 },
     }
 
-    /// A fault in the bytes of a message.
-    pub enum Tweak {
+    /// A change that makes a valid message invalid.
+    pub enum Mutation {
         Set { at: u8, value: u8 },
         Flip { at: u8, bit: u8 },
-        Cut { at: u8 },
+        Truncate { at: u8 },
         Insert { at: u8, bytes: Vec<u8> },
     }
 }
 
-impl Measure {
-    /// In bytes, for a request of this length.
+impl Length {
+    /// In bytes, for a request of `length` bytes.
     pub fn of(&self, length: u64) -> u64 {
         match *self {
             Self::Bytes { n } => n,
-            Self::Length { less } => length.saturating_sub(less.into()),
-            Self::Beyond { more } => length.saturating_add(more.into()),
+            Self::Request { less } => length.saturating_sub(less.into()),
+            Self::PastRequest { more } => length.saturating_add(more.into()),
         }
     }
 }
 
-impl Tweak {
+impl Mutation {
     pub fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Set { at, value } => {
@@ -125,7 +85,7 @@ impl Tweak {
                     *byte ^= 1 << (bit & 7);
                 }
             }
-            Self::Cut { at } => bytes.truncate(usize::from(*at)),
+            Self::Truncate { at } => bytes.truncate(usize::from(*at)),
             Self::Insert {
                 at,
                 bytes: inserted,
@@ -152,13 +112,13 @@ impl Setup {
         let minimum = self.minimum as u32;
         negotiated.block_sizes = match self.block_sizes % 4 {
             0 => None,
-            // Any numbers at all: a caller may say what it likes.
+            // Also values that the specification forbids.
             1 => Some(BlockSizes {
                 minimum,
                 preferred: 4096,
                 maximum: self.maximum as u32,
             }),
-            // The smallest there are.
+            // The smallest values that it allows.
             2 => Some(BlockSizes {
                 minimum: 1 << (minimum % 10),
                 preferred: 512,
@@ -172,11 +132,12 @@ impl Setup {
         };
         for context in &self.contexts.0 {
             let id = ContextId(context.id as u32);
-            let width = match context.wide {
-                true => Width::Wide,
-                false => Width::Narrow,
+            let width = if context.wide {
+                Width::Wide
+            } else {
+                Width::Narrow
             };
-            // The list may be full, or have this one.
+            // Fails if the list is full or contains the id.
             let _ = Contexts::push(&mut negotiated.contexts, Context { id, width });
         }
         negotiated
@@ -184,9 +145,20 @@ impl Setup {
 }
 
 impl LimitsSetup {
+    /// The default limits.
+    pub fn default_limits() -> Self {
+        Self {
+            custom: false,
+            option_data: 0,
+            error_message: 0,
+            payload: 0,
+            extents: 0,
+        }
+    }
+
     pub fn limits(&self) -> Limits {
         let mut limits = Limits::DEFAULT;
-        if self.own {
+        if self.custom {
             limits.option_data = self.option_data as u32;
             limits.error_message = self.error_message;
             limits.payload = self.payload as u32;
@@ -204,12 +176,22 @@ pub fn framing(byte: u8) -> Framing {
     }
 }
 
-choices! {
-    /// What the client targets run: a machine, and two ways in which the bytes
-    /// arrive.
-    pub enum Run {
-        Transmission { one: Delivery, other: Delivery, session: Session },
-        ByHand { one: Delivery, other: Delivery, talk: Talk },
-        ByPolicy { one: Delivery, other: Delivery, talk: Talk },
+/// Names of exports and contexts, and error messages: valid and invalid.
+pub fn name(index: u8) -> &'static str {
+    const LONG: &str = match str::from_utf8(&[b'l'; 4097]) {
+        Ok(text) => text,
+        Err(_) => "",
+    };
+    match index {
+        1 => "disk",
+        2 => "base:allocation",
+        3 => "x-wide:map",
+        4 => "qemu:allocation-depth",
+        5 => "b\u{e4}r",
+        250 => LONG.split_at(255).0,
+        251 => LONG.split_at(4096).0,
+        252 => LONG,
+        253 => "nul\0",
+        _ => "",
     }
 }

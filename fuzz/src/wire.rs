@@ -1,5 +1,5 @@
-//! The wire layer: what decodes is encoded to the same bytes, and what is
-//! encoded decodes to the same value.
+//! The wire layer: a value that decodes encodes to the same bytes, and a value
+//! that encodes decodes to the same value.
 
 use std::fmt::Debug;
 
@@ -16,14 +16,14 @@ use nbd_codec::wire::request::{BlockStatusPayload, CompactRequest, ExtendedReque
 use nbd_codec::wire::text::Text;
 use nbd_codec::wire::{DecodeError, EncodeError, Sink};
 
-/// Every decoder on these bytes.
+/// Runs every decoder on `bytes`.
 pub fn decode(bytes: &[u8]) {
     headers(bytes);
     for option in (0..=12).map(OptionType) {
         if let Ok(request) = OptionRequest::decode(option, bytes) {
             assert_eq!(request.option(), option);
             let encoded = encoded(|sink| request.encode(sink));
-            // What ABORT carries is ignored.
+            // The data of ABORT is ignored.
             let data = match option {
                 OptionType::ABORT => &[],
                 _ => bytes,
@@ -74,7 +74,7 @@ pub fn decode(bytes: &[u8]) {
 fn headers(bytes: &[u8]) {
     header(bytes, Greeting::decode, |greeting| match greeting {
         Greeting::Newstyle(greeting) => greeting.encode().to_vec(),
-        // The reserved bytes are not looked at.
+        // The reserved bytes are ignored.
         Greeting::Oldstyle(greeting) => {
             let mut encoded = greeting.encode().to_vec();
             let reserved = encoded.len() - RESERVED_ZEROES;
@@ -105,7 +105,7 @@ fn headers(bytes: &[u8]) {
     header(bytes, without_magic, |value| value.encode().to_vec());
 }
 
-/// A message at the front of a stream: whole, in every part, and again.
+/// A message at the front of a stream: complete, and each proper prefix.
 fn header<T: Debug + PartialEq>(
     bytes: &[u8],
     decode: impl Fn(&mut &[u8]) -> std::result::Result<Option<T>, DecodeError>,
@@ -118,13 +118,13 @@ fn header<T: Debug + PartialEq>(
         let mut part = &bytes[..end];
         let result_of_part = decode(&mut part);
         match (&result, result_of_part) {
-            // More bytes do not mend an error, and do not make one.
+            // More bytes neither resolve an error nor cause one.
             (Err(error), Err(early)) => assert_eq!(*error, early),
-            (_, Err(_)) => panic!("an error that more bytes mend"),
+            (_, Err(_)) => panic!("more bytes resolve an error"),
             (Ok(Some(_)), Ok(Some(_))) => assert!(end >= consumed),
             (Ok(Some(_)), Ok(None)) => assert!(end < consumed),
-            (_, Ok(Some(_))) => panic!("a message that more bytes unmake"),
-            (_, Ok(None)) => assert_eq!(part.len(), end, "consumed of a part"),
+            (_, Ok(Some(_))) => panic!("more bytes cause an error"),
+            (_, Ok(None)) => assert_eq!(part.len(), end, "consumed an incomplete message"),
         }
     }
     match result {
@@ -152,7 +152,7 @@ fn extents(bytes: &[u8]) {
     }
 }
 
-/// The bytes of a message; a sink that lacks a byte is left as it was.
+/// The encoded message. A sink that is one byte too small is left unchanged.
 fn encoded(encode: impl Fn(&mut dyn Sink) -> std::result::Result<usize, EncodeError>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let written = encode(&mut bytes).expect("what was decoded can be encoded");
@@ -164,13 +164,13 @@ fn encoded(encode: impl Fn(&mut dyn Sink) -> std::result::Result<usize, EncodeEr
         assert_eq!(encode(&mut sink), Err(EncodeError::NoRoom { needed }));
         assert!(
             small.iter().all(|byte| *byte == 0xa5),
-            "written and refused"
+            "a failed call wrote"
         );
     }
     bytes
 }
 
-/// An arbitrary value of every kind.
+/// An arbitrary value of one of the message types.
 pub fn round_trip(u: &mut Unstructured) -> Result<()> {
     match u.int_in_range(0..=15)? {
         0 => front(u, Greeting::decode, |value| match value {
@@ -244,7 +244,7 @@ fn option_reply(reply: &OptionReply, option: OptionType) -> Result<()> {
 }
 
 fn chunk(chunk: &Chunk) -> Result<()> {
-    // What no peer may send decodes to the rule that it breaks.
+    // A value that no peer may send decodes to an error.
     let broken = match chunk {
         Chunk::OffsetData { data: [], .. } => true,
         Chunk::OffsetHole { length: 0, .. } => true,

@@ -1,22 +1,20 @@
-//! The parts that the targets trust: scripts survive their storage, and the
-//! reader understands what real servers said.
+//! The parts that the targets rely on: scripts survive encoding, and the
+//! reference parsers accept sessions of real clients and servers.
 
 use std::fs;
 use std::path::Path;
 
 use nbd_codec_fuzz::delivery::Delivery;
-use nbd_codec_fuzz::pair::script::{Pair, PairStep};
-use nbd_codec_fuzz::reader::Verdict;
-use nbd_codec_fuzz::reader::handshake::Sent;
-use nbd_codec_fuzz::reader::requests::Heard;
-use nbd_codec_fuzz::script::Run;
-use nbd_codec_fuzz::server::script::ServerRun;
-use nbd_codec_fuzz::{agree, client, compare, handshake, host, pair, recorded, server, tape};
+use nbd_codec_fuzz::pair::script::{Action, Script};
+use nbd_codec_fuzz::reference::Validity;
+use nbd_codec_fuzz::reference::option_replies::Sent;
+use nbd_codec_fuzz::reference::requests::Event;
+use nbd_codec_fuzz::{client, compare, format, pair, recorded, server};
 
 fn recordings() -> Vec<(String, String)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/sessions");
     let entries = fs::read_dir(directory).expect("the recorded sessions");
-    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let paths = entries.map(|entry| entry.expect("a directory entry").path());
     let texts = paths.filter(|path| path.extension().is_some_and(|end| end == "txt"));
     let recordings: Vec<_> = texts
         .map(|path| {
@@ -29,123 +27,109 @@ fn recordings() -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_script_is_the_same_behind_its_bytes() {
+fn scripts_survive_encoding() {
+    let (first, second) = (Delivery::whole(), Delivery::whole());
     for (name, text) in recordings() {
-        let (talk, session) = recorded::scripts(&text);
-        assert!(!talk.steps.0.is_empty(), "{name}");
-        let (one, other) = (Delivery::whole(), Delivery::whole());
-        let Some(session) = session else { continue };
-        let run = Run::Transmission {
-            one,
-            other,
-            session,
+        let (handshake, transmission) = recorded::client_scripts(&text);
+        assert!(!handshake.actions.0.is_empty(), "{name}");
+        if let Some(script) = transmission {
+            let run = client::Run::Transmission {
+                first: first.clone(),
+                second: second.clone(),
+                script,
+            };
+            assert_eq!(format::read::<client::Run>(&format::write(&run)), run);
+        }
+        let (script, transmission) = recorded::server_scripts(&text);
+        let run = server::Run::Handshake {
+            first: first.clone(),
+            second: second.clone(),
+            script,
         };
-        assert_eq!(tape::read::<Run>(&tape::write(&run)), run, "{name}");
+        assert_eq!(format::read::<server::Run>(&format::write(&run)), run);
+        if let Some(script) = transmission {
+            let run = server::Run::Transmission {
+                first: first.clone(),
+                second: second.clone(),
+                script,
+            };
+            assert_eq!(format::read::<server::Run>(&format::write(&run)), run);
+        }
     }
 }
 
 #[test]
-fn the_reader_finds_nothing_wrong_with_real_servers() {
+fn real_servers_are_valid() {
     let mut transmissions = 0;
     for (name, text) in recordings() {
-        let (talk, session) = recorded::scripts(&text);
-        let client = handshake::by_hand(&talk, &Delivery::whole());
-        let (heard, verdict, _) = compare::read_talk(&client, &talk);
-        // A server need not answer ABORT.
-        let left = matches!(
-            client.sent.last(),
-            Some((_, Sent::Option { number: 2, .. }))
-        );
-        let expected = if left { Verdict::Torn } else { Verdict::Good };
-        assert_eq!(verdict, expected, "{name}");
-        assert_eq!(heard, client.outcome.heard, "{name}");
-        let Some(session) = session else { continue };
+        let (handshake, transmission) = recorded::client_scripts(&text);
+        let client = client::handshake::run(&handshake, &Delivery::whole());
+        let (events, validity, _) = compare::client::parse_handshake(&client, &handshake);
+        // The server need not reply to ABORT.
+        let expected = match client.sent.last() {
+            Some((_, Sent::Option { number: 2, .. })) => Validity::Incomplete,
+            _ => Validity::Valid,
+        };
+        assert_eq!(validity, expected, "{name}");
+        assert_eq!(events, client.outcome.events, "{name}");
+        let Some(script) = transmission else { continue };
         transmissions += 1;
-        let client = client::run(&session, &Delivery::whole());
-        let (facts, verdict) = compare::read(&client, &session.setup);
-        assert_eq!(verdict, Verdict::Good, "{name}");
-        assert_eq!(facts, client.outcome.facts, "{name}");
-        // Every command of the session is done, none is merely not refused.
-        let done = facts.iter().filter(|fact| fact.is_done()).count();
+        let client = client::transmission::run(&script, &Delivery::whole());
+        let (events, validity) = compare::client::parse_transmission(&client, &script.setup);
+        assert_eq!(validity, Validity::Valid, "{name}");
+        assert_eq!(events, client.outcome.events, "{name}");
+        // Every command completes.
+        let done = events.iter().filter(|event| event.is_done()).count();
         assert_eq!((done, done > 0), (client.sent.len(), true), "{name}");
     }
-    assert!(
-        transmissions >= 14,
-        "{transmissions} sessions with commands"
-    );
+    assert!(transmissions >= 14, "{transmissions} transmissions");
 }
 
 #[test]
-fn a_server_script_is_the_same_behind_its_bytes() {
+fn real_clients_are_valid() {
+    let (mut transmissions, mut negotiated) = (0, 0);
     for (name, text) in recordings() {
-        let (reception, service) = recorded::server_scripts(&text);
-        let (one, other) = (Delivery::whole(), Delivery::whole());
-        let run = ServerRun::Handshake {
-            one: one.clone(),
-            other: other.clone(),
-            reception,
-        };
-        assert_eq!(tape::read::<ServerRun>(&tape::write(&run)), run, "{name}");
-        let Some(service) = service else { continue };
-        let run = ServerRun::Transmission {
-            one,
-            other,
-            service,
-        };
-        assert_eq!(tape::read::<ServerRun>(&tape::write(&run)), run, "{name}");
-    }
-}
-
-#[test]
-fn the_reader_finds_nothing_wrong_with_real_clients() {
-    let (mut transmissions, mut entered) = (0, 0);
-    for (name, text) in recordings() {
-        let (reception, service) = recorded::server_scripts(&text);
-        let host = host::run(&reception, &Delivery::whole()).expect("an offer");
-        assert_eq!(host.outcome.error, None, "{name}");
-        entered += usize::from(host.outcome.negotiated.is_some());
-        // Both readers, and the machine, are of one opinion.
-        agree::agree_talk(host);
-        let Some(service) = service else { continue };
+        let (handshake, transmission) = recorded::server_scripts(&text);
+        let server = server::handshake::run(&handshake, &Delivery::whole());
+        let server = server.expect("a valid configuration");
+        assert_eq!(server.outcome.error, None, "{name}");
+        negotiated += usize::from(server.outcome.negotiated.is_some());
+        compare::server::handshake(server);
+        let Some(script) = transmission else { continue };
         transmissions += 1;
-        let server = server::run(&service, &Delivery::whole()).expect("a setup");
-        let (heard, verdict) = agree::read(&server);
-        assert_eq!(verdict, Verdict::Good, "{name}");
-        agree::agree(&server);
-        // The client asked for what the server had.
-        let refused = |heard: &&Heard| matches!(heard, Heard::Refused { .. });
-        assert_eq!(heard.iter().filter(refused).count(), 0, "{name}");
-        let requests = heard
-            .iter()
-            .filter(|heard| matches!(heard, Heard::Request(_)));
-        assert!(requests.count() > 0, "{name}");
+        let server = server::transmission::run(&script, &Delivery::whole());
+        let server = server.expect("a valid setup");
+        let (events, validity) = compare::server::parse_transmission(&server);
+        assert_eq!(validity, Validity::Valid, "{name}");
+        compare::server::transmission(&server);
+        let is_rejected = |event: &Event| matches!(event, Event::Rejected { .. });
+        assert!(!events.iter().any(is_rejected), "{name}");
+        let is_request = |event: &Event| matches!(event, Event::Request(_));
+        assert!(events.iter().any(is_request), "{name}");
     }
-    assert!(
-        transmissions >= 14 && entered >= 14,
-        "{transmissions} {entered}"
-    );
+    let counts = (transmissions, negotiated);
+    assert!(transmissions >= 14 && negotiated >= 14, "{counts:?}");
 }
 
 #[test]
-fn a_pair_comes_together_in_every_framing() {
+fn pairs_connect_in_all_framings() {
     let all = u64::MAX;
     for framing in 0..3 {
-        let mut pair: Pair = tape::read(&[]);
-        pair.meeting.offer.fixed = true;
-        pair.meeting.offer.framing = framing;
-        pair.meeting.plan.framing = framing;
-        pair.meeting.export.blocks = 7;
-        let (flags, from, blocks, fill) = (0, 1, 3, 9);
+        let mut script: Script = format::read(&[]);
+        script.handshake.server.fixed = true;
+        script.handshake.server.framing = framing;
+        script.handshake.config.framing = framing;
+        script.handshake.export.blocks = 7;
         for command in [1, 0] {
-            pair.steps.0.push(PairStep::Submit {
+            script.actions.0.push(Action::Submit {
                 command,
-                flags,
-                from,
-                blocks,
-                fill,
+                flags: 0,
+                from: 1,
+                blocks: 3,
+                fill: 9,
             });
-            pair.steps.0.push(PairStep::Up { n: all });
+            script.actions.0.push(Action::Up { n: all });
         }
-        assert!(pair::run(&pair), "framing {framing}");
+        assert!(pair::run(&script), "framing {framing}");
     }
 }

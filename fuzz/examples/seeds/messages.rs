@@ -1,19 +1,19 @@
-//! Seeds of the targets of the wire layer.
+//! Seeds of the wire layer's targets.
 
 use nbd_codec::wire::number::OptionType;
 use nbd_codec::wire::reply::{EXTENDED_REPLY_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC};
 use nbd_codec::wire::request::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC};
-use nbd_codec_fuzz::talk::{self, TalkReply};
+use nbd_codec_fuzz::client::handshake::script::{self, Reply};
 
-/// One message of every kind, and bodies without their headers.
+/// One message of each type, and payloads without headers.
 pub fn messages() -> Vec<(&'static str, Vec<u8>)> {
     let bytes = |parts: &[&[u8]]| parts.concat();
     vec![
-        ("oldstyle", talk::greeting(0, 1, 4096)),
-        ("newstyle", talk::greeting(2, 3, 0)),
+        ("oldstyle", script::greeting(0, 1, 4096)),
+        ("newstyle", script::greeting(2, 3, 0)),
         ("client-flags", vec![0, 0, 0, 3]),
         ("option", bytes(&[b"IHAVEOPT", &[0, 0, 0, 3, 0, 0, 0, 0]])),
-        ("option-reply", TalkReply::Ack {}.bytes(OptionType::GO)),
+        ("option-reply", Reply::Ack {}.bytes(OptionType::GO)),
         (
             "compact-request",
             bytes(&[&REQUEST_MAGIC.to_be_bytes(), &[0; 24]]),
@@ -34,7 +34,7 @@ pub fn messages() -> Vec<(&'static str, Vec<u8>)> {
             "extended-chunk",
             bytes(&[&EXTENDED_REPLY_MAGIC.to_be_bytes(), &[0; 28]]),
         ),
-        ("export-name", talk::export_name(4096, 1, 124)),
+        ("export-name", script::export_name(4096, 1, 124)),
         ("name", b"base:allocation".to_vec()),
         ("info-request", b"\0\0\0\x04disk\0\x01\0\x03".to_vec()),
         (

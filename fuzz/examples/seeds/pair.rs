@@ -1,94 +1,94 @@
-//! Seeds of the pair.
+//! Seeds of `pair`.
 
-use nbd_codec_fuzz::delivery::{Delivery, How};
-use nbd_codec_fuzz::host::script::OfferSetup;
-use nbd_codec_fuzz::pair::script::{DiskSetup, Meeting, Pair, PairStep};
-use nbd_codec_fuzz::talk::{PlanSetup, QuerySetup};
-use nbd_codec_fuzz::tape::{List, Rest};
+use nbd_codec_fuzz::client::handshake::script::{ConfigSetup, QuerySetup};
+use nbd_codec_fuzz::delivery::{Delivery, Reading};
+use nbd_codec_fuzz::format::{List, Rest};
+use nbd_codec_fuzz::pair::script::{Action, DiskSetup, HandshakeSetup, Script};
+use nbd_codec_fuzz::server::handshake::script::ConfigSetup as ServerSetup;
 
-use super::{deliveries, setup};
+use super::{deliveries, limits};
 
-/// Every meeting, and in every framing every kind of session.
-pub fn scripts() -> Vec<(String, Pair)> {
+/// Each configuration, and in each framing each kind of session.
+pub fn scripts() -> Vec<(String, Script)> {
     let mut scripts = Vec::new();
     for framing in 0..3 {
-        for (name, steps) in sessions() {
-            for (way, up) in deliveries() {
+        for (name, actions) in sessions() {
+            for (delivery, up) in deliveries() {
                 let down = Delivery {
-                    how: How::Pieces {},
+                    reading: Reading::Pieces {},
                     sizes: List(vec![7, 0, 100]),
                     direct: true,
                 };
-                let pair = Pair {
+                let pair = Script {
                     up: up.clone(),
-                    down: if way == "bytes" { up } else { down },
-                    meeting: meeting(framing, 0, 0),
-                    steps: Rest(steps.clone()),
+                    down: if delivery == "bytes" { up } else { down },
+                    handshake: handshake(framing, 0, 0),
+                    actions: Rest(actions.clone()),
                 };
-                scripts.push((format!("{name}-{framing}-{way}"), pair));
+                scripts.push((format!("{name}-{framing}-{delivery}"), pair));
             }
         }
         for tls in 0..3 {
             for (name, requires) in [("open", 0), ("strict", 7)] {
-                let meeting = meeting(framing, tls, requires);
-                scripts.push((format!("{name}-{framing}-tls-{tls}"), lone(meeting)));
+                let handshake = handshake(framing, tls, requires);
+                scripts.push((format!("{name}-{framing}-tls-{tls}"), short(handshake)));
             }
         }
     }
     for (name, change) in [
         (
             "oldstyle",
-            (|meeting| meeting.offer.oldstyle = 15) as fn(&mut Meeting),
+            (|handshake| handshake.server.oldstyle = 15) as fn(&mut HandshakeSetup),
         ),
-        ("not-fixed", |meeting| meeting.offer.fixed = false),
-        ("zeroes", |meeting| {
-            meeting.offer.fixed = false;
-            meeting.offer.no_zeroes = false;
+        ("not-fixed", |handshake| handshake.server.fixed = false),
+        ("zeroes", |handshake| {
+            handshake.server.fixed = false;
+            handshake.server.no_zeroes = false;
         }),
-        ("unknown", |meeting| meeting.export.name = 4),
-        ("forced", |meeting| meeting.offer.tls = 2),
-        ("cut", |meeting| meeting.cut = 77),
+        ("unknown", |handshake| handshake.export.name = 4),
+        ("forced", |handshake| handshake.server.tls = 2),
+        ("cut", |handshake| handshake.cut = 77),
     ] {
-        let mut meeting = meeting(2, 0, 0);
-        change(&mut meeting);
-        scripts.push((name.into(), lone(meeting)));
+        let mut handshake = handshake(2, 0, 0);
+        change(&mut handshake);
+        scripts.push((name.into(), short(handshake)));
     }
     scripts
 }
 
 /// A short session.
-fn lone(meeting: Meeting) -> Pair {
-    let steps = vec![
+fn short(handshake: HandshakeSetup) -> Script {
+    let actions = vec![
         submit(1, 0, 0, 3),
         submit(0, 0, 0, 8),
-        PairStep::Settle { how: 2 },
-        PairStep::Disconnect {},
+        Action::Settle { how: 2 },
+        Action::Disconnect {},
     ];
-    Pair {
+    Script {
         up: Delivery::whole(),
         down: Delivery::whole(),
-        meeting,
-        steps: Rest(steps),
+        handshake,
+        actions: Rest(actions),
     }
 }
 
-fn meeting(framing: u8, tls: u8, requires: u8) -> Meeting {
+fn handshake(framing: u8, tls: u8, requires: u8) -> HandshakeSetup {
     let query = |name, width| QuerySetup { name, width };
-    Meeting {
-        plan: PlanSetup {
+    HandshakeSetup {
+        config: ConfigSetup {
             export: 0,
             contexts: List(vec![query(2, 0), query(3, 1), query(4, 2)]),
             framing,
             describe: true,
         },
         tls,
-        offer: OfferSetup {
+        server: ServerSetup {
             oldstyle: 0,
             fixed: true,
             no_zeroes: true,
             tls: u8::from(tls > 0),
             framing: 2,
-            limits: setup(0).limits,
+            limits: limits(),
         },
         export: DiskSetup {
             name: 0,
@@ -103,8 +103,8 @@ fn meeting(framing: u8, tls: u8, requires: u8) -> Meeting {
     }
 }
 
-fn submit(command: u8, flags: u16, from: u8, blocks: u8) -> PairStep {
-    PairStep::Submit {
+fn submit(command: u8, flags: u16, from: u8, blocks: u8) -> Action {
+    Action::Submit {
         command,
         flags,
         from,
@@ -113,12 +113,12 @@ fn submit(command: u8, flags: u16, from: u8, blocks: u8) -> PairStep {
     }
 }
 
-fn answer(which: u8, how: u8) -> PairStep {
-    PairStep::Answer { which, how, at: 1 }
+fn answer(which: u8, how: u8) -> Action {
+    Action::Answer { which, how, at: 1 }
 }
 
-fn sessions() -> Vec<(&'static str, Vec<PairStep>)> {
-    let settle = |how| PairStep::Settle { how };
+fn sessions() -> Vec<(&'static str, Vec<Action>)> {
+    let settle = |how| Action::Settle { how };
     let all = u64::MAX;
     let mut everything = Vec::new();
     for how in 0..8 {
@@ -136,14 +136,14 @@ fn sessions() -> Vec<(&'static str, Vec<PairStep>)> {
                 submit(1, 0, 2, 4),
                 submit(0, 0, 0, 8),
                 submit(0, 4, 1, 3),
-                PairStep::Up { n: 700 },
-                PairStep::Up { n: all },
+                Action::Up { n: 700 },
+                Action::Up { n: all },
                 answer(3, 1),
                 answer(1, 0),
-                PairStep::Down { n: 40 },
+                Action::Down { n: 40 },
                 answer(1, 3),
                 answer(0, 0),
-                PairStep::StatusOf {
+                Action::BlockStatusOf {
                     contexts: List(vec![1, 0]),
                     flags: 0,
                     from: 0,
@@ -173,41 +173,41 @@ fn sessions() -> Vec<(&'static str, Vec<PairStep>)> {
             vec![
                 submit(1, 0, 0, 2),
                 submit(0, 0, 0, 2),
-                PairStep::Up { n: 100 },
-                PairStep::ShutDown {},
+                Action::Up { n: 100 },
+                Action::ShutDown {},
                 submit(3, 0, 0, 0),
                 settle(0),
             ],
         ),
         (
-            "lost",
+            "failed",
             vec![
                 submit(1, 0, 0, 2),
                 submit(0, 0, 0, 2),
-                PairStep::Up { n: all },
+                Action::Up { n: all },
                 answer(1, 1),
                 answer(0, 0),
                 submit(3, 0, 0, 0),
-                PairStep::Cut { up: 9, down: 50 },
+                Action::Cut { up: 9, down: 50 },
             ],
         ),
         (
-            "wild",
+            "any",
             vec![
-                PairStep::Wild {
+                Action::SubmitAny {
                     command: 0,
                     flags: 0,
                     offset: 1,
                     length: 9,
                 },
-                PairStep::Wild {
+                Action::SubmitAny {
                     command: 6,
                     flags: 2,
                     offset: 0,
                     length: 8192,
                 },
-                PairStep::Disconnect {},
-                PairStep::Up { n: all },
+                Action::Disconnect {},
+                Action::Up { n: all },
             ],
         ),
     ]

@@ -1,4 +1,4 @@
-//! The client of a pair: what it sent, and what it must hear of it.
+//! The client of a script: the commands it sent, and the events it must receive.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 use nbd_codec::{Error, Limits, Misuse, Need, Negotiated, Width};
 
-use super::Due;
-use crate::delivery::Machine;
+use super::Expected;
+use crate::delivery::Driver;
 
 const SLOTS: usize = 6;
 
@@ -16,18 +16,18 @@ const SLOTS: usize = 6;
 pub(super) struct Sent {
     pub(super) request: Request,
     pub(super) payload: Vec<u8>,
-    /// The contexts it asks for, and how far each was answered.
+    /// The contexts it asks for, and how far each has been described.
     status: BTreeMap<u32, Option<u64>>,
-    got: u64,
+    received: u64,
 }
 
 pub(super) struct Client {
     pub(super) machine: Transmission<[Slot; SLOTS]>,
     pub(super) sent: BTreeMap<u64, Sent>,
-    pub(super) due: BTreeMap<u64, Due>,
-    /// It knows of the server's block sizes.
+    pub(super) expected: BTreeMap<u64, Expected>,
+    /// It knows the server's block sizes.
     pub(super) strict: bool,
-    /// The contexts that are wide at the server.
+    /// The contexts that the server declared as wide.
     wide: Vec<u32>,
     disconnected: bool,
     done: usize,
@@ -42,7 +42,7 @@ impl Client {
         Self {
             machine: Transmission::new(negotiated, [Slot::EMPTY; SLOTS], Limits::DEFAULT),
             sent: BTreeMap::new(),
-            due: BTreeMap::new(),
+            expected: BTreeMap::new(),
             strict,
             wide,
             disconnected: false,
@@ -52,23 +52,23 @@ impl Client {
 
     pub(super) fn submit(&mut self, request: Request, fill: u8, out: &mut Vec<u8>) {
         if request.command == Command::RESIZE && request.offset > 1 << 16 {
-            // More than a disk in memory should be.
+            // Larger than a disk in memory should be.
             return;
         }
         let contexts = self.machine.negotiated().contexts;
-        let asked = contexts.iter().map(|context| context.id.0);
-        let asked = asked.filter(|_| request.command == Command::BLOCK_STATUS);
-        let asked: Vec<u32> = asked.collect();
-        let Ok(head) = self.checked(|machine| machine.submit(request)) else {
+        let requested = contexts.iter().map(|context| context.id.0);
+        let requested = requested.filter(|_| request.command == Command::BLOCK_STATUS);
+        let requested: Vec<u32> = requested.collect();
+        let Ok(header) = self.checked(|machine| machine.submit(request)) else {
             return;
         };
-        let length = head.payload_length();
-        // Each byte tells where it is.
+        let length = header.payload_length();
+        // Each byte depends on its offset.
         let payload = (0..length).map(|n| fill.wrapping_add(n as u8));
         let payload: Vec<u8> = payload.collect();
-        out.extend(head.as_bytes());
+        out.extend(header.as_bytes());
         out.extend(&payload);
-        self.note_sent(head.cookie(), request, payload, &asked);
+        self.record_sent(header.cookie(), request, payload, &requested);
     }
 
     pub(super) fn status_of(
@@ -81,17 +81,17 @@ impl Client {
     ) {
         let request = Request::block_status(offset, length).with(flags);
         let mut payload = Vec::new();
-        let head = self.checked(|machine| {
+        let header = self.checked(|machine| {
             machine.block_status_of(contexts, offset, length, flags, &mut payload)
         });
-        let Ok(head) = head else {
-            return assert!(payload.is_empty(), "written and refused");
+        let Ok(header) = header else {
+            return assert!(payload.is_empty(), "a failed call wrote");
         };
-        assert_eq!(head.payload_length() as usize, payload.len());
-        out.extend(head.as_bytes());
+        assert_eq!(header.payload_length() as usize, payload.len());
+        out.extend(header.as_bytes());
         out.extend(&payload);
-        let asked: Vec<u32> = contexts.iter().map(|id| id.0).collect();
-        self.note_sent(head.cookie(), request, Vec::new(), &asked);
+        let requested: Vec<u32> = contexts.iter().map(|id| id.0).collect();
+        self.record_sent(header.cookie(), request, Vec::new(), &requested);
     }
 
     fn checked<T>(
@@ -110,28 +110,34 @@ impl Client {
         result
     }
 
-    fn note_sent(&mut self, cookie: Cookie, request: Request, payload: Vec<u8>, asked: &[u32]) {
+    fn record_sent(
+        &mut self,
+        cookie: Cookie,
+        request: Request,
+        payload: Vec<u8>,
+        requested: &[u32],
+    ) {
         let sent = Sent {
             request,
             payload,
-            status: asked.iter().map(|id| (*id, None)).collect(),
-            got: 0,
+            status: requested.iter().map(|id| (*id, None)).collect(),
+            received: 0,
         };
         let before = self.sent.insert(cookie.0, sent);
         assert!(before.is_none(), "a cookie twice");
     }
 
     pub(super) fn disconnect(&mut self, out: &mut Vec<u8>) {
-        if let Ok(head) = self.machine.disconnect() {
+        if let Ok(header) = self.machine.disconnect() {
             assert!(!self.disconnected, "twice");
             self.disconnected = true;
-            out.extend(head.as_bytes());
+            out.extend(header.as_bytes());
         }
     }
 
-    /// Content is what the disk held when the server read it.
-    fn note_content(&mut self, cookie: Cookie, offset: u64, content: Content) {
-        let due = self.due.get(&cookie.0).expect("a reply that was made");
+    /// Content equals the disk at the time the server read it.
+    fn record_content(&mut self, cookie: Cookie, offset: u64, content: Content) {
+        let expected = self.expected.get(&cookie.0).expect("a reply of the server");
         let sent = self.sent.get_mut(&cookie.0).expect("a command in flight");
         assert_eq!(sent.request.command, Command::READ);
         let (begin, end) = (
@@ -140,45 +146,49 @@ impl Client {
         );
         let length = match content {
             Content::Data(data) => {
-                assert_eq!(due.then.read(offset, data.len() as u64), data, "other data");
+                assert_eq!(
+                    expected.then.read(offset, data.len() as u64),
+                    data,
+                    "wrong data"
+                );
                 data.len() as u64
             }
             Content::Hole(length) => {
-                let zeroes = due.then.read(offset, length);
-                assert!(zeroes.iter().all(|byte| *byte == 0), "no hole");
+                let zeroes = expected.then.read(offset, length);
+                assert!(zeroes.iter().all(|byte| *byte == 0), "a hole over data");
                 length
             }
         };
         assert!(
             offset >= begin && offset + length <= end,
-            "of another place"
+            "outside the request"
         );
-        sent.got += length;
+        sent.received += length;
     }
 
-    fn note_status(
+    fn record_status(
         &mut self,
         cookie: Cookie,
         context: ContextId,
         offset: u64,
         extents: impl Iterator<Item = (u64, u64)>,
     ) {
-        let due = self.due.get(&cookie.0).expect("a reply that was made");
+        let expected = self.expected.get(&cookie.0).expect("a reply of the server");
         let sent = self.sent.get_mut(&cookie.0).expect("a command in flight");
         let wide = self.wide.contains(&context.0);
         let reached = sent
             .status
             .get_mut(&context.0)
-            .expect("a context asked for");
+            .expect("a requested context");
         assert_eq!(offset, reached.unwrap_or(sent.request.offset));
         let end = sent.request.offset + sent.request.length;
         let mut at = offset;
         for (length, flags) in extents {
-            assert!(at < end, "an extent behind the request");
-            let statuses = due.then.statuses(at, length, wide);
+            assert!(at < end, "an extent after the request");
+            let statuses = expected.then.statuses(at, length, wide);
             assert!(
                 statuses.into_iter().all(|status| status == flags),
-                "other status"
+                "wrong status"
             );
             at += length;
         }
@@ -190,14 +200,20 @@ impl Client {
         *reached = Some(at);
     }
 
-    fn note_done(&mut self, cookie: Cookie, result: Result<(), ErrorValue>) {
-        let due = self.due.remove(&cookie.0).expect("a reply that was made");
+    fn record_done(&mut self, cookie: Cookie, result: Result<(), ErrorValue>) {
+        let expected = self
+            .expected
+            .remove(&cookie.0)
+            .expect("a reply of the server");
         let sent = self.sent.remove(&cookie.0).expect("a command in flight");
         let error = result.err().map(|error| error.0);
-        assert_eq!(error, due.error, "another result: {:?}", sent.request);
+        assert_eq!(error, expected.error, "wrong result: {:?}", sent.request);
         if error.is_none() {
             let read = sent.request.command == Command::READ;
-            assert!(!read || sent.got == sent.request.length, "not all of it");
+            assert!(
+                !read || sent.received == sent.request.length,
+                "incomplete payload"
+            );
             assert!(sent.status.values().all(Option::is_some), "a context");
         }
         self.done += 1;
@@ -209,7 +225,7 @@ enum Content<'a> {
     Hole(u64),
 }
 
-impl Machine for Client {
+impl Driver for Client {
     fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
         let Some(event) = self.machine.receive(input)? else {
             return Ok(false);
@@ -219,12 +235,12 @@ impl Machine for Client {
                 cookie,
                 offset,
                 data,
-            } => self.note_content(cookie, offset, Content::Data(data)),
+            } => self.record_content(cookie, offset, Content::Data(data)),
             Event::Hole {
                 cookie,
                 offset,
                 length,
-            } => self.note_content(cookie, offset, Content::Hole(length.into())),
+            } => self.record_content(cookie, offset, Content::Hole(length.into())),
             Event::Extents32 {
                 cookie,
                 context,
@@ -232,7 +248,7 @@ impl Machine for Client {
                 extents,
             } => {
                 let extents = extents.map(|extent| (extent.length.into(), extent.flags.into()));
-                self.note_status(cookie, context, offset, extents);
+                self.record_status(cookie, context, offset, extents);
             }
             Event::Extents64 {
                 cookie,
@@ -241,14 +257,14 @@ impl Machine for Client {
                 extents,
             } => {
                 let extents = extents.map(|extent| (extent.length, extent.flags));
-                self.note_status(cookie, context, offset, extents);
+                self.record_status(cookie, context, offset, extents);
             }
             Event::Error { cookie, .. } => {
-                let due = self.due.get(&cookie.0).expect("a reply that was made");
-                assert!(due.error.is_some(), "an error where there was none");
+                let expected = self.expected.get(&cookie.0).expect("a reply of the server");
+                assert!(expected.error.is_some(), "unexpected error");
             }
-            Event::Done { cookie, result } => self.note_done(cookie, result),
-            _ => panic!("an event that this driver does not know"),
+            Event::Done { cookie, result } => self.record_done(cookie, result),
+            _ => panic!("unknown event"),
         }
         Ok(true)
     }
@@ -259,18 +275,18 @@ impl Machine for Client {
 
     fn check_need(&self, need: Need, held: usize) {
         match need {
-            Need::Header(n) => assert!(n > held, "{n} bytes needed, {held} are there"),
+            Need::Header(n) => assert!(n > held, "needs {n} bytes, has {held}"),
             Need::Payload { length, .. } => assert!(held == 0 && length > 0),
-            Need::Nothing => panic!("the session is not over"),
+            Need::Nothing => panic!("the session has not ended"),
         }
     }
 
-    fn read_past(&mut self, payload: &[u8]) {
+    fn read_directly(&mut self, payload: &[u8]) {
         let Need::Payload { cookie, offset, .. } = self.machine.need() else {
             panic!("payload is needed");
         };
         assert_eq!(self.machine.advance(payload.len() as u64), Ok(()));
-        self.note_content(cookie, offset, Content::Data(payload));
+        self.record_content(cookie, offset, Content::Data(payload));
     }
 
     fn ended(&self) -> usize {

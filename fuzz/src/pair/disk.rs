@@ -1,11 +1,11 @@
-//! The server's disk, and what it says of itself.
+//! The server's disk and its block status.
 
 use nbd_codec::wire::extent::Extent64;
 
-/// Flags of a block without data.
+/// The status of a block of zeroes.
 const HOLE: u64 = 3;
 
-/// Bytes.
+/// A disk in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Disk {
     pub(super) bytes: Vec<u8>,
@@ -34,8 +34,7 @@ impl Disk {
         self.bytes.resize(size as usize, 0);
     }
 
-    /// What a context says of a block: whether it is a hole, and in a wide one
-    /// a number that no 32 bits hold.
+    /// The status of a block. In a wide context, the flags exceed 32 bits.
     pub(super) fn flags(&self, at: u64, wide: bool) -> u64 {
         let begin = at / self.block * self.block;
         let length = self.block.min(self.bytes.len() as u64 - begin);
@@ -44,7 +43,7 @@ impl Disk {
         if wide { flags | 5 << 40 } else { flags }
     }
 
-    /// The flags of every block that a range touches.
+    /// The status of every block that a range touches.
     pub(super) fn statuses(&self, offset: u64, length: u64, wide: bool) -> Vec<u64> {
         let end = offset.saturating_add(length).min(self.bytes.len() as u64);
         let blocks = offset / self.block..end.div_ceil(self.block);
@@ -53,7 +52,7 @@ impl Disk {
             .collect()
     }
 
-    /// From an offset to the end of the disk.
+    /// The extents from `offset` to the end of the disk.
     pub(super) fn map(&self, offset: u64, wide: bool) -> Vec<Extent64> {
         let mut extents: Vec<Extent64> = Vec::new();
         let mut at = offset;

@@ -1,9 +1,10 @@
-//! Our client and our server over a link that cuts the bytes anywhere and may
-//! be lost at any of them, with a disk behind it and a model of the disk.
+//! The client and the server of this crate, connected by a link that splits the
+//! bytes anywhere and may fail at any byte, with a disk at the server and a
+//! model of it at the client.
 
 mod client;
 mod disk;
-mod meeting;
+mod handshake;
 pub mod script;
 mod server;
 
@@ -15,66 +16,66 @@ use nbd_codec::{Error, client as ours};
 
 use self::client::Client;
 use self::disk::Disk;
-use self::script::{Pair, PairStep};
+use self::script::{Action, Script};
 use self::server::Server;
-use crate::delivery::Feed;
+use crate::delivery::Incoming;
 
-/// What a reply must bring, as the model has it when the server makes it.
-struct Due {
-    /// The first error; none is success.
+/// What a reply must say, recorded when the server makes it.
+struct Expected {
+    /// The first error; none for success.
     error: Option<u32>,
-    /// The disk as it was.
+    /// The disk at that time.
     then: Disk,
 }
 
-struct World {
+struct Session {
     client: Client,
     server: Server,
-    up: Feed,
-    down: Feed,
-    /// Bytes under way.
-    rising: Vec<u8>,
-    falling: Vec<u8>,
-    /// The disk by what the client has sent.
+    up: Incoming,
+    down: Incoming,
+    /// Bytes in transit.
+    upstream: Vec<u8>,
+    downstream: Vec<u8>,
+    /// The disk according to the commands the client sent.
     model: Disk,
-    lost: bool,
+    failed: bool,
 }
 
-/// Runs a script to its end; false if the handshake led to nothing.
-pub fn run(pair: &Pair) -> bool {
-    let Some(met) = meeting::meet(pair) else {
+/// Runs a script to its end; false if the handshake fails.
+pub fn run(script: &Script) -> bool {
+    let Some(outcome) = handshake::run(script) else {
         return false;
     };
-    let (block, size) = (pair.meeting.export.block(), met.server.size);
+    let (block, size) = (script.handshake.export.block(), outcome.server.size);
     let disk = Disk::new(size, block);
-    let mut world = World {
-        client: Client::new(met.client, met.server),
-        server: Server::new(met.server, disk.clone()),
-        up: Feed::new(&pair.up),
-        down: Feed::new(&pair.down),
-        rising: Vec::new(),
-        falling: Vec::new(),
+    let mut session = Session {
+        client: Client::new(outcome.client, outcome.server),
+        server: Server::new(outcome.server, disk.clone()),
+        up: Incoming::new(&script.up),
+        down: Incoming::new(&script.down),
+        upstream: Vec::new(),
+        downstream: Vec::new(),
         model: disk,
-        lost: false,
+        failed: false,
     };
-    for step in &pair.steps.0 {
-        if world.lost {
+    for action in &script.actions.0 {
+        if session.failed {
             break;
         }
-        world.step(step, block);
+        session.action(action, block);
     }
-    world.end();
+    session.end();
     true
 }
 
-impl World {
-    fn step(&mut self, step: &PairStep, block: u64) {
+impl Session {
+    fn action(&mut self, action: &Action, block: u64) {
         let range = |from: u8, blocks: u8| {
             let (from, blocks) = (u64::from(from), u64::from(blocks));
             (from * block, blocks * block)
         };
-        match step {
-            PairStep::Submit {
+        match action {
+            Action::Submit {
                 command,
                 flags,
                 from,
@@ -90,13 +91,13 @@ impl World {
                 }
                 self.submit(command, *flags, offset, length, *fill);
             }
-            PairStep::Wild {
+            Action::SubmitAny {
                 command,
                 flags,
                 offset,
                 length,
             } => self.submit(Command((*command).into()), *flags, *offset, *length, 0x77),
-            PairStep::StatusOf {
+            Action::BlockStatusOf {
                 contexts,
                 flags,
                 from,
@@ -110,18 +111,18 @@ impl World {
                     .map(|id| ContextId((*id).into()))
                     .collect();
                 self.client
-                    .status_of(&ids, offset, length, flags, &mut self.rising);
+                    .status_of(&ids, offset, length, flags, &mut self.upstream);
             }
-            PairStep::Answer { which, how, at } => self.answer(*which, *how, *at),
-            PairStep::Up { n } => self.rise(*n),
-            PairStep::Down { n } => self.fall(*n),
-            PairStep::Settle { how } => self.settle(*how),
-            PairStep::ShutDown {} => self.server.machine.shut_down(),
-            PairStep::Disconnect {} => self.client.disconnect(&mut self.rising),
-            PairStep::Cut { up, down } => {
-                self.rise(*up);
-                self.fall(*down);
-                self.lost = true;
+            Action::Answer { which, how, at } => self.answer(*which, *how, *at),
+            Action::Up { n } => self.deliver_up(*n),
+            Action::Down { n } => self.deliver_down(*n),
+            Action::Settle { how } => self.settle(*how),
+            Action::ShutDown {} => self.server.machine.shut_down(),
+            Action::Disconnect {} => self.client.disconnect(&mut self.upstream),
+            Action::Cut { up, down } => {
+                self.deliver_up(*up);
+                self.deliver_down(*down);
+                self.failed = true;
             }
         }
     }
@@ -133,12 +134,13 @@ impl World {
             offset,
             length,
         };
-        self.client.submit(request, fill, &mut self.rising);
+        self.client.submit(request, fill, &mut self.upstream);
     }
 
-    /// The server does a request, and the model does what the client meant.
+    /// The server executes a request, and the model executes the client's
+    /// command.
     fn answer(&mut self, which: u8, how: u8, at: u8) {
-        let Some((cookie, error)) = self.server.answer(which, how, at, &mut self.falling) else {
+        let Some((cookie, error)) = self.server.answer(which, how, at, &mut self.downstream) else {
             return;
         };
         let then = self.model.clone();
@@ -154,49 +156,53 @@ impl World {
                 _ => {}
             }
         }
-        assert_eq!(self.server.disk, self.model, "the disk is not the model");
-        self.client.due.insert(cookie, Due { error, then });
+        assert_eq!(
+            self.server.disk, self.model,
+            "the disk differs from the model"
+        );
+        self.client
+            .expected
+            .insert(cookie, Expected { error, then });
     }
 
-    fn rise(&mut self, n: u64) {
+    fn deliver_up(&mut self, n: u64) {
         let n = self
-            .rising
+            .upstream
             .len()
             .min(usize::try_from(n).unwrap_or(usize::MAX));
-        let bytes: Vec<u8> = self.rising.drain(..n).collect();
+        let bytes: Vec<u8> = self.upstream.drain(..n).collect();
         self.up.deliver(&mut self.server, &bytes);
-        assert_eq!(self.up.error, None, "the server understands the client");
-        self.falling.append(&mut self.server.out);
+        assert_eq!(self.up.error, None, "the server fails");
+        self.downstream.append(&mut self.server.out);
         let rejected: BTreeMap<u64, u32> = std::mem::take(&mut self.server.rejected);
         for (cookie, error) in rejected {
             let lawful = self.server.shut_down_is(error) || !self.client.strict;
-            assert!(lawful, "what our client sends is refused: {error}");
+            assert!(lawful, "a valid request is rejected: {error}");
             let then = self.model.clone();
             let error = Some(error);
-            self.client.due.insert(cookie, Due { error, then });
+            self.client
+                .expected
+                .insert(cookie, Expected { error, then });
         }
     }
 
-    fn fall(&mut self, n: u64) {
+    fn deliver_down(&mut self, n: u64) {
         let n = self
-            .falling
+            .downstream
             .len()
             .min(usize::try_from(n).unwrap_or(usize::MAX));
-        let bytes: Vec<u8> = self.falling.drain(..n).collect();
+        let bytes: Vec<u8> = self.downstream.drain(..n).collect();
         self.down.deliver(&mut self.client, &bytes);
-        assert_eq!(self.down.error, None, "the client understands the server");
+        assert_eq!(self.down.error, None, "the client fails");
     }
 
     fn settle(&mut self, how: u8) {
-        self.rise(u64::MAX);
-        while !self.server.waiting.is_empty() {
+        self.deliver_up(u64::MAX);
+        while !self.server.pending.is_empty() {
             self.answer(0, how, how);
         }
-        self.fall(u64::MAX);
-        assert!(
-            self.client.sent.is_empty(),
-            "commands that are not answered"
-        );
+        self.deliver_down(u64::MAX);
+        assert!(self.client.sent.is_empty(), "commands without a reply");
         assert_eq!(self.client.machine.in_flight(), 0);
         assert_eq!(
             self.client.machine.negotiated().size,
@@ -205,28 +211,32 @@ impl World {
     }
 
     fn end(&mut self) {
-        if !self.lost {
+        if !self.failed {
             self.settle(0);
-            self.client.disconnect(&mut self.rising);
-            self.rise(u64::MAX);
-            assert_eq!(self.server.machine.end_of_input(), Ok(()), "a goodbye");
-            assert_eq!(self.client.machine.end_of_input(), Ok(()), "all is done");
+            self.client.disconnect(&mut self.upstream);
+            self.deliver_up(u64::MAX);
+            assert_eq!(self.server.machine.end_of_input(), Ok(()), "a clean end");
+            assert_eq!(self.client.machine.end_of_input(), Ok(()), "a clean end");
             assert_eq!(self.client.machine.abandon(), None);
             return;
         }
-        let bye = self.server.bye;
-        let torn = self.server.machine.end_of_input();
-        assert_eq!(torn.is_ok(), bye, "the client said goodbye, or not");
-        let idle = self.client.sent.is_empty() && self.down.held() == 0;
+        let disconnected = self.server.disconnected;
+        let incomplete = self.server.machine.end_of_input();
+        assert_eq!(
+            incomplete.is_ok(),
+            disconnected,
+            "a clean end if and only if DISC"
+        );
+        let idle = self.client.sent.is_empty() && self.down.buffered() == 0;
         let result = self.client.machine.end_of_input();
-        assert_eq!(result.is_ok(), idle, "the client knows what it lost");
+        assert_eq!(result.is_ok(), idle, "a clean end if and only if idle");
         if let Err(error) = result {
             assert_eq!(error, Error::Closed);
         }
-        // Every command is accounted for.
+        // Every command ends exactly once.
         while let Some(cookie) = self.client.machine.abandon() {
             assert!(self.client.sent.remove(&cookie.0).is_some(), "twice");
         }
-        assert!(self.client.sent.is_empty(), "commands without an end");
+        assert!(self.client.sent.is_empty(), "unfinished commands");
     }
 }

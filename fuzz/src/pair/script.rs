@@ -1,37 +1,38 @@
-//! Scripts of a whole session between our client and our server.
+//! Scripts of a whole session between the client and the server of this crate.
 
 use nbd_codec::server::{Export, MetaContext};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::option_reply::BlockSizes;
 
+use crate::client::handshake::script::ConfigSetup;
 use crate::delivery::Delivery;
-use crate::host::script::OfferSetup;
-use crate::talk::{PlanSetup, name};
-use crate::tape::{List, Rest};
-use crate::{choices, structures};
+use crate::format::{List, Rest};
+use crate::script::name;
+use crate::server::handshake::script::ConfigSetup as ServerSetup;
+use crate::{enums, structs};
 
-structures! {
-    pub struct Pair {
+structs! {
+    pub struct Script {
         up: Delivery,
         down: Delivery,
-        meeting: Meeting,
-        steps: Rest<PairStep>,
+        handshake: HandshakeSetup,
+        actions: Rest<Action>,
     }
 
-    /// What the two want of each other.
-    pub struct Meeting {
-        plan: PlanSetup,
+    /// The configuration of both sides.
+    pub struct HandshakeSetup {
+        config: ConfigSetup,
         tls: u8,
-        offer: OfferSetup,
+        server: ServerSetup,
         export: DiskSetup,
-        /// The link is lost when so many bytes have passed it during the
-        /// handshake; zero is never.
+        /// The link fails after this many bytes of the handshake; zero for
+        /// never.
         cut: u64,
     }
 
     pub struct DiskSetup {
         name: u8,
-        /// The size of a block, and how many there are.
+        /// The size of a block, and the number of blocks.
         block: u8,
         blocks: u8,
         flags: u16,
@@ -41,24 +42,24 @@ structures! {
     }
 }
 
-choices! {
-    pub enum PairStep {
-        /// The client makes a command, of whole blocks within the export.
+enums! {
+    pub enum Action {
+        /// The client submits a command for whole blocks inside the export.
         Submit { command: u8, flags: u16, from: u8, blocks: u8, fill: u8 },
-        /// Any command at all.
-        Wild { command: u8, flags: u16, offset: u64, length: u64 },
-        /// Block status for some contexts.
-        StatusOf { contexts: List<u8>, flags: u16, from: u8, blocks: u8 },
-        /// The server answers one of the requests it has.
+        /// The client submits an arbitrary command.
+        SubmitAny { command: u8, flags: u16, offset: u64, length: u64 },
+        /// The client asks for the block status of some contexts.
+        BlockStatusOf { contexts: List<u8>, flags: u16, from: u8, blocks: u8 },
+        /// The server replies to one of its pending requests.
         Answer { which: u8, how: u8, at: u8 },
-        /// So many bytes arrive.
+        /// The next `n` bytes arrive.
         Up { n: u64 },
         Down { n: u64 },
-        /// All bytes arrive, and all requests are answered.
+        /// All bytes arrive, and all requests are replied to.
         Settle { how: u8 },
         ShutDown {},
         Disconnect {},
-        /// The link is lost; so many bytes of what is under way still arrive.
+        /// The link fails after these numbers of bytes.
         Cut { up: u64, down: u64 },
     }
 }
@@ -72,7 +73,7 @@ impl DiskSetup {
         self.block() * (u64::from(self.blocks % 64) + 1)
     }
 
-    /// Names that a context may have; what has a number is wide.
+    /// Number 1 is wide.
     pub fn contexts(&self) -> Vec<MetaContext<'static>> {
         let context = |which: &u8| match which % 3 {
             0 => MetaContext::narrow(name(2)),

@@ -1,4 +1,4 @@
-//! The server of a pair: it does what it is asked, on a disk.
+//! The server of a script, which executes requests on a disk.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +7,22 @@ use nbd_codec::wire::number::{ContextId, ErrorValue};
 use nbd_codec::{Error, Limits, Need, Negotiated, Width};
 
 use super::disk::Disk;
-use crate::delivery::Machine;
+use crate::delivery::Driver;
 
 const EIO: ErrorValue = ErrorValue::EIO;
 
 pub(super) struct Server {
     pub(super) machine: Transmission,
     pub(super) disk: Disk,
-    /// Requests, with the payload of writes.
-    pub(super) waiting: Vec<(Request, Vec<u8>)>,
-    /// What was refused by the machine, by cookie.
+    /// Requests, and the payloads of writes.
+    pub(super) pending: Vec<(Request, Vec<u8>)>,
+    /// Errors of requests that the state machine rejected, by cookie.
     pub(super) rejected: BTreeMap<u64, u32>,
     pub(super) out: Vec<u8>,
-    pub(super) bye: bool,
+    pub(super) disconnected: bool,
     wide: Vec<u32>,
     incoming: Vec<u8>,
-    heard: usize,
+    ended: usize,
 }
 
 impl Server {
@@ -33,22 +33,21 @@ impl Server {
         Self {
             machine: Transmission::new(negotiated, Limits::DEFAULT).expect("what was negotiated"),
             disk,
-            waiting: Vec::new(),
+            pending: Vec::new(),
             rejected: BTreeMap::new(),
             out: Vec::new(),
-            bye: false,
+            disconnected: false,
             wide,
             incoming: Vec::new(),
-            heard: 0,
+            ended: 0,
         }
     }
 
-    /// Whether an error is that of a server that shuts down.
     pub(super) fn shut_down_is(&self, error: u32) -> bool {
         error == ErrorValue::ESHUTDOWN.0
     }
 
-    /// Does a request and answers it; returns its cookie, and the error.
+    /// Executes a request and replies to it. Returns its cookie, and the error.
     pub(super) fn answer(
         &mut self,
         which: u8,
@@ -56,8 +55,8 @@ impl Server {
         at: u8,
         out: &mut Vec<u8>,
     ) -> Option<(u64, Option<u32>)> {
-        let place = usize::from(which).checked_rem(self.waiting.len())?;
-        let (request, payload) = self.waiting.remove(place);
+        let place = usize::from(which).checked_rem(self.pending.len())?;
+        let (request, payload) = self.pending.remove(place);
         let cookie = request.cookie().0;
         let error = self.serve(request, &payload, how, at, out);
         Some((cookie, error.map(|error| error.0)))
@@ -72,7 +71,7 @@ impl Server {
         out: &mut Vec<u8>,
     ) -> Option<ErrorValue> {
         if how % 8 == 7 {
-            let reply = request.fail(EIO, "it does not work");
+            let reply = request.fail(EIO, "it fails");
             reply.encode(out).expect("room");
             return Some(EIO);
         }
@@ -124,7 +123,7 @@ impl Server {
                     None => return None,
                 }
             },
-            _ => panic!("a request that this driver does not know"),
+            _ => panic!("unknown request"),
         };
         reply.encode(out).expect("room");
         None
@@ -147,7 +146,7 @@ impl Server {
         self.read_in_pieces(chunks, how, at, out)
     }
 
-    /// Piece by piece, the last one first; zeroes as holes.
+    /// In pieces, in reverse order, with zeroes as holes.
     fn read_in_pieces(
         &self,
         mut chunks: Chunks,
@@ -156,9 +155,10 @@ impl Server {
         out: &mut Vec<u8>,
     ) -> Option<ErrorValue> {
         let (offset, length) = (chunks.offset(), u64::from(chunks.length()));
-        let pieces = match chunks.dont_fragment() {
-            true => 1,
-            false => u64::from(at % 7) + 1,
+        let pieces = if chunks.dont_fragment() {
+            1
+        } else {
+            u64::from(at % 7) + 1
         };
         let size = length.div_ceil(pieces);
         let mut failed = None;
@@ -170,7 +170,7 @@ impl Server {
             }
             let data = self.disk.read(begin, end - begin);
             if how % 8 == 3 && piece == u64::from(at) % pieces {
-                // This piece cannot be read.
+                // This piece fails.
                 let reply = chunks.error_at(EIO, begin, "unreadable").expect("a place");
                 reply.encode(out).expect("room");
                 failed = Some(EIO);
@@ -190,14 +190,14 @@ impl Server {
                     reply.encode(out).expect("room");
                 }
                 (false, true) => {
-                    let head = chunks.finish_with_data(begin, n).expect("the last");
-                    out.extend(head.as_bytes());
+                    let header = chunks.finish_with_data(begin, n).expect("the last");
+                    out.extend(header.as_bytes());
                     out.extend(data);
                     return None;
                 }
                 (false, false) => {
-                    let head = chunks.data(begin, n).expect("a piece");
-                    out.extend(head.as_bytes());
+                    let header = chunks.data(begin, n).expect("a piece");
+                    out.extend(header.as_bytes());
                     out.extend(data);
                 }
             }
@@ -216,12 +216,10 @@ impl Server {
 
 fn pick(mut contexts: impl Iterator<Item = ContextId> + Clone, at: u8) -> ContextId {
     let n = contexts.clone().count();
-    contexts
-        .nth(usize::from(at) % n)
-        .expect("a context is left")
+    contexts.nth(usize::from(at) % n).expect("a context")
 }
 
-/// Fails at a place, if the request has one.
+/// Fails with an offset, if the request has a range.
 fn fail_at(request: Request, at: u8, out: &mut Vec<u8>) -> Option<ErrorValue> {
     macro_rules! fail_at {
         ($($kind:ident)*) => {
@@ -241,15 +239,15 @@ fn fail_at(request: Request, at: u8, out: &mut Vec<u8>) -> Option<ErrorValue> {
     Some(EIO)
 }
 
-impl Machine for Server {
+impl Driver for Server {
     fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
         let Some(event) = self.machine.receive(input)? else {
             return Ok(false);
         };
-        assert!(!self.bye, "an event behind the goodbye");
+        assert!(!self.disconnected, "an event after DISC");
         match event {
             Event::Payload { .. } => {
-                assert!(self.incoming.is_empty(), "two payloads at once");
+                assert!(self.incoming.is_empty(), "overlapping payloads");
                 return Ok(true);
             }
             Event::Data { data, .. } => {
@@ -261,19 +259,19 @@ impl Machine for Server {
                     Request::Write(_) => std::mem::take(&mut self.incoming),
                     _ => Vec::new(),
                 };
-                self.waiting.push((request, payload));
+                self.pending.push((request, payload));
             }
             Event::Rejected { error, reply, .. } => {
-                let head = reply.parts()[0];
-                // In the same place in every header.
-                let cookie = head[8..16].try_into().expect("eight bytes");
+                let header = reply.parts()[0];
+                // The cookie is at the same offset in all headers.
+                let cookie = header[8..16].try_into().expect("eight bytes");
                 self.rejected.insert(u64::from_be_bytes(cookie), error.0);
                 reply.encode(&mut self.out).expect("room");
             }
-            Event::Disconnect => self.bye = true,
-            _ => panic!("an event that this driver does not know"),
+            Event::Disconnect => self.disconnected = true,
+            _ => panic!("unknown event"),
         }
-        self.heard += 1;
+        self.ended += 1;
         Ok(true)
     }
 
@@ -283,13 +281,13 @@ impl Machine for Server {
 
     fn check_need(&self, need: Need, held: usize) {
         match need {
-            Need::Header(n) => assert!(n > held, "{n} bytes needed, {held} are there"),
+            Need::Header(n) => assert!(n > held, "needs {n} bytes, has {held}"),
             Need::Payload { length, .. } => assert!(held == 0 && length > 0),
-            Need::Nothing => assert!(self.bye, "the session is not over"),
+            Need::Nothing => assert!(self.disconnected, "the session has not ended"),
         }
     }
 
-    fn read_past(&mut self, payload: &[u8]) {
+    fn read_directly(&mut self, payload: &[u8]) {
         let Need::Payload { offset, length, .. } = self.machine.need() else {
             panic!("payload is needed");
         };
@@ -299,6 +297,6 @@ impl Machine for Server {
     }
 
     fn ended(&self) -> usize {
-        self.heard
+        self.ended
     }
 }

@@ -1,4 +1,4 @@
-//! A server that says what a script tells it to.
+//! The server's messages that a script asks for.
 
 use nbd_codec::Framing;
 use nbd_codec::client::Request;
@@ -9,26 +9,27 @@ use nbd_codec::wire::number::{ChunkType, Command, ContextId, Cookie, ErrorValue}
 use nbd_codec::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
 use nbd_codec::wire::text::Text;
 
-use crate::script::{Extent, Measure, Reply};
+use super::script::Reply;
+use crate::script::{Extent, Length};
 
-/// The longest payload that is really made.
-const LONGEST: u64 = 3000;
+/// The longest payload to send.
+const MAX_PAYLOAD: u64 = 3000;
 
-/// The command that is answered.
+/// The command to reply to.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub framing: Framing,
     pub cookie: Cookie,
     pub request: Request,
-    /// The contexts that it asks for.
+    /// The contexts it asks for.
     pub contexts: Vec<ContextId>,
 }
 
 impl Target {
-    /// The bytes of a reply.
+    /// The bytes of one message.
     pub fn reply(&self, reply: &Reply) -> Vec<u8> {
-        let length_of = |measure: &Measure| measure.of(self.request.length);
-        let at = |skip: &Measure| self.request.offset.wrapping_add(length_of(skip));
+        let length_of = |measure: &Length| measure.of(self.request.length);
+        let at = |skip: &Length| self.request.offset.wrapping_add(length_of(skip));
         let mut scratch = Vec::new();
         match reply {
             Reply::Simple { error, fill } => self.simple(error_value(*error), *fill),
@@ -38,7 +39,7 @@ impl Target {
                 last,
                 fill,
             } => {
-                scratch.resize(length_of(length).min(LONGEST) as usize, *fill);
+                scratch.resize(length_of(length).min(MAX_PAYLOAD) as usize, *fill);
                 let offset = at(skip);
                 let data = &scratch;
                 self.chunk(&Chunk::OffsetData { offset, data }, *last)
@@ -65,7 +66,7 @@ impl Target {
                 rest,
                 last,
             } => {
-                scratch.resize((*message).min(LONGEST) as usize, b'e');
+                scratch.resize((*message).min(MAX_PAYLOAD) as usize, b'e');
                 let (error, message) = (ErrorValue((*error).into()), Text::new(&scratch));
                 let chunk = match kind % 4 {
                     0 | 1 => Chunk::ErrorOffset {
@@ -100,7 +101,8 @@ impl Target {
         }
     }
 
-    /// The bytes of a whole reply without a fault, in so many pieces.
+    /// The bytes of a whole, valid reply, in a number of messages that depends
+    /// on `pieces`.
     pub fn finish(&self, pieces: u8, fail: bool) -> Vec<u8> {
         let command = self.request.command;
         let payload = matches!(command, Command::READ | Command::BLOCK_STATUS);
@@ -135,9 +137,10 @@ impl Target {
             let length = self.request.length.clamp(1, u32::MAX.into());
             let half = (length / 2).max(1);
             for context in &self.contexts {
-                let extents = match pieces & 1 == 0 || half == length {
-                    true => vec![extent(length, 3)],
-                    false => vec![extent(half, 0), extent(length - half, 1)],
+                let extents = if pieces & 1 == 0 || half == length {
+                    vec![extent(length, 3)]
+                } else {
+                    vec![extent(half, 0), extent(length - half, 1)]
                 };
                 bytes.extend(self.status(*context, &extents, false));
             }
@@ -146,7 +149,7 @@ impl Target {
         bytes
     }
 
-    /// Data and holes that make up a read, the last first.
+    /// Data and holes that cover a read, in reverse order.
     fn content(&self, pieces: u8) -> Vec<u8> {
         let length = self.request.length;
         let pieces = u64::from(pieces % 5) + 1;
@@ -159,17 +162,18 @@ impl Target {
             };
             let length = length.min(size);
             let last = false;
-            // What is too long to be made is a hole.
-            let hole = length > LONGEST || piece % 2 == 1;
+            // A piece that is longer than `MAX_PAYLOAD` is sent as a hole.
+            let hole = length > MAX_PAYLOAD || piece % 2 == 1;
             let (skip, length) = (bytes_of(skip), bytes_of(length));
-            let reply = match hole {
-                true => Reply::Hole { skip, length, last },
-                false => Reply::Data {
+            let reply = if hole {
+                Reply::Hole { skip, length, last }
+            } else {
+                Reply::Data {
                     skip,
                     length,
                     last,
                     fill: piece as u8,
-                },
+                }
             };
             bytes.extend(self.reply(&reply));
         }
@@ -180,7 +184,7 @@ impl Target {
         let cookie = self.cookie;
         let mut bytes = SimpleReply { error, cookie }.encode().to_vec();
         if self.request.command == Command::READ && !error.is_error() {
-            let length = self.request.length.min(LONGEST) as usize;
+            let length = self.request.length.min(MAX_PAYLOAD) as usize;
             bytes.resize(bytes.len() + length, fill);
         }
         bytes
@@ -217,9 +221,10 @@ impl Target {
         if chunk.encode(&mut payload).is_err() {
             return payload;
         }
-        let flags = match last {
-            true => ReplyFlags::DONE,
-            false => ReplyFlags::NONE,
+        let flags = if last {
+            ReplyFlags::DONE
+        } else {
+            ReplyFlags::NONE
         };
         let mut bytes = match self.framing {
             Framing::Extended => ExtendedHeader {
@@ -245,11 +250,11 @@ impl Target {
     }
 }
 
-fn bytes_of(n: u64) -> Measure {
-    Measure::Bytes { n }
+fn bytes_of(n: u64) -> Length {
+    Length::Bytes { n }
 }
 
-/// Mostly success.
+/// In most cases no error.
 fn error_value(byte: u8) -> ErrorValue {
     match byte {
         5 | 12 | 22 | 28 | 75 | 95 | 108 => ErrorValue(byte.into()),

@@ -5,78 +5,78 @@ use nbd_codec::wire::greeting::Greeting;
 use nbd_codec::wire::option_reply::Info;
 use nbd_codec::wire::text::Text;
 
-use super::Client;
-use crate::reader::handshake::Heard;
+use super::Harness;
+use crate::reference::option_replies::Event;
 
-impl Client<'_> {
-    fn note_ready(&mut self) {
+impl Harness<'_> {
+    fn record_ready(&mut self) {
         assert!(!self.ready, "ready twice");
-        assert!(!self.failed, "ready behind a failure");
+        assert!(!self.failed, "ready after failed");
         self.ready = true;
     }
 
-    pub(super) fn note(&mut self, event: &handshake::Event) {
+    pub(super) fn record(&mut self, event: &handshake::Event) {
         use handshake::Event as E;
         let bytes = |text: Text| text.as_bytes().to_vec();
         if let E::Ack(_) | E::Refused { .. } | E::StartTls | E::Ready = event {
             self.ended += 1;
         }
-        let heard = match *event {
-            E::Greeting(Greeting::Newstyle(greeting)) => Heard::Greeting {
+        let events = match *event {
+            E::Greeting(Greeting::Newstyle(greeting)) => Event::Greeting {
                 oldstyle: None,
                 flags: greeting.flags.0.into(),
             },
-            E::Greeting(Greeting::Oldstyle(greeting)) => Heard::Greeting {
+            E::Greeting(Greeting::Oldstyle(greeting)) => Event::Greeting {
                 oldstyle: Some(greeting.size),
                 flags: u64::from(greeting.handshake_flags.0) << 16 | u64::from(greeting.flags.0),
             },
-            E::Server { name, description } => Heard::Server {
+            E::Server { name, description } => Event::Server {
                 name: bytes(name),
                 description: bytes(description),
             },
             E::Info(info) => heard_info(&info),
-            E::MetaContext { id, name } => Heard::MetaContext {
+            E::MetaContext { id, name } => Event::MetaContext {
                 id: id.0.into(),
                 name: bytes(name),
             },
-            E::Other { reply, data } => Heard::Other {
+            E::Other { reply, data } => Event::Other {
                 reply: reply.0.into(),
                 data: data.to_vec(),
             },
-            E::Skipped { reply, length } => Heard::Skipped {
+            E::Skipped { reply, length } => Event::Discarded {
                 reply: reply.0.into(),
                 length: length.into(),
             },
-            E::Ack(option) => Heard::Ack {
+            E::Ack(option) => Event::Ack {
                 option: option.0.into(),
             },
             E::Refused {
                 option,
                 error,
                 message,
-            } => Heard::Refused {
+            } => Event::Refused {
                 option: option.0.into(),
                 error: error.0.into(),
                 message: message.map(bytes),
             },
-            E::StartTls => Heard::StartTls,
+            E::StartTls => Event::StartTls,
             E::Ready => {
-                self.note_ready();
-                Heard::Ready
+                self.record_ready();
+                Event::Ready
             }
-            _ => panic!("an event that this driver does not know"),
+            _ => panic!("unknown event"),
         };
-        self.outcome.heard.push(heard);
+        self.outcome.events.push(events);
     }
 
-    pub(super) fn note_policy(&mut self, event: &connect::Event) {
+    pub(super) fn record_connector(&mut self, event: &connect::Event) {
         use connect::Event as E;
-        self.outcome.told.push(format!("{event:?}"));
+        self.outcome.connector_events.push(format!("{event:?}"));
         match event {
-            E::Ready => self.note_ready(),
+            E::Ready => self.record_ready(),
             E::Failed { .. } => {
                 assert!(!self.failed, "failed twice");
-                assert!(!self.ready, "failed behind ready");
+                assert!(!self.ready, "failed after ready");
                 self.failed = true;
             }
             _ => {}
@@ -84,7 +84,7 @@ impl Client<'_> {
     }
 }
 
-fn heard_info(info: &Info) -> Heard {
+fn heard_info(info: &Info) -> Event {
     let kind = info.info().0.into();
     let payload = match *info {
         Info::Export { size, flags } => {
@@ -95,7 +95,7 @@ fn heard_info(info: &Info) -> Heard {
             .map(u32::to_be_bytes)
             .concat(),
         Info::Other { data, .. } => data.to_vec(),
-        _ => panic!("information that this driver does not know"),
+        _ => panic!("unknown information"),
     };
-    Heard::Info { kind, payload }
+    Event::Info { kind, payload }
 }

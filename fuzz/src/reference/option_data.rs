@@ -1,4 +1,4 @@
-//! "Option types": the data of options, and what strings and queries are.
+//! "Option types": the data of options, strings and queries.
 
 use super::Stream;
 use super::options::{
@@ -6,7 +6,7 @@ use super::options::{
     STRUCTURED_REPLY,
 };
 
-/// The data of an option that is well formed.
+/// Well-formed data of an option.
 #[derive(Default)]
 pub(super) struct Data {
     pub(super) export: Vec<u8>,
@@ -15,7 +15,7 @@ pub(super) struct Data {
 }
 
 /// The data of an option; `None` if it is malformed.
-pub(super) fn parse(option: u64, data: &[u8]) -> Option<Data> {
+pub(super) fn parse_data(option: u64, data: &[u8]) -> Option<Data> {
     let mut parsed = Data::default();
     let mut stream = Stream { bytes: data, at: 0 };
     let text = |stream: &mut Stream| {
@@ -41,9 +41,9 @@ pub(super) fn parse(option: u64, data: &[u8]) -> Option<Data> {
     (stream.left() == 0).then_some(parsed)
 }
 
-/// Whether the data of an option is what it must be.
+/// Whether the data of an option is well formed.
 pub fn is_well_formed(option: u64, data: &[u8]) -> bool {
-    let parsed = parse(option, data);
+    let parsed = parse_data(option, data);
     let strings =
         |data: &Data| is_string(&data.export) && data.queries.iter().all(|query| is_string(query));
     parsed.as_ref().is_some_and(strings) && (option != EXPORT_NAME || is_string(data))

@@ -1,26 +1,26 @@
-//! Scripts of the handshake phase, server side: what the client says, and what
-//! the caller does about it.
+//! Scripts for the server's `Handshake`: the client's messages, and the
+//! caller's calls between them.
 
 use nbd_codec::server::{Export, MetaContext, Offer, TlsMode};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::option_reply::BlockSizes;
 
-use crate::script::{LimitsSetup, Tweak, framing};
-use crate::talk::{OptionScript, name};
-use crate::tape::{List, Rest};
-use crate::{choices, structures};
+use crate::client::handshake::script::OptionScript;
+use crate::format::{List, Rest};
+use crate::script::{LimitsSetup, Mutation, framing, name};
+use crate::{enums, structs};
 
-structures! {
-    pub struct Reception {
-        offer: OfferSetup,
+structs! {
+    pub struct Script {
+        config: ConfigSetup,
         exports: List<ExportSetup>,
-        /// What the machine says by itself is written at once.
-        prompt: bool,
-        steps: Rest<ReceptionStep>,
+        /// Whether `transmit` is called as soon as there is something to write.
+        writes_immediately: bool,
+        actions: Rest<Action>,
     }
 
-    pub struct OfferSetup {
-        /// In place of all else, for the first export.
+    pub struct ConfigSetup {
+        /// Serve the first export in the oldstyle, and ignore all other fields.
         oldstyle: u8,
         fixed: bool,
         no_zeroes: bool,
@@ -35,35 +35,35 @@ structures! {
         size: u64,
         flags: u16,
         block_sizes: u8,
-        /// Names, and whether they are wide.
-        contexts: List<ContextSetup>,
+        contexts: List<ExportContext>,
         requires: u8,
     }
 
-    pub struct ContextSetup {
+    pub struct ExportContext {
         name: u8,
         wide: bool,
     }
 }
 
-choices! {
-    pub enum ReceptionStep {
+enums! {
+    pub enum Action {
         ClientFlags { flags: u64 },
         /// The client sends an option.
         Option { option: OptionScript },
-        /// The same with a fault.
-        Tweaked { option: OptionScript, tweak: Tweak },
-        /// The client says anything.
+        /// The client sends a mutated option.
+        Mutated { option: OptionScript, mutation: Mutation },
+        /// The client sends arbitrary bytes.
         Raw { bytes: Vec<u8> },
-        /// The caller answers as a server does: the export that is asked for,
-        /// or that there is none; it writes what is due, and starts TLS.
+        /// The caller does what a server does: it writes what is due, grants or
+        /// refuses the export, starts TLS.
         Serve {},
-        /// The caller answers with an export, whatever was asked.
-        Grant { export: u8, room: u64 },
-        List { export: u8, room: u64 },
-        Done { room: u64 },
-        Refuse { error: u8, message: u8, room: u64 },
-        Transmit { room: u64 },
+        /// The caller grants an export, whatever the query. Buffers have
+        /// `space` bytes.
+        Grant { export: u8, space: u64 },
+        List { export: u8, space: u64 },
+        Done { space: u64 },
+        Refuse { error: u8, message: u8, space: u64 },
+        Transmit { space: u64 },
         ShutDown {},
         TlsEstablished {},
         TlsFailed {},
@@ -72,32 +72,35 @@ choices! {
     }
 }
 
-impl OfferSetup {
+impl ConfigSetup {
     pub fn oldstyle(&self) -> bool {
         self.oldstyle % 16 == 15
     }
 
-    pub fn offer(&self) -> Offer {
-        let mut offer = Offer::default();
-        offer.fixed = self.fixed;
-        offer.no_zeroes = self.no_zeroes;
-        offer.tls = match self.tls % 3 {
+    pub fn config(&self) -> Offer {
+        let mut config = Offer::default();
+        config.fixed = self.fixed;
+        config.no_zeroes = self.no_zeroes;
+        config.tls = match self.tls % 3 {
             0 => TlsMode::None,
             1 => TlsMode::Selective,
             _ => TlsMode::Forced,
         };
-        offer.framing = framing(self.framing);
-        offer.limits = self.limits.limits();
-        offer
+        config.framing = framing(self.framing);
+        config.limits = self.limits.limits();
+        config
     }
 }
 
 impl ExportSetup {
-    /// Its contexts, of which it is described.
+    /// The contexts, which the export borrows.
     pub fn contexts(&self) -> Vec<MetaContext<'static>> {
-        let context = |setup: &ContextSetup| match setup.wide {
-            true => MetaContext::wide(name(setup.name)),
-            false => MetaContext::narrow(name(setup.name)),
+        let context = |setup: &ExportContext| {
+            if setup.wide {
+                MetaContext::wide(name(setup.name))
+            } else {
+                MetaContext::narrow(name(setup.name))
+            }
         };
         self.contexts.0.iter().map(context).collect()
     }
@@ -114,7 +117,7 @@ impl ExportSetup {
                 preferred: 4096,
                 maximum: 1 << (12 + self.block_sizes % 19),
             },
-            // Any numbers at all, and mostly refused.
+            // Also values that the specification forbids.
             _ => BlockSizes {
                 minimum: 1 << (self.block_sizes % 18),
                 preferred: 1 << (self.block_sizes % 29),

@@ -1,15 +1,16 @@
-//! What a session told its caller, in plain numbers: the language in which
-//! the machines, run in different ways, and the reader are compared.
+//! Replies as plain values, in which runs and the reference parser are
+//! compared.
 
-/// Something the server said about a command.
+/// One event of a reply to a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fact {
+pub enum ReplyEvent {
     Data {
         cookie: u64,
         offset: u64,
         bytes: Vec<u8>,
     },
-    /// Payload that was only reported, with `advance`, and never existed.
+    /// Payload that the caller claimed to have read directly, which did not
+    /// exist.
     Reported {
         cookie: u64,
         offset: u64,
@@ -33,27 +34,27 @@ pub enum Fact {
         offset: Option<u64>,
         message: Option<Vec<u8>>,
     },
-    /// Zero is success.
+    /// Zero means success.
     Done { cookie: u64, error: u32 },
 }
 
-impl Fact {
+impl ReplyEvent {
     pub fn is_done(&self) -> bool {
         matches!(self, Self::Done { .. })
     }
 }
 
-/// Appends a fact; what only continues the last one is joined to it, because
-/// how much of it comes at once depends on how the input was cut.
-pub fn push(facts: &mut Vec<Fact>, fact: Fact) {
-    match (facts.last_mut(), &fact) {
+/// Appends an event. Content and extents that continue the last event are
+/// joined to it, because their pieces depend on how the input arrived.
+pub fn push(reply_events: &mut Vec<ReplyEvent>, fact: ReplyEvent) {
+    match (reply_events.last_mut(), &fact) {
         (
-            Some(Fact::Data {
+            Some(ReplyEvent::Data {
                 cookie,
                 offset,
                 bytes,
             }),
-            Fact::Data {
+            ReplyEvent::Data {
                 cookie: next_cookie,
                 offset: next_offset,
                 bytes: next,
@@ -62,14 +63,14 @@ pub fn push(facts: &mut Vec<Fact>, fact: Fact) {
             bytes.extend(next);
         }
         (
-            Some(Fact::Status {
+            Some(ReplyEvent::Status {
                 cookie,
                 context,
                 wide,
                 offset,
                 extents,
             }),
-            Fact::Status {
+            ReplyEvent::Status {
                 cookie: next_cookie,
                 context: next_context,
                 wide: next_wide,
@@ -84,6 +85,6 @@ pub fn push(facts: &mut Vec<Fact>, fact: Fact) {
         {
             extents.extend(next);
         }
-        _ => facts.push(fact),
+        _ => reply_events.push(fact),
     }
 }

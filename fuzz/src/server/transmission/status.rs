@@ -1,4 +1,4 @@
-//! Block status, narrow and wide.
+//! Replies to block status requests.
 
 use nbd_codec::Width;
 use nbd_codec::server::{BlockStatus32, BlockStatus64, Request};
@@ -7,16 +7,16 @@ use nbd_codec::wire::number::ContextId;
 
 use super::answer::Left;
 use super::script::Answer;
-use super::{Ask, Server, Token};
-use crate::facts::{Fact, push};
-use crate::script::{Extent, Measure};
-use crate::tape::List;
+use super::{Harness, RequestFields, Token};
+use crate::format::List;
+use crate::reply_event::{ReplyEvent, push};
+use crate::script::{Extent, Length};
 
-/// The two widths have the same rules and differ in their extents.
+/// The two widths differ only in their extents.
 macro_rules! statuses {
     ($($call:ident $token:ident $extent:ident $word:ident $wide:literal;)*) => {$(
-        impl Server {
-            pub(super) fn $call(&mut self, status: $token, ask: &Ask, answer: &Answer) -> Left {
+        impl Harness {
+            pub(super) fn $call(&mut self, status: $token, fields: &RequestFields, answer: &Answer) -> Left {
                 let kept = |status| Some(Token::Request(Request::$token(status)));
                 match answer {
                     // One extent for each context.
@@ -24,52 +24,54 @@ macro_rules! statuses {
                         let mut status = status;
                         while let Some(first) = status.contexts().next() {
                             let minimum = self.terms().constraints().minimum.max(1);
-                            let length = ask.length.min(u32::MAX.into());
+                            let length = fields.length.min(u32::MAX.into());
                             let answer = whole(length - length % u64::from(minimum));
-                            match self.$call(status, ask, &answer) {
+                            match self.$call(status, fields, &answer) {
                                 Some(Token::Request(Request::$token(rest))) => status = rest,
                                 left => return left,
                             }
                             if status.contexts().next() == Some(first) {
-                                // Refused: block sizes of no sense.
+                                // Rejected, because the block sizes are
+                                // invalid.
                                 break;
                             }
                         }
                         kept(status)
                     }
-                    Answer::Status { context, extents, cut, room } => {
+                    Answer::Status { context, extents, truncate, space } => {
                         let missing: Vec<_> = status.contexts().collect();
                         let id = missing.get(usize::from(*context)).copied();
                         let id = id.unwrap_or(ContextId((*context).into()));
                         let extents: Vec<$extent> = extents.0.iter().map(|extent| $extent {
-                            length: extent.length.of(ask.length) as $word,
+                            length: extent.length.of(fields.length) as $word,
                             flags: extent.flags as $word,
                         }).collect();
                         let before = format!("{status:?}");
-                        let mut buffer = vec![0; (*room).min(1000) as usize];
+                        let mut buffer = vec![0; (*space).min(1000) as usize];
                         let space = buffer.len();
                         let mut sink = &mut buffer[..];
-                        let list = match cut {
-                            true => status.cut(extents.iter().copied()).collect(),
-                            false => extents,
+                        let list = if *truncate {
+                            status.cut(extents.iter().copied()).collect()
+                        } else {
+                            extents
                         };
                         let result = status.answer(id, list.iter().copied(), &mut sink);
                         let written = space - sink.len();
                         buffer.truncate(written);
                         match result {
                             Ok(rest) => {
-                                assert!(missing.contains(&id), "a context that is answered");
+                                assert!(missing.contains(&id), "replied for a context twice");
                                 self.outcome.written.extend(&buffer);
-                                self.say_status(ask, id, $wide, list.iter().map(|extent| {
+                                self.expect_status(fields, id, $wide, list.iter().map(|extent| {
                                     (extent.length.into(), extent.flags.into())
                                 }).collect());
                                 if rest.is_none() {
-                                    self.say_done(ask, 0);
+                                    self.expect_done(fields, 0);
                                 }
                                 rest.and_then(kept)
                             }
                             Err(returned) => {
-                                assert_eq!(written, 0, "written and refused");
+                                assert_eq!(written, 0, "a failed call wrote");
                                 kept(self.returned(&before, returned))
                             }
                         }
@@ -86,8 +88,14 @@ statuses! {
     status64 BlockStatus64 Extent64 u64 true;
 }
 
-impl Server {
-    fn say_status(&mut self, ask: &Ask, id: ContextId, wide: bool, extents: Vec<(u64, u64)>) {
+impl Harness {
+    fn expect_status(
+        &mut self,
+        fields: &RequestFields,
+        id: ContextId,
+        wide: bool,
+        extents: Vec<(u64, u64)>,
+    ) {
         let context = self
             .terms()
             .contexts
@@ -96,25 +104,25 @@ impl Server {
         let many = context.is_some_and(|context| context.width == Width::Wide);
         assert!(many || extents.iter().all(|extent| extent.1 < 1 << 32));
         push(
-            &mut self.answers,
-            Fact::Status {
-                cookie: ask.cookie,
+            &mut self.expected,
+            ReplyEvent::Status {
+                cookie: fields.cookie,
                 context: id.0,
                 wide,
-                offset: ask.offset,
+                offset: fields.offset,
                 extents,
             },
         );
     }
 }
 
-/// One extent for the next context, with room enough.
+/// One extent for the next context, with enough space.
 fn whole(n: u64) -> Answer {
-    let length = Measure::Bytes { n };
+    let length = Length::Bytes { n };
     Answer::Status {
         context: 0,
         extents: List(vec![Extent { length, flags: 3 }]),
-        cut: false,
-        room: 1000,
+        truncate: false,
+        space: 1000,
     }
 }

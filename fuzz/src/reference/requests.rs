@@ -1,61 +1,61 @@
-//! "Transmission phase": what a server must make of the requests of a client.
+//! "Transmission phase": the client's requests.
 
-use super::transmission::Framing;
-use super::{Read, Stream, Verdict, must};
+use super::replies::Framing;
+use super::{Parse, Stream, Validity, ensure};
 
 #[derive(Debug, Clone)]
-pub struct Terms {
+pub struct Config {
     pub framing: Framing,
     pub size: u64,
     /// The transmission flags.
     pub flags: u64,
     pub minimum: u64,
     pub maximum: u64,
-    /// The contexts selected.
+    /// The selected contexts.
     pub contexts: Vec<u64>,
-    /// Policy: the longest payload that is read in order to refuse it.
-    pub longest_payload: u64,
+    /// Policy: the longest payload to discard.
+    pub max_payload: u64,
     /// Policy: the longest effect of a command without data.
-    pub longest_effect: u64,
+    pub max_effect: u64,
 }
 
-/// What the server does meanwhile; known to a request that was not all there
-/// when so much of the stream was.
+/// A change at the server. It applies to requests that were incomplete when
+/// this many bytes had arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     ShutDown,
     Resized(u64),
 }
 
-/// A request as it stands in the stream.
+/// The fields of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub kind: u64,
     pub flags: u64,
     pub cookie: u64,
     pub offset: u64,
-    /// Of the effect.
+    /// The length of the effect.
     pub length: u64,
-    /// The contexts that it asks for.
+    /// The contexts it asks for.
     pub contexts: Vec<u64>,
 }
 
-/// What becomes of it.
+/// One request, or a part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
-    /// The payload of a write that will be done, as far as it is there.
+pub enum Event {
+    /// The payload of a valid write, as much as has arrived.
     Payload {
         request: Request,
         bytes: Vec<u8>,
     },
-    /// To be done.
+    /// A valid request.
     Request(Request),
-    /// To be refused, for one of these errors.
-    Refused {
+    /// An invalid request, and the errors that apply.
+    Rejected {
         request: Request,
         errors: Vec<u64>,
     },
-    Bye,
+    Disconnect,
 }
 
 const READ: u64 = 0;
@@ -92,50 +92,50 @@ const ENOSPC: u64 = 28;
 const EOVERFLOW: u64 = 75;
 const ESHUTDOWN: u64 = 108;
 
-struct Reader<'a> {
-    terms: &'a Terms,
+struct Parser<'a> {
+    config: &'a Config,
     stream: Stream<'a>,
     changes: &'a [(usize, Change)],
     size: u64,
-    /// The largest size there ever was.
+    /// The largest size so far.
     largest: u64,
     shutting_down: bool,
-    heard: Vec<Heard>,
+    events: Vec<Event>,
 }
 
-/// Reads everything a client has said during transmission.
-pub fn read(terms: &Terms, changes: &[(usize, Change)], bytes: &[u8]) -> (Vec<Heard>, Verdict) {
-    let mut reader = Reader {
-        terms,
+/// Parses all bytes of a client during transmission.
+pub fn parse(config: &Config, changes: &[(usize, Change)], bytes: &[u8]) -> (Vec<Event>, Validity) {
+    let mut parser = Parser {
+        config,
         stream: Stream { bytes, at: 0 },
         changes,
-        size: terms.size,
-        largest: terms.size,
+        size: config.size,
+        largest: config.size,
         shutting_down: false,
-        heard: Vec::new(),
+        events: Vec::new(),
     };
-    // What stands behind the goodbye is not read.
-    while reader.stream.left() > 0 && reader.heard.last() != Some(&Heard::Bye) {
-        if let Err(verdict) = reader.request() {
-            return (reader.heard, verdict);
+    // Bytes after DISC are ignored.
+    while parser.stream.left() > 0 && parser.events.last() != Some(&Event::Disconnect) {
+        if let Err(validity) = parser.request() {
+            return (parser.events, validity);
         }
     }
-    (reader.heard, Verdict::Good)
+    (parser.events, Validity::Valid)
 }
 
-impl Reader<'_> {
+impl Parser<'_> {
     /// "Request message"
-    fn request(&mut self) -> Read<()> {
-        let extended = self.terms.framing == Framing::Extended;
+    fn request(&mut self) -> Parse<()> {
+        let extended = self.config.framing == Framing::Extended;
         let magic = if extended { 0x21e41c71 } else { 0x25609513 };
-        must(self.stream.number(4)? == magic, "magic")?;
-        self.stream.expect(if extended { 28 } else { 24 })?;
+        ensure(self.stream.number(4)? == magic, "magic")?;
+        self.stream.require(if extended { 28 } else { 24 })?;
         let flags = self.stream.number(2)?;
         let kind = self.stream.number(2)?;
         let cookie = self.stream.number(8)?;
         let offset = self.stream.number(8)?;
         let length = self.stream.number(if extended { 8 } else { 4 })?;
-        self.catch_up();
+        self.apply_changes();
         let mut request = Request {
             kind,
             flags,
@@ -145,77 +145,80 @@ impl Reader<'_> {
             contexts: Vec::new(),
         };
         if kind == DISC {
-            self.heard.push(Heard::Bye);
+            self.events.push(Event::Disconnect);
             return Ok(());
         }
-        // Policy: a write has its data, even if it does not say so.
-        let payload = match kind == WRITE || extended && flags & PAYLOAD_LEN != 0 {
-            true => length,
-            false => 0,
+        // Policy: a write has a payload even without PAYLOAD_LEN.
+        let payload = if kind == WRITE || extended && flags & PAYLOAD_LEN != 0 {
+            length
+        } else {
+            0
         };
         // "A server SHOULD initiate hard disconnect if a client sets the
         // NBD_CMD_FLAG_PAYLOAD_LEN flag and uses a length larger than a
         // server's advertised or default maximum payload length". Policy: with
-        // compact headers more may be read.
-        let bound = match extended {
-            true => self.terms.maximum,
-            false => self.terms.maximum.max(self.terms.longest_payload),
+        // compact headers more may be discarded.
+        let bound = if extended {
+            self.config.maximum
+        } else {
+            self.config.maximum.max(self.config.max_payload)
         };
-        must(payload <= bound, "a payload that nobody can mean")?;
-        let mut errors = self.form(&request, payload);
+        ensure(payload <= bound, "payload is too long")?;
+        let mut errors = self.request_errors(&request, payload);
         if kind == BLOCK_STATUS {
-            request.contexts = self.terms.contexts.clone();
+            request.contexts = self.config.contexts.clone();
         }
         if kind == BLOCK_STATUS && payload > 0 && errors.is_empty() {
             // "NBD_CMD_BLOCK_STATUS": effect length, then ids.
-            self.stream.expect(payload)?;
+            self.stream.require(payload)?;
             request.length = self.stream.number(8)?;
             request.contexts.clear();
             for _ in 0..(payload - 8) / 4 {
                 request.contexts.push(self.stream.number(4)?);
             }
-            self.catch_up();
+            self.apply_changes();
             if self.shutting_down {
                 errors.push(ESHUTDOWN);
             }
             let ids = &request.contexts;
-            let selected = |id| self.terms.contexts.contains(id);
-            let twice = |n: usize| ids[..n].contains(&ids[n]);
-            if !ids.iter().all(selected) || (0..ids.len()).any(twice) {
+            let selected = |id| self.config.contexts.contains(id);
+            let is_repeated = |n: usize| ids[..n].contains(&ids[n]);
+            if !ids.iter().all(selected) || (0..ids.len()).any(is_repeated) {
                 errors.push(EINVAL);
             }
-            errors.extend(self.range(&request));
-            self.judged(request, errors);
+            errors.extend(self.range_errors(&request));
+            self.push_outcome(request, errors);
             return Ok(());
         }
-        errors.extend(self.range(&request));
+        errors.extend(self.range_errors(&request));
         if errors.is_empty() && kind == WRITE {
             let bytes = self.stream.bytes(payload.min(self.stream.left()))?.to_vec();
-            let torn = (bytes.len() as u64) < payload;
+            let incomplete = (bytes.len() as u64) < payload;
             let payload = request.clone();
-            self.heard.push(Heard::Payload {
+            self.events.push(Event::Payload {
                 request: payload,
                 bytes,
             });
-            if torn {
-                return Err(Verdict::Torn);
+            if incomplete {
+                return Err(Validity::Incomplete);
             }
         } else {
             self.stream.bytes(payload)?;
         }
-        self.judged(request, errors);
+        self.push_outcome(request, errors);
         Ok(())
     }
 
-    fn judged(&mut self, request: Request, errors: Vec<u64>) {
-        self.heard.push(match errors.is_empty() {
-            true => Heard::Request(request),
-            false => Heard::Refused { request, errors },
+    fn push_outcome(&mut self, request: Request, errors: Vec<u64>) {
+        self.events.push(if errors.is_empty() {
+            Event::Request(request)
+        } else {
+            Event::Rejected { request, errors }
         });
     }
 
-    /// What the server has done before it had all of what was read by now.
-    fn catch_up(&mut self) {
+    /// Applies the changes before the last byte parsed arrived.
+    fn apply_changes(&mut self) {
         while let Some(((at, change), rest)) = self.changes.split_first() {
             if *at >= self.stream.at {
                 break;
@@ -231,35 +234,35 @@ impl Reader<'_> {
         }
     }
 
-    /// Everything that is wrong with a request, but for its range.
-    fn form(&self, request: &Request, payload: u64) -> Vec<u64> {
+    /// All errors of a request other than those of its range.
+    fn request_errors(&self, request: &Request, payload: u64) -> Vec<u64> {
         let mut errors = Vec::new();
-        let mut fault = |wrong: bool, error| {
-            if wrong {
+        let mut add_if = |applies: bool, error| {
+            if applies {
                 errors.push(error);
             }
         };
         let kind = request.kind;
-        let has = |flag| self.terms.flags & flag != 0;
-        fault(self.shutting_down, ESHUTDOWN);
+        let has = |flag| self.config.flags & flag != 0;
+        add_if(self.shutting_down, ESHUTDOWN);
         // "The server MUST return NBD_EPERM for writes on a read-only export."
         let writes = [WRITE, TRIM, WRITE_ZEROES, RESIZE].contains(&kind);
-        fault(writes && has(READ_ONLY), EPERM);
-        let chunks = self.terms.framing != Framing::Simple;
+        add_if(writes && has(READ_ONLY), EPERM);
+        let chunks = self.config.framing != Framing::Simple;
         let known = match kind {
             READ | WRITE => true,
             FLUSH => has(SEND_FLUSH),
             TRIM => has(SEND_TRIM),
             CACHE => has(SEND_CACHE),
             WRITE_ZEROES => has(SEND_WRITE_ZEROES),
-            BLOCK_STATUS => chunks && !self.terms.contexts.is_empty(),
+            BLOCK_STATUS => chunks && !self.config.contexts.is_empty(),
             RESIZE => has(SEND_RESIZE),
             _ => false,
         };
-        fault(!known, EINVAL);
-        // "Command flags". Policy: FUA does no harm where it means nothing.
+        add_if(!known, EINVAL);
+        // "Command flags". Policy: FUA is accepted with all commands.
         for flag in (0..16).map(|bit| 1 << bit) {
-            let allowed = match flag {
+            let check_refusal = match flag {
                 FUA => has(SEND_FUA),
                 NO_HOLE => kind == WRITE_ZEROES,
                 DF => kind == READ && has(SEND_DF),
@@ -271,25 +274,25 @@ impl Reader<'_> {
                         BLOCK_STATUS => has(BLOCK_STATUS_PAYLOAD),
                         _ => false,
                     };
-                    self.terms.framing == Framing::Extended && taken
+                    self.config.framing == Framing::Extended && taken
                 }
                 _ => false,
             };
-            fault(request.flags & flag != 0 && !allowed, EINVAL);
+            add_if(request.flags & flag != 0 && !check_refusal, EINVAL);
         }
-        fault(kind == WRITE && payload > self.terms.maximum, EINVAL);
+        add_if(kind == WRITE && payload > self.config.maximum, EINVAL);
         if kind == BLOCK_STATUS && request.flags & PAYLOAD_LEN != 0 {
-            // Policy: more ids than contexts are one of them twice.
+            // Policy: more ids than contexts contain a duplicate.
             let ids = payload.saturating_sub(8) / 4;
-            let many = self.terms.contexts.len() as u64;
-            let whole = payload == 8 + 4 * ids;
-            fault(!whole || ids == 0 || ids > many, EINVAL);
+            let many = self.config.contexts.len() as u64;
+            let is_complete = payload == 8 + 4 * ids;
+            add_if(!is_complete || ids == 0 || ids > many, EINVAL);
         }
         errors
     }
 
     /// "Size constraints"
-    fn range(&self, request: &Request) -> Vec<u64> {
+    fn range_errors(&self, request: &Request) -> Vec<u64> {
         let Request {
             kind,
             flags,
@@ -301,9 +304,9 @@ impl Reader<'_> {
         if kind == FLUSH || kind == RESIZE {
             return errors;
         }
-        let minimum = self.terms.minimum;
-        let maximum = self.terms.maximum;
-        // Policy: what nobody has defined is refused.
+        let minimum = self.config.minimum;
+        let maximum = self.config.maximum;
+        // Policy: a length of zero is rejected.
         if length == 0 || offset % minimum != 0 || length % minimum != 0 {
             errors.push(EINVAL);
         }
@@ -313,14 +316,14 @@ impl Reader<'_> {
             let space = kind == WRITE || kind == WRITE_ZEROES || gone;
             errors.push(if space { ENOSPC } else { EINVAL });
         }
-        let simple = self.terms.framing == Framing::Simple;
+        let simple = self.config.framing == Framing::Simple;
         let fast = kind == WRITE_ZEROES && flags & FAST_ZERO != 0;
         let too_long = match kind {
             READ if simple => (length > maximum).then_some(EINVAL),
-            // A chunk of data says its length in 32 bits, offset included.
+            // The length of a data chunk has 32 bits and includes its offset.
             READ => (length > maximum.min((1 << 32) - 9)).then_some(EOVERFLOW),
             TRIM | CACHE | WRITE_ZEROES if !fast => {
-                (length > self.terms.longest_effect).then_some(EOVERFLOW)
+                (length > self.config.max_effect).then_some(EOVERFLOW)
             }
             _ => None,
         };

@@ -1,5 +1,5 @@
-//! Scripts of the handshake phase, client side: what the caller does, and what
-//! the server says meanwhile.
+//! Scripts for the client's `Handshake` and `Connector`: the caller's calls, and
+//! the server's messages between them.
 
 use nbd_codec::wire::flags::{HandshakeFlags, TransmissionFlags};
 use nbd_codec::wire::greeting::{ExportNameReply, NewstyleGreeting, OldstyleGreeting};
@@ -8,20 +8,20 @@ use nbd_codec::wire::option::OptionRequest;
 use nbd_codec::wire::option_reply::{BlockSizes, Info, OptionReply};
 use nbd_codec::wire::text::Text;
 
-use crate::script::{LimitsSetup, Tweak};
-use crate::tape::{List, Rest};
-use crate::{choices, structures};
+use crate::format::{List, Rest};
+use crate::script::{LimitsSetup, Mutation, name};
+use crate::{enums, structs};
 
-structures! {
-    pub struct Talk {
+structs! {
+    pub struct Script {
         tls: u8,
         limits: LimitsSetup,
-        /// For `Connect` only.
-        plan: PlanSetup,
-        steps: Rest<TalkStep>,
+        /// For `Connector` only.
+        config: ConfigSetup,
+        actions: Rest<Action>,
     }
 
-    pub struct PlanSetup {
+    pub struct ConfigSetup {
         export: u8,
         contexts: List<QuerySetup>,
         framing: u8,
@@ -34,27 +34,27 @@ structures! {
     }
 }
 
-choices! {
-    pub enum TalkStep {
-        /// The server greets.
+enums! {
+    pub enum Action {
+        /// The server sends a greeting.
         Greeting { kind: u8, flags: u16, size: u64 },
-        /// The caller answers the greeting.
-        ClientFlags { wanted: u8, room: u8 },
-        /// The caller sends an option; the policy sends what is due, if there
-        /// is room.
-        Send { option: OptionScript, room: u64 },
-        /// The server answers what was sent last without a fault.
+        /// The caller sends its client flags.
+        ClientFlags { wanted: u8, space: u8 },
+        /// The caller sends an option; with `Connector`, the option that is due.
+        /// Buffers have `space` bytes.
+        Send { option: OptionScript, space: u64 },
+        /// The server sends the whole, valid reply to the last option.
         Finish { how: u8, size: u64, flags: u16 },
-        /// The server says something of which all lengths are right.
-        Reply { option: u8, reply: TalkReply },
-        /// The same with a fault.
-        Tweaked { option: u8, reply: TalkReply, tweak: Tweak },
-        /// The server answers `EXPORT_NAME`, with so many zeroes.
+        /// The server sends a message whose length fields are consistent.
+        Reply { option: u8, reply: Reply },
+        /// The server sends a mutated message.
+        Mutated { option: u8, reply: Reply, mutation: Mutation },
+        /// The server replies to `EXPORT_NAME`, with any number of zeroes.
         ExportName { size: u64, flags: u16, zeroes: u8 },
-        /// The server says anything.
+        /// The server sends arbitrary bytes.
         Raw { bytes: Vec<u8> },
-        /// The caller selects contexts whose width it knows.
-        Select { export: u8, queries: List<QuerySetup>, room: u64 },
+        /// The caller selects contexts and states their widths.
+        Select { export: u8, queries: List<QuerySetup>, space: u64 },
         TlsEstablished {},
         TlsFailed {},
         /// The connection ends.
@@ -75,7 +75,7 @@ choices! {
         Other { option: u64, data: Vec<u8> },
     }
 
-    pub enum TalkReply {
+    pub enum Reply {
         Ack {},
         Export { size: u64, flags: u16 },
         BlockSize { minimum: u64, preferred: u64, maximum: u64 },
@@ -88,35 +88,15 @@ choices! {
     }
 }
 
-/// Export names, context names, messages: some that break the rules.
-pub fn name(index: u8) -> &'static str {
-    const LONG: &str = match str::from_utf8(&[b'l'; 4097]) {
-        Ok(text) => text,
-        Err(_) => "",
-    };
-    match index {
-        1 => "disk",
-        2 => "base:allocation",
-        3 => "x-wide:map",
-        4 => "qemu:allocation-depth",
-        5 => "b\u{e4}r",
-        250 => LONG.split_at(255).0,
-        251 => LONG.split_at(4096).0,
-        252 => LONG,
-        253 => "nul\0",
-        _ => "",
-    }
-}
-
 impl OptionScript {
-    /// The bytes of the option; none for what has no encoding.
+    /// The bytes of the option; empty if it cannot be encoded.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let _ = self.with(|option| option.encode(&mut bytes));
         bytes
     }
 
-    /// Calls with the option, which may borrow what is made here.
+    /// Calls `call` with the option, which borrows from this function.
     pub fn with<T>(&self, call: impl FnOnce(&OptionRequest) -> T) -> T {
         use nbd_codec::wire::option::{InfoRequest, MetaContextRequest};
         let infos = |requests: &List<u8>| -> Vec<InfoType> {
@@ -162,8 +142,8 @@ impl OptionScript {
     }
 }
 
-impl TalkReply {
-    /// The bytes of a reply to an option.
+impl Reply {
+    /// The bytes of a reply to `option`; empty if it cannot be encoded.
     pub fn bytes(&self, option: OptionType) -> Vec<u8> {
         let text = |index: &u8| Text::from(name(*index));
         let reply = match self {
@@ -204,7 +184,6 @@ impl TalkReply {
             },
         };
         let mut bytes = Vec::new();
-        // What has no encoding is not said.
         let _ = reply.encode(option, &mut bytes);
         bytes
     }
@@ -233,7 +212,7 @@ pub fn greeting(kind: u8, flags: u16, size: u64) -> Vec<u8> {
     }
 }
 
-/// The bytes of the answer to `EXPORT_NAME`.
+/// The bytes of the reply to `EXPORT_NAME`.
 pub fn export_name(size: u64, flags: u16, zeroes: usize) -> Vec<u8> {
     let flags = TransmissionFlags(flags);
     let mut bytes = ExportNameReply { size, flags }.encode().to_vec();
@@ -241,14 +220,14 @@ pub fn export_name(size: u64, flags: u16, zeroes: usize) -> Vec<u8> {
     bytes
 }
 
-/// The bytes of a whole answer without a fault. `how`: which error, if any;
-/// how many contexts are granted otherwise.
+/// The bytes of all valid replies to an option: error number `how` if there is
+/// one, otherwise success, with a number of contexts that depends on `how`.
 pub fn finish(option: OptionType, how: u8, size: u64, flags: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut say = |reply: TalkReply| bytes.extend(reply.bytes(option));
+    let mut add = |reply: Reply| bytes.extend(reply.bytes(option));
     if let 1..=12 = how {
         let message = 1;
-        say(TalkReply::Error {
+        add(Reply::Error {
             error: how,
             message,
         });
@@ -257,24 +236,24 @@ pub fn finish(option: OptionType, how: u8, size: u64, flags: u16) -> Vec<u8> {
     match option {
         OptionType::LIST => {
             let (name, description) = (1, how);
-            say(TalkReply::Server { name, description });
+            add(Reply::Server { name, description });
         }
         OptionType::INFO | OptionType::GO => {
-            say(TalkReply::BlockSize {
+            add(Reply::BlockSize {
                 minimum: 1 << (how % 17),
                 preferred: 1 << 16,
                 maximum: 1 << 25,
             });
-            say(TalkReply::Export { size, flags });
+            add(Reply::Export { size, flags });
         }
         OptionType::LIST_META_CONTEXT | OptionType::SET_META_CONTEXT => {
             for id in 0..(how % 5).into() {
                 let name = id as u8 + 2;
-                say(TalkReply::MetaContext { id, name });
+                add(Reply::MetaContext { id, name });
             }
         }
         _ => {}
     }
-    say(TalkReply::Ack {});
+    add(Reply::Ack {});
     bytes
 }

@@ -1,11 +1,11 @@
-//! What every event is checked against.
+//! The checks of all events.
 
 use nbd_codec::Framing;
-use nbd_codec::server::{Event, Reply, Request};
+use nbd_codec::server::{Event as TransmissionEvent, Reply, Request};
 use nbd_codec::wire::number::{Command, ContextId, Cookie};
 
-use super::{Ask, Held, Server, Token, Told};
-use crate::facts::{Fact, push};
+use super::{Event, Harness, Pending, RequestFields, Token};
+use crate::reply_event::{ReplyEvent, push};
 
 const FUA: u64 = 1;
 const NO_HOLE: u64 = 1 << 1;
@@ -13,17 +13,17 @@ const DF: u64 = 1 << 2;
 const REQ_ONE: u64 = 1 << 3;
 const FAST_ZERO: u64 = 1 << 4;
 
-impl Server {
-    pub(super) fn note(&mut self, event: Event) {
+impl Harness {
+    pub(super) fn record(&mut self, event: TransmissionEvent) {
         match event {
-            Event::Request(request) => self.note_request(request),
-            Event::Payload {
+            TransmissionEvent::Request(request) => self.record_request(request),
+            TransmissionEvent::Payload {
                 cookie,
                 offset,
                 length,
             } => {
                 assert!(length > 0, "a write of nothing");
-                self.outcome.told.push(Told::Payload {
+                self.outcome.events.push(Event::Payload {
                     cookie: cookie.0,
                     offset,
                     length: length.into(),
@@ -31,44 +31,44 @@ impl Server {
                     reported: 0,
                 });
             }
-            Event::Data {
+            TransmissionEvent::Data {
                 cookie,
                 offset,
                 data,
-            } => self.note_data(cookie, offset, data),
-            Event::Rejected {
+            } => self.record_data(cookie, offset, data),
+            TransmissionEvent::Rejected {
                 command,
                 error,
                 reply,
             } => {
                 assert!(error.is_error());
-                self.outcome.told.push(Told::Refused {
+                self.outcome.events.push(Event::Rejected {
                     kind: command.0.into(),
                     error: error.0.into(),
                 });
-                self.places.push(self.outcome.written.len());
-                self.note_rejection(error.0, &reply);
+                self.written_at.push(self.outcome.written.len());
+                self.record_rejection(error.0, &reply);
             }
-            Event::Disconnect => self.outcome.told.push(Told::Bye),
-            _ => panic!("an event that this driver does not know"),
+            TransmissionEvent::Disconnect => self.outcome.events.push(Event::Disconnect),
+            _ => panic!("unknown event"),
         }
-        let whole = !matches!(self.outcome.told.last(), Some(Told::Payload { .. }));
-        self.heard += usize::from(whole);
+        let whole = !matches!(self.outcome.events.last(), Some(Event::Payload { .. }));
+        self.ended += usize::from(whole);
     }
 
-    /// What is said to a client whose request was not handed out.
-    fn note_rejection(&mut self, error: u32, reply: &Reply) {
-        let [head, text, _] = reply.parts();
+    /// The reply to a request that the state machine rejected.
+    fn record_rejection(&mut self, error: u32, reply: &Reply) {
+        let [header, text, _] = reply.parts();
         let message = Some(text.to_vec());
         let simple = self.setup.common.framing() == Framing::Simple;
-        // In the same place in every header.
-        let cookie = head[8..16].try_into().expect("eight bytes");
+        // The cookie is at the same offset in all headers.
+        let cookie = header[8..16].try_into().expect("eight bytes");
         let cookie = u64::from_be_bytes(cookie);
         if !simple {
             let offset = None;
             push(
-                &mut self.answers,
-                Fact::Error {
+                &mut self.expected,
+                ReplyEvent::Error {
                     cookie,
                     error,
                     offset,
@@ -76,79 +76,85 @@ impl Server {
                 },
             );
         }
-        push(&mut self.answers, Fact::Done { cookie, error });
+        push(&mut self.expected, ReplyEvent::Done { cookie, error });
         self.write(reply);
     }
 
-    pub(super) fn note_data(&mut self, cookie: Cookie, offset: u64, data: &[u8]) {
-        assert!(!data.is_empty(), "data of no bytes");
-        let left = self.outcome.told.last().and_then(Told::left);
+    pub(super) fn record_data(&mut self, cookie: Cookie, offset: u64, data: &[u8]) {
+        assert!(!data.is_empty(), "empty data");
+        let left = self.outcome.events.last().and_then(Event::left);
         let (of, at, left) = left.expect("data of a payload");
         assert_eq!((cookie.0, offset), (of, at), "data in order");
         assert!(data.len() as u64 <= left, "more data than a payload");
-        if let Some(Told::Payload { bytes, .. }) = self.outcome.told.last_mut() {
+        if let Some(Event::Payload { bytes, .. }) = self.outcome.events.last_mut() {
             bytes.extend(data);
         }
     }
 
-    fn note_request(&mut self, request: Request) {
-        let ask = ask(&request);
-        assert_eq!(ask.kind, u64::from(request.command().0));
-        assert_eq!(ask.cookie, request.cookie().0);
-        self.check(&ask);
+    fn record_request(&mut self, request: Request) {
+        let fields = fields(&request);
+        assert_eq!(fields.kind, u64::from(request.command().0));
+        assert_eq!(fields.cookie, request.cookie().0);
+        self.check(&fields);
         if let Request::Write(_) = request {
-            let Some(Told::Payload {
+            let Some(Event::Payload {
                 cookie,
                 offset,
                 length,
                 bytes,
                 reported,
-            }) = self.outcome.told.last()
+            }) = self.outcome.events.last()
             else {
                 panic!("a write without its payload");
             };
-            assert_eq!(bytes.len() as u64 + reported, *length, "not all of it");
+            assert_eq!(bytes.len() as u64 + reported, *length, "incomplete payload");
             let payload = (*cookie, *offset, *length);
-            assert_eq!(payload, (ask.cookie, ask.offset, ask.length));
+            assert_eq!(payload, (fields.cookie, fields.offset, fields.length));
         }
-        self.outcome.told.push(Told::Request(ask.clone()));
-        self.places.push(self.outcome.written.len());
+        self.outcome.events.push(Event::Request(fields.clone()));
+        self.written_at.push(self.outcome.written.len());
         let token = Token::Request(request);
         let error = 0;
-        self.held.push(Held { token, ask, error });
+        self.pending.push(Pending {
+            token,
+            fields,
+            error,
+        });
     }
 
-    /// A request that is handed out is one that can be done.
-    fn check(&self, ask: &Ask) {
+    /// A request that is handed to the caller is valid.
+    fn check(&self, fields: &RequestFields) {
         let terms = self.terms();
         let constraints = terms.constraints();
-        let command = Command(ask.kind as u16);
+        let command = Command(fields.kind as u16);
         if matches!(command, Command::FLUSH | Command::RESIZE) {
             return;
         }
-        assert!(ask.length > 0, "a request of no length");
-        let end = ask.offset.checked_add(ask.length);
+        assert!(fields.length > 0, "a request of no length");
+        let end = fields.offset.checked_add(fields.length);
         assert!(end.is_some_and(|end| end <= terms.size), "out of range");
         if constraints.minimum.is_power_of_two() {
             let minimum = u64::from(constraints.minimum);
-            assert_eq!((ask.offset % minimum, ask.length % minimum), (0, 0));
+            assert_eq!((fields.offset % minimum, fields.length % minimum), (0, 0));
         }
         match command {
             Command::READ | Command::WRITE => {
-                assert!(ask.length <= constraints.maximum.into(), "too long");
+                assert!(fields.length <= constraints.maximum.into(), "too long");
             }
             Command::BLOCK_STATUS => {
-                assert!(!ask.contexts.is_empty(), "status of no context");
+                assert!(!fields.contexts.is_empty(), "status without contexts");
                 let selected = |id: &u64| terms.contexts.position(ContextId(*id as u32)).is_some();
-                assert!(ask.contexts.iter().all(selected));
+                assert!(fields.contexts.iter().all(selected));
             }
-            _ => assert!(ask.length <= self.setup.limits().effect || ask.flags & FAST_ZERO != 0),
+            _ => assert!(
+                fields.length <= self.setup.limits().effect || fields.flags & FAST_ZERO != 0
+            ),
         }
     }
 }
 
-/// All that a token tells its caller.
-fn ask(request: &Request) -> Ask {
+/// All fields of a request.
+fn fields(request: &Request) -> RequestFields {
     let flag = |on: bool, flag: u64| if on { flag } else { 0 };
     let mut contexts = Vec::new();
     let (offset, length, flags) = match request {
@@ -176,9 +182,9 @@ fn ask(request: &Request) -> Ask {
         }
         Request::Resize(resize) => (resize.size(), 0, 0),
         Request::Flush(_) => (0, 0, 0),
-        _ => panic!("a request that this driver does not know"),
+        _ => panic!("unknown request"),
     };
-    Ask {
+    RequestFields {
         kind: request.command().0.into(),
         cookie: request.cookie().0,
         offset,

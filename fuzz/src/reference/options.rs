@@ -1,9 +1,9 @@
-//! "Handshake": what a server must make of the options of a client.
+//! "Handshake": the client's options, and the server's replies.
 
-use super::data::{Data, is_query, is_string, parse};
-use super::handshake::Sent;
-use super::transmission::Framing;
-use super::{Read, Stream, Verdict, must};
+use super::option_data::{Data, is_query, is_string, parse_data};
+use super::option_replies::Sent;
+use super::replies::Framing;
+use super::{Parse, Stream, Validity, ensure};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tls {
@@ -13,62 +13,62 @@ pub enum Tls {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub struct Terms {
+pub struct Config {
     pub oldstyle: bool,
     pub fixed: bool,
     pub no_zeroes: bool,
     pub tls: Tls,
     pub framing: Framing,
-    /// Policy: the longest data of an option that is looked at.
-    pub longest_data: u64,
-    /// Policy: the longest data that is skipped.
-    pub longest_skipped: u64,
+    /// Policy: longer data of an option is discarded.
+    pub max_data: u64,
+    /// Policy: longer data of an option is an error.
+    pub max_discarded: u64,
 }
 
-/// What the server's caller does, in its order.
+/// The decisions of the server's caller, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// What is said without a decision was written.
+    /// The state machine's own reply was written.
     Transmitted,
-    /// Of the list of exports.
+    /// The list of exports is complete.
     Ended,
     Refused {
         error: u64,
     },
     Granted(Export),
-    /// TLS runs; so much was received.
+    /// TLS is established, after this many bytes.
     Tls {
         at: usize,
     },
-    /// So much was taken in.
+    /// Shutdown began, after this many bytes were consumed.
     ShutDown {
         at: usize,
     },
 }
 
-/// An export, as far as it matters to what is answered.
+/// The parts of an export that matter to the replies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
     pub size: u64,
-    /// Names, and whether they have 64 bits of status.
+    /// Names, and whether the status has 64 bits.
     pub contexts: Vec<(Vec<u8>, bool)>,
     pub requires_tls: bool,
     pub requires_extended: bool,
     pub requires_block_sizes: bool,
 }
 
-/// What becomes of the options.
+/// One option, or what follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum Event {
     List,
-    Asked {
+    Query {
         option: u64,
         export: Vec<u8>,
         requests: Vec<u64>,
         queries: Vec<Vec<u8>>,
     },
     /// The last reply to an option is one of these; zero is `ACK`.
-    Answer {
+    Reply {
         option: u64,
         replies: Vec<u64>,
     },
@@ -77,9 +77,9 @@ pub enum Heard {
     Ready,
 }
 
-/// What holds when transmission begins.
+/// The parameters of transmission.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Agreed {
+pub struct Negotiation {
     pub size: u64,
     pub framing: Framing,
     pub contexts: Vec<(u64, bool)>,
@@ -108,72 +108,72 @@ const ERR_BLOCK_SIZE_REQD: u64 = 1 << 31 | 8;
 const ERR_TOO_BIG: u64 = 1 << 31 | 9;
 const ERR_EXT_HEADER_REQD: u64 = 1 << 31 | 10;
 
-/// What a whole session of options comes to.
+/// The result of parsing a handshake.
 #[derive(Debug)]
-pub struct Reading {
-    pub heard: Vec<Heard>,
-    /// What a client has sent, for those who read the answers.
+pub struct Session {
+    pub events: Vec<Event>,
+    /// The client's messages, for parsing the replies.
     pub sent: Vec<Sent>,
-    pub agreed: Agreed,
-    pub verdict: Verdict,
+    pub negotiation: Negotiation,
+    pub validity: Validity,
 }
 
-struct Reader<'a> {
-    terms: &'a Terms,
+struct Parser<'a> {
+    config: &'a Config,
     stream: Stream<'a>,
     decisions: &'a [Decision],
-    heard: Vec<Heard>,
+    events: Vec<Event>,
     sent: Vec<Sent>,
-    agreed: Agreed,
-    /// The client speaks fixed newstyle.
+    negotiation: Negotiation,
+    /// The client uses fixed newstyle.
     fixed: bool,
     shutting_down: bool,
-    /// For which export contexts were selected.
-    contexts_for: Option<Vec<u8>>,
+    /// The export for which contexts were selected.
+    contexts_export: Option<Vec<u8>>,
 }
 
-/// There is nothing to be read any more, or not yet.
+/// Why parsing stops.
 enum Stop {
     Over,
-    Verdict(Verdict),
+    Validity(Validity),
 }
 
-impl From<Verdict> for Stop {
-    fn from(verdict: Verdict) -> Self {
-        Self::Verdict(verdict)
+impl From<Validity> for Stop {
+    fn from(validity: Validity) -> Self {
+        Self::Validity(validity)
     }
 }
 
-/// Reads everything a client has said during the handshake.
-pub fn read(terms: &Terms, decisions: &[Decision], bytes: &[u8]) -> Reading {
-    let mut reader = Reader {
-        terms,
+/// Parses all bytes of a client during the handshake.
+pub fn parse(config: &Config, decisions: &[Decision], bytes: &[u8]) -> Session {
+    let mut parser = Parser {
+        config,
         stream: Stream { bytes, at: 0 },
         decisions,
-        heard: Vec::new(),
+        events: Vec::new(),
         sent: Vec::new(),
-        agreed: Agreed::default(),
+        negotiation: Negotiation::default(),
         fixed: false,
         shutting_down: false,
-        contexts_for: None,
+        contexts_export: None,
     };
-    let verdict = match reader.session() {
-        Ok(()) | Err(Stop::Over) => Verdict::Good,
-        Err(Stop::Verdict(verdict)) => verdict,
+    let validity = match parser.session() {
+        Ok(()) | Err(Stop::Over) => Validity::Valid,
+        Err(Stop::Validity(validity)) => validity,
     };
-    Reading {
-        heard: reader.heard,
-        sent: reader.sent,
-        agreed: reader.agreed,
-        verdict,
+    Session {
+        events: parser.events,
+        sent: parser.sent,
+        negotiation: parser.negotiation,
+        validity,
     }
 }
 
-impl Reader<'_> {
+impl Parser<'_> {
     fn session(&mut self) -> Result<(), Stop> {
         self.transmitted()?;
-        if self.terms.oldstyle {
-            self.heard.push(Heard::Ready);
+        if self.config.oldstyle {
+            self.events.push(Event::Ready);
             return Ok(());
         }
         self.client_flags()?;
@@ -185,26 +185,26 @@ impl Reader<'_> {
 
     /// "the server MUST close the TCP connection if it does not recognize the
     /// client's flags"
-    fn client_flags(&mut self) -> Read<()> {
+    fn client_flags(&mut self) -> Parse<()> {
         if self.stream.left() == 0 {
             return Ok(());
         }
         let flags = self.stream.number(4)?;
         self.fixed = flags & 1 == 1;
         let no_zeroes = flags & 2 == 2;
-        must(flags <= 3, "client flags")?;
-        must(self.terms.fixed || !self.fixed, "client flags")?;
-        must(self.terms.no_zeroes || !no_zeroes, "client flags")?;
+        ensure(flags <= 3, "client flags")?;
+        ensure(self.config.fixed || !self.fixed, "client flags")?;
+        ensure(self.config.no_zeroes || !no_zeroes, "client flags")?;
         let fixed = self.fixed;
         self.sent.push(Sent::ClientFlags { fixed, no_zeroes });
         Ok(())
     }
 
-    /// What the machine says by itself is written before it reads on.
+    /// The state machine's own reply is written before the next option is read.
     fn transmitted(&mut self) -> Result<(), Stop> {
         match self.decide() {
             Some(Decision::Transmitted) => Ok(()),
-            Some(other) => panic!("{other:?} while something is to be written"),
+            Some(other) => panic!("{other:?} before transmit"),
             None => Err(Stop::Over),
         }
     }
@@ -220,8 +220,8 @@ impl Reader<'_> {
         }
     }
 
-    /// What was shut down before this was taken in.
-    fn catch_up(&mut self) {
+    /// Applies a shutdown that began before this byte was consumed.
+    fn apply_changes(&mut self) {
         while let Some((Decision::ShutDown { at }, rest)) = self.decisions.split_first() {
             if *at > self.stream.at {
                 break;
@@ -232,34 +232,35 @@ impl Reader<'_> {
     }
 
     fn option(&mut self) -> Result<(), Stop> {
-        self.catch_up();
+        self.apply_changes();
         let shutting_down = self.shutting_down;
-        must(
-            b"IHAVEOPT".starts_with(&self.stream.bytes[self.stream.at..][..self.ahead(8)]),
+        ensure(
+            b"IHAVEOPT".starts_with(&self.stream.bytes[self.stream.at..][..self.available(8)]),
             "magic",
         )?;
-        self.stream.expect(16)?;
+        self.stream.require(16)?;
         self.stream.bytes(8)?;
         let option = self.stream.number(4)?;
         let length = self.stream.number(4)?;
-        must(self.fixed || option == EXPORT_NAME, "not fixed newstyle")?;
-        let longest = self.terms.longest_skipped.max(self.terms.longest_data);
-        must(length <= longest, "endless option")?;
-        let plain = self.terms.tls == Tls::Forced && !self.agreed.tls;
+        ensure(self.fixed || option == EXPORT_NAME, "not fixed newstyle")?;
+        let longest = self.config.max_discarded.max(self.config.max_data);
+        ensure(length <= longest, "option is too long")?;
+        let plain_text = self.config.tls == Tls::Forced && !self.negotiation.tls;
         if option == EXPORT_NAME {
-            // What cannot be answered is closed.
-            must(!plain, "export by name without TLS")?;
-            must(!shutting_down, "export by name during shutdown")?;
-            let extended = self.agreed.framing == Framing::Extended;
-            must(!extended, "export by name with extended headers")?;
-            let fits = length <= 4096 && length <= self.terms.longest_data;
-            must(fits, "endless name")?;
+            // EXPORT_NAME has no error reply, so every error closes the
+            // connection.
+            ensure(!plain_text, "export by name without TLS")?;
+            ensure(!shutting_down, "export by name during shutdown")?;
+            let extended = self.negotiation.framing == Framing::Extended;
+            ensure(!extended, "export by name with extended headers")?;
+            let fits = length <= 4096 && length <= self.config.max_data;
+            ensure(fits, "name is too long")?;
             let name = self.stream.bytes(length)?.to_vec();
-            must(is_string(&name), "a name that is no string")?;
+            ensure(is_string(&name), "name is not a string")?;
             let export = Some(name.clone());
             self.sent(option, export);
             let export = name;
-            return self.asked(
+            return self.query(
                 option,
                 Data {
                     export,
@@ -269,56 +270,56 @@ impl Reader<'_> {
         }
         if option == SET_META_CONTEXT {
             // "Issuing this command replaces all previously-set metadata
-            // contexts"; it does so when it is taken in.
-            let whole = length <= self.stream.left();
-            if whole {
-                self.agreed.contexts.clear();
+            // contexts"
+            let is_complete = length <= self.stream.left();
+            if is_complete {
+                self.negotiation.contexts.clear();
             }
         }
-        let mut errors = self.errors(option, length, plain, shutting_down);
+        let mut errors = self.errors(option, length, plain_text, shutting_down);
         let data = self.stream.bytes(length)?;
-        let parsed = parse(option, data);
+        let parsed = parse_data(option, data);
         let export = parsed.as_ref().map(|data| data.export.clone());
         let names = option == GO || option == SET_META_CONTEXT;
         self.sent(option, export.filter(|_| names));
         if option == ABORT {
-            self.answer(option, vec![ACK])?;
-            self.heard.push(Heard::Aborted);
+            self.reply(option, vec![ACK])?;
+            self.events.push(Event::Aborted);
             return Err(Stop::Over);
         }
         let Some(data) = parsed.filter(|data| is_string(&data.export)) else {
             errors.push(ERR_INVALID);
-            return self.answer(option, only_tls(errors, plain));
+            return self.reply(option, only_tls(errors, plain_text));
         };
-        // Policy: what is no query is not looked for.
+        // Policy: a malformed query makes the option invalid.
         if !data.queries.iter().all(|query| is_query(query)) {
             errors.push(ERR_INVALID);
         }
         if !errors.is_empty() {
-            return self.answer(option, only_tls(errors, plain));
+            return self.reply(option, only_tls(errors, plain_text));
         }
         match option {
-            STRUCTURED_REPLY => self.agreed.framing = Framing::Structured,
-            EXTENDED_HEADERS => self.agreed.framing = Framing::Extended,
+            STRUCTURED_REPLY => self.negotiation.framing = Framing::Structured,
+            EXTENDED_HEADERS => self.negotiation.framing = Framing::Extended,
             STARTTLS => return self.start_tls(),
             LIST => {
-                self.heard.push(Heard::List);
+                self.events.push(Event::List);
                 let reply = match self.decide() {
                     None => return Err(Stop::Over),
                     Some(Decision::Ended) => ACK,
                     Some(Decision::Refused { error }) => error,
-                    Some(other) => panic!("a list was answered by {other:?}"),
+                    Some(other) => panic!("a list ends with {other:?}"),
                 };
                 let replies = vec![reply];
-                self.heard.push(Heard::Answer { option, replies });
+                self.events.push(Event::Reply { option, replies });
                 return Ok(());
             }
-            _ => return self.asked(option, data),
+            _ => return self.query(option, data),
         }
-        self.answer(option, vec![ACK])
+        self.reply(option, vec![ACK])
     }
 
-    fn ahead(&self, most: u64) -> usize {
+    fn available(&self, most: u64) -> usize {
         self.stream.left().min(most) as usize
     }
 
@@ -326,23 +327,23 @@ impl Reader<'_> {
         self.sent.push(Sent::Option { number, export });
     }
 
-    /// An answer that needs no decision.
-    fn answer(&mut self, option: u64, replies: Vec<u64>) -> Result<(), Stop> {
+    /// A reply that needs no decision of the caller.
+    fn reply(&mut self, option: u64, replies: Vec<u64>) -> Result<(), Stop> {
         self.transmitted()?;
-        self.heard.push(Heard::Answer { option, replies });
+        self.events.push(Event::Reply { option, replies });
         Ok(())
     }
 
-    /// What is wrong with an option, whatever its data.
-    fn errors(&self, option: u64, length: u64, plain: bool, shutting_down: bool) -> Vec<u64> {
+    /// All errors of an option that do not depend on its data.
+    fn errors(&self, option: u64, length: u64, plain_text: bool, shutting_down: bool) -> Vec<u64> {
         let mut errors = Vec::new();
-        let mut fault = |wrong: bool, error| {
-            if wrong {
+        let mut add_if = |applies: bool, error| {
+            if applies {
                 errors.push(error);
             }
         };
-        let chunks = self.terms.framing != Framing::Simple;
-        let extended = self.terms.framing == Framing::Extended;
+        let chunks = self.config.framing != Framing::Simple;
+        let extended = self.config.framing == Framing::Extended;
         let known = match option {
             LIST | STARTTLS | INFO | GO => true,
             STRUCTURED_REPLY | LIST_META_CONTEXT | SET_META_CONTEXT => chunks,
@@ -350,44 +351,43 @@ impl Reader<'_> {
             _ => false,
         };
         // "TLS support"
-        fault(plain && option != STARTTLS, ERR_TLS_REQD);
-        fault(shutting_down, ERR_SHUTDOWN);
-        fault(!known, ERR_UNSUP);
-        fault(length > self.terms.longest_data, ERR_TOO_BIG);
+        add_if(plain_text && option != STARTTLS, ERR_TLS_REQD);
+        add_if(shutting_down, ERR_SHUTDOWN);
+        add_if(!known, ERR_UNSUP);
+        add_if(length > self.config.max_data, ERR_TOO_BIG);
         match option {
             STARTTLS => {
-                fault(self.agreed.tls, ERR_INVALID);
-                fault(self.terms.tls == Tls::No, ERR_POLICY);
+                add_if(self.negotiation.tls, ERR_INVALID);
+                add_if(self.config.tls == Tls::No, ERR_POLICY);
             }
             STRUCTURED_REPLY => {
-                let already = self.agreed.framing == Framing::Extended;
-                fault(already, ERR_EXT_HEADER_REQD);
+                let already = self.negotiation.framing == Framing::Extended;
+                add_if(already, ERR_EXT_HEADER_REQD);
             }
-            SET_META_CONTEXT => fault(self.agreed.framing == Framing::Simple, ERR_INVALID),
+            SET_META_CONTEXT => add_if(self.negotiation.framing == Framing::Simple, ERR_INVALID),
             _ => {}
         }
         errors
     }
 
     fn start_tls(&mut self) -> Result<(), Stop> {
-        // What was said in plain text was never said.
-        self.agreed = Agreed::default();
-        self.contexts_for = None;
-        // Nothing may stand between it and TLS; what does may have been
-        // injected.
-        let ahead = self.stream.left() > 0;
+        // Everything negotiated in plain_text text is forgotten.
+        self.negotiation = Negotiation::default();
+        self.contexts_export = None;
+        // Plain text between STARTTLS and TLS may have been injected.
+        let available = self.stream.left() > 0;
         let established = |decision: &Decision| match decision {
             Decision::Tls { at } => Some(*at),
             _ => None,
         };
         let at = self.decisions.iter().find_map(established);
-        must(!ahead || at == Some(self.stream.at), "plain text")?;
-        self.answer(STARTTLS, vec![ACK])?;
-        self.heard.push(Heard::StartTls);
+        ensure(!available || at == Some(self.stream.at), "plain_text text")?;
+        self.reply(STARTTLS, vec![ACK])?;
+        self.events.push(Event::StartTls);
         match self.decide() {
             None => Err(Stop::Over),
             Some(Decision::Tls { .. }) => {
-                self.agreed.tls = true;
+                self.negotiation.tls = true;
                 self.sent.push(Sent::Tls);
                 Ok(())
             }
@@ -395,14 +395,14 @@ impl Reader<'_> {
         }
     }
 
-    /// An option about an export, which the caller decides.
-    fn asked(&mut self, option: u64, data: Data) -> Result<(), Stop> {
+    /// A query about an export, which the caller decides.
+    fn query(&mut self, option: u64, data: Data) -> Result<(), Stop> {
         let Data {
             export: name,
             requests,
             queries,
         } = data;
-        self.heard.push(Heard::Asked {
+        self.events.push(Event::Query {
             option,
             export: name.clone(),
             requests: requests.clone(),
@@ -412,58 +412,59 @@ impl Reader<'_> {
             None => return Err(Stop::Over),
             Some(Decision::Granted(export)) => export,
             Some(Decision::Refused { error }) => {
-                must(option != EXPORT_NAME, "refused")?;
-                self.allowed(option, error, &requests);
+                ensure(option != EXPORT_NAME, "refused")?;
+                self.check_refusal(option, error, &requests);
                 let replies = vec![error];
-                self.heard.push(Heard::Answer { option, replies });
+                self.events.push(Event::Reply { option, replies });
                 return Ok(());
             }
-            Some(other) => panic!("an export was answered by {other:?}"),
+            Some(other) => panic!("a query ends with {other:?}"),
         };
-        let mut replies = self.obstacles(option, &requests, &export);
+        let mut replies = self.export_errors(option, &requests, &export);
         if replies.is_empty() {
             replies.push(self.grant(option, &name, &queries, &export));
         } else {
-            must(option != EXPORT_NAME, "refused")?;
+            ensure(option != EXPORT_NAME, "refused")?;
         }
         let done = replies == [ACK];
         if option != EXPORT_NAME {
-            self.heard.push(Heard::Answer { option, replies });
+            self.events.push(Event::Reply { option, replies });
         }
         if done && (option == GO || option == EXPORT_NAME) {
-            self.heard.push(Heard::Ready);
+            self.events.push(Event::Ready);
             return Err(Stop::Over);
         }
         Ok(())
     }
 
-    /// What the caller must not be allowed to say.
-    fn allowed(&self, option: u64, error: u64, requests: &[u64]) {
+    /// Checks that a refusal is allowed.
+    fn check_refusal(&self, option: u64, error: u64, requests: &[u64]) {
         let about = option == INFO || option == GO;
         let fits = match error {
-            ERR_TLS_REQD => about && self.terms.tls == Tls::Selective && !self.agreed.tls,
+            ERR_TLS_REQD => about && self.config.tls == Tls::Selective && !self.negotiation.tls,
             ERR_BLOCK_SIZE_REQD => about && !requests.contains(&3),
-            ERR_EXT_HEADER_REQD => self.agreed.framing != Framing::Extended,
-            // "a server MUST NOT" fail `GO` so if it has what came later.
-            ERR_UNSUP => option != GO || self.agreed.framing != Framing::Extended,
+            ERR_EXT_HEADER_REQD => self.negotiation.framing != Framing::Extended,
+            // "a server MUST NOT" fail `GO` with NBD_REP_ERR_UNSUP after later
+            // options.
+            ERR_UNSUP => option != GO || self.negotiation.framing != Framing::Extended,
             error => error & 1 << 31 != 0,
         };
-        assert!(fits, "option {option} was answered by {error:#x}");
+        assert!(fits, "option {option} is refused with {error:#x}");
     }
 
-    fn obstacles(&self, option: u64, requests: &[u64], export: &Export) -> Vec<u64> {
+    fn export_errors(&self, option: u64, requests: &[u64], export: &Export) -> Vec<u64> {
         let contexts = option == LIST_META_CONTEXT || option == SET_META_CONTEXT;
         let mut errors = Vec::new();
-        if export.requires_tls && !self.agreed.tls {
-            errors.push(match (contexts, self.terms.tls) {
-                // Policy: it looks as if there were none.
+        if export.requires_tls && !self.negotiation.tls {
+            errors.push(match (contexts, self.config.tls) {
+                // Policy: the reply is the same as for an unknown export.
                 (true, _) => ERR_UNKNOWN,
                 (_, Tls::No) => ERR_POLICY,
                 _ => ERR_TLS_REQD,
             });
         }
         if !contexts {
-            let extended = self.agreed.framing == Framing::Extended;
+            let extended = self.negotiation.framing == Framing::Extended;
             if export.requires_extended && !extended {
                 errors.push(ERR_EXT_HEADER_REQD);
             }
@@ -474,9 +475,9 @@ impl Reader<'_> {
         errors
     }
 
-    /// The reply, and what it changes.
+    /// The reply to a granted query, and its effects.
     fn grant(&mut self, option: u64, name: &[u8], queries: &[Vec<u8>], export: &Export) -> u64 {
-        let extended = self.agreed.framing == Framing::Extended;
+        let extended = self.negotiation.framing == Framing::Extended;
         match option {
             LIST_META_CONTEXT => {
                 let found = |context: &[u8]| {
@@ -485,35 +486,37 @@ impl Reader<'_> {
                     };
                     queries.is_empty() || queries.iter().any(found)
                 };
-                let offered = self.terms.framing == Framing::Extended;
+                let offered = self.config.framing == Framing::Extended;
                 let mut wide = export.contexts.iter().filter(|context| context.1);
-                // Policy: what nobody can have is not named.
-                match offered && !extended && wide.any(|context| found(&context.0)) {
-                    true => ERR_EXT_HEADER_REQD,
-                    false => ACK,
+                // Policy: contexts that the client cannot select are not
+                // listed.
+                if offered && !extended && wide.any(|context| found(&context.0)) {
+                    ERR_EXT_HEADER_REQD
+                } else {
+                    ACK
                 }
             }
             SET_META_CONTEXT => {
                 let numbered = (0..).zip(&export.contexts);
-                self.agreed.contexts = numbered
+                self.negotiation.contexts = numbered
                     .filter(|(_, context)| queries.contains(&context.0))
                     .filter(|(_, context)| extended || !context.1)
                     .map(|(id, context)| (id, context.1))
                     .collect();
-                self.contexts_for = Some(name.to_vec());
+                self.contexts_export = Some(name.to_vec());
                 ACK
             }
             INFO => ACK,
             _ => {
-                if self.contexts_for.as_deref() != Some(name) {
-                    self.agreed.contexts.clear();
+                if self.contexts_export.as_deref() != Some(name) {
+                    self.negotiation.contexts.clear();
                 }
-                // A caller that has two exports of one name has two opinions.
-                self.agreed.contexts.retain(|(id, wide)| {
+                // The caller may grant different exports of the same name.
+                self.negotiation.contexts.retain(|(id, wide)| {
                     let own = export.contexts.get(*id as usize);
                     own.is_some_and(|own| own.1 == *wide)
                 });
-                self.agreed.size = export.size;
+                self.negotiation.size = export.size;
                 ACK
             }
         }
@@ -521,9 +524,10 @@ impl Reader<'_> {
 }
 
 /// "it MUST reply with NBD_REP_ERR_TLS_REQD if TLS has not been initiated"
-fn only_tls(errors: Vec<u64>, plain: bool) -> Vec<u64> {
-    match plain && errors.contains(&ERR_TLS_REQD) {
-        true => vec![ERR_TLS_REQD],
-        false => errors,
+fn only_tls(errors: Vec<u64>, plain_text: bool) -> Vec<u64> {
+    if plain_text && errors.contains(&ERR_TLS_REQD) {
+        vec![ERR_TLS_REQD]
+    } else {
+        errors
     }
 }

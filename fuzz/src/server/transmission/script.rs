@@ -1,36 +1,34 @@
-//! Scripts of the transmission phase, server side: what the client says, and
-//! what the caller does with the requests it is handed.
+//! Scripts for the server's `Transmission`: the client's messages, and the
+//! caller's replies between them.
 
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, ContextId, Cookie};
 use nbd_codec::wire::request::{BlockStatusPayload, CompactRequest, ExtendedRequest};
 use nbd_codec::{Framing, Limits};
 
-use crate::delivery::Delivery;
-use crate::host::script::Reception;
-use crate::script::{Extent, Measure, Setup, Tweak};
-use crate::tape::{List, Rest};
-use crate::{choices, structures};
+use crate::format::{List, Rest};
+use crate::script::{Extent, Length, Mutation, Setup};
+use crate::{enums, structs};
 
-/// The longest payload that is really made.
-pub const LONGEST: u64 = 3000;
+/// The longest payload to send.
+pub const MAX_PAYLOAD: u64 = 3000;
 
-structures! {
-    pub struct Service {
-        setup: ServiceSetup,
-        steps: Rest<ServiceStep>,
+structs! {
+    pub struct Script {
+        setup: ServerSetup,
+        actions: Rest<Action>,
     }
 
-    /// What was negotiated, and how the machine is set up. (Of the common part,
-    /// slots and leniency are the client's.)
-    pub struct ServiceSetup {
+    /// The result of the handshake, and the limits. (`slots` and `lenient` do
+    /// not apply.)
+    pub struct ServerSetup {
         common: Setup,
-        /// Of commands without data; zero is no limit.
-        longest_effect: u64,
+        /// The limit for commands without data; zero for none.
+        max_effect: u64,
     }
 
     /// A request of the client, with its payload.
-    pub struct Ask {
+    pub struct RequestScript {
         command: u8,
         flags: u16,
         offset: u64,
@@ -39,63 +37,55 @@ structures! {
     }
 }
 
-choices! {
-    pub enum ServiceStep {
-        /// The client makes a request of which all lengths are right.
-        Request { ask: Ask },
-        /// The same with a fault.
-        Tweaked { ask: Ask, tweak: Tweak },
-        /// The client asks for some contexts only.
-        StatusOf { contexts: List<u8>, flags: u16, offset: u64, length: u64 },
-        /// The client says anything.
+enums! {
+    pub enum Action {
+        /// The client sends a request whose length fields are consistent.
+        Request { request: RequestScript },
+        /// The client sends a mutated request.
+        Mutated { request: RequestScript, mutation: Mutation },
+        /// The client asks for the block status of some contexts.
+        BlockStatusOf { contexts: List<u8>, flags: u16, offset: u64, length: u64 },
+        /// The client sends arbitrary bytes.
         Raw { bytes: Vec<u8> },
-        /// The caller answers a request, whatever it is, without a fault.
+        /// The caller sends the whole, valid reply to a request.
         Finish { which: u8, pieces: u8, fail: bool },
         /// The caller makes one call with a request.
         Answer { which: u8, answer: Answer },
-        /// The caller reports payload that it has read elsewhere.
+        /// The caller reports `n` bytes of payload as read directly.
         Advance { n: u64 },
-        /// The client takes its leave.
+        /// The client sends DISC.
         Disconnect {},
         ShutDown {},
         /// The connection ends.
         End {},
     }
 
-    /// What the caller does with a request; places are counted from where it
-    /// begins.
+    /// One call with a request. Offsets are relative to the request's.
     pub enum Answer {
         Succeed {},
         Fail { error: u8, text: u8 },
-        FailAt { error: u8, skip: Measure, text: u8 },
-        /// From here on piece by piece.
+        FailAt { error: u8, skip: Length, text: u8 },
+        /// Reply in chunks from now on.
         IntoChunks {},
-        Data { skip: Measure, length: Measure, last: bool, fill: u8 },
-        Hole { skip: Measure, length: Measure, last: bool },
-        ErrorAt { error: u8, skip: Measure, text: u8 },
-        Status { context: u8, extents: List<Extent>, cut: bool, room: u64 },
-    }
-
-    /// What the server's targets run: a machine, and two ways in which the
-    /// bytes arrive.
-    pub enum ServerRun {
-        Transmission { one: Delivery, other: Delivery, service: Service },
-        Handshake { one: Delivery, other: Delivery, reception: Reception },
+        Data { skip: Length, length: Length, last: bool, fill: u8 },
+        Hole { skip: Length, length: Length, last: bool },
+        ErrorAt { error: u8, skip: Length, text: u8 },
+        Status { context: u8, extents: List<Extent>, truncate: bool, space: u64 },
     }
 }
 
-impl ServiceSetup {
+impl ServerSetup {
     pub fn limits(&self) -> Limits {
         let mut limits = self.common.limits.limits();
-        if self.longest_effect > 0 {
-            limits.effect = self.longest_effect;
+        if self.max_effect > 0 {
+            limits.effect = self.max_effect;
         }
         limits
     }
 }
 
-impl Ask {
-    /// The bytes of the request, and of its payload.
+impl RequestScript {
+    /// The bytes of the request and of its payload.
     pub fn bytes(&self, framing: Framing, cookie: Cookie) -> Vec<u8> {
         let command = Command(match self.command {
             0..=9 => self.command.into(),
@@ -103,18 +93,18 @@ impl Ask {
         });
         let mut flags = CommandFlags(self.flags);
         if framing == Framing::Extended && command == Command::WRITE {
-            // It is there unless the script takes it away.
+            // The flag is set unless the script clears it.
             flags.0 ^= CommandFlags::PAYLOAD_LEN.0;
         }
         let (mut bytes, payload) =
             header(framing, flags, command, cookie, self.offset, self.length);
-        let payload = payload.min(LONGEST) as usize;
+        let payload = payload.min(MAX_PAYLOAD) as usize;
         bytes.resize(bytes.len() + payload, self.fill);
         bytes
     }
 }
 
-/// The bytes of a header, and how long the payload behind it is.
+/// The bytes of a header, and the length of its payload.
 pub fn header(
     framing: Framing,
     flags: CommandFlags,
@@ -144,8 +134,8 @@ pub fn header(
     }
 }
 
-/// The bytes of a block status request that names its contexts.
-pub fn status_of(
+/// The bytes of a block status request with a list of contexts.
+pub fn block_status_of(
     ids: &[ContextId],
     flags: CommandFlags,
     cookie: Cookie,

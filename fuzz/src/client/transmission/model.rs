@@ -1,21 +1,20 @@
-//! What a caller knows of its commands, and what every event is checked
-//! against.
+//! The caller's view of its commands; all events are checked against it.
 
 use nbd_codec::Framing;
 use nbd_codec::client::{Event, Request};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 
-use super::Client;
-use crate::facts::{Fact, push};
-use crate::peer::Target;
-use crate::reader::requests::Change;
+use super::Harness;
+use super::peer::Target;
+use crate::reference::requests::Change;
+use crate::reply_event::{ReplyEvent, push};
 
-/// A command in flight, as the caller sees it.
+/// A command in flight.
 pub(super) struct InFlight {
     pub(super) target: Target,
-    /// Content that arrived, as ranges.
+    /// The ranges of the content received.
     content: Vec<(u64, u64)>,
-    answered: Vec<ContextId>,
+    described: Vec<ContextId>,
     error: Option<ErrorValue>,
 }
 
@@ -24,28 +23,28 @@ impl InFlight {
         Self {
             target,
             content: Vec::new(),
-            answered: Vec::new(),
+            described: Vec::new(),
             error: None,
         }
     }
 }
 
-impl Client {
+impl Harness {
     pub(super) fn index(&self, cookie: Cookie) -> usize {
-        let found = |live: &InFlight| live.target.cookie == cookie;
+        let found = |in_flight: &InFlight| in_flight.target.cookie == cookie;
         self.model
             .iter()
             .position(found)
             .expect("a command in flight")
     }
 
-    pub(super) fn note_data(&mut self, cookie: Cookie, offset: u64, data: &[u8]) {
-        assert!(!data.is_empty(), "data of no bytes");
-        self.note_content(cookie, offset, data.len() as u64);
+    pub(super) fn record_data(&mut self, cookie: Cookie, offset: u64, data: &[u8]) {
+        assert!(!data.is_empty(), "empty data");
+        self.record_content(cookie, offset, data.len() as u64);
         let (cookie, bytes) = (cookie.0, data.to_vec());
         push(
-            &mut self.outcome.facts,
-            Fact::Data {
+            &mut self.outcome.events,
+            ReplyEvent::Data {
                 cookie,
                 offset,
                 bytes,
@@ -53,22 +52,24 @@ impl Client {
         );
     }
 
-    pub(super) fn note_content(&mut self, cookie: Cookie, offset: u64, length: u64) {
+    pub(super) fn record_content(&mut self, cookie: Cookie, offset: u64, length: u64) {
         let index = self.index(cookie);
-        let live = &mut self.model[index];
-        assert_eq!(live.target.request.command, Command::READ);
-        assert!(within(&live.target.request, offset, length));
-        live.content.push((offset, offset.saturating_add(length)));
+        let in_flight = &mut self.model[index];
+        assert_eq!(in_flight.target.request.command, Command::READ);
+        assert!(within(&in_flight.target.request, offset, length));
+        in_flight
+            .content
+            .push((offset, offset.saturating_add(length)));
     }
 
-    pub(super) fn note(&mut self, event: &Event) {
-        let facts = &mut self.outcome.facts;
+    pub(super) fn record(&mut self, event: &Event) {
+        let events = &mut self.outcome.events;
         match *event {
             Event::Data {
                 cookie,
                 offset,
                 data,
-            } => self.note_data(cookie, offset, data),
+            } => self.record_data(cookie, offset, data),
             Event::Hole {
                 cookie,
                 offset,
@@ -77,14 +78,14 @@ impl Client {
                 let length = u64::from(length);
                 assert!(length > 0, "an empty hole");
                 push(
-                    facts,
-                    Fact::Hole {
+                    events,
+                    ReplyEvent::Hole {
                         cookie: cookie.0,
                         offset,
                         length,
                     },
                 );
-                self.note_content(cookie, offset, length);
+                self.record_content(cookie, offset, length);
             }
             Event::Extents32 {
                 cookie,
@@ -94,7 +95,7 @@ impl Client {
             } => {
                 assert_eq!(self.setup.framing(), Framing::Structured);
                 let extents = extents.map(|extent| (extent.length.into(), extent.flags.into()));
-                self.note_status(cookie, context, false, offset, extents.collect());
+                self.record_status(cookie, context, false, offset, extents.collect());
             }
             Event::Extents64 {
                 cookie,
@@ -104,7 +105,7 @@ impl Client {
             } => {
                 assert_eq!(self.setup.framing(), Framing::Extended);
                 let extents = extents.map(|extent| (extent.length, extent.flags));
-                self.note_status(cookie, context, true, offset, extents.collect());
+                self.record_status(cookie, context, true, offset, extents.collect());
             }
             Event::Error {
                 cookie,
@@ -114,8 +115,8 @@ impl Client {
             } => {
                 assert!(error.is_error());
                 push(
-                    facts,
-                    Fact::Error {
+                    events,
+                    ReplyEvent::Error {
                         cookie: cookie.0,
                         error: error.0,
                         offset,
@@ -129,19 +130,19 @@ impl Client {
                 let error = result.err().map_or(0, |error| error.0);
                 let cookie_number = cookie.0;
                 push(
-                    facts,
-                    Fact::Done {
+                    events,
+                    ReplyEvent::Done {
                         cookie: cookie_number,
                         error,
                     },
                 );
-                self.note_done(cookie, result);
+                self.record_done(cookie, result);
             }
-            _ => panic!("an event that this driver does not know"),
+            _ => panic!("unknown event"),
         }
     }
 
-    fn note_status(
+    fn record_status(
         &mut self,
         cookie: Cookie,
         context: ContextId,
@@ -149,20 +150,20 @@ impl Client {
         offset: u64,
         extents: Vec<(u64, u64)>,
     ) {
-        assert!(!extents.is_empty(), "status of nothing");
+        assert!(!extents.is_empty(), "status without extents");
         assert!(extents.iter().all(|extent| extent.0 > 0), "an empty extent");
         let index = self.index(cookie);
-        let live = &mut self.model[index];
-        assert_eq!(live.target.request.command, Command::BLOCK_STATUS);
-        assert!(live.target.contexts.contains(&context));
-        if !live.answered.contains(&context) {
-            assert_eq!(offset, live.target.request.offset);
-            live.answered.push(context);
+        let in_flight = &mut self.model[index];
+        assert_eq!(in_flight.target.request.command, Command::BLOCK_STATUS);
+        assert!(in_flight.target.contexts.contains(&context));
+        if !in_flight.described.contains(&context) {
+            assert_eq!(offset, in_flight.target.request.offset);
+            in_flight.described.push(context);
         }
         let (cookie, context) = (cookie.0, context.0);
         push(
-            &mut self.outcome.facts,
-            Fact::Status {
+            &mut self.outcome.events,
+            ReplyEvent::Status {
                 cookie,
                 context,
                 wide,
@@ -172,33 +173,33 @@ impl Client {
         );
     }
 
-    /// A command that claims to have succeeded has.
-    fn note_done(&mut self, cookie: Cookie, result: Result<(), ErrorValue>) {
+    /// A command that succeeded has received all of its reply.
+    fn record_done(&mut self, cookie: Cookie, result: Result<(), ErrorValue>) {
         let index = self.index(cookie);
-        let live = self.model.remove(index);
-        let request = live.target.request;
-        match (result, live.error) {
+        let in_flight = self.model.remove(index);
+        let request = in_flight.target.request;
+        match (result, in_flight.error) {
             (result, Some(error)) => assert_eq!(result, Err(error), "the first error counts"),
             (Err(error), None) => assert!(error.is_error()),
             (Ok(()), None) => match request.command {
-                Command::READ => assert!(covers(&request, live.content)),
+                Command::READ => assert!(covers(&request, in_flight.content)),
                 Command::BLOCK_STATUS => {
-                    assert_eq!(live.answered.len(), live.target.contexts.len());
+                    assert_eq!(in_flight.described.len(), in_flight.target.contexts.len());
                 }
                 Command::RESIZE => {
                     assert_eq!(self.machine.negotiated().size, request.offset);
                     let change = Change::Resized(request.offset);
-                    self.changes.push((self.upstream.len(), change));
+                    self.changes.push((self.written.len(), change));
                 }
                 _ => {}
             },
         }
-        self.completed.push(live.target);
+        self.completed.push(in_flight.target);
     }
 }
 
-/// Whether a part lies within what was asked for. (What a lenient caller asks
-/// for can end behind the end of numbers; then there is no telling.)
+/// Whether a range is inside the request. Unknown if the request ends past the
+/// largest number, which `lenient` permits.
 pub(super) fn within(request: &Request, offset: u64, length: u64) -> bool {
     let Some(end) = request.offset.checked_add(request.length) else {
         return true;
@@ -206,7 +207,7 @@ pub(super) fn within(request: &Request, offset: u64, length: u64) -> bool {
     offset >= request.offset && offset.checked_add(length).is_some_and(|part| part <= end)
 }
 
-/// Whether ranges make up what was asked for, each byte once.
+/// Whether the ranges cover the request, each byte once.
 fn covers(request: &Request, mut content: Vec<(u64, u64)>) -> bool {
     let Some(end) = request.offset.checked_add(request.length) else {
         return true;

@@ -1,7 +1,7 @@
-//! "Transmission phase": requests were made, replies come.
+//! "Transmission phase": the server's replies.
 
-use super::{Read, Stream, Verdict, bad, must};
-use crate::facts::{Fact, push};
+use super::{Parse, Stream, Validity, ensure, invalid};
+use crate::reply_event::{ReplyEvent, push};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Framing {
@@ -12,16 +12,16 @@ pub enum Framing {
 }
 
 #[derive(Debug, Clone)]
-pub struct Terms {
+pub struct Config {
     pub framing: Framing,
-    /// The contexts selected, and whether they may have 64 bits of status.
+    /// The selected contexts, and whether the status has 64 bits.
     pub contexts: Vec<(u32, bool)>,
-    /// Policy: the longest error message that is told.
-    pub longest_message: u64,
-    /// Policy: the longest error chunk that is no attack.
-    pub longest_error: u64,
-    /// Policy: the most extents in one chunk.
-    pub most_extents: u64,
+    /// Policy: longer error messages are discarded.
+    pub max_message: u64,
+    /// Policy: longer error chunks are an error.
+    pub max_error: u64,
+    /// Policy: more extents in one chunk are an error.
+    pub max_extents: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub struct Command {
     pub flags: u64,
     pub offset: u64,
     pub length: u64,
-    /// The contexts that it asks for.
+    /// The contexts it asks for.
     pub contexts: Vec<u32>,
 }
 
@@ -43,54 +43,54 @@ const RESIZE: u64 = 8;
 const FLAG_DF: u64 = 1 << 2;
 const FLAG_REQ_ONE: u64 = 1 << 3;
 
-/// A command, and what came in reply so far.
+/// A command in flight, and its reply so far.
 struct Open<'a> {
     command: &'a Command,
     chunks: usize,
     error: u64,
-    /// Content: where each part begins and ends.
+    /// The ranges of the content, as start and end.
     content: Vec<(u128, u128)>,
-    answered: Vec<u64>,
+    described: Vec<u64>,
 }
 
-struct Reader<'a> {
-    terms: &'a Terms,
+struct Parser<'a> {
+    config: &'a Config,
     stream: Stream<'a>,
     commands: &'a [Command],
     open: Vec<Open<'a>>,
-    facts: Vec<Fact>,
+    reply_events: Vec<ReplyEvent>,
 }
 
-/// Reads everything a server has said during transmission.
-pub fn read(terms: &Terms, commands: &[Command], bytes: &[u8]) -> (Vec<Fact>, Verdict) {
-    let mut reader = Reader {
-        terms,
+/// Parses all bytes of a server during transmission.
+pub fn parse(config: &Config, commands: &[Command], bytes: &[u8]) -> (Vec<ReplyEvent>, Validity) {
+    let mut parser = Parser {
+        config,
         stream: Stream { bytes, at: 0 },
         commands,
         open: Vec::new(),
-        facts: Vec::new(),
+        reply_events: Vec::new(),
     };
-    while reader.stream.left() > 0 {
-        if let Err(verdict) = reader.message() {
-            return (reader.facts, verdict);
+    while parser.stream.left() > 0 {
+        if let Err(validity) = parser.message() {
+            return (parser.reply_events, validity);
         }
     }
-    (reader.facts, Verdict::Good)
+    (parser.reply_events, Validity::Valid)
 }
 
-impl<'a> Reader<'a> {
-    fn message(&mut self) -> Read<()> {
+impl<'a> Parser<'a> {
+    fn message(&mut self) -> Parse<()> {
         let magic = self.stream.number(4)?;
-        match (self.terms.framing, magic) {
+        match (self.config.framing, magic) {
             (Framing::Simple | Framing::Structured, 0x67446698) => self.simple(),
             (Framing::Structured, 0x668e33ef) => self.chunk(),
             (Framing::Extended, 0x6e8a278c) => self.chunk(),
-            _ => bad("magic"),
+            _ => invalid("magic"),
         }
     }
 
-    /// The command that a header, which ends here, is about.
-    fn find(&mut self, cookie: u64) -> Read<usize> {
+    /// The command of a header that ends at the current position.
+    fn find(&mut self, cookie: u64) -> Parse<usize> {
         while let Some((first, rest)) = self.commands.split_first() {
             if first.at >= self.stream.at {
                 break;
@@ -101,17 +101,17 @@ impl<'a> Reader<'a> {
                 chunks: 0,
                 error: 0,
                 content: Vec::new(),
-                answered: Vec::new(),
+                described: Vec::new(),
             });
         }
         let found = |open: &Open| open.command.cookie == cookie;
         let place = self.open.iter().position(found);
-        place.ok_or(Verdict::Bad("cookie matches no request"))
+        place.ok_or(Validity::Invalid("cookie matches no request"))
     }
 
     /// "Simple reply message"
-    fn simple(&mut self) -> Read<()> {
-        self.stream.expect(4 + 8)?;
+    fn simple(&mut self) -> Parse<()> {
+        self.stream.require(4 + 8)?;
         let error = self.stream.number(4)?;
         let cookie = self.stream.number(8)?;
         let place = self.find(cookie)?;
@@ -122,15 +122,15 @@ impl<'a> Reader<'a> {
             length,
             ..
         } = *open.command;
-        if self.terms.framing == Framing::Structured {
-            must(kind != READ, "simple reply to a read")?;
+        if self.config.framing == Framing::Structured {
+            ensure(kind != READ, "simple reply to a read")?;
             let status = kind == BLOCK_STATUS && error == 0;
-            must(!status, "status without chunks")?;
-            must(open.chunks == 0, "simple reply among chunks")?;
+            ensure(!status, "status without chunks")?;
+            ensure(open.chunks == 0, "simple reply among chunks")?;
         }
         if kind == BLOCK_STATUS && error == 0 {
             let nothing = self.open[place].command.contexts.is_empty();
-            must(nothing, "a context is missing")?;
+            ensure(nothing, "a context is missing")?;
         }
         if kind == READ && error == 0 {
             self.data(cookie, offset, length)?;
@@ -139,100 +139,99 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Data, as much as is there.
-    fn data(&mut self, cookie: u64, offset: u64, length: u64) -> Read<()> {
+    /// Data, as much as has arrived.
+    fn data(&mut self, cookie: u64, offset: u64, length: u64) -> Parse<()> {
         let bytes = self.stream.bytes(length.min(self.stream.left()))?.to_vec();
-        let got = bytes.len() as u64;
-        if got > 0 {
+        let received = bytes.len() as u64;
+        if received > 0 {
             push(
-                &mut self.facts,
-                Fact::Data {
+                &mut self.reply_events,
+                ReplyEvent::Data {
                     cookie,
                     offset,
                     bytes,
                 },
             );
         }
-        match got == length {
-            true => Ok(()),
-            false => Err(Verdict::Torn),
+        if received == length {
+            Ok(())
+        } else {
+            Err(Validity::Incomplete)
         }
     }
 
     fn done(&mut self, place: usize, error: u64) {
         let cookie = self.open.remove(place).command.cookie;
         let error = error as u32;
-        push(&mut self.facts, Fact::Done { cookie, error });
+        push(&mut self.reply_events, ReplyEvent::Done { cookie, error });
     }
 
     /// "Structured reply chunk message", "Extended reply chunk message"
-    fn chunk(&mut self) -> Read<()> {
-        let extended = self.terms.framing == Framing::Extended;
-        self.stream.expect(if extended { 28 } else { 16 })?;
+    fn chunk(&mut self) -> Parse<()> {
+        let extended = self.config.framing == Framing::Extended;
+        self.stream.require(if extended { 28 } else { 16 })?;
         let flags = self.stream.number(2)?;
         let kind = self.stream.number(2)?;
         let cookie = self.stream.number(8)?;
-        let offset = match extended {
-            true => Some(self.stream.number(8)?),
-            false => None,
+        let offset = if extended {
+            Some(self.stream.number(8)?)
+        } else {
+            None
         };
         let length = self.stream.number(if extended { 8 } else { 4 })?;
         let place = self.find(cookie)?;
         let command = self.open[place].command;
-        must(
+        ensure(
             offset.is_none_or(|offset| offset == command.offset),
             "offset of another request",
         )?;
         let last = flags & 1 == 1;
         match kind {
             0 => {
-                must(length == 0, "NONE with a payload")?;
-                must(last, "NONE without DONE")?;
+                ensure(length == 0, "NONE with a payload")?;
+                ensure(last, "NONE without DONE")?;
             }
             1 => self.offset_data(place, length)?,
             2 => self.offset_hole(place, length)?,
             5 => {
-                must(!extended, "narrow status with extended headers")?;
+                ensure(!extended, "narrow status with extended headers")?;
                 self.status(place, length, false)?;
             }
             6 => {
-                must(extended, "wide status without extended headers")?;
+                ensure(extended, "wide status without extended headers")?;
                 self.status(place, length, true)?;
             }
             kind if kind & 1 << 15 != 0 => self.error(place, kind, length)?,
-            _ => return bad("unknown chunk"),
+            _ => return invalid("unknown chunk"),
         }
         self.open[place].chunks += 1;
-        match last {
-            true => self.finish(place),
-            false => Ok(()),
-        }
+        if last { self.finish(place) } else { Ok(()) }
     }
 
-    fn offset_data(&mut self, place: usize, length: u64) -> Read<()> {
+    fn offset_data(&mut self, place: usize, length: u64) -> Parse<()> {
         let command = self.open[place].command;
-        must(command.kind == READ, "content for no read")?;
-        must(length >= 9, "data of no bytes")?;
+        ensure(command.kind == READ, "content for no read")?;
+        ensure(length >= 9, "empty data")?;
         let length = length - 8;
-        must(length <= command.length, "data outside the request")?;
+        ensure(length <= command.length, "data outside the request")?;
         let offset = self.stream.number(8)?;
         self.content(place, offset, length)?;
         self.data(command.cookie, offset, length)
     }
 
-    fn offset_hole(&mut self, place: usize, length: u64) -> Read<()> {
+    fn offset_hole(&mut self, place: usize, length: u64) -> Parse<()> {
         let command = self.open[place].command;
-        must(command.kind == READ, "content for no read")?;
-        must(length == 12, "length of a hole chunk")?;
-        self.stream.expect(12)?;
+        ensure(command.kind == READ, "content for no read")?;
+        ensure(length == 12, "length of a hole chunk")?;
+        self.stream.require(12)?;
         let offset = self.stream.number(8)?;
         let length = self.stream.number(4)?;
-        must(length > 0, "empty hole")?;
+        ensure(length > 0, "empty hole")?;
         self.content(place, offset, length)?;
         let cookie = command.cookie;
         push(
-            &mut self.facts,
-            Fact::Hole {
+            &mut self.reply_events,
+            ReplyEvent::Hole {
                 cookie,
                 offset,
                 length,
@@ -241,68 +240,64 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn content(&mut self, place: usize, offset: u64, length: u64) -> Read<()> {
+    fn content(&mut self, place: usize, offset: u64, length: u64) -> Parse<()> {
         let open = &mut self.open[place];
         let (begin, end) = range(offset, length);
         let (from, to) = open.command.range();
-        must(begin >= from && end <= to, "content outside the request")?;
+        ensure(begin >= from && end <= to, "content outside the request")?;
         let alone = open.command.flags & FLAG_DF != 0;
-        must(
-            !alone || open.content.is_empty(),
-            "fragments in spite of DF",
-        )?;
+        ensure(!alone || open.content.is_empty(), "fragments with DF")?;
         open.content.push((begin, end));
-        // Policy: overlaps are looked for at the end; but what is more
-        // than was asked for must overlap somewhere.
+        // Policy: overlaps are detected at the end of the reply, or once there
+        // is more content than was requested.
         let received: u128 = open.content.iter().map(|part| part.1 - part.0).sum();
-        must(received <= open.command.length.into(), "content twice")
+        ensure(received <= open.command.length.into(), "content twice")
     }
 
-    fn status(&mut self, place: usize, length: u64, wide: bool) -> Read<()> {
+    fn status(&mut self, place: usize, length: u64, wide: bool) -> Parse<()> {
         let command = self.open[place].command;
-        must(command.kind == BLOCK_STATUS, "status for another command")?;
+        ensure(command.kind == BLOCK_STATUS, "status for another command")?;
         let (fixed, size) = if wide { (8, 16) } else { (4, 8) };
-        must(
+        ensure(
             length > fixed && (length - fixed).is_multiple_of(size),
             "length of a status chunk",
         )?;
         let extents = (length - fixed) / size;
-        must(extents <= self.terms.most_extents, "too many extents")?;
+        ensure(extents <= self.config.max_extents, "too many extents")?;
         let one = command.flags & FLAG_REQ_ONE != 0;
-        must(!one || extents == 1, "several extents in spite of REQ_ONE")?;
-        self.stream.expect(fixed)?;
+        ensure(!one || extents == 1, "several extents with REQ_ONE")?;
+        self.stream.require(fixed)?;
         let context = self.stream.number(4)?;
         if wide {
             let count = self.stream.number(4)?;
-            must(count == extents, "descriptor count")?;
+            ensure(count == extents, "descriptor count")?;
         }
         let open = &mut self.open[place];
-        let asked = command.contexts.iter().any(|id| u64::from(*id) == context);
-        must(asked, "status of a context that was not asked for")?;
-        must(!open.answered.contains(&context), "context twice")?;
-        open.answered.push(context);
+        let query = command.contexts.iter().any(|id| u64::from(*id) == context);
+        ensure(query, "status of a context that was not requested")?;
+        ensure(!open.described.contains(&context), "context twice")?;
+        open.described.push(context);
         let known = |selected: &&(u32, bool)| u64::from(selected.0) == context;
-        let many_bits = self.terms.contexts.iter().find(known).is_some_and(|c| c.1);
+        let many_bits = self.config.contexts.iter().find(known).is_some_and(|c| c.1);
         let mut at = 0u128;
         for _ in 0..extents {
-            self.stream.expect(size)?;
+            self.stream.require(size)?;
             let extent = self.stream.number(size / 2)?;
             let flags = self.stream.number(size / 2)?;
-            must(extent > 0, "empty extent")?;
-            // "The sum of the first N-1 extents MUST be less than the
-            // requested length." Policy: of a length of zero nothing can
-            // be said.
+            ensure(extent > 0, "empty extent")?;
+            // "The sum of the first N-1 extents MUST be less than the requested
+            // length." Policy: not applied to a length of zero.
             let begins = command.length == 0 || at < command.length.into();
-            must(begins, "extent behind the request")?;
-            must(
+            ensure(begins, "extent after the request")?;
+            ensure(
                 !one || extent <= command.length,
-                "extent beyond the request",
+                "extent exceeds the request",
             )?;
-            must(many_bits || flags < 1 << 32, "64 bits of status")?;
+            ensure(many_bits || flags < 1 << 32, "64 bits of status")?;
             let offset = u128::from(command.offset).saturating_add(at);
             push(
-                &mut self.facts,
-                Fact::Status {
+                &mut self.reply_events,
+                ReplyEvent::Status {
                     cookie: command.cookie,
                     context: context as u32,
                     wide,
@@ -315,68 +310,72 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn error(&mut self, place: usize, kind: u64, length: u64) -> Read<()> {
+    fn error(&mut self, place: usize, kind: u64, length: u64) -> Parse<()> {
         let command = self.open[place].command;
         let with_offset = kind == (1 << 15 | 2);
         let fixed = if with_offset { 14 } else { 6 };
-        must(length >= fixed, "length of an error chunk")?;
-        must(length <= self.terms.longest_error, "endless error")?;
-        self.stream.expect(6)?;
+        ensure(length >= fixed, "length of an error chunk")?;
+        ensure(length <= self.config.max_error, "error is too long")?;
+        self.stream.require(6)?;
         let error = self.stream.number(4)?;
         let message_length = self.stream.number(2)?;
-        must(message_length <= length - fixed, "message behind its chunk")?;
-        must(error != 0, "an error that is none")?;
+        ensure(
+            message_length <= length - fixed,
+            "message exceeds its chunk",
+        )?;
+        ensure(error != 0, "error value is zero")?;
         let tail = if with_offset { 8 } else { 0 };
-        self.stream.expect(message_length + tail)?;
+        self.stream.require(message_length + tail)?;
         let message = self.stream.bytes(message_length)?;
-        let offset = match with_offset {
-            true => Some(self.stream.number(8)?),
-            false => None,
+        let offset = if with_offset {
+            Some(self.stream.number(8)?)
+        } else {
+            None
         };
-        // Policy: where a command has no range, an offset says nothing.
+        // Policy: the offset is not validated for commands without a range.
         let ranged = command.kind != FLUSH && command.kind != RESIZE && command.length > 0;
         if let Some(offset) = offset.filter(|_| ranged) {
             let (from, to) = command.range();
             let inside = u128::from(offset) >= from && u128::from(offset) < to;
-            must(inside, "error outside the request")?;
+            ensure(inside, "error outside the request")?;
         }
         let open = &mut self.open[place];
         if open.error == 0 {
             open.error = error;
         }
-        let told = message_length <= self.terms.longest_message;
+        let is_reported = message_length <= self.config.max_message;
         push(
-            &mut self.facts,
-            Fact::Error {
+            &mut self.reply_events,
+            ReplyEvent::Error {
                 cookie: command.cookie,
                 error: error as u32,
                 offset,
-                message: told.then(|| message.to_vec()),
+                message: is_reported.then(|| message.to_vec()),
             },
         );
         self.stream.bytes(length - fixed - message_length)?;
         Ok(())
     }
 
-    /// Behind the chunk with DONE.
-    fn finish(&mut self, place: usize) -> Read<()> {
+    /// The chunk with DONE has ended.
+    fn finish(&mut self, place: usize) -> Parse<()> {
         let open = &mut self.open[place];
         let command = open.command;
         if open.error == 0 && command.kind == READ {
             open.content.sort();
             let (mut at, to) = command.range();
             for (begin, end) in &open.content {
-                must(*begin >= at, "content overlaps")?;
-                must(*begin == at, "content is missing")?;
+                ensure(*begin >= at, "content overlaps")?;
+                ensure(*begin == at, "content is missing")?;
                 at = *end;
             }
-            // A range that no number can say is never complete.
-            let whole = at == to && command.says_its_range();
-            must(whole, "content is missing")?;
+            // Policy: a read past the largest offset is never complete.
+            let is_complete = at == to && command.says_its_range();
+            ensure(is_complete, "content is missing")?;
         }
         if open.error == 0 && command.kind == BLOCK_STATUS {
-            let answered = open.answered.len() == command.contexts.len();
-            must(answered, "a context is missing")?;
+            let described = open.described.len() == command.contexts.len();
+            ensure(described, "a context is missing")?;
         }
         let error = open.error;
         self.done(place, error);
@@ -390,7 +389,7 @@ fn range(offset: u64, length: u64) -> (u128, u128) {
 }
 
 impl Command {
-    /// Policy: what ends behind the last number ends there.
+    /// Policy: a range ends at the largest offset.
     fn range(&self) -> (u128, u128) {
         let (begin, end) = range(self.offset, self.length);
         (begin, end.min(u64::MAX.into()))

@@ -1,4 +1,4 @@
-//! What the caller does with a request, and what the client must make of it.
+//! The caller's replies, and what the client must understand of them.
 
 use nbd_codec::Framing;
 use nbd_codec::Misuse;
@@ -6,46 +6,52 @@ use nbd_codec::server::{Chunks, Head, Read, Reply, Request};
 use nbd_codec::server::{Resize, Returned};
 use nbd_codec::wire::number::ErrorValue;
 
-use super::script::{Answer, LONGEST};
-use super::{Ask, Held, Server, Token};
-use crate::facts::{Fact, push};
-use crate::reader::requests::Change;
-use crate::script::Measure;
-use crate::talk::name;
+use super::script::{Answer, MAX_PAYLOAD};
+use super::{Harness, Pending, RequestFields, Token};
+use crate::reference::requests::Change;
+use crate::reply_event::{ReplyEvent, push};
+use crate::script::Length;
+use crate::script::name;
 
-/// What became of a token: it was consumed, or it is still there; `None` where
-/// there is no such call.
+/// The token if it was not consumed.
 pub(super) type Left = Option<Token>;
 
-impl Server {
-    /// Takes out a request that waits.
-    fn take(&mut self, which: u8) -> Option<Held> {
-        let place = usize::from(which).checked_rem(self.held.len())?;
-        Some(self.held.remove(place))
+impl Harness {
+    /// Removes a pending request.
+    fn take(&mut self, which: u8) -> Option<Pending> {
+        let place = usize::from(which).checked_rem(self.pending.len())?;
+        Some(self.pending.remove(place))
     }
 
-    fn put_back(&mut self, which: u8, token: Left, ask: Ask, error: u32) {
+    fn put_back(&mut self, which: u8, token: Left, fields: RequestFields, error: u32) {
         if let Some(token) = token {
-            let place = usize::from(which) % (self.held.len() + 1);
-            self.held.insert(place, Held { token, ask, error });
+            let place = usize::from(which) % (self.pending.len() + 1);
+            self.pending.insert(
+                place,
+                Pending {
+                    token,
+                    fields,
+                    error,
+                },
+            );
         }
     }
 
-    /// Answers without a fault, in so many pieces.
+    /// Replies validly, in a number of messages that depends on `pieces`.
     pub(super) fn finish(&mut self, which: u8, pieces: u8, fail: bool) {
         if fail {
             return self.fail(which, ErrorValue(5), "failed");
         }
-        let Some(place) = usize::from(which).checked_rem(self.held.len()) else {
+        let Some(place) = usize::from(which).checked_rem(self.pending.len()) else {
             return;
         };
-        let held = &self.held[place];
+        let pending = &self.pending[place];
         let simple = self.setup.common.framing() == Framing::Simple;
-        let (read, length) = (held.ask.kind == 0, held.ask.length);
-        if !read || simple || pieces == 0 && length <= LONGEST {
+        let (read, length) = (pending.fields.kind == 0, pending.fields.length);
+        if !read || simple || pieces == 0 && length <= MAX_PAYLOAD {
             return self.answer(which, &Answer::Succeed {});
         }
-        // The last piece first.
+        // In reverse order.
         self.answer(which, &Answer::IntoChunks {});
         let pieces = u64::from(pieces % 5) + 1;
         let size = length.div_ceil(pieces).max(1);
@@ -56,29 +62,30 @@ impl Server {
             };
             let length = length.min(size);
             let last = piece == 0;
-            let (skip, n) = (Measure::Bytes { n: skip }, Measure::Bytes { n: length });
+            let (skip, n) = (Length::Bytes { n: skip }, Length::Bytes { n: length });
             let fill = piece as u8;
-            let answer = match length > LONGEST || piece % 2 == 1 {
-                true => Answer::Hole {
+            let answer = if length > MAX_PAYLOAD || piece % 2 == 1 {
+                Answer::Hole {
                     skip,
                     length: n,
                     last,
-                },
-                false => Answer::Data {
+                }
+            } else {
+                Answer::Data {
                     skip,
                     length: n,
                     last,
                     fill,
-                },
+                }
             };
             self.answer(which, &answer);
         }
     }
 
     pub(super) fn fail(&mut self, which: u8, error: ErrorValue, text: &str) {
-        let Some(Held {
+        let Some(Pending {
             token,
-            ask,
+            fields,
             error: before,
         }) = self.take(which)
         else {
@@ -88,7 +95,7 @@ impl Server {
             Token::Request(request) => request.fail(error, text),
             Token::Chunks(chunks) => chunks.fail(error, text),
         };
-        self.say_error(&ask, before, error, None, text, true);
+        self.expect_error(&fields, before, error, None, text, true);
         self.write(&reply);
     }
 
@@ -96,40 +103,45 @@ impl Server {
         if let Answer::Fail { error, text } = answer {
             return self.fail(which, error_value(*error), name(*text));
         }
-        let Some(Held {
+        let Some(Pending {
             token,
-            ask,
+            fields,
             mut error,
         }) = self.take(which)
         else {
             return;
         };
         let left = match token {
-            Token::Request(request) => self.answer_request(request, &ask, answer),
-            Token::Chunks(chunks) => self.answer_chunks(chunks, &ask, &mut error, answer),
+            Token::Request(request) => self.answer_request(request, &fields, answer),
+            Token::Chunks(chunks) => self.answer_chunks(chunks, &fields, &mut error, answer),
         };
-        self.put_back(which, left, ask, error);
+        self.put_back(which, left, fields, error);
     }
 
-    fn answer_request(&mut self, request: Request, ask: &Ask, answer: &Answer) -> Left {
+    fn answer_request(
+        &mut self,
+        request: Request,
+        fields: &RequestFields,
+        answer: &Answer,
+    ) -> Left {
         if let Answer::FailAt { error, skip, text } = answer {
             let (error, text) = (error_value(*error), name(*text));
-            let offset = ask.place(skip);
-            return self.fail_at(request, ask, error, offset, text);
+            let offset = fields.place(skip);
+            return self.fail_at(request, fields, error, offset, text);
         }
         match (request, answer) {
-            (Request::Read(read), Answer::Succeed {}) => self.read(read, ask),
+            (Request::Read(read), Answer::Succeed {}) => self.read(read, fields),
             (Request::Read(read), Answer::IntoChunks {}) => match read.into_chunks() {
                 Ok(chunks) => Some(Token::Chunks(chunks)),
                 Err(read) => {
                     let framing = self.setup.common.framing();
-                    assert_eq!(framing, Framing::Simple, "there are chunks");
+                    assert_eq!(framing, Framing::Simple, "no chunks");
                     Some(Token::Request(Request::Read(read)))
                 }
             },
-            (Request::Resize(resize), Answer::Succeed {}) => self.resize(resize, ask),
-            (Request::BlockStatus32(status), answer) => self.status32(status, ask, answer),
-            (Request::BlockStatus64(status), answer) => self.status64(status, ask, answer),
+            (Request::Resize(resize), Answer::Succeed {}) => self.resize(resize, fields),
+            (Request::BlockStatus32(status), answer) => self.status32(status, fields, answer),
+            (Request::BlockStatus64(status), answer) => self.status64(status, fields, answer),
             (request, Answer::Succeed {}) => {
                 let reply = match request {
                     Request::Write(token) => token.succeed(),
@@ -137,9 +149,9 @@ impl Server {
                     Request::Trim(token) => token.succeed(),
                     Request::Cache(token) => token.succeed(),
                     Request::WriteZeroes(token) => token.succeed(),
-                    _ => panic!("a request that this driver does not know"),
+                    _ => panic!("unknown request"),
                 };
-                self.say_done(ask, 0);
+                self.expect_done(fields, 0);
                 self.write(&reply);
                 None
             }
@@ -147,23 +159,23 @@ impl Server {
         }
     }
 
-    fn read(&mut self, read: Read, ask: &Ask) -> Left {
-        if ask.length > LONGEST {
+    fn read(&mut self, read: Read, fields: &RequestFields) -> Left {
+        if fields.length > MAX_PAYLOAD {
             return Some(Token::Request(Request::Read(read)));
         }
-        let head = read.data();
-        self.write_data(&head, ask, ask.offset, ask.length, 0xdd);
-        self.say_done(ask, 0);
+        let header = read.data();
+        self.write_data(&header, fields, fields.offset, fields.length, 0xdd);
+        self.expect_done(fields, 0);
         None
     }
 
-    fn resize(&mut self, resize: Resize, ask: &Ask) -> Left {
+    fn resize(&mut self, resize: Resize, fields: &RequestFields) -> Left {
         let size = resize.size();
         let reply = self.machine.resized(resize);
         assert_eq!(self.terms().size, size);
         let change = Change::Resized(size);
-        self.changes.push((self.stream.len(), change));
-        self.say_done(ask, 0);
+        self.changes.push((self.received.len(), change));
+        self.expect_done(fields, 0);
         self.write(&reply);
         None
     }
@@ -171,7 +183,7 @@ impl Server {
     fn fail_at(
         &mut self,
         request: Request,
-        ask: &Ask,
+        fields: &RequestFields,
         error: ErrorValue,
         offset: u64,
         text: &str,
@@ -195,13 +207,13 @@ impl Server {
         }
         match fail_at!(Read Write Trim Cache WriteZeroes BlockStatus32 BlockStatus64) {
             Ok(reply) => {
-                assert!(ask.holds(offset, 1), "an error outside the request");
-                self.say_error(ask, 0, error, Some(offset), text, true);
+                assert!(fields.holds(offset, 1), "an error outside the request");
+                self.expect_error(fields, 0, error, Some(offset), text, true);
                 self.write(&reply);
                 None
             }
             Err(request) => {
-                assert!(!ask.holds(offset, 1), "an error inside the request");
+                assert!(!fields.holds(offset, 1), "an error inside the request");
                 Some(Token::Request(request))
             }
         }
@@ -210,7 +222,7 @@ impl Server {
     fn answer_chunks(
         &mut self,
         mut chunks: Chunks,
-        ask: &Ask,
+        fields: &RequestFields,
         first: &mut u32,
         answer: &Answer,
     ) -> Left {
@@ -218,7 +230,7 @@ impl Server {
         match answer {
             Answer::Succeed {} => match chunks.finish() {
                 Ok(reply) => {
-                    self.say_done(ask, *first);
+                    self.expect_done(fields, *first);
                     self.write(&reply);
                     return None;
                 }
@@ -230,37 +242,38 @@ impl Server {
                 last,
                 fill,
             } => {
-                let (offset, length) = (ask.place(skip), length.of(ask.length) as u32);
-                // What is not made is a hole.
-                if u64::from(length) > LONGEST {
-                    return self.hole(chunks, ask, *first, offset, length, *last);
+                let (offset, length) = (fields.place(skip), length.of(fields.length) as u32);
+                // Data longer than `MAX_PAYLOAD` is sent as a hole.
+                if u64::from(length) > MAX_PAYLOAD {
+                    return self.hole(chunks, fields, *first, offset, length, *last);
                 }
                 if *last {
                     return match chunks.finish_with_data(offset, length) {
-                        Ok(head) => {
-                            self.write_data(&head, ask, offset, length.into(), *fill);
-                            self.say_done(ask, *first);
+                        Ok(header) => {
+                            self.write_data(&header, fields, offset, length.into(), *fill);
+                            self.expect_done(fields, *first);
                             None
                         }
                         Err(returned) => Some(Token::Chunks(self.returned(&before, returned))),
                     };
                 }
                 match chunks.data(offset, length) {
-                    Ok(head) => self.write_data(&head, ask, offset, length.into(), *fill),
+                    Ok(header) => self.write_data(&header, fields, offset, length.into(), *fill),
                     Err(misuse) => return self.refused(&before, chunks, misuse),
                 }
             }
             Answer::Hole { skip, length, last } => {
-                let (offset, length) = (ask.place(skip), length.of(ask.length) as u32);
-                return self.hole(chunks, ask, *first, offset, length, *last);
+                let (offset, length) = (fields.place(skip), length.of(fields.length) as u32);
+                return self.hole(chunks, fields, *first, offset, length, *last);
             }
             Answer::ErrorAt { error, skip, text } => {
-                let (error, offset, text) = (error_value(*error), ask.place(skip), name(*text));
+                let (error, offset, text) = (error_value(*error), fields.place(skip), name(*text));
                 match chunks.error_at(error, offset, text) {
                     Ok(reply) => {
                         self.write(&reply);
-                        let told = self.say_error(ask, *first, error, Some(offset), text, false);
-                        *first = told;
+                        let events =
+                            self.expect_error(fields, *first, error, Some(offset), text, false);
+                        *first = events;
                     }
                     Err(misuse) => return self.refused(&before, chunks, misuse),
                 }
@@ -273,23 +286,23 @@ impl Server {
     fn hole(
         &mut self,
         mut chunks: Chunks,
-        ask: &Ask,
+        fields: &RequestFields,
         first: u32,
         offset: u64,
         length: u32,
         last: bool,
     ) -> Left {
         let before = format!("{chunks:?}");
-        let fact = Fact::Hole {
-            cookie: ask.cookie,
+        let fact = ReplyEvent::Hole {
+            cookie: fields.cookie,
             offset,
             length: length.into(),
         };
         if last {
             return match chunks.finish_with_hole(offset, length) {
                 Ok(reply) => {
-                    push(&mut self.answers, fact);
-                    self.say_done(ask, first);
+                    push(&mut self.expected, fact);
+                    self.expect_done(fields, first);
                     self.write(&reply);
                     None
                 }
@@ -298,7 +311,7 @@ impl Server {
         }
         match chunks.hole(offset, length) {
             Ok(reply) => {
-                push(&mut self.answers, fact);
+                push(&mut self.expected, fact);
                 self.write(&reply);
                 Some(Token::Chunks(chunks))
             }
@@ -308,11 +321,15 @@ impl Server {
 
     fn refused(&mut self, before: &str, chunks: Chunks, misuse: Misuse) -> Left {
         self.outcome.calls.push(format!("{misuse:?}"));
-        assert_eq!(format!("{chunks:?}"), before, "in spite of {misuse:?}");
+        assert_eq!(
+            format!("{chunks:?}"),
+            before,
+            "changed by a failed call: {misuse:?}"
+        );
         Some(Token::Chunks(chunks))
     }
 
-    /// A token that was refused is as it was.
+    /// A rejected token is unchanged.
     pub(super) fn returned<T: std::fmt::Debug>(
         &mut self,
         before: &str,
@@ -320,66 +337,77 @@ impl Server {
     ) -> T {
         let Returned { misuse, token } = returned;
         self.outcome.calls.push(format!("{misuse:?}"));
-        assert_eq!(format!("{token:?}"), before, "in spite of {misuse:?}");
+        assert_eq!(
+            format!("{token:?}"),
+            before,
+            "changed by a failed call: {misuse:?}"
+        );
         token
     }
 
-    pub(super) fn say_done(&mut self, ask: &Ask, error: u32) {
-        let cookie = ask.cookie;
-        push(&mut self.answers, Fact::Done { cookie, error });
+    pub(super) fn expect_done(&mut self, fields: &RequestFields, error: u32) {
+        let cookie = fields.cookie;
+        push(&mut self.expected, ReplyEvent::Done { cookie, error });
     }
 
-    /// What the client is told of an error; returns the first of the reply.
-    fn say_error(
+    /// Expects an error at the client. Returns the first error of the reply.
+    fn expect_error(
         &mut self,
-        ask: &Ask,
+        fields: &RequestFields,
         first: u32,
         error: ErrorValue,
         offset: Option<u64>,
         text: &str,
         last: bool,
     ) -> u32 {
-        // No error would be none.
+        // An error of zero is replaced.
         let error = if error.0 == 0 { 5 } else { error.0 };
         let first = if first == 0 { error } else { first };
         if self.setup.common.framing() != Framing::Simple {
             let maximum = self.terms().constraints().maximum;
-            let fact = Fact::Error {
-                cookie: ask.cookie,
+            let fact = ReplyEvent::Error {
+                cookie: fields.cookie,
                 error,
                 offset,
                 message: Some(front(text, maximum as usize)),
             };
-            push(&mut self.answers, fact);
+            push(&mut self.expected, fact);
         }
         if last {
-            self.say_done(ask, first);
+            self.expect_done(fields, first);
         }
         first
     }
 
-    /// A whole message; one byte too little room is too little.
+    /// Writes a reply. A buffer that is one byte too small is left unchanged.
     pub(super) fn write(&mut self, reply: &Reply) {
         let size = reply.size();
         assert_eq!(reply.parts().concat().len(), size);
-        let mut room = vec![0xee; size - 1];
-        let mut sink = &mut room[..];
+        let mut space = vec![0xee; size - 1];
+        let mut sink = &mut space[..];
         assert!(reply.encode(&mut sink).is_err());
-        assert_eq!(sink.len(), size - 1, "written and refused");
+        assert_eq!(sink.len(), size - 1, "a failed call wrote");
         let at = self.outcome.written.len();
         assert_eq!(reply.encode(&mut self.outcome.written), Ok(size));
         assert_eq!(self.outcome.written[at..], reply.parts().concat());
     }
 
-    fn write_data(&mut self, head: &Head, ask: &Ask, offset: u64, length: u64, fill: u8) {
-        assert_eq!(u64::from(head.payload_length()), length);
+    fn write_data(
+        &mut self,
+        header: &Head,
+        fields: &RequestFields,
+        offset: u64,
+        length: u64,
+        fill: u8,
+    ) {
+        assert_eq!(u64::from(header.payload_length()), length);
         let bytes = vec![fill; length as usize];
-        self.outcome.written.extend(head.as_bytes());
+        self.outcome.written.extend(header.as_bytes());
         self.outcome.written.extend(&bytes);
-        let cookie = ask.cookie;
+        let cookie = fields.cookie;
         push(
-            &mut self.answers,
-            Fact::Data {
+            &mut self.expected,
+            ReplyEvent::Data {
                 cookie,
                 offset,
                 bytes,
@@ -388,8 +416,8 @@ impl Server {
     }
 }
 
-impl Ask {
-    fn place(&self, skip: &Measure) -> u64 {
+impl RequestFields {
+    fn place(&self, skip: &Length) -> u64 {
         self.offset.wrapping_add(skip.of(self.length))
     }
 
@@ -402,7 +430,7 @@ impl Ask {
     }
 }
 
-/// The front of a text that is sent: whole characters, no `NUL`.
+/// The part of a text that is sent: whole characters, up to a NUL.
 fn front(text: &str, maximum: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for character in text.chars() {
@@ -415,7 +443,7 @@ fn front(text: &str, maximum: usize) -> Vec<u8> {
     bytes
 }
 
-/// Errors of all kinds.
+/// Error values, defined and undefined.
 fn error_value(byte: u8) -> ErrorValue {
     match byte {
         0xff => ErrorValue(u32::MAX),

@@ -1,0 +1,475 @@
+//! Runs a script against the client's `Transmission`, and checks invariants
+//! after each action.
+
+mod model;
+mod peer;
+pub mod script;
+
+use std::fmt::Debug;
+
+use nbd_codec::client::{Request, Slot, Transmission, slot_index};
+use nbd_codec::wire::flags::CommandFlags;
+use nbd_codec::wire::number::{Command, ContextId, Cookie};
+use nbd_codec::{Error, Framing, Limits, Misuse, Need, Negotiated};
+
+use self::model::{InFlight, within};
+use self::peer::Target;
+use self::script::{Action, Script};
+use crate::delivery::{Delivery, Driver, Incoming};
+use crate::reference::requests::Change;
+use crate::reply_event::ReplyEvent;
+use crate::script::Setup;
+use crate::server::transmission::script::MAX_PAYLOAD;
+
+/// An accepted command, and the number of bytes received before it.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    pub at: usize,
+    pub target: Target,
+}
+
+/// The result of a script.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub events: Vec<ReplyEvent>,
+    /// The return value of each call.
+    pub calls: Vec<String>,
+    pub error: Option<Error>,
+}
+
+/// Runs a script to its end.
+pub fn run(script: &Script, delivery: &Delivery) -> Harness {
+    let mut client = Harness::new(&script.setup, delivery);
+    for action in &script.actions.0 {
+        client.action(action);
+        if client.outcome.error.is_some() {
+            break;
+        }
+    }
+    client.end();
+    client
+}
+
+/// The state machine, and the state that its invariants are checked against.
+pub struct Harness {
+    setup: Setup,
+    negotiated: Negotiated,
+    machine: Transmission<Vec<Slot>>,
+    incoming: Incoming,
+    model: Vec<InFlight>,
+    completed: Vec<Target>,
+    disconnected: bool,
+    /// How many more snapshots of the whole state to take; they are slow.
+    snapshots_left: usize,
+    /// All bytes of the server, and the commands between them.
+    pub received: Vec<u8>,
+    pub sent: Vec<Sent>,
+    /// All bytes of the client up to the first payload that is longer than
+    /// `MAX_PAYLOAD`, and the resizes between them.
+    pub written: Vec<u8>,
+    pub changes: Vec<(usize, Change)>,
+    pub written_is_truncated: bool,
+    pub outcome: Outcome,
+}
+
+impl Harness {
+    fn new(setup: &Setup, delivery: &Delivery) -> Self {
+        let negotiated = setup.negotiated();
+        let slots = vec![Slot::EMPTY; setup.slots()];
+        let limits: Limits = setup.limits.limits();
+        let mut machine = Transmission::new(negotiated, slots, limits);
+        if setup.lenient {
+            machine = machine.lenient();
+        }
+        Self {
+            setup: setup.clone(),
+            negotiated,
+            machine,
+            incoming: Incoming::new(delivery),
+            model: Vec::new(),
+            completed: Vec::new(),
+            disconnected: false,
+            snapshots_left: 16,
+            received: Vec::new(),
+            sent: Vec::new(),
+            written: Vec::new(),
+            changes: Vec::new(),
+            written_is_truncated: false,
+            outcome: Outcome {
+                events: Vec::new(),
+                calls: Vec::new(),
+                error: None,
+            },
+        }
+    }
+
+    fn action(&mut self, action: &Action) {
+        match action {
+            Action::Submit {
+                command,
+                flags,
+                offset,
+                length,
+            } => {
+                let request = Request {
+                    command: command_of(*command),
+                    flags: CommandFlags(*flags),
+                    offset: *offset,
+                    length: *length,
+                };
+                let contexts = match request.command {
+                    Command::BLOCK_STATUS => self.selected(),
+                    _ => vec![],
+                };
+                self.call(request, contexts, |machine| machine.submit(request));
+            }
+            Action::BlockStatusOf {
+                contexts,
+                offset,
+                length,
+                flags,
+                space,
+            } => self.block_status_of(&contexts.0, *offset, *length, *flags, *space),
+            Action::Disconnect {} => self.disconnect(),
+            Action::Finish { to, pieces, fail } => {
+                if let Some(target) = self.target(*to) {
+                    self.deliver(&target.finish(*pieces, *fail));
+                }
+            }
+            Action::Reply { to, reply } => {
+                if let Some(target) = self.target(*to) {
+                    self.deliver(&target.reply(reply));
+                }
+            }
+            Action::Mutated {
+                to,
+                reply,
+                mutation,
+            } => {
+                if let Some(target) = self.target(*to) {
+                    let mut bytes = target.reply(reply);
+                    mutation.apply(&mut bytes);
+                    self.deliver(&bytes);
+                }
+            }
+            Action::Raw { bytes } => self.deliver(bytes),
+            Action::Advance { n } => self.advance(*n),
+            Action::End {} => self.end_of_input(),
+        }
+        let in_flight = self.model.len();
+        assert_eq!(self.machine.in_flight(), in_flight, "commands in flight");
+    }
+
+    /// The command that a reply is for: in flight, completed, or unknown.
+    fn target(&self, to: u8) -> Option<Target> {
+        let unknown = Target {
+            framing: self.setup.framing(),
+            cookie: Cookie(u64::from(to) << 32),
+            request: Request::read(0, 1),
+            contexts: vec![],
+        };
+        let in_flight = self.model.len();
+        Some(match to {
+            0..=0xef if in_flight > 0 => self.model[usize::from(to) % in_flight].target.clone(),
+            0..=0xef => return None,
+            0xf0..=0xf7 => self.completed.last().cloned().unwrap_or(unknown),
+            _ => unknown,
+        })
+    }
+
+    fn selected(&self) -> Vec<ContextId> {
+        let contexts = self.negotiated.contexts;
+        contexts.iter().map(|context| context.id).collect()
+    }
+
+    /// Submits a command. A rejected call changes nothing.
+    fn call(
+        &mut self,
+        request: Request,
+        contexts: Vec<ContextId>,
+        call: impl FnOnce(&mut Transmission<Vec<Slot>>) -> Result<nbd_codec::client::Head, Misuse>,
+    ) {
+        let before = self.snapshot();
+        let in_flight = self.model.len();
+        let result = call(&mut self.machine);
+        self.outcome.calls.push(format!("{result:?}"));
+        let header = match result {
+            Ok(header) => header,
+            Err(misuse) => {
+                self.check_unchanged(before, misuse);
+                let space = in_flight < self.setup.slots();
+                assert!(misuse != Misuse::Full || !space, "not full");
+                return;
+            }
+        };
+        assert!(!self.disconnected, "a command after DISC");
+        assert!(in_flight < self.setup.slots(), "more in flight than slots");
+        let cookie = header.cookie();
+        let extended = self.setup.framing() == Framing::Extended;
+        assert_eq!(header.as_bytes().len(), if extended { 32 } else { 28 });
+        assert!(slot_index(cookie) < self.setup.slots());
+        for other in &self.model {
+            let other = other.target.cookie;
+            assert_ne!(slot_index(other), slot_index(cookie), "a slot used twice");
+        }
+        for old in &self.completed {
+            assert_ne!(old.cookie, cookie, "a cookie used twice");
+        }
+        let target = Target {
+            framing: self.setup.framing(),
+            cookie,
+            request,
+            contexts,
+        };
+        self.sent.push(Sent {
+            at: self.received.len(),
+            target: target.clone(),
+        });
+        self.model.push(InFlight::new(target));
+        self.write(header.as_bytes());
+        if request.command == Command::WRITE {
+            let payload = u64::from(header.payload_length()).min(MAX_PAYLOAD);
+            self.write(&vec![0x77; payload as usize]);
+            self.written_is_truncated |= payload < header.payload_length().into();
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if !self.written_is_truncated {
+            self.written.extend(bytes);
+        }
+    }
+
+    fn block_status_of(
+        &mut self,
+        contexts: &[u8],
+        offset: u64,
+        length: u64,
+        flags: u16,
+        space: u64,
+    ) {
+        let selected = self.selected();
+        let id = |index: &u8| {
+            let selected = selected.get(usize::from(*index)).copied();
+            selected.unwrap_or(ContextId((*index).into()))
+        };
+        let ids: Vec<_> = contexts.iter().map(id).collect();
+        let flags = CommandFlags(flags);
+        let request = Request::block_status(offset, length).with(flags);
+        // With `lenient`, unselected contexts are sent but not expected in the
+        // reply, and repeated ids count once.
+        let mut requested = ids.clone();
+        requested.retain(|id| selected.contains(id));
+        requested.sort();
+        requested.dedup();
+        let mut payload = vec![0; space.min(300) as usize];
+        let mut sink = &mut payload[..];
+        let expected = 8 + 4 * ids.len();
+        let mut written = None;
+        self.call(request, requested, |machine| {
+            let space = sink.len();
+            let result = machine.block_status_of(&ids, offset, length, flags, &mut sink);
+            written = Some((result, space - sink.len()));
+            result
+        });
+        match written {
+            Some((Ok(header), written)) => {
+                assert_eq!(written, expected);
+                self.write(&payload[..written]);
+                assert_eq!(header.payload_length() as usize, expected);
+            }
+            Some((Err(_), written)) => assert_eq!(written, 0, "a failed call wrote"),
+            None => unreachable!("the call is made"),
+        }
+    }
+
+    fn disconnect(&mut self) {
+        let before = self.snapshot();
+        let result = self.machine.disconnect();
+        self.outcome.calls.push(format!("{result:?}"));
+        match result {
+            Ok(header) => {
+                assert!(!self.disconnected, "disconnected twice");
+                self.disconnected = true;
+                self.write(header.as_bytes());
+            }
+            Err(misuse) => self.check_unchanged(before, misuse),
+        }
+    }
+
+    /// Reports payload that does not exist.
+    fn advance(&mut self, n: u64) {
+        let (before, need) = (self.snapshot(), self.machine.need());
+        let result = self.machine.advance(n);
+        self.outcome.calls.push(format!("{result:?}"));
+        match (result, need) {
+            (
+                Ok(()),
+                Need::Payload {
+                    cookie,
+                    offset,
+                    length,
+                },
+            ) => {
+                assert!(n <= length, "more than the payload");
+                if n > 0 {
+                    self.record_content(cookie, offset, n);
+                    let (cookie, length) = (cookie.0, n);
+                    self.outcome.events.push(ReplyEvent::Reported {
+                        cookie,
+                        offset,
+                        length,
+                    });
+                }
+            }
+            (Ok(()), _) => {
+                assert_eq!(n, 0, "no payload is due");
+                self.check_unchanged(before, "zero bytes");
+            }
+            (Err(misuse), _) => self.check_unchanged(before, misuse),
+        }
+        self.with_incoming(|incoming, client| {
+            incoming.receive_all(client);
+        });
+    }
+
+    fn end_of_input(&mut self) {
+        let result = self.machine.end_of_input();
+        self.outcome.calls.push(format!("{result:?}"));
+        if result.is_ok() {
+            assert!(
+                self.model.is_empty(),
+                "the end while commands are in flight"
+            );
+        }
+        self.outcome.error = Some(Error::Closed);
+        assert_eq!(self.machine.end_of_input(), Err(Error::Closed));
+    }
+
+    /// The end of a script: every command ended exactly once.
+    fn end(&mut self) {
+        let error = match self.outcome.error {
+            Some(error) => error,
+            None => {
+                assert_eq!(self.machine.abandon(), None, "the session has not ended");
+                self.end_of_input();
+                Error::Closed
+            }
+        };
+        self.check_failed(error);
+        while let Some(cookie) = self.machine.abandon() {
+            self.forget(cookie);
+        }
+        assert!(self.model.is_empty(), "unfinished commands");
+        assert_eq!(self.machine.in_flight(), 0);
+    }
+
+    fn forget(&mut self, cookie: Cookie) {
+        let index = self.index(cookie);
+        self.model.remove(index);
+    }
+
+    /// After a fatal error, all calls fail and change nothing.
+    fn check_failed(&mut self, error: Error) {
+        let before = self.snapshot();
+        for _ in 0..2 {
+            let bytes = [0x67; 64];
+            let mut input = &bytes[..];
+            assert_eq!(self.machine.receive(&mut input), Err(error));
+            assert_eq!(input.len(), bytes.len(), "consumed after a fatal error");
+            let failed = Misuse::Failed(error);
+            assert_eq!(
+                self.machine.submit(Request::read(0, 512)).err(),
+                Some(failed)
+            );
+            assert_eq!(self.machine.disconnect().err(), Some(failed));
+            assert_eq!(self.machine.advance(0), Err(failed));
+            assert_eq!(self.machine.end_of_input(), Err(error));
+            assert_eq!(self.machine.need(), Need::Nothing);
+        }
+        self.check_unchanged(before, error);
+    }
+
+    /// The whole state, for the first calls only.
+    fn snapshot(&mut self) -> Option<String> {
+        self.snapshots_left = self.snapshots_left.checked_sub(1)?;
+        Some(format!("{:?}", self.machine))
+    }
+
+    /// A failed call changes nothing.
+    fn check_unchanged(&self, before: Option<String>, why: impl Debug) {
+        if let Some(before) = before {
+            assert_eq!(
+                format!("{:?}", self.machine),
+                before,
+                "changed by a failed call: {why:?}"
+            );
+        }
+    }
+
+    fn deliver(&mut self, bytes: &[u8]) {
+        self.received.extend(bytes);
+        self.with_incoming(|incoming, client| incoming.deliver(client, bytes));
+    }
+
+    fn with_incoming(&mut self, incoming: impl FnOnce(&mut Incoming, &mut Self)) {
+        let mut mine = std::mem::take(&mut self.incoming);
+        incoming(&mut mine, self);
+        self.outcome.error = self.outcome.error.or(mine.error);
+        self.incoming = mine;
+    }
+}
+
+impl Driver for Harness {
+    fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
+        let event = self.machine.receive(input)?;
+        if let Some(event) = &event {
+            self.record(event);
+        }
+        Ok(event.is_some())
+    }
+
+    fn need(&self) -> Need {
+        self.machine.need()
+    }
+
+    /// The state machine asks for more than is buffered, and for payload of a
+    /// command in flight only.
+    fn check_need(&self, need: Need, buffered: usize) {
+        match need {
+            Need::Header(n) => assert!(n > buffered, "needs {n} bytes, has {buffered}"),
+            Need::Payload {
+                cookie,
+                offset,
+                length,
+            } => {
+                assert_eq!(buffered, 0, "the payload is buffered");
+                assert!(length > 0);
+                let request = self.model[self.index(cookie)].target.request;
+                assert_eq!(request.command, Command::READ);
+                assert!(within(&request, offset, length));
+            }
+            Need::Nothing => panic!("the session has not ended"),
+        }
+    }
+
+    fn read_directly(&mut self, payload: &[u8]) {
+        let Need::Payload { cookie, offset, .. } = self.machine.need() else {
+            panic!("payload is needed");
+        };
+        let n = payload.len() as u64;
+        assert_eq!(self.machine.advance(n), Ok(()));
+        self.record_data(cookie, offset, payload);
+    }
+
+    fn ended(&self) -> usize {
+        self.completed.len()
+    }
+}
+
+fn command_of(byte: u8) -> Command {
+    match byte {
+        0..=9 => Command(byte.into()),
+        _ => Command(u16::from(byte) * 257),
+    }
+}
