@@ -11,4 +11,5 @@ pub mod reference;
 pub mod reply_event;
 pub mod script;
 pub mod server;
+pub mod snapshot;
 pub mod wire;

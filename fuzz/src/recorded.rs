@@ -4,7 +4,7 @@
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::option::OptionHeader;
 use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
-use nbd_codec::{Framing, Negotiated, Width};
+use nbd_codec::{Framing, Negotiated, StatusWidth};
 
 use crate::client;
 use crate::client::handshake::script::{ConfigSetup, OptionScript};
@@ -213,7 +213,7 @@ fn setup(negotiated: &Negotiated) -> Setup {
     let sizes = negotiated.constraints();
     let contexts = negotiated.contexts.iter().map(|context| ContextSetup {
         id: context.id.0.into(),
-        wide: context.width == Width::Wide,
+        wide: context.width == StatusWidth::Wide,
     });
     Setup {
         framing: match negotiated.framing {

@@ -3,7 +3,7 @@
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::ContextId;
 use nbd_codec::wire::option_reply::BlockSizes;
-use nbd_codec::{Context, Contexts, Framing, Limits, Negotiated, Width};
+use nbd_codec::{Framing, Limits, Negotiated, SelectedContext, SelectedContexts, StatusWidth};
 
 use crate::format::List;
 use crate::{enums, structs};
@@ -133,12 +133,12 @@ impl Setup {
         for context in &self.contexts.0 {
             let id = ContextId(context.id as u32);
             let width = if context.wide {
-                Width::Wide
+                StatusWidth::Wide
             } else {
-                Width::Narrow
+                StatusWidth::Narrow
             };
             // Fails if the list is full or contains the id.
-            let _ = Contexts::push(&mut negotiated.contexts, Context { id, width });
+            let _ = SelectedContexts::push(&mut negotiated.contexts, SelectedContext { id, width });
         }
         negotiated
     }
@@ -160,7 +160,7 @@ impl LimitsSetup {
         let mut limits = Limits::DEFAULT;
         if self.custom {
             limits.option_data = self.option_data as u32;
-            limits.error_message = self.error_message;
+            limits.error_message = self.error_message.into();
             limits.payload = self.payload as u32;
             limits.extents = self.extents as u32;
         }

@@ -124,17 +124,19 @@ impl Corpora<'_> {
     }
 }
 
-fn deliveries() -> [(&'static str, Delivery); 4] {
-    let delivery = |reading, sizes: &[u8], direct| Delivery {
+fn deliveries() -> [(&'static str, Delivery); 5] {
+    let delivery = |reading, sizes: &[u8], direct, extra_buffer| Delivery {
         reading,
         sizes: List(sizes.to_vec()),
         direct,
+        extra_buffer,
     };
     [
         ("whole", Delivery::whole()),
-        ("bytes", delivery(Reading::Pieces {}, &[1], false)),
-        ("exact", delivery(Reading::Exact {}, &[0, 7], true)),
-        ("eager", delivery(Reading::Eager {}, &[], true)),
+        ("bytes", delivery(Reading::ReadAhead {}, &[1], false, 1)),
+        ("ahead", delivery(Reading::ReadAhead {}, &[], true, 0)),
+        ("exact", delivery(Reading::Exact {}, &[0, 7], true, 0)),
+        ("twice", delivery(Reading::ExactTwice {}, &[], true, 0)),
     ]
 }
 

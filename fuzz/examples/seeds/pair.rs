@@ -15,9 +15,10 @@ pub fn scripts() -> Vec<(String, Script)> {
         for (name, actions) in sessions() {
             for (delivery, up) in deliveries() {
                 let down = Delivery {
-                    reading: Reading::Pieces {},
+                    reading: Reading::ReadAhead {},
                     sizes: List(vec![7, 0, 100]),
                     direct: true,
+                    extra_buffer: 9,
                 };
                 let pair = Script {
                     up: up.clone(),

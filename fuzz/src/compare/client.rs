@@ -2,7 +2,7 @@
 
 use nbd_codec::wire::DecodeError;
 use nbd_codec::wire::option_reply::BlockSizes;
-use nbd_codec::{Contexts, Error, Negotiated, Violation};
+use nbd_codec::{Error, Negotiated, SelectedContexts, Violation};
 
 use super::{check_validity, framing, is_plaintext_error, replies_config, requests_config};
 use crate::client::handshake::script::Script;
@@ -180,7 +180,7 @@ fn handshake_config(script: &Script) -> option_replies::Config {
     option_replies::Config {
         require_tls: script.tls % 3 == 2,
         max_data: script.limits.limits().option_data.into(),
-        max_contexts: Contexts::CAPACITY,
+        max_contexts: SelectedContexts::CAPACITY,
     }
 }
 

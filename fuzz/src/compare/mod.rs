@@ -4,7 +4,7 @@
 pub mod client;
 pub mod server;
 
-use nbd_codec::{Error, Framing, Violation, Width};
+use nbd_codec::{Error, Framing, StatusWidth, Violation};
 
 use crate::reference::{Validity, replies, requests};
 use crate::script::Setup;
@@ -40,7 +40,7 @@ fn replies_config(setup: &Setup) -> replies::Config {
     replies::Config {
         framing: framing(negotiated.framing),
         contexts: contexts
-            .map(|context| (context.id.0, context.width == Width::Wide))
+            .map(|context| (context.id.0, context.width == StatusWidth::Wide))
             .collect(),
         max_message: u64::MAX,
         max_error: u64::MAX,
@@ -59,7 +59,10 @@ fn check_validity(
     context: &dyn Fn() -> String,
 ) {
     // The end of the input and a failure of TLS are not in the stream.
-    let failed = !matches!(error, None | Some(Error::Closed | Error::TlsFailed));
+    let failed = !matches!(
+        error,
+        None | Some(Error::Closed | Error::ClosedDuring(_) | Error::TlsFailed)
+    );
     match validity {
         Validity::Valid => assert!(!failed, "{}", context()),
         Validity::Invalid(_) => assert!(failed, "{}", context()),

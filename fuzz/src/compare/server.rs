@@ -1,7 +1,7 @@
 //! The server's state machines: the client's bytes, and the replies.
 
 use nbd_codec::server::TlsMode;
-use nbd_codec::{Contexts, Framing, Negotiated, Width};
+use nbd_codec::{Framing, Negotiated, SelectedContexts, StatusWidth};
 
 use super::{check_validity, framing, is_plaintext_error, replies_config, requests_config};
 use crate::reference::options::{self, Tls};
@@ -75,7 +75,7 @@ pub fn parse_transmission(server: &transmission::Harness) -> (Vec<Event>, Validi
 
 fn parse_requests(server: &transmission::Harness, stream: &[u8]) -> (Vec<Event>, Validity) {
     let config = requests::Config {
-        max_effect: server.setup.limits().effect,
+        max_effect: server.setup.limits().max_effect_length,
         ..requests_config(&server.setup.common)
     };
     requests::parse(&config, &server.changes, stream)
@@ -165,18 +165,18 @@ fn without_start_tls(mut outcome: handshake::Outcome) -> handshake::Outcome {
 
 /// `Handshake` and the reference parsers on the same bytes.
 pub fn handshake(server: handshake::Harness) {
-    let config = server.config();
-    let limits = config.limits;
+    let setup = server.config();
+    let limits = setup.limits.limits();
     let config = options::Config {
-        oldstyle: server.is_oldstyle(),
-        fixed: config.fixed,
-        no_zeroes: config.no_zeroes,
-        tls: match config.tls {
+        oldstyle: setup.oldstyle(),
+        fixed: setup.fixed,
+        no_zeroes: setup.no_zeroes,
+        tls: match setup.tls() {
             TlsMode::None => Tls::No,
             TlsMode::Selective => Tls::Selective,
             TlsMode::Forced => Tls::Forced,
         },
-        framing: framing(config.framing),
+        framing: framing(setup.framing()),
         max_data: limits.option_data.into(),
         max_discarded: limits.payload.into(),
     };
@@ -200,7 +200,7 @@ pub fn handshake(server: handshake::Harness) {
             size: negotiated.size,
             framing: framing(negotiated.framing),
             contexts: contexts
-                .map(|context| (context.id.0.into(), context.width == Width::Wide))
+                .map(|context| (context.id.0.into(), context.width == StatusWidth::Wide))
                 .collect(),
             tls: negotiated.tls,
         };
@@ -240,7 +240,7 @@ fn check_option_replies(
     let config = option_replies::Config {
         require_tls: false,
         max_data: u64::MAX,
-        max_contexts: Contexts::CAPACITY,
+        max_contexts: SelectedContexts::CAPACITY,
     };
     // The client's flags follow the greeting, which has 18 bytes.
     let starts = reply_starts.get(1..).unwrap_or_default();

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
-use nbd_codec::{Error, Limits, Misuse, Need, Negotiated, Width};
+use nbd_codec::{Content, Error, Limits, Misuse, Negotiated, StatusWidth, Step};
 
 use super::Expected;
-use crate::delivery::Driver;
+use crate::delivery::{Buffer, Delivery, Driver, Incoming, Next};
 
 const SLOTS: usize = 6;
 
@@ -31,13 +31,15 @@ pub(super) struct Client {
     wide: Vec<u32>,
     disconnected: bool,
     done: usize,
+    pub(super) incoming: Incoming,
+    pub(super) error: Option<Error>,
 }
 
 impl Client {
-    pub(super) fn new(negotiated: Negotiated, server: Negotiated) -> Self {
+    pub(super) fn new(negotiated: Negotiated, server: Negotiated, delivery: &Delivery) -> Self {
         let strict = negotiated.constraints() == server.constraints();
         let contexts = server.contexts.iter();
-        let wide = contexts.filter(|context| context.width == Width::Wide);
+        let wide = contexts.filter(|context| context.width == StatusWidth::Wide);
         let wide = wide.map(|context| context.id.0).collect();
         Self {
             machine: Transmission::new(negotiated, [Slot::EMPTY; SLOTS], Limits::DEFAULT),
@@ -47,6 +49,8 @@ impl Client {
             wide,
             disconnected: false,
             done: 0,
+            incoming: Incoming::new(delivery, Limits::DEFAULT.buffer()),
+            error: None,
         }
     }
 
@@ -79,7 +83,7 @@ impl Client {
         flags: CommandFlags,
         out: &mut Vec<u8>,
     ) {
-        let request = Request::block_status(offset, length).with(flags);
+        let request = Request::block_status(offset, length).with_flags(flags);
         let mut payload = Vec::new();
         let header = self.checked(|machine| {
             machine.block_status_of(contexts, offset, length, flags, &mut payload)
@@ -135,35 +139,55 @@ impl Client {
         }
     }
 
+    fn record(&mut self, event: TransmissionEvent) {
+        match event {
+            TransmissionEvent::Extents32 {
+                cookie,
+                context,
+                offset,
+                extents,
+            } => {
+                let extents = extents.map(|extent| (extent.length.into(), extent.flags.into()));
+                self.record_status(cookie, context, offset, extents);
+            }
+            TransmissionEvent::Extents64 {
+                cookie,
+                context,
+                offset,
+                extents,
+            } => {
+                let extents = extents.map(|extent| (extent.length, extent.flags));
+                self.record_status(cookie, context, offset, extents);
+            }
+            TransmissionEvent::Error { cookie, .. } => {
+                let expected = self.expected.get(&cookie.0).expect("a reply of the server");
+                assert!(expected.error.is_some(), "unexpected error");
+            }
+            TransmissionEvent::Done { cookie, result } => self.record_done(cookie, result),
+            _ => panic!("unknown event"),
+        }
+    }
+
     /// Content equals the disk at the time the server read it.
-    fn record_content(&mut self, cookie: Cookie, offset: u64, content: Content) {
-        let expected = self.expected.get(&cookie.0).expect("a reply of the server");
-        let sent = self.sent.get_mut(&cookie.0).expect("a command in flight");
+    fn record_content(&mut self, content: Content<&[u8]>) {
+        let (cookie, offset) = (content.cookie().0, content.offset());
+        let expected = self.expected.get(&cookie).expect("a reply of the server");
+        let sent = self.sent.get_mut(&cookie).expect("a command in flight");
         assert_eq!(sent.request.command, Command::READ);
         let (begin, end) = (
             sent.request.offset,
             sent.request.offset + sent.request.length,
         );
-        let length = match content {
-            Content::Data(data) => {
-                assert_eq!(
-                    expected.then.read(offset, data.len() as u64),
-                    data,
-                    "wrong data"
-                );
-                data.len() as u64
-            }
-            Content::Hole(length) => {
-                let zeroes = expected.then.read(offset, length);
-                assert!(zeroes.iter().all(|byte| *byte == 0), "a hole over data");
-                length
-            }
-        };
+        let data = expected.then.read(offset, content.length());
+        match content {
+            Content::Data { data: received, .. } => assert_eq!(data, received, "wrong data"),
+            Content::Hole { .. } => assert!(data.iter().all(|byte| *byte == 0), "a hole over data"),
+        }
         assert!(
-            offset >= begin && offset + length <= end,
+            offset >= begin && offset + content.length() <= end,
             "outside the request"
         );
-        sent.received += length;
+        sent.received += content.length();
     }
 
     fn record_status(
@@ -220,73 +244,40 @@ impl Client {
     }
 }
 
-enum Content<'a> {
-    Data(&'a [u8]),
-    Hole(u64),
-}
-
 impl Driver for Client {
-    fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        let Some(event) = self.machine.receive(input)? else {
-            return Ok(false);
-        };
-        match event {
-            Event::Data {
-                cookie,
-                offset,
-                data,
-            } => self.record_content(cookie, offset, Content::Data(data)),
-            Event::Hole {
-                cookie,
-                offset,
-                length,
-            } => self.record_content(cookie, offset, Content::Hole(length.into())),
-            Event::Extents32 {
-                cookie,
-                context,
-                offset,
-                extents,
-            } => {
-                let extents = extents.map(|extent| (extent.length.into(), extent.flags.into()));
-                self.record_status(cookie, context, offset, extents);
-            }
-            Event::Extents64 {
-                cookie,
-                context,
-                offset,
-                extents,
-            } => {
-                let extents = extents.map(|extent| (extent.length, extent.flags));
-                self.record_status(cookie, context, offset, extents);
-            }
-            Event::Error { cookie, .. } => {
-                let expected = self.expected.get(&cookie.0).expect("a reply of the server");
-                assert!(expected.error.is_some(), "unexpected error");
-            }
-            Event::Done { cookie, result } => self.record_done(cookie, result),
-            _ => panic!("unknown event"),
+    fn incoming(&mut self) -> &mut Incoming {
+        &mut self.incoming
+    }
+
+    fn least_buffer(&self) -> usize {
+        Limits::DEFAULT.buffer()
+    }
+
+    fn step(&mut self, buffer: &Buffer) -> Result<Next, Error> {
+        let step = buffer.receive(&mut self.machine)?;
+        let next = Next::after(&step);
+        match step {
+            Step::Content(content) => self.record_content(content),
+            Step::Event(event) => self.record(event),
+            Step::Finished => assert!(self.disconnected && self.sent.is_empty()),
+            Step::Read(_) | Step::ReadPayload { .. } => {}
+            Step::Transmit | Step::StartTls => panic!("a step of the handshake"),
         }
-        Ok(true)
+        Ok(next)
     }
 
-    fn need(&self) -> Need {
-        self.machine.need()
+    fn read_directly(&mut self, cookie: Cookie, offset: u64, payload: &[u8]) {
+        self.machine.advance(payload.len() as u64).expect("payload");
+        let data = payload;
+        self.record_content(Content::Data {
+            cookie,
+            offset,
+            data,
+        });
     }
 
-    fn check_need(&self, need: Need, held: usize) {
-        match need {
-            Need::Header(n) => assert!(n > held, "needs {n} bytes, has {held}"),
-            Need::Payload { length, .. } => assert!(held == 0 && length > 0),
-            Need::Nothing => panic!("the session has not ended"),
-        }
-    }
-
-    fn read_directly(&mut self, payload: &[u8]) {
-        let Need::Payload { cookie, offset, .. } = self.machine.need() else {
-            panic!("payload is needed");
-        };
-        assert_eq!(self.machine.advance(payload.len() as u64), Ok(()));
-        self.record_content(cookie, offset, Content::Data(payload));
+    fn fail(&mut self, error: Error) {
+        self.error = Some(error);
     }
 
     fn ended(&self) -> usize {

@@ -1,17 +1,14 @@
 //! The handshake of a script.
 
-use nbd_codec::client::connect::{self, Connect, Plan, TlsPolicy};
-use nbd_codec::client::handshake::ContextQuery;
-use nbd_codec::server::handshake::Event;
-use nbd_codec::server::{Export, Handshake, TlsMode};
-use nbd_codec::wire::number::OptionReplyType;
-use nbd_codec::{Error, Framing, Limits, Need, Negotiated};
+use nbd_codec::client::{Config, ConnectEvent, Connector, MetaContextQuery, TlsPolicy};
+use nbd_codec::server::{Export, Handshake, HandshakeEvent, TlsMode};
+use nbd_codec::wire::number::{Cookie, OptionReplyType};
+use nbd_codec::{Error, Framing, Limits, Negotiated, Step};
 
 use super::script::{HandshakeSetup, Script};
 use crate::client::handshake;
-use crate::delivery::{Driver, Incoming};
-use crate::script::framing;
-use crate::script::name;
+use crate::delivery::{Buffer, Delivery, Driver, Incoming, Next};
+use crate::script::{framing, name};
 
 /// The result on each side.
 pub(super) struct Outcome {
@@ -19,24 +16,28 @@ pub(super) struct Outcome {
     pub(super) server: Negotiated,
 }
 
-struct Client<'a> {
-    machine: Connect<'a>,
+/// What both sides have.
+struct Side {
     out: Vec<u8>,
+    incoming: Incoming,
+    error: Option<Error>,
+    ready: bool,
+    /// TLS is due.
+    start_tls: bool,
+    ended: usize,
+}
+
+struct Client<'a> {
+    machine: Connector<'a>,
+    side: Side,
     /// The attempt failed.
     failed: bool,
-    ready: bool,
-    /// TLS is expected.
-    tls: bool,
-    ended: usize,
 }
 
 struct Server<'a> {
     machine: Handshake,
+    side: Side,
     export: &'a Export<'a>,
-    out: Vec<u8>,
-    ready: bool,
-    tls: bool,
-    ended: usize,
 }
 
 /// Runs the handshake; `None` if it fails.
@@ -46,66 +47,63 @@ pub(super) fn run(script: &Script) -> Option<Outcome> {
     let export = handshake.export.export(&contexts);
     let queries = queries(handshake);
     let config = config(handshake, &queries);
-    let mut server_config = handshake.server.config();
-    server_config.limits = Limits::DEFAULT;
-    let server = if handshake.server.oldstyle() {
+    let machine = if handshake.server.oldstyle() {
         Handshake::oldstyle(&export).ok()?
     } else {
-        Handshake::new(server_config).ok()?
+        let config = handshake.server.config().limits(Limits::DEFAULT);
+        Handshake::new(config).ok()?
     };
     let mut client = Client {
-        machine: Connect::new(config).ok()?,
-        out: Vec::new(),
+        machine: Connector::new(config).ok()?,
+        side: Side::new(&script.down),
         failed: false,
-        ready: false,
-        tls: false,
-        ended: 0,
     };
     let mut server = Server {
-        machine: server,
+        machine,
+        side: Side::new(&script.up),
         export: &export,
-        out: Vec::new(),
-        ready: false,
-        tls: false,
-        ended: 0,
     };
-    let (mut up, mut down) = (Incoming::new(&script.up), Incoming::new(&script.down));
     let mut left = match handshake.cut {
         0 => u64::MAX,
         cut => cut,
     };
-    server.transmit();
     let whole = loop {
-        let sent = transfer(&mut server.out, &mut down, &mut client, &mut left);
-        client.transmit();
-        let replied = transfer(&mut client.out, &mut up, &mut server, &mut left);
-        if client.tls && server.tls {
-            assert!(client.out.is_empty() && server.out.is_empty());
-            client.tls = false;
-            server.tls = false;
+        client.resume();
+        server.resume();
+        let down = server.side.take_output(&mut left);
+        let up = client.side.take_output(&mut left);
+        client.deliver(&down);
+        server.deliver(&up);
+        if client.side.start_tls && server.side.start_tls {
+            assert!(client.side.out.is_empty() && server.side.out.is_empty());
+            client.side.start_tls = false;
+            server.side.start_tls = false;
             assert_eq!(client.machine.tls_established(), Ok(()));
             assert_eq!(server.machine.tls_established(), Ok(()));
-            client.transmit();
+            continue;
         }
-        down.receive_all(&mut client);
-        up.receive_all(&mut server);
-        if left == 0 || up.error.is_some() || down.error.is_some() {
+        if left == 0 || client.side.error.is_some() || server.side.error.is_some() {
             break left > 0;
         }
-        let idle = client.out.is_empty() && server.out.is_empty();
-        if !sent && !replied && idle {
+        let idle = client.side.out.is_empty() && server.side.out.is_empty();
+        if idle && up.is_empty() && down.is_empty() {
             break true;
         }
     };
-    check_errors(down.error, up.error);
-    if whole && must_succeed(&config, handshake, &export) {
-        assert!(client.ready && server.ready, "the handshake fails");
+    check_errors(client.side.error, server.side.error);
+    let ready = client.side.ready && server.side.ready;
+    if whole && must_succeed(handshake, &export) {
+        assert!(ready, "the handshake fails");
     }
-    if !(client.ready && server.ready) {
+    if !ready {
         end_failed(client, server, whole);
         return None;
     }
-    assert_eq!((up.buffered(), down.buffered()), (0, 0), "unused bytes");
+    let buffered = (
+        client.side.incoming.buffered(),
+        server.side.incoming.buffered(),
+    );
+    assert_eq!(buffered, (0, 0), "unused bytes");
     let client = client.machine.into_negotiated().expect("a client");
     let server = server.machine.into_negotiated().expect("a server");
     compare(&client, &server);
@@ -113,7 +111,7 @@ pub(super) fn run(script: &Script) -> Option<Outcome> {
 }
 
 /// Contexts that are wide at the server are declared wide, or of unknown width.
-fn queries(handshake: &HandshakeSetup) -> Vec<ContextQuery<'static>> {
+fn queries(handshake: &HandshakeSetup) -> Vec<MetaContextQuery<'static>> {
     let mut setup = handshake.config.contexts.0.clone();
     for query in &mut setup {
         if query.name == 3 && query.width % 3 == 0 {
@@ -123,32 +121,12 @@ fn queries(handshake: &HandshakeSetup) -> Vec<ContextQuery<'static>> {
     handshake::queries(&setup)
 }
 
-fn config<'a>(handshake: &HandshakeSetup, queries: &'a [ContextQuery<'a>]) -> Plan<'a> {
-    let mut config = Plan::new(name(handshake.config.export));
-    config.contexts = queries;
-    config.framing = framing(handshake.config.framing);
-    config.describe = handshake.config.describe;
-    config.tls = match handshake.tls % 3 {
-        0 => TlsPolicy::Never,
-        1 => TlsPolicy::Prefer,
-        _ => TlsPolicy::Require,
-    };
-    config
-}
-
-/// Delivers what was written, as far as the link's budget permits; true if
-/// there was anything.
-fn transfer(
-    out: &mut Vec<u8>,
-    incoming: &mut Incoming,
-    to: &mut impl Driver,
-    left: &mut u64,
-) -> bool {
-    let n = out.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-    *left -= n as u64;
-    let bytes: Vec<u8> = out.drain(..n).collect();
-    incoming.deliver(to, &bytes);
-    n > 0
+fn config<'a>(handshake: &HandshakeSetup, queries: &'a [MetaContextQuery<'a>]) -> Config<'a> {
+    Config::new(name(handshake.config.export))
+        .contexts(queries)
+        .framing(framing(handshake.config.framing))
+        .describe(handshake.config.describe)
+        .tls(handshake::tls_policy(handshake.tls))
 }
 
 /// Neither side detects a protocol violation. Only `EXPORT_NAME` can end in a
@@ -161,17 +139,17 @@ fn check_errors(client: Option<Error>, server: Option<Error>) {
 }
 
 /// Whether the handshake must succeed.
-fn must_succeed(config: &Plan, handshake: &HandshakeSetup, export: &Export) -> bool {
-    let server = handshake.server.config();
-    if handshake.server.oldstyle() || !server.fixed || config.export != export.name {
+fn must_succeed(handshake: &HandshakeSetup, export: &Export) -> bool {
+    let (client, server) = (&handshake.config, &handshake.server);
+    if server.oldstyle() || !server.fixed || name(client.export) != export.name {
         return false;
     }
-    let tls = match (config.tls, server.tls) {
+    let tls = match (handshake::tls_policy(handshake.tls), server.tls()) {
         (TlsPolicy::Never, TlsMode::Forced) | (TlsPolicy::Require, TlsMode::None) => return false,
         (TlsPolicy::Never, _) | (_, TlsMode::None) => false,
         _ => true,
     };
-    let extended = config.framing.min(server.framing) == Framing::Extended;
+    let extended = framing(client.framing).min(server.framing()) == Framing::Extended;
     (tls || !export.requires_tls) && (extended || !export.requires_extended)
 }
 
@@ -182,10 +160,10 @@ fn end_failed(mut client: Client, mut server: Server, whole: bool) {
     if client.failed {
         assert_eq!(end, Ok(()), "the client disconnected");
     }
-    if whole && !client.failed && !client.ready {
+    if whole && !client.failed && !client.side.ready {
         assert!(end.is_err(), "the client waits for no reply");
     }
-    let ready = client.ready && end.is_ok();
+    let ready = client.side.ready && end.is_ok();
     assert_eq!(client.machine.into_negotiated().is_ok(), ready);
 }
 
@@ -208,105 +186,112 @@ fn compare(client: &Negotiated, server: &Negotiated) {
     }
 }
 
-impl Client<'_> {
-    fn transmit(&mut self) {
-        while self.machine.transmit(&mut self.out).expect("room") > 0 {}
+impl Side {
+    fn new(delivery: &Delivery) -> Self {
+        Self {
+            out: Vec::new(),
+            incoming: Incoming::new(delivery, Limits::DEFAULT.buffer()),
+            error: None,
+            ready: false,
+            start_tls: false,
+            ended: 0,
+        }
+    }
+
+    /// What was written, as far as the link's budget permits.
+    fn take_output(&mut self, left: &mut u64) -> Vec<u8> {
+        let n = self
+            .out
+            .len()
+            .min(usize::try_from(*left).unwrap_or(usize::MAX));
+        *left -= n as u64;
+        self.out.drain(..n).collect()
     }
 }
 
-impl Server<'_> {
-    fn transmit(&mut self) {
-        self.machine.transmit(&mut self.out).expect("room");
-    }
+/// The methods that do not depend on the side.
+macro_rules! driver {
+    () => {
+        fn incoming(&mut self) -> &mut Incoming {
+            &mut self.side.incoming
+        }
+
+        fn least_buffer(&self) -> usize {
+            Limits::DEFAULT.buffer()
+        }
+
+        fn step(&mut self, buffer: &Buffer) -> Result<Next, Error> {
+            let step = buffer.receive(&mut self.machine)?;
+            match &step {
+                Step::Event(event) => {
+                    self.side.ended += 1;
+                    self.event(event);
+                }
+                Step::Transmit => {
+                    let written = self.machine.transmit(&mut self.side.out);
+                    assert!(written.expect("room") > 0, "nothing to transmit");
+                }
+                Step::StartTls => self.side.start_tls = true,
+                Step::Read(_) | Step::Finished => {}
+                Step::Content(_) | Step::ReadPayload { .. } => panic!("payload in a handshake"),
+            }
+            Ok(Next::after(&step))
+        }
+
+        fn read_directly(&mut self, _: Cookie, _: u64, _: &[u8]) {
+            panic!("payload in a handshake");
+        }
+
+        fn fail(&mut self, error: Error) {
+            self.side.error = Some(error);
+        }
+
+        fn ended(&self) -> usize {
+            self.side.ended
+        }
+    };
 }
 
 impl Driver for Client<'_> {
-    fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        let Some(event) = self.machine.receive(input)? else {
-            let before = self.out.len();
-            self.transmit();
-            return Ok(self.out.len() > before);
-        };
+    driver!();
+}
+
+impl Client<'_> {
+    fn event(&mut self, event: &ConnectEvent) {
         match event {
-            connect::Event::StartTls => self.tls = true,
-            connect::Event::Ready => self.ready = true,
-            connect::Event::Failed { .. } => self.failed = true,
+            ConnectEvent::Ready => self.side.ready = true,
+            ConnectEvent::Failed { .. } => self.failed = true,
             _ => {}
         }
-        self.ended += 1;
-        Ok(true)
-    }
-
-    fn need(&self) -> Need {
-        self.machine.need()
-    }
-
-    fn check_need(&self, need: Need, buffered: usize) {
-        match need {
-            Need::Header(n) => assert!(n > buffered, "needs {n} bytes, has {buffered}"),
-            Need::Payload { .. } => panic!("payload in a handshake"),
-            Need::Nothing => assert!(buffered == 0, "unused bytes"),
-        }
-    }
-
-    fn read_directly(&mut self, _: &[u8]) {
-        panic!("payload in a handshake");
-    }
-
-    fn ended(&self) -> usize {
-        self.ended
     }
 }
 
 impl Driver for Server<'_> {
-    fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        let Some(event) = self.machine.receive(input)? else {
-            let before = self.out.len();
-            self.transmit();
-            return Ok(self.out.len() > before);
-        };
+    driver!();
+}
+
+impl Server<'_> {
+    fn event(&mut self, event: &HandshakeEvent) {
+        let (machine, out) = (&mut self.machine, &mut self.side.out);
         match event {
-            Event::List => {
-                self.machine
-                    .list(self.export, &mut self.out)
-                    .expect("an export");
-                self.machine.done(&mut self.out).expect("the end of a list");
+            HandshakeEvent::List => {
+                machine.list(self.export, out).expect("an export");
+                machine.finish_list(out).expect("the end of a list");
             }
-            Event::Export(inquiry) | Event::MetaContexts(inquiry) => {
-                let result = if inquiry.export() == self.export.name {
-                    self.machine.grant(&inquiry, self.export, &mut self.out)
+            HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query) => {
+                if query.export() == self.export.name {
+                    machine.grant(query, self.export, out).expect("a reply");
                 } else {
-                    let unknown = OptionReplyType::ERR_UNKNOWN;
-                    self.machine
-                        .refuse(unknown, "no such export", &mut self.out)
-                };
-                result.expect("an answer");
+                    let error = OptionReplyType::ERR_UNKNOWN;
+                    let refused = machine.refuse(error, "no such export", out);
+                    refused.expect("a reply");
+                }
             }
-            Event::StartTls => self.tls = true,
-            Event::Ready => self.ready = true,
+            HandshakeEvent::Ready { export } => {
+                assert_eq!(*export, self.export.id);
+                self.side.ready = true;
+            }
             _ => {}
         }
-        self.ended += 1;
-        Ok(true)
-    }
-
-    fn need(&self) -> Need {
-        self.machine.need()
-    }
-
-    fn check_need(&self, need: Need, buffered: usize) {
-        match need {
-            Need::Header(n) => assert!(n > buffered, "needs {n} bytes, has {buffered}"),
-            Need::Payload { .. } => panic!("payload in a handshake"),
-            Need::Nothing => assert!(buffered == 0, "unused bytes"),
-        }
-    }
-
-    fn read_directly(&mut self, _: &[u8]) {
-        panic!("payload in a handshake");
-    }
-
-    fn ended(&self) -> usize {
-        self.ended
     }
 }

@@ -18,7 +18,7 @@ use self::client::Client;
 use self::disk::Disk;
 use self::script::{Action, Script};
 use self::server::Server;
-use crate::delivery::Incoming;
+use crate::delivery::Driver;
 
 /// What a reply must say, recorded when the server makes it.
 struct Expected {
@@ -31,8 +31,6 @@ struct Expected {
 struct Session {
     client: Client,
     server: Server,
-    up: Incoming,
-    down: Incoming,
     /// Bytes in transit.
     upstream: Vec<u8>,
     downstream: Vec<u8>,
@@ -49,10 +47,8 @@ pub fn run(script: &Script) -> bool {
     let (block, size) = (script.handshake.export.block(), outcome.server.size);
     let disk = Disk::new(size, block);
     let mut session = Session {
-        client: Client::new(outcome.client, outcome.server),
-        server: Server::new(outcome.server, disk.clone()),
-        up: Incoming::new(&script.up),
-        down: Incoming::new(&script.down),
+        client: Client::new(outcome.client, outcome.server, &script.down),
+        server: Server::new(outcome.server, disk.clone(), &script.up),
         upstream: Vec::new(),
         downstream: Vec::new(),
         model: disk,
@@ -171,8 +167,8 @@ impl Session {
             .len()
             .min(usize::try_from(n).unwrap_or(usize::MAX));
         let bytes: Vec<u8> = self.upstream.drain(..n).collect();
-        self.up.deliver(&mut self.server, &bytes);
-        assert_eq!(self.up.error, None, "the server fails");
+        self.server.deliver(&bytes);
+        assert_eq!(self.server.error, None, "the server fails");
         self.downstream.append(&mut self.server.out);
         let rejected: BTreeMap<u64, u32> = std::mem::take(&mut self.server.rejected);
         for (cookie, error) in rejected {
@@ -192,8 +188,8 @@ impl Session {
             .len()
             .min(usize::try_from(n).unwrap_or(usize::MAX));
         let bytes: Vec<u8> = self.downstream.drain(..n).collect();
-        self.down.deliver(&mut self.client, &bytes);
-        assert_eq!(self.down.error, None, "the client fails");
+        self.client.deliver(&bytes);
+        assert_eq!(self.client.error, None, "the client fails");
     }
 
     fn settle(&mut self, how: u8) {
@@ -217,7 +213,7 @@ impl Session {
             self.deliver_up(u64::MAX);
             assert_eq!(self.server.machine.end_of_input(), Ok(()), "a clean end");
             assert_eq!(self.client.machine.end_of_input(), Ok(()), "a clean end");
-            assert_eq!(self.client.machine.abandon(), None);
+            assert_eq!(self.client.machine.pop_unanswered(), None);
             return;
         }
         let disconnected = self.server.disconnected;
@@ -227,14 +223,14 @@ impl Session {
             disconnected,
             "a clean end if and only if DISC"
         );
-        let idle = self.client.sent.is_empty() && self.down.buffered() == 0;
+        let idle = self.client.sent.is_empty() && self.client.incoming.buffered() == 0;
         let result = self.client.machine.end_of_input();
         assert_eq!(result.is_ok(), idle, "a clean end if and only if idle");
         if let Err(error) = result {
             assert_eq!(error, Error::Closed);
         }
         // Every command ends exactly once.
-        while let Some(cookie) = self.client.machine.abandon() {
+        while let Some(cookie) = self.client.machine.pop_unanswered() {
             assert!(self.client.sent.remove(&cookie.0).is_some(), "twice");
         }
         assert!(self.client.sent.is_empty(), "unfinished commands");

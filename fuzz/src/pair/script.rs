@@ -86,6 +86,7 @@ impl DiskSetup {
     pub fn export<'a>(&self, contexts: &'a [MetaContext<'a>]) -> Export<'a> {
         let flags = TransmissionFlags(self.flags);
         let mut export = Export::new(name(self.name), self.size(), flags);
+        export.id = 7;
         export.contexts = contexts;
         export.block_sizes = BlockSizes {
             minimum: self.block() as u32,

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use nbd_codec::server::{Chunks, Event, Read, Request, Transmission, narrow};
-use nbd_codec::wire::number::{ContextId, ErrorValue};
-use nbd_codec::{Error, Limits, Need, Negotiated, Width};
+use nbd_codec::server::{
+    ChunkedRead, ReadRequest, Request, Transmission, TransmissionEvent, narrow,
+};
+use nbd_codec::wire::number::{ContextId, Cookie, ErrorValue};
+use nbd_codec::{Content, Error, Limits, Negotiated, StatusWidth, Step};
 
 use super::disk::Disk;
-use crate::delivery::Driver;
+use crate::delivery::{Buffer, Delivery, Driver, Incoming, Next};
 
 const EIO: ErrorValue = ErrorValue::EIO;
 
@@ -21,14 +23,17 @@ pub(super) struct Server {
     pub(super) out: Vec<u8>,
     pub(super) disconnected: bool,
     wide: Vec<u32>,
-    incoming: Vec<u8>,
+    /// The payload of the current write.
+    payload: Vec<u8>,
+    pub(super) incoming: Incoming,
+    pub(super) error: Option<Error>,
     ended: usize,
 }
 
 impl Server {
-    pub(super) fn new(negotiated: Negotiated, disk: Disk) -> Self {
+    pub(super) fn new(negotiated: Negotiated, disk: Disk, delivery: &Delivery) -> Self {
         let contexts = negotiated.contexts.iter();
-        let wide = contexts.filter(|context| context.width == Width::Wide);
+        let wide = contexts.filter(|context| context.width == StatusWidth::Wide);
         let wide = wide.map(|context| context.id.0).collect();
         Self {
             machine: Transmission::new(negotiated, Limits::DEFAULT).expect("what was negotiated"),
@@ -38,7 +43,9 @@ impl Server {
             out: Vec::new(),
             disconnected: false,
             wide,
-            incoming: Vec::new(),
+            payload: Vec::new(),
+            incoming: Incoming::new(delivery, Limits::DEFAULT.buffer()),
+            error: None,
             ended: 0,
         }
     }
@@ -89,7 +96,7 @@ impl Server {
                 self.disk.zero(trim.offset(), trim.length());
                 trim.succeed()
             }
-            Request::WriteZeroes(zeroes) if zeroes.fast() && how % 8 == 5 => {
+            Request::WriteZeroes(zeroes) if zeroes.fast_zero() && how % 8 == 5 => {
                 zeroes
                     .fail(ErrorValue::ENOTSUP, "no faster")
                     .encode(out)
@@ -110,7 +117,7 @@ impl Server {
                 let id = pick(status.contexts(), at);
                 let map = self.disk.map(status.offset(), false).into_iter();
                 let map = map.flat_map(|extent| narrow::split(extent).expect("32 bits"));
-                match status.answer_from(id, map, out).expect("an answer") {
+                match status.reply_truncated(id, map, out).expect("an answer") {
                     Some(rest) => status = rest,
                     None => return None,
                 }
@@ -118,7 +125,7 @@ impl Server {
             Request::BlockStatus64(mut status) => loop {
                 let id = pick(status.contexts(), at);
                 let map = self.disk.map(status.offset(), self.wide.contains(&id.0));
-                match status.answer_from(id, map, out).expect("an answer") {
+                match status.reply_truncated(id, map, out).expect("an answer") {
                     Some(rest) => status = rest,
                     None => return None,
                 }
@@ -129,7 +136,34 @@ impl Server {
         None
     }
 
-    fn read(&self, read: Read, how: u8, at: u8, out: &mut Vec<u8>) -> Option<ErrorValue> {
+    fn record(&mut self, event: TransmissionEvent) {
+        assert!(!self.disconnected, "an event after DISC");
+        match event {
+            TransmissionEvent::WritePayload { .. } => {
+                assert!(self.payload.is_empty(), "overlapping payloads");
+                return;
+            }
+            TransmissionEvent::Request(request) => {
+                let payload = match request {
+                    Request::Write(_) => std::mem::take(&mut self.payload),
+                    _ => Vec::new(),
+                };
+                self.pending.push((request, payload));
+            }
+            TransmissionEvent::Rejected { error, reply, .. } => {
+                let header = reply.parts()[0];
+                // The cookie is at the same offset in all headers.
+                let cookie = header[8..16].try_into().expect("eight bytes");
+                self.rejected.insert(u64::from_be_bytes(cookie), error.0);
+                reply.encode(&mut self.out).expect("room");
+            }
+            TransmissionEvent::Disconnect => self.disconnected = true,
+            _ => panic!("unknown event"),
+        }
+        self.ended += 1;
+    }
+
+    fn read(&self, read: ReadRequest, how: u8, at: u8, out: &mut Vec<u8>) -> Option<ErrorValue> {
         let chunks = match how % 8 {
             0 => Err(read),
             _ => read.into_chunks(),
@@ -149,7 +183,7 @@ impl Server {
     /// In pieces, in reverse order, with zeroes as holes.
     fn read_in_pieces(
         &self,
-        mut chunks: Chunks,
+        mut chunks: ChunkedRead,
         how: u8,
         at: u8,
         out: &mut Vec<u8>,
@@ -240,60 +274,38 @@ fn fail_at(request: Request, at: u8, out: &mut Vec<u8>) -> Option<ErrorValue> {
 }
 
 impl Driver for Server {
-    fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        let Some(event) = self.machine.receive(input)? else {
-            return Ok(false);
-        };
-        assert!(!self.disconnected, "an event after DISC");
-        match event {
-            Event::Payload { .. } => {
-                assert!(self.incoming.is_empty(), "overlapping payloads");
-                return Ok(true);
+    fn incoming(&mut self) -> &mut Incoming {
+        &mut self.incoming
+    }
+
+    fn least_buffer(&self) -> usize {
+        Limits::DEFAULT.buffer()
+    }
+
+    fn step(&mut self, buffer: &Buffer) -> Result<Next, Error> {
+        let step = buffer.receive(&mut self.machine)?;
+        let next = Next::after(&step);
+        match step {
+            Step::Event(event) => self.record(event),
+            Step::Content(Content::Data { data, .. }) => self.payload.extend(data),
+            Step::Content(Content::Hole { .. }) => panic!("a hole in a write"),
+            Step::ReadPayload { offset, length, .. } => {
+                assert!(offset + length <= self.disk.bytes.len() as u64);
             }
-            Event::Data { data, .. } => {
-                self.incoming.extend(data);
-                return Ok(true);
-            }
-            Event::Request(request) => {
-                let payload = match request {
-                    Request::Write(_) => std::mem::take(&mut self.incoming),
-                    _ => Vec::new(),
-                };
-                self.pending.push((request, payload));
-            }
-            Event::Rejected { error, reply, .. } => {
-                let header = reply.parts()[0];
-                // The cookie is at the same offset in all headers.
-                let cookie = header[8..16].try_into().expect("eight bytes");
-                self.rejected.insert(u64::from_be_bytes(cookie), error.0);
-                reply.encode(&mut self.out).expect("room");
-            }
-            Event::Disconnect => self.disconnected = true,
-            _ => panic!("unknown event"),
+            Step::Finished => assert!(self.disconnected),
+            Step::Read(_) => {}
+            Step::Transmit | Step::StartTls => panic!("a step of the handshake"),
         }
-        self.ended += 1;
-        Ok(true)
+        Ok(next)
     }
 
-    fn need(&self) -> Need {
-        self.machine.need()
+    fn read_directly(&mut self, _: Cookie, _: u64, payload: &[u8]) {
+        self.machine.advance(payload.len() as u64).expect("payload");
+        self.payload.extend(payload);
     }
 
-    fn check_need(&self, need: Need, held: usize) {
-        match need {
-            Need::Header(n) => assert!(n > held, "needs {n} bytes, has {held}"),
-            Need::Payload { length, .. } => assert!(held == 0 && length > 0),
-            Need::Nothing => assert!(self.disconnected, "the session has not ended"),
-        }
-    }
-
-    fn read_directly(&mut self, payload: &[u8]) {
-        let Need::Payload { offset, length, .. } = self.machine.need() else {
-            panic!("payload is needed");
-        };
-        assert!(offset + length <= self.disk.bytes.len() as u64);
-        assert_eq!(self.machine.advance(payload.len() as u64), Ok(()));
-        self.incoming.extend(payload);
+    fn fail(&mut self, error: Error) {
+        self.error = Some(error);
     }
 
     fn ended(&self) -> usize {

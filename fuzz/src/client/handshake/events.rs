@@ -1,7 +1,8 @@
-//! What a handshake reports, in plain numbers.
+//! The handshake's events, in plain numbers.
 
-use nbd_codec::client::{connect, handshake};
+use nbd_codec::client::{ConnectEvent, HandshakeEvent};
 use nbd_codec::wire::greeting::Greeting;
+use nbd_codec::wire::number::OptionType;
 use nbd_codec::wire::option_reply::Info;
 use nbd_codec::wire::text::Text;
 
@@ -9,16 +10,29 @@ use super::Harness;
 use crate::reference::option_replies::Event;
 
 impl Harness<'_> {
+    /// Records the first `StartTls` after an acknowledgement.
+    pub(super) fn record_start_tls(&mut self) {
+        if !self.starting_tls {
+            self.starting_tls = true;
+            self.ended += 1;
+            if self.is_connector {
+                self.outcome.connector_events.push("StartTls".into());
+            } else {
+                self.outcome.events.push(Event::StartTls);
+            }
+        }
+    }
+
     fn record_ready(&mut self) {
         assert!(!self.ready, "ready twice");
         assert!(!self.failed, "ready after failed");
         self.ready = true;
     }
 
-    pub(super) fn record(&mut self, event: &handshake::Event) {
-        use handshake::Event as E;
+    pub(super) fn record(&mut self, event: &HandshakeEvent) {
+        use HandshakeEvent as E;
         let bytes = |text: Text| text.as_bytes().to_vec();
-        if let E::Ack(_) | E::Refused { .. } | E::StartTls | E::Ready = event {
+        if let E::Ack(_) | E::Refused { .. } | E::Ready = event {
             self.ended += 1;
         }
         let events = match *event {
@@ -43,13 +57,16 @@ impl Harness<'_> {
                 reply: reply.0.into(),
                 data: data.to_vec(),
             },
-            E::Skipped { reply, length } => Event::Discarded {
+            E::Discarded { reply, length } => Event::Discarded {
                 reply: reply.0.into(),
                 length: length.into(),
             },
-            E::Ack(option) => Event::Ack {
-                option: option.0.into(),
-            },
+            E::Ack(option) => {
+                self.aborted |= option == OptionType::ABORT;
+                Event::Ack {
+                    option: option.0.into(),
+                }
+            }
             E::Refused {
                 option,
                 error,
@@ -59,7 +76,6 @@ impl Harness<'_> {
                 error: error.0.into(),
                 message: message.map(bytes),
             },
-            E::StartTls => Event::StartTls,
             E::Ready => {
                 self.record_ready();
                 Event::Ready
@@ -69,12 +85,11 @@ impl Harness<'_> {
         self.outcome.events.push(events);
     }
 
-    pub(super) fn record_connector(&mut self, event: &connect::Event) {
-        use connect::Event as E;
+    pub(super) fn record_connector(&mut self, event: &ConnectEvent) {
         self.outcome.connector_events.push(format!("{event:?}"));
         match event {
-            E::Ready => self.record_ready(),
-            E::Failed { .. } => {
+            ConnectEvent::Ready => self.record_ready(),
+            ConnectEvent::Failed { .. } => {
                 assert!(!self.failed, "failed twice");
                 assert!(!self.ready, "failed after ready");
                 self.failed = true;

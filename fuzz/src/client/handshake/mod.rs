@@ -4,22 +4,20 @@
 mod events;
 pub mod script;
 
-use std::fmt::Debug;
-
-use nbd_codec::client::connect::{Connect, Plan, TlsPolicy};
-use nbd_codec::client::handshake::{ContextQuery, Handshake};
+use nbd_codec::client::{Config, Connector, Handshake, MetaContextQuery, TlsPolicy};
 use nbd_codec::wire::flags::ClientFlags;
 use nbd_codec::wire::greeting::RESERVED_ZEROES;
-use nbd_codec::wire::number::OptionType;
+use nbd_codec::wire::number::{Cookie, OptionType};
 use nbd_codec::wire::option::{OptionHeader, OptionRequest};
 use nbd_codec::wire::text::Text;
-use nbd_codec::{Error, Framing, Misuse, Need, Negotiated};
+use nbd_codec::{Error, Framing, Limits, Misuse, Negotiated, Step};
 
 use self::script::{Action, OptionScript, QuerySetup, Script};
-use crate::delivery::{Delivery, Driver, Incoming};
+use crate::delivery::{Buffer, Delivery, Driver, Incoming, Next};
 use crate::reference::option_data;
 use crate::reference::option_replies::{Event, Sent};
 use crate::script::{framing, name};
+use crate::snapshot::{Snapshots, check_unchanged};
 
 /// The result of a script.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,23 +31,31 @@ pub struct Outcome {
 }
 
 /// The state machine under test.
+#[derive(Debug)]
 enum Machine<'a> {
     Handshake(Box<Handshake>),
-    Connector(Box<Connect<'a>>),
+    Connector(Box<Connector<'a>>),
+    /// Only after the end of the script, and during a step.
+    Finished,
 }
 
 /// The state machine, and the state that its invariants are checked against.
 pub struct Harness<'a> {
     machine: Machine<'a>,
     require_tls: bool,
+    limits: Limits,
     incoming: Incoming,
-    snapshots_left: usize,
+    snapshots: Snapshots,
     fixed: bool,
     no_zeroes: bool,
     tls: bool,
+    starting_tls: bool,
+    aborted: bool,
     ready: bool,
     failed: bool,
     ended: usize,
+    /// How the session ended.
+    end: Option<Result<(), Error>>,
     /// The last option is arbitrary bytes.
     is_arbitrary: bool,
     /// The last option that was sent.
@@ -64,10 +70,9 @@ pub struct Harness<'a> {
 
 /// Runs a script against `Handshake`.
 pub fn run(script: &Script, delivery: &Delivery) -> Harness<'static> {
-    let require_tls = script.tls % 3 == 2;
-    let machine = Handshake::new(require_tls, script.limits.limits());
-    let machine = Machine::Handshake(Box::new(machine));
-    Harness::new(machine, require_tls, delivery).run(script)
+    let config = config(script, &[]);
+    let machine = Machine::Handshake(Box::new(Handshake::new(&config)));
+    Harness::new(machine, script, delivery).run(script)
 }
 
 /// Runs a script against `Connector`. `None` if its configuration is rejected.
@@ -77,49 +82,62 @@ pub fn run_connector<T>(
     then: impl FnOnce(Harness) -> T,
 ) -> Option<T> {
     let contexts = queries(&script.config.contexts.0);
-    let mut config = Plan::new(name(script.config.export));
-    config.contexts = &contexts;
-    config.framing = framing(script.config.framing);
-    config.describe = script.config.describe;
-    config.limits = script.limits.limits();
-    config.tls = match script.tls % 3 {
-        0 => TlsPolicy::Never,
-        1 => TlsPolicy::Prefer,
-        _ => TlsPolicy::Require,
-    };
-    let machine = Machine::Connector(Box::new(Connect::new(config).ok()?));
-    let require = config.tls == TlsPolicy::Require;
-    let client = Harness::new(machine, require, delivery).run(script);
+    let config = config(script, &contexts);
+    let machine = Machine::Connector(Box::new(Connector::new(config).ok()?));
+    let client = Harness::new(machine, script, delivery).run(script);
     if let Some(negotiated) = &client.outcome.negotiated {
-        assert!(negotiated.framing <= config.framing, "more than configured");
-        assert!(!negotiated.tls || config.tls != TlsPolicy::Never);
+        let framing = framing(script.config.framing);
+        assert!(negotiated.framing <= framing, "more than configured");
+        assert!(!negotiated.tls || tls_policy(script.tls) != TlsPolicy::Never);
     }
     Some(then(client))
 }
 
-pub fn queries(setup: &[QuerySetup]) -> Vec<ContextQuery<'static>> {
+fn config<'a>(script: &Script, contexts: &'a [MetaContextQuery<'a>]) -> Config<'a> {
+    Config::new(name(script.config.export))
+        .contexts(contexts)
+        .framing(framing(script.config.framing))
+        .describe(script.config.describe)
+        .limits(script.limits.limits())
+        .tls(tls_policy(script.tls))
+}
+
+pub fn tls_policy(byte: u8) -> TlsPolicy {
+    match byte % 3 {
+        0 => TlsPolicy::Never,
+        1 => TlsPolicy::Prefer,
+        _ => TlsPolicy::Require,
+    }
+}
+
+pub fn queries(setup: &[QuerySetup]) -> Vec<MetaContextQuery<'static>> {
     let query = |setup: &QuerySetup| match setup.width % 3 {
-        0 => ContextQuery::narrow(name(setup.name)),
-        1 => ContextQuery::wide(name(setup.name)),
-        _ => ContextQuery::new(name(setup.name)),
+        0 => MetaContextQuery::narrow(name(setup.name)),
+        1 => MetaContextQuery::wide(name(setup.name)),
+        _ => MetaContextQuery::new(name(setup.name)),
     };
     setup.iter().map(query).collect()
 }
 
 impl<'a> Harness<'a> {
-    fn new(machine: Machine<'a>, require_tls: bool, delivery: &Delivery) -> Self {
+    fn new(machine: Machine<'a>, script: &Script, delivery: &Delivery) -> Self {
+        let limits = script.limits.limits();
         Self {
             is_connector: matches!(machine, Machine::Connector(_)),
             machine,
-            require_tls,
-            incoming: Incoming::new(delivery),
-            snapshots_left: 16,
+            require_tls: tls_policy(script.tls) == TlsPolicy::Require,
+            limits,
+            incoming: Incoming::new(delivery, limits.buffer()),
+            snapshots: Snapshots::default(),
             fixed: false,
             no_zeroes: false,
             tls: false,
+            starting_tls: false,
+            aborted: false,
             ready: false,
             failed: false,
             ended: 0,
+            end: None,
             is_arbitrary: false,
             last: OptionType(0),
             received: Vec::new(),
@@ -137,7 +155,7 @@ impl<'a> Harness<'a> {
     fn run(mut self, script: &Script) -> Self {
         for action in &script.actions.0 {
             self.action(action);
-            if self.outcome.error.is_some() {
+            if self.end.is_some() {
                 break;
             }
         }
@@ -171,7 +189,7 @@ impl<'a> Harness<'a> {
                 let space = (*space).min(9000) as usize;
                 let (export, queries) = (Text::from(name(*export)), queries(&setup.0));
                 self.call(space, |machine, sink| {
-                    machine.select(export, &queries, sink)
+                    machine.set_meta_contexts(export, &queries, sink)
                 });
             }
             Action::TlsEstablished {} => self.tls_established(),
@@ -179,13 +197,14 @@ impl<'a> Harness<'a> {
                 match &mut self.machine {
                     Machine::Handshake(machine) => machine.tls_failed(),
                     Machine::Connector(machine) => machine.tls_failed(),
+                    Machine::Finished => {}
                 }
-                self.outcome.error = Some(Error::TlsFailed);
+                self.end = Some(Err(Error::TlsFailed));
             }
             Action::End {} => self.end_of_input(),
-            Action::Raw { bytes } => self.deliver(bytes),
+            Action::Raw { bytes } => self.receive(bytes),
             Action::Greeting { kind, flags, size } => {
-                self.deliver(&script::greeting(*kind, *flags, *size));
+                self.receive(&script::greeting(*kind, *flags, *size));
             }
             Action::Finish { how, size, flags } => {
                 self.transmit_all();
@@ -196,7 +215,7 @@ impl<'a> Harness<'a> {
                     }
                     option => script::finish(option, *how, *size, *flags),
                 };
-                self.deliver(&bytes);
+                self.receive(&bytes);
             }
             Action::ExportName {
                 size,
@@ -204,11 +223,11 @@ impl<'a> Harness<'a> {
                 zeroes,
             } => {
                 self.transmit_all();
-                self.deliver(&script::export_name(*size, *flags, (*zeroes).into()));
+                self.receive(&script::export_name(*size, *flags, (*zeroes).into()));
             }
             Action::Reply { option, reply } => {
                 self.transmit_all();
-                self.deliver(&reply.bytes(self.option(*option)));
+                self.receive(&reply.bytes(self.option(*option)));
             }
             Action::Mutated {
                 option,
@@ -218,7 +237,7 @@ impl<'a> Harness<'a> {
                 self.transmit_all();
                 let mut bytes = reply.bytes(self.option(*option));
                 mutation.apply(&mut bytes);
-                self.deliver(&bytes);
+                self.receive(&bytes);
             }
         }
     }
@@ -233,7 +252,7 @@ impl<'a> Harness<'a> {
     }
 
     fn transmit_all(&mut self) {
-        while let (Machine::Connector(_), None) = (&self.machine, self.outcome.error) {
+        while let (Machine::Connector(_), None) = (&self.machine, self.end) {
             let before = self.sent.len();
             self.transmit(9000);
             if self.sent.len() == before {
@@ -247,7 +266,7 @@ impl<'a> Harness<'a> {
         let Machine::Connector(_) = &self.machine else {
             return;
         };
-        let before = self.snapshot();
+        let before = self.snapshots.take(&self.machine);
         let mut buffer = vec![0; space];
         let mut sink = &mut buffer[..];
         let Machine::Connector(machine) = &mut self.machine else {
@@ -259,9 +278,7 @@ impl<'a> Harness<'a> {
         buffer.truncate(space - left);
         self.record_call(result, &buffer, before);
         // Another event may be due.
-        self.with_incoming(|incoming, client| {
-            incoming.receive_all(client);
-        });
+        self.resume();
     }
 
     /// A call that writes, or fails without an effect.
@@ -270,7 +287,7 @@ impl<'a> Harness<'a> {
         space: usize,
         call: impl FnOnce(&mut Handshake, &mut &mut [u8]) -> Result<usize, Misuse>,
     ) {
-        let before = self.snapshot();
+        let before = self.snapshots.take(&self.machine);
         let mut buffer = vec![0; space];
         let mut sink = &mut buffer[..];
         let Machine::Handshake(machine) = &mut self.machine else {
@@ -298,7 +315,7 @@ impl<'a> Harness<'a> {
             }
             Err(misuse) => {
                 assert!(written.is_empty(), "a failed call wrote");
-                self.check_unchanged(before, misuse);
+                check_unchanged(before, &self.machine, misuse);
             }
         }
     }
@@ -342,10 +359,11 @@ impl<'a> Harness<'a> {
     }
 
     fn tls_established(&mut self) {
-        let before = self.snapshot();
+        let before = self.snapshots.take(&self.machine);
         let result = match &mut self.machine {
             Machine::Handshake(machine) => machine.tls_established(),
             Machine::Connector(machine) => machine.tls_established(),
+            Machine::Finished => return,
         };
         self.outcome.calls.push(format!("{result:?}"));
         match result {
@@ -354,61 +372,51 @@ impl<'a> Harness<'a> {
                 self.tls = true;
                 self.sent.push((self.received.len(), Sent::Tls));
             }
-            Err(misuse) => self.check_unchanged(before, misuse),
+            Err(misuse) => check_unchanged(before, &self.machine, misuse),
         }
     }
 
     fn end_of_input(&mut self) {
         let result = self.finish_input();
         self.outcome.calls.push(format!("{result:?}"));
-        let error = self.finish_input();
-        self.outcome.error = Some(error.err().unwrap_or(Error::Closed));
+        assert_eq!(self.finish_input(), result, "the end, again");
+        self.end = Some(result);
     }
 
     fn finish_input(&mut self) -> Result<(), Error> {
         match &mut self.machine {
             Machine::Handshake(machine) => machine.end_of_input(),
             Machine::Connector(machine) => machine.end_of_input(),
+            Machine::Finished => Ok(()),
         }
     }
 
     fn end(mut self) -> Self {
-        if let Some(error) = self.outcome.error {
+        if let Some(Err(error)) = self.end {
+            self.outcome.error = Some(error);
             self.check_failed(error);
         }
-        let granted = self.ready && self.outcome.error.is_none();
-        let Self { machine, .. } = self;
-        let (negotiated, machine) = match machine {
-            Machine::Handshake(machine) => match machine.into_negotiated() {
-                Ok(negotiated) => (Some(negotiated), None),
-                Err(machine) => (None, Some(Machine::Handshake(Box::new(machine)))),
-            },
-            Machine::Connector(machine) => match machine.into_negotiated() {
-                Ok(negotiated) => (Some(negotiated), None),
-                Err(machine) => (None, Some(Machine::Connector(Box::new(machine)))),
-            },
+        let granted = self.ready && self.end.is_none();
+        let machine = std::mem::replace(&mut self.machine, Machine::Finished);
+        let negotiated = match machine {
+            Machine::Handshake(machine) => machine.into_negotiated().ok(),
+            Machine::Connector(machine) => machine.into_negotiated().ok(),
+            Machine::Finished => None,
         };
-        assert_eq!(
-            negotiated.is_some(),
-            granted,
-            "negotiated if and only if ready"
-        );
+        let is_negotiated = negotiated.is_some();
+        assert_eq!(is_negotiated, granted, "negotiated if and only if ready");
         if let Some(negotiated) = &negotiated {
             assert!(negotiated.tls || !self.require_tls, "without TLS");
             let chunks = negotiated.framing != Framing::Simple;
             assert!(chunks || negotiated.contexts.is_empty());
         }
         self.outcome.negotiated = negotiated;
-        self.machine = machine.unwrap_or_else(|| {
-            let limits = nbd_codec::Limits::DEFAULT;
-            Machine::Handshake(Box::new(Handshake::new(false, limits)))
-        });
         self
     }
 
     /// After a fatal error, all calls fail and change nothing.
     fn check_failed(&mut self, error: Error) {
-        let before = self.snapshot();
+        let before = self.snapshots.take(&self.machine);
         let bytes = [0x4e; 64];
         let mut input = &bytes[..];
         let mut out = Vec::new();
@@ -419,99 +427,77 @@ impl<'a> Harness<'a> {
                 let sent = machine.send(&OptionRequest::Abort, &mut out);
                 assert_eq!(sent, Err(failed));
                 assert_eq!(machine.tls_established(), Err(failed));
-                assert_eq!(machine.need(), Need::Nothing);
             }
             Machine::Connector(machine) => {
                 assert_eq!(machine.receive(&mut input), Err(error));
                 assert_eq!(machine.tls_established(), Err(Misuse::Failed(error)));
-                assert_eq!(machine.need(), Need::Nothing);
             }
+            Machine::Finished => {}
         }
         assert_eq!(input.len(), bytes.len(), "consumed after a fatal error");
         assert!(out.is_empty());
-        self.check_unchanged(before, error);
+        check_unchanged(before, &self.machine, error);
     }
 
-    fn snapshot(&mut self) -> Option<String> {
-        self.snapshots_left = self.snapshots_left.checked_sub(1)?;
-        Some(self.state())
-    }
-
-    fn state(&self) -> String {
-        match &self.machine {
-            Machine::Handshake(machine) => format!("{machine:?}"),
-            Machine::Connector(machine) => format!("{machine:?}"),
-        }
-    }
-
-    fn check_unchanged(&self, before: Option<String>, why: impl Debug) {
-        if let Some(before) = before {
-            assert_eq!(self.state(), before, "changed by a failed call: {why:?}");
-        }
-    }
-
-    fn deliver(&mut self, bytes: &[u8]) {
+    fn receive(&mut self, bytes: &[u8]) {
         self.received.extend(bytes);
-        self.with_incoming(|incoming, client| incoming.deliver(client, bytes));
-    }
-
-    fn with_incoming(&mut self, incoming: impl FnOnce(&mut Incoming, &mut Self)) {
-        let mut mine = std::mem::take(&mut self.incoming);
-        incoming(&mut mine, self);
-        self.outcome.error = self.outcome.error.or(mine.error);
-        self.incoming = mine;
-    }
-}
-
-impl Driver for Harness<'_> {
-    fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        match &mut self.machine {
-            Machine::Handshake(machine) => {
-                let event = machine.receive(input)?;
-                if let Some(event) = &event {
-                    self.record(event);
-                }
-                Ok(event.is_some())
-            }
-            Machine::Connector(machine) => {
-                let event = machine.receive(input)?;
-                if let Some(event) = &event {
-                    self.record_connector(event);
-                }
-                Ok(event.is_some())
-            }
-        }
-    }
-
-    fn need(&self) -> Need {
-        match &self.machine {
-            Machine::Handshake(machine) => machine.need(),
-            Machine::Connector(machine) => machine.need(),
-        }
-    }
-
-    fn check_need(&self, need: Need, buffered: usize) {
-        match need {
-            Need::Header(n) => assert!(n > buffered, "needs {n} bytes, has {buffered}"),
-            Need::Payload { .. } => panic!("payload in a handshake"),
-            // Bytes after the handshake belong to transmission.
-            Need::Nothing => assert!(buffered == 0 || self.over(), "unused bytes"),
-        }
-    }
-
-    fn read_directly(&mut self, _: &[u8]) {
-        panic!("payload in a handshake");
-    }
-
-    fn ended(&self) -> usize {
-        self.ended
+        self.deliver(bytes);
     }
 }
 
 impl Harness<'_> {
-    fn over(&self) -> bool {
-        // After a failed attempt, an oldstyle server has sent all of its
-        // handshake too.
-        self.ready || self.failed
+    fn record_step<E>(&mut self, step: Step<E, &[u8]>, record: impl FnOnce(&mut Self, &E)) -> Next {
+        match &step {
+            Step::Event(event) => record(self, event),
+            Step::StartTls => self.record_start_tls(),
+            // Written by an action of the script.
+            Step::Transmit => return Next::Caller,
+            // After a failed attempt, an oldstyle server has sent all of its
+            // handshake too.
+            Step::Finished => assert!(self.ready || self.failed || self.aborted),
+            Step::Read(_) => {}
+            Step::Content(_) | Step::ReadPayload { .. } => panic!("payload in a handshake"),
+        }
+        Next::after(&step)
+    }
+}
+
+impl Driver for Harness<'_> {
+    fn incoming(&mut self) -> &mut Incoming {
+        &mut self.incoming
+    }
+
+    fn least_buffer(&self) -> usize {
+        self.limits.buffer()
+    }
+
+    fn step(&mut self, buffer: &Buffer) -> Result<Next, Error> {
+        // The state machine is not used during `record`.
+        let mut machine = std::mem::replace(&mut self.machine, Machine::Finished);
+        let next = match &mut machine {
+            Machine::Handshake(machine) => {
+                let step = buffer.receive(&mut **machine);
+                step.map(|step| self.record_step(step, Self::record))
+            }
+            Machine::Connector(machine) => {
+                let step = buffer.receive(&mut **machine);
+                step.map(|step| self.record_step(step, Self::record_connector))
+            }
+            Machine::Finished => panic!("a step after the end"),
+        };
+        self.machine = machine;
+        next
+    }
+
+    fn read_directly(&mut self, _: Cookie, _: u64, _: &[u8]) {
+        panic!("payload in a handshake");
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.end.get_or_insert(Err(error));
+    }
+
+    fn ended(&self) -> usize {
+        self.ended
     }
 }

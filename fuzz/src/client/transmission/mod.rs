@@ -5,21 +5,20 @@ mod model;
 mod peer;
 pub mod script;
 
-use std::fmt::Debug;
-
 use nbd_codec::client::{Request, Slot, Transmission, slot_index};
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, ContextId, Cookie};
-use nbd_codec::{Error, Framing, Limits, Misuse, Need, Negotiated};
+use nbd_codec::{Content, Error, Framing, Misuse, Negotiated, Step};
 
 use self::model::{InFlight, within};
 use self::peer::Target;
 use self::script::{Action, Script};
-use crate::delivery::{Delivery, Driver, Incoming};
+use crate::delivery::{Buffer, Delivery, Driver, Incoming, Next};
 use crate::reference::requests::Change;
 use crate::reply_event::ReplyEvent;
 use crate::script::Setup;
 use crate::server::transmission::script::MAX_PAYLOAD;
+use crate::snapshot::{Snapshots, check_unchanged};
 
 /// An accepted command, and the number of bytes received before it.
 #[derive(Debug, Clone)]
@@ -42,7 +41,7 @@ pub fn run(script: &Script, delivery: &Delivery) -> Harness {
     let mut client = Harness::new(&script.setup, delivery);
     for action in &script.actions.0 {
         client.action(action);
-        if client.outcome.error.is_some() {
+        if client.end.is_some() {
             break;
         }
     }
@@ -59,8 +58,9 @@ pub struct Harness {
     model: Vec<InFlight>,
     completed: Vec<Target>,
     disconnected: bool,
-    /// How many more snapshots of the whole state to take; they are slow.
-    snapshots_left: usize,
+    /// How the session ended.
+    end: Option<Result<(), Error>>,
+    snapshots: Snapshots,
     /// All bytes of the server, and the commands between them.
     pub received: Vec<u8>,
     pub sent: Vec<Sent>,
@@ -76,7 +76,7 @@ impl Harness {
     fn new(setup: &Setup, delivery: &Delivery) -> Self {
         let negotiated = setup.negotiated();
         let slots = vec![Slot::EMPTY; setup.slots()];
-        let limits: Limits = setup.limits.limits();
+        let limits = setup.limits.limits();
         let mut machine = Transmission::new(negotiated, slots, limits);
         if setup.lenient {
             machine = machine.lenient();
@@ -85,11 +85,12 @@ impl Harness {
             setup: setup.clone(),
             negotiated,
             machine,
-            incoming: Incoming::new(delivery),
+            incoming: Incoming::new(delivery, limits.buffer()),
             model: Vec::new(),
             completed: Vec::new(),
             disconnected: false,
-            snapshots_left: 16,
+            end: None,
+            snapshots: Snapshots::default(),
             received: Vec::new(),
             sent: Vec::new(),
             written: Vec::new(),
@@ -133,12 +134,12 @@ impl Harness {
             Action::Disconnect {} => self.disconnect(),
             Action::Finish { to, pieces, fail } => {
                 if let Some(target) = self.target(*to) {
-                    self.deliver(&target.finish(*pieces, *fail));
+                    self.receive(&target.finish(*pieces, *fail));
                 }
             }
             Action::Reply { to, reply } => {
                 if let Some(target) = self.target(*to) {
-                    self.deliver(&target.reply(reply));
+                    self.receive(&target.reply(reply));
                 }
             }
             Action::Mutated {
@@ -149,10 +150,10 @@ impl Harness {
                 if let Some(target) = self.target(*to) {
                     let mut bytes = target.reply(reply);
                     mutation.apply(&mut bytes);
-                    self.deliver(&bytes);
+                    self.receive(&bytes);
                 }
             }
-            Action::Raw { bytes } => self.deliver(bytes),
+            Action::Raw { bytes } => self.receive(bytes),
             Action::Advance { n } => self.advance(*n),
             Action::End {} => self.end_of_input(),
         }
@@ -187,16 +188,18 @@ impl Harness {
         &mut self,
         request: Request,
         contexts: Vec<ContextId>,
-        call: impl FnOnce(&mut Transmission<Vec<Slot>>) -> Result<nbd_codec::client::Head, Misuse>,
+        call: impl FnOnce(
+            &mut Transmission<Vec<Slot>>,
+        ) -> Result<nbd_codec::client::RequestHeader, Misuse>,
     ) {
-        let before = self.snapshot();
+        let before = self.snapshots.take(&self.machine);
         let in_flight = self.model.len();
         let result = call(&mut self.machine);
         self.outcome.calls.push(format!("{result:?}"));
         let header = match result {
             Ok(header) => header,
             Err(misuse) => {
-                self.check_unchanged(before, misuse);
+                check_unchanged(before, &self.machine, misuse);
                 let space = in_flight < self.setup.slots();
                 assert!(misuse != Misuse::Full || !space, "not full");
                 return;
@@ -255,7 +258,7 @@ impl Harness {
         };
         let ids: Vec<_> = contexts.iter().map(id).collect();
         let flags = CommandFlags(flags);
-        let request = Request::block_status(offset, length).with(flags);
+        let request = Request::block_status(offset, length).with_flags(flags);
         // With `lenient`, unselected contexts are sent but not expected in the
         // reply, and repeated ids count once.
         let mut requested = ids.clone();
@@ -284,7 +287,7 @@ impl Harness {
     }
 
     fn disconnect(&mut self) {
-        let before = self.snapshot();
+        let before = self.snapshots.take(&self.machine);
         let result = self.machine.disconnect();
         self.outcome.calls.push(format!("{result:?}"));
         match result {
@@ -293,23 +296,23 @@ impl Harness {
                 self.disconnected = true;
                 self.write(header.as_bytes());
             }
-            Err(misuse) => self.check_unchanged(before, misuse),
+            Err(misuse) => check_unchanged(before, &self.machine, misuse),
         }
     }
 
     /// Reports payload that does not exist.
     fn advance(&mut self, n: u64) {
-        let (before, need) = (self.snapshot(), self.machine.need());
+        let before = self.snapshots.take(&self.machine);
         let result = self.machine.advance(n);
         self.outcome.calls.push(format!("{result:?}"));
-        match (result, need) {
+        match (result, self.incoming.next()) {
             (
                 Ok(()),
-                Need::Payload {
+                Some(Next::Payload {
                     cookie,
                     offset,
                     length,
-                },
+                }),
             ) => {
                 assert!(n <= length, "more than the payload");
                 if n > 0 {
@@ -324,40 +327,36 @@ impl Harness {
             }
             (Ok(()), _) => {
                 assert_eq!(n, 0, "no payload is due");
-                self.check_unchanged(before, "zero bytes");
+                check_unchanged(before, &self.machine, "zero bytes");
             }
-            (Err(misuse), _) => self.check_unchanged(before, misuse),
+            (Err(misuse), _) => check_unchanged(before, &self.machine, misuse),
         }
-        self.with_incoming(|incoming, client| {
-            incoming.receive_all(client);
-        });
+        self.resume();
     }
 
     fn end_of_input(&mut self) {
         let result = self.machine.end_of_input();
         self.outcome.calls.push(format!("{result:?}"));
-        if result.is_ok() {
-            assert!(
-                self.model.is_empty(),
-                "the end while commands are in flight"
-            );
-        }
-        self.outcome.error = Some(Error::Closed);
-        assert_eq!(self.machine.end_of_input(), Err(Error::Closed));
+        let is_idle = self.model.is_empty();
+        assert!(result.is_err() || is_idle, "a clean end during a command");
+        self.end = Some(result);
     }
 
     /// The end of a script: every command ended exactly once.
     fn end(&mut self) {
-        let error = match self.outcome.error {
-            Some(error) => error,
-            None => {
-                assert_eq!(self.machine.abandon(), None, "the session has not ended");
-                self.end_of_input();
-                Error::Closed
+        let end = loop {
+            match self.end {
+                Some(end) => break end,
+                None => {
+                    let unanswered = self.machine.pop_unanswered();
+                    assert_eq!(unanswered, None, "the session has not ended");
+                    self.end_of_input();
+                }
             }
         };
-        self.check_failed(error);
-        while let Some(cookie) = self.machine.abandon() {
+        self.outcome.error = end.err();
+        self.check_end(end);
+        while let Some(cookie) = self.machine.pop_unanswered() {
             self.forget(cookie);
         }
         assert!(self.model.is_empty(), "unfinished commands");
@@ -369,97 +368,78 @@ impl Harness {
         self.model.remove(index);
     }
 
-    /// After a fatal error, all calls fail and change nothing.
-    fn check_failed(&mut self, error: Error) {
-        let before = self.snapshot();
+    /// After the end, all calls return the same and change nothing.
+    fn check_end(&mut self, end: Result<(), Error>) {
+        let before = self.snapshots.take(&self.machine);
         for _ in 0..2 {
             let bytes = [0x67; 64];
             let mut input = &bytes[..];
-            assert_eq!(self.machine.receive(&mut input), Err(error));
-            assert_eq!(input.len(), bytes.len(), "consumed after a fatal error");
-            let failed = Misuse::Failed(error);
-            assert_eq!(
-                self.machine.submit(Request::read(0, 512)).err(),
-                Some(failed)
-            );
+            let step = end.map(|()| Step::Finished);
+            assert_eq!(self.machine.receive(&mut input), step);
+            assert_eq!(input.len(), bytes.len(), "consumed after the end");
+            let failed = Misuse::Failed(end.err().unwrap_or(Error::Closed));
+            let submitted = self.machine.submit(Request::read(0, 512));
+            assert_eq!(submitted.err(), Some(failed));
             assert_eq!(self.machine.disconnect().err(), Some(failed));
-            assert_eq!(self.machine.advance(0), Err(failed));
-            assert_eq!(self.machine.end_of_input(), Err(error));
-            assert_eq!(self.machine.need(), Need::Nothing);
+            assert_eq!(self.machine.advance(0).is_err(), end.is_err());
+            assert_eq!(self.machine.end_of_input(), end);
         }
-        self.check_unchanged(before, error);
+        check_unchanged(before, &self.machine, end);
     }
 
-    /// The whole state, for the first calls only.
-    fn snapshot(&mut self) -> Option<String> {
-        self.snapshots_left = self.snapshots_left.checked_sub(1)?;
-        Some(format!("{:?}", self.machine))
-    }
-
-    /// A failed call changes nothing.
-    fn check_unchanged(&self, before: Option<String>, why: impl Debug) {
-        if let Some(before) = before {
-            assert_eq!(
-                format!("{:?}", self.machine),
-                before,
-                "changed by a failed call: {why:?}"
-            );
-        }
-    }
-
-    fn deliver(&mut self, bytes: &[u8]) {
+    fn receive(&mut self, bytes: &[u8]) {
         self.received.extend(bytes);
-        self.with_incoming(|incoming, client| incoming.deliver(client, bytes));
-    }
-
-    fn with_incoming(&mut self, incoming: impl FnOnce(&mut Incoming, &mut Self)) {
-        let mut mine = std::mem::take(&mut self.incoming);
-        incoming(&mut mine, self);
-        self.outcome.error = self.outcome.error.or(mine.error);
-        self.incoming = mine;
+        self.deliver(bytes);
     }
 }
 
 impl Driver for Harness {
-    fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        let event = self.machine.receive(input)?;
-        if let Some(event) = &event {
-            self.record(event);
-        }
-        Ok(event.is_some())
+    fn incoming(&mut self) -> &mut Incoming {
+        &mut self.incoming
     }
 
-    fn need(&self) -> Need {
-        self.machine.need()
+    fn least_buffer(&self) -> usize {
+        self.setup.limits.limits().buffer()
     }
 
-    /// The state machine asks for more than is buffered, and for payload of a
-    /// command in flight only.
-    fn check_need(&self, need: Need, buffered: usize) {
-        match need {
-            Need::Header(n) => assert!(n > buffered, "needs {n} bytes, has {buffered}"),
-            Need::Payload {
+    fn step(&mut self, buffer: &Buffer) -> Result<Next, Error> {
+        let step = buffer.receive(&mut self.machine)?;
+        let next = Next::after(&step);
+        match step {
+            Step::Event(event) => self.record(event),
+            Step::Content(Content::Data {
+                cookie,
+                offset,
+                data,
+            }) => self.record_data(cookie, offset, data),
+            Step::Content(Content::Hole {
+                cookie,
+                offset,
+                length,
+            }) => self.record_hole(cookie, offset, length.into()),
+            Step::Read(_) => {}
+            Step::ReadPayload {
                 cookie,
                 offset,
                 length,
             } => {
-                assert_eq!(buffered, 0, "the payload is buffered");
-                assert!(length > 0);
                 let request = self.model[self.index(cookie)].target.request;
                 assert_eq!(request.command, Command::READ);
                 assert!(within(&request, offset, length));
             }
-            Need::Nothing => panic!("the session has not ended"),
+            Step::Finished => assert!(self.disconnected && self.model.is_empty()),
+            Step::Transmit | Step::StartTls => panic!("a step of the handshake"),
         }
+        Ok(next)
     }
 
-    fn read_directly(&mut self, payload: &[u8]) {
-        let Need::Payload { cookie, offset, .. } = self.machine.need() else {
-            panic!("payload is needed");
-        };
-        let n = payload.len() as u64;
-        assert_eq!(self.machine.advance(n), Ok(()));
+    fn read_directly(&mut self, cookie: Cookie, offset: u64, payload: &[u8]) {
+        self.machine.advance(payload.len() as u64).expect("payload");
         self.record_data(cookie, offset, payload);
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.end.get_or_insert(Err(error));
     }
 
     fn ended(&self) -> usize {

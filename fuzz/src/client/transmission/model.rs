@@ -1,7 +1,7 @@
 //! The caller's view of its commands; all events are checked against it.
 
 use nbd_codec::Framing;
-use nbd_codec::client::{Event, Request};
+use nbd_codec::client::{Request, TransmissionEvent};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 
 use super::Harness;
@@ -62,32 +62,24 @@ impl Harness {
             .push((offset, offset.saturating_add(length)));
     }
 
-    pub(super) fn record(&mut self, event: &Event) {
-        let events = &mut self.outcome.events;
-        match *event {
-            Event::Data {
-                cookie,
-                offset,
-                data,
-            } => self.record_data(cookie, offset, data),
-            Event::Hole {
+    pub(super) fn record_hole(&mut self, cookie: Cookie, offset: u64, length: u64) {
+        assert!(length > 0, "an empty hole");
+        self.record_content(cookie, offset, length);
+        let cookie = cookie.0;
+        push(
+            &mut self.outcome.events,
+            ReplyEvent::Hole {
                 cookie,
                 offset,
                 length,
-            } => {
-                let length = u64::from(length);
-                assert!(length > 0, "an empty hole");
-                push(
-                    events,
-                    ReplyEvent::Hole {
-                        cookie: cookie.0,
-                        offset,
-                        length,
-                    },
-                );
-                self.record_content(cookie, offset, length);
-            }
-            Event::Extents32 {
+            },
+        );
+    }
+
+    pub(super) fn record(&mut self, event: TransmissionEvent) {
+        let events = &mut self.outcome.events;
+        match event {
+            TransmissionEvent::Extents32 {
                 cookie,
                 context,
                 offset,
@@ -97,7 +89,7 @@ impl Harness {
                 let extents = extents.map(|extent| (extent.length.into(), extent.flags.into()));
                 self.record_status(cookie, context, false, offset, extents.collect());
             }
-            Event::Extents64 {
+            TransmissionEvent::Extents64 {
                 cookie,
                 context,
                 offset,
@@ -107,7 +99,7 @@ impl Harness {
                 let extents = extents.map(|extent| (extent.length, extent.flags));
                 self.record_status(cookie, context, true, offset, extents.collect());
             }
-            Event::Error {
+            TransmissionEvent::Error {
                 cookie,
                 error,
                 offset,
@@ -126,7 +118,7 @@ impl Harness {
                 let index = self.index(cookie);
                 self.model[index].error.get_or_insert(error);
             }
-            Event::Done { cookie, result } => {
+            TransmissionEvent::Done { cookie, result } => {
                 let error = result.err().map_or(0, |error| error.0);
                 let cookie_number = cookie.0;
                 push(

@@ -4,19 +4,17 @@
 mod query;
 pub mod script;
 
-use std::fmt::Debug;
-
-use nbd_codec::server::handshake::Event as HandshakeEvent;
-use nbd_codec::server::{Export, Handshake, Offer, TlsMode};
+use nbd_codec::server::{Export, Handshake, HandshakeEvent, TlsMode};
 use nbd_codec::wire::Sink;
-use nbd_codec::wire::number::OptionReplyType;
-use nbd_codec::{Error, Framing, Misuse, Need, Negotiated, Style, Width};
+use nbd_codec::wire::number::{Cookie, OptionReplyType};
+use nbd_codec::{Error, Framing, HandshakeStyle, Misuse, Negotiated, StatusWidth, Step};
 
 use self::query::PendingQuery;
-use self::script::{Action, Script};
-use crate::delivery::{Delivery, Driver, Incoming};
+use self::script::{Action, ConfigSetup, Script};
+use crate::delivery::{Buffer, Delivery, Driver, Incoming, Next};
 use crate::reference::options::{self, Decision};
 use crate::script::name;
+use crate::snapshot::{Snapshots, check_unchanged};
 
 /// An event, in plain numbers and names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,10 +47,15 @@ pub struct Harness {
     script: Script,
     machine: Option<Handshake>,
     incoming: Incoming,
-    snapshots_left: usize,
+    snapshots: Snapshots,
+    starting_tls: bool,
     tls: bool,
-    aborted: bool,
+    finished: bool,
+    /// The export that `Ready` must name.
+    granted: Option<usize>,
     ended: usize,
+    /// How the session ended.
+    end: Option<Result<(), Error>>,
     query: Option<PendingQuery>,
     /// All bytes of the client, and the caller's decisions between them.
     pub received: Vec<u8>,
@@ -68,7 +71,7 @@ pub fn run(script: &Script, delivery: &Delivery) -> Option<Harness> {
     let mut harness = Harness::new(script, delivery)?;
     for action in &script.actions.0 {
         harness.action(action);
-        if harness.outcome.error.is_some() {
+        if harness.end.is_some() {
             break;
         }
     }
@@ -88,11 +91,14 @@ impl Harness {
         let mut harness = Self {
             script: script.clone(),
             machine: Some(machine),
-            incoming: Incoming::new(delivery),
-            snapshots_left: 16,
+            incoming: Incoming::new(delivery, script.config.limits.limits().buffer()),
+            snapshots: Snapshots::default(),
+            starting_tls: false,
             tls: false,
-            aborted: false,
+            finished: false,
+            granted: None,
             ended: 0,
+            end: None,
             query: None,
             received: Vec::new(),
             decisions: Vec::new(),
@@ -105,19 +111,15 @@ impl Harness {
                 negotiated: None,
             },
         };
-        if script.writes_immediately {
-            harness.transmit(9000);
-            harness.receive_all();
+        if script.config.oldstyle() {
+            harness.granted = Some(0);
         }
+        harness.resume();
         Some(harness)
     }
 
-    pub fn config(&self) -> Offer {
-        self.script.config.config()
-    }
-
-    pub fn is_oldstyle(&self) -> bool {
-        self.script.config.oldstyle()
+    pub fn config(&self) -> &ConfigSetup {
+        &self.script.config
     }
 
     fn machine(&mut self) -> &mut Handshake {
@@ -127,21 +129,23 @@ impl Harness {
     fn action(&mut self, action: &Action) {
         match action {
             Action::ClientFlags { flags } => {
-                self.deliver(&(*flags as u32).to_be_bytes());
+                self.receive(&(*flags as u32).to_be_bytes());
             }
-            Action::Option { option } => self.deliver(&option.bytes()),
+            Action::Option { option } => self.receive(&option.bytes()),
             Action::Mutated { option, mutation } => {
                 let mut bytes = option.bytes();
                 mutation.apply(&mut bytes);
-                self.deliver(&bytes);
+                self.receive(&bytes);
             }
-            Action::Raw { bytes } => self.deliver(bytes),
+            Action::Raw { bytes } => self.receive(bytes),
             Action::Serve {} => self.serve(),
             Action::Grant { export, space } => self.grant(*export, *space),
             Action::List { export, space } => self.list(*export, *space),
             Action::Done { space } => {
                 let decision = Some(Decision::Ended);
-                self.call(*space, decision, |machine, _, sink| machine.done(sink));
+                self.call(*space, decision, |machine, _, sink| {
+                    machine.finish_list(sink)
+                });
             }
             Action::Refuse {
                 error,
@@ -160,23 +164,23 @@ impl Harness {
             Action::TlsEstablished {} => self.tls_established(),
             Action::TlsFailed {} => {
                 self.machine().tls_failed();
-                self.outcome.error = Some(Error::TlsFailed);
+                self.end = Some(Err(Error::TlsFailed));
             }
             Action::End {} => self.end_of_input(),
         }
-        self.receive_all();
+        self.resume();
     }
 
     /// Does what a server does after the last event.
     fn serve(&mut self) {
         self.transmit(9000);
-        self.receive_all();
+        self.resume();
         let exports = self.script.exports.0.len().min(8) as u8;
         match self.query.as_ref().map(|query| query.event.clone()) {
             Some(Event::List) => {
                 (0..exports).for_each(|export| self.list(export, 9000));
                 let decision = Some(Decision::Ended);
-                self.call(9000, decision, |machine, _, sink| machine.done(sink));
+                self.call(9000, decision, |machine, _, sink| machine.finish_list(sink));
             }
             Some(Event::Query { export, .. }) => {
                 let named = |at: &u8| self.named(*at).as_bytes() == export;
@@ -200,9 +204,15 @@ impl Harness {
     fn grant(&mut self, export: u8, space: u64) {
         self.with_export(export, |harness, export| {
             let decision = Some(Decision::Granted(reference_export(export)));
+            let mut starts_transmission = false;
             harness.call(space, decision, |machine, query, sink| {
-                query.with(|query| machine.grant(query, export, sink))
+                let granted = query.with(|query| machine.grant(query, export, sink))?;
+                starts_transmission = granted.starts_transmission;
+                Ok(granted.written)
             });
+            if starts_transmission {
+                harness.granted = Some(export.id);
+            }
         });
     }
 
@@ -224,7 +234,9 @@ impl Harness {
         let setup = self.script.exports.0.get(usize::from(export)).cloned();
         if let Some(setup) = setup {
             let contexts = setup.contexts();
-            then(self, &setup.export(&contexts));
+            let mut description = setup.export(&contexts);
+            description.id = export.into();
+            then(self, &description);
         }
     }
 
@@ -240,8 +252,8 @@ impl Harness {
         decision: Option<Decision>,
         call: impl FnOnce(&mut Handshake, &PendingQuery, &mut dyn Sink) -> Result<usize, Misuse>,
     ) {
-        let before = self.snapshot();
-        let failed = self.outcome.error.is_some();
+        let before = self.snapshots.take(&self.machine);
+        let failed = matches!(self.end, Some(Err(_)));
         let Some(machine) = &mut self.machine else {
             return;
         };
@@ -268,25 +280,12 @@ impl Harness {
                     self.decide(decision);
                 }
                 self.outcome.written.extend(&buffer);
-                if n > 0 {
-                    self.check_need_after_call();
-                }
             }
             Err(misuse) => {
                 assert_eq!(written, 0, "a failed call wrote");
-                self.check_unchanged(before, misuse);
+                check_unchanged(before, &self.machine, misuse);
             }
         }
-    }
-
-    /// A `receive` without input does not change what is needed.
-    fn check_need_after_call(&mut self) {
-        let need = self.need();
-        if need == Need::Nothing || need == Need::Header(0) {
-            return;
-        }
-        assert_eq!(self.machine().receive(&mut &[][..]), Ok(None));
-        assert_eq!(self.need(), need, "after a call and a receive");
     }
 
     fn decide(&mut self, decision: Decision) {
@@ -298,36 +297,36 @@ impl Harness {
     }
 
     fn tls_established(&mut self) {
-        let before = self.snapshot();
+        let before = self.snapshots.take(&self.machine);
         let result = self.machine().tls_established();
         self.outcome.calls.push(format!("{result:?}"));
         match result {
             Ok(()) => {
                 assert!(!self.tls, "TLS twice");
-                assert_ne!(self.script.config.config().tls, TlsMode::None);
+                assert_ne!(self.script.config.tls(), TlsMode::None);
                 self.tls = true;
                 self.reply_starts.push(self.outcome.written.len());
                 let at = self.received.len();
                 self.decisions.push(Decision::Tls { at });
             }
-            Err(misuse) => self.check_unchanged(before, misuse),
+            Err(misuse) => check_unchanged(before, &self.machine, misuse),
         }
     }
 
     fn end_of_input(&mut self) {
         let result = self.machine().end_of_input();
         self.outcome.calls.push(format!("{result:?}"));
-        let again = self.machine().end_of_input();
-        assert!(again.is_err(), "end_of_input succeeds twice");
-        self.outcome.error = again.err();
+        assert_eq!(self.machine().end_of_input(), result, "the end, again");
+        self.end = Some(result);
     }
 
     fn end(&mut self) {
-        if let Some(error) = self.outcome.error {
+        if let Some(Err(error)) = self.end {
+            self.outcome.error = Some(error);
             self.check_failed(error);
         }
         let ready = self.outcome.events.last() == Some(&Event::Ready);
-        let granted = ready && self.outcome.error.is_none();
+        let granted = ready && self.end.is_none();
         let machine = self.machine.take().expect("a state machine");
         let negotiated = machine.into_negotiated().ok();
         assert_eq!(
@@ -342,22 +341,25 @@ impl Harness {
     }
 
     fn check_negotiated(&self, negotiated: &Negotiated) {
-        let config = self.script.config.config();
+        let config = &self.script.config;
         assert_eq!(negotiated.tls, self.tls);
-        assert!(negotiated.tls || config.tls != TlsMode::Forced || self.script.config.oldstyle());
+        assert!(negotiated.tls || config.tls() != TlsMode::Forced || config.oldstyle());
         let contexts = negotiated.contexts;
         let chunks = negotiated.framing != Framing::Simple;
         assert!(chunks || contexts.is_empty());
-        if self.script.config.oldstyle() {
-            assert_eq!(negotiated.style, Style::Oldstyle);
+        if config.oldstyle() {
+            assert_eq!(negotiated.style, HandshakeStyle::Oldstyle);
         } else {
-            assert!(negotiated.framing <= config.framing, "more than configured");
+            assert!(
+                negotiated.framing <= config.framing(),
+                "more than configured"
+            );
         }
     }
 
     /// After a fatal error, all calls fail and change nothing.
     fn check_failed(&mut self, error: Error) {
-        let before = self.snapshot();
+        let before = self.snapshots.take(&self.machine);
         let bytes = [0x49; 64];
         let mut input = &bytes[..];
         let machine = self.machine();
@@ -365,123 +367,91 @@ impl Harness {
         assert_eq!(input.len(), bytes.len(), "consumed after a fatal error");
         assert_eq!(machine.tls_established(), Err(Misuse::Failed(error)));
         assert_eq!(machine.end_of_input(), Err(error));
-        assert_eq!(machine.need(), Need::Nothing);
         let mut out = Vec::new();
         assert_eq!(machine.transmit(&mut out), Ok(0));
-        assert_eq!(machine.done(&mut out), Err(Misuse::Failed(error)));
+        assert_eq!(machine.finish_list(&mut out), Err(Misuse::Failed(error)));
         assert!(!machine.is_negotiating());
         assert!(out.is_empty());
-        self.check_unchanged(before, error);
+        check_unchanged(before, &self.machine, error);
     }
 
-    fn snapshot(&mut self) -> Option<String> {
-        self.snapshots_left = self.snapshots_left.checked_sub(1)?;
-        Some(format!("{:?}", self.machine))
-    }
-
-    fn check_unchanged(&self, before: Option<String>, why: impl Debug) {
-        if let Some(before) = before {
-            assert_eq!(
-                format!("{:?}", self.machine),
-                before,
-                "changed by a failed call: {why:?}"
-            );
-        }
-    }
-
-    fn deliver(&mut self, bytes: &[u8]) {
+    fn receive(&mut self, bytes: &[u8]) {
         self.received.extend(bytes);
-        self.with_incoming(|incoming, harness| incoming.deliver(harness, bytes));
-    }
-
-    fn receive_all(&mut self) {
-        self.with_incoming(|incoming, harness| {
-            incoming.receive_all(harness);
-        });
-    }
-
-    fn with_incoming(&mut self, incoming: impl FnOnce(&mut Incoming, &mut Self)) {
-        if self.outcome.error.is_some() {
-            return;
-        }
-        let mut mine = std::mem::take(&mut self.incoming);
-        incoming(&mut mine, self);
-        self.outcome.error = self.outcome.error.or(mine.error);
-        self.incoming = mine;
+        self.deliver(bytes);
     }
 
     fn record(&mut self, event: &HandshakeEvent, consumed: &[u8]) {
         assert!(self.query.is_none(), "a query during a query");
-        assert!(!self.aborted, "an event after the last");
-        let events = match event {
+        assert!(!self.finished, "an event after the last");
+        let event = match event {
             HandshakeEvent::List => Event::List,
             HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query) => {
-                let events = query::event(query);
                 let contexts = matches!(query.option().0, 9 | 10);
                 assert_eq!(matches!(event, HandshakeEvent::MetaContexts(_)), contexts);
-                events
+                query::event(query)
             }
-            HandshakeEvent::StartTls => Event::StartTls,
-            HandshakeEvent::Aborted => {
-                self.aborted = true;
-                Event::Aborted
-            }
-            HandshakeEvent::Ready => {
-                self.aborted = true;
+            HandshakeEvent::Aborted => Event::Aborted,
+            HandshakeEvent::Ready { export } => {
+                assert_eq!(Some(*export), self.granted, "the export of Ready");
                 Event::Ready
             }
             _ => panic!("unknown event"),
         };
-        if let Event::List | Event::Query { .. } = events {
-            let plain = self.script.config.config().tls == TlsMode::Forced && !self.tls;
+        self.finished = matches!(event, Event::Aborted | Event::Ready);
+        if let Event::List | Event::Query { .. } = event {
+            let plain = self.script.config.tls() == TlsMode::Forced && !self.tls;
             assert!(!plain, "a query in plain text");
-            self.query = Some(PendingQuery::new(events.clone(), consumed));
+            self.query = Some(PendingQuery::new(event.clone(), consumed));
             self.reply_starts.push(self.outcome.written.len());
         }
         self.ended += 1;
-        self.outcome.events.push(events);
+        self.outcome.events.push(event);
     }
 }
 
 impl Driver for Harness {
-    fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        let before = *input;
-        let writes_immediately = self.script.writes_immediately;
-        let event = self.machine().receive(input)?;
-        if let Some(event) = &event {
-            let consumed = &before[..before.len() - input.len()];
-            self.record(event, consumed);
-            return Ok(true);
-        }
-        // The state machine's own messages come before further events.
-        let length = self.outcome.written.len();
-        if writes_immediately {
-            self.transmit(9000);
-        }
-        Ok(self.outcome.written.len() > length)
+    fn incoming(&mut self) -> &mut Incoming {
+        &mut self.incoming
     }
 
-    fn need(&self) -> Need {
-        let machine = self.machine.as_ref().expect("a state machine");
-        machine.need()
+    fn least_buffer(&self) -> usize {
+        self.script.config.limits.limits().buffer()
     }
 
-    fn check_need(&self, need: Need, buffered: usize) {
-        match need {
-            Need::Header(n) => assert!(n > buffered, "needs {n} bytes, has {buffered}"),
-            Need::Payload { .. } => panic!("payload in a handshake"),
-            // Waiting for `transmit` or for the caller, or finished.
-            Need::Nothing => {
-                let last = self.outcome.events.last();
-                let tls = last == Some(&Event::StartTls);
-                let waits = self.query.is_some() || self.aborted || tls;
-                assert!(waits || !self.script.writes_immediately, "unused bytes");
+    fn step(&mut self, buffer: &Buffer) -> Result<Next, Error> {
+        let before = buffer.held();
+        let step = match buffer.receive(self.machine()) {
+            Err(Error::Unanswered) => {
+                assert!(self.query.is_some(), "no query is pending");
+                return Ok(Next::Caller);
             }
+            step => step?,
+        };
+        let consumed = &before[..before.len() - buffer.held().len()];
+        match &step {
+            Step::Event(event) => self.record(event, consumed),
+            Step::Transmit if self.script.writes_immediately => self.transmit(9000),
+            // Written by an action of the script.
+            Step::Transmit => return Ok(Next::Caller),
+            Step::StartTls if self.starting_tls => {}
+            Step::StartTls => {
+                self.starting_tls = true;
+                self.ended += 1;
+                self.outcome.events.push(Event::StartTls);
+            }
+            Step::Finished => assert!(self.finished),
+            Step::Read(_) => {}
+            Step::Content(_) | Step::ReadPayload { .. } => panic!("payload in a handshake"),
         }
+        Ok(Next::after(&step))
     }
 
-    fn read_directly(&mut self, _: &[u8]) {
+    fn read_directly(&mut self, _: Cookie, _: u64, _: &[u8]) {
         panic!("payload in a handshake");
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.end.get_or_insert(Err(error));
     }
 
     fn ended(&self) -> usize {
@@ -498,7 +468,7 @@ fn reference_export(export: &Export) -> options::Export {
             .map(|context| {
                 (
                     context.name.as_bytes().to_vec(),
-                    context.width == Width::Wide,
+                    context.width == StatusWidth::Wide,
                 )
             })
             .collect(),

@@ -1,8 +1,8 @@
 //! A query that waits for the caller's reply. The state machine's query borrows
 //! the input; to reply later, it is parsed again.
 
-use nbd_codec::server::handshake::Event as HandshakeEvent;
-use nbd_codec::server::{Handshake, Inquiry, Offer};
+use nbd_codec::server::{Config, ExportQuery, Handshake, HandshakeEvent};
+use nbd_codec::{Limits, Step};
 
 use super::Event;
 
@@ -30,26 +30,32 @@ impl PendingQuery {
     }
 
     /// Calls `call` with the query.
-    pub(super) fn with<T>(&self, call: impl FnOnce(&Inquiry) -> T) -> T {
-        let mut config = Offer::default();
-        config.limits.option_data = u32::MAX;
+    pub(super) fn with<T>(&self, call: impl FnOnce(&ExportQuery) -> T) -> T {
+        let mut limits = Limits::DEFAULT;
+        limits.option_data = u32::MAX;
+        let config = Config::new().limits(limits);
         let mut machine = Handshake::new(config).expect("a valid configuration");
-        let mut out = Vec::new();
-        machine.transmit(&mut out).expect("a greeting");
-        let before: &[u8] = match &self.bytes[8..12] {
+        let mut before: &[u8] = match &self.bytes[8..12] {
             // Selecting contexts requires structured replies.
             b"\0\0\0\x0a" => b"\0\0\0\x03IHAVEOPT\0\0\0\x08\0\0\0\0",
             _ => b"\0\0\0\x03",
         };
-        assert_eq!(machine.receive(&mut &before[..]), Ok(None));
-        machine.transmit(&mut out).expect("an acknowledgement");
+        loop {
+            match machine.receive(&mut before) {
+                Ok(Step::Transmit) => machine.transmit(&mut Vec::new()).expect("room"),
+                Ok(Step::Read(_)) => break,
+                other => panic!("no handshake: {other:?}"),
+            };
+        }
         let bytes = match self.event {
             // A `LIST` has no query.
             Event::List => &Self::none().bytes[..],
             _ => &self.bytes[..],
         };
         match machine.receive(&mut &*bytes) {
-            Ok(Some(HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query))) => {
+            Ok(Step::Event(
+                HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query),
+            )) => {
                 assert!(matches!(self.event, Event::List) || event(&query) == self.event);
                 call(&query)
             }
@@ -58,7 +64,7 @@ impl PendingQuery {
     }
 }
 
-pub(super) fn event(query: &Inquiry) -> Event {
+pub(super) fn event(query: &ExportQuery) -> Event {
     let queries = query.queries();
     Event::Query {
         option: query.option().0.into(),

@@ -1,7 +1,8 @@
 //! Scripts for the server's `Handshake`: the client's messages, and the
 //! caller's calls between them.
 
-use nbd_codec::server::{Export, MetaContext, Offer, TlsMode};
+use nbd_codec::Framing;
+use nbd_codec::server::{Config, Export, MetaContext, TlsMode};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::option_reply::BlockSizes;
 
@@ -77,18 +78,25 @@ impl ConfigSetup {
         self.oldstyle % 16 == 15
     }
 
-    pub fn config(&self) -> Offer {
-        let mut config = Offer::default();
-        config.fixed = self.fixed;
-        config.no_zeroes = self.no_zeroes;
-        config.tls = match self.tls % 3 {
+    pub fn tls(&self) -> TlsMode {
+        match self.tls % 3 {
             0 => TlsMode::None,
             1 => TlsMode::Selective,
             _ => TlsMode::Forced,
-        };
-        config.framing = framing(self.framing);
-        config.limits = self.limits.limits();
-        config
+        }
+    }
+
+    pub fn framing(&self) -> Framing {
+        framing(self.framing)
+    }
+
+    pub fn config(&self) -> Config {
+        Config::new()
+            .fixed_newstyle(self.fixed)
+            .no_zeroes(self.no_zeroes)
+            .tls(self.tls())
+            .framing(self.framing())
+            .limits(self.limits.limits())
     }
 }
 

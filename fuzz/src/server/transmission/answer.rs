@@ -2,8 +2,8 @@
 
 use nbd_codec::Framing;
 use nbd_codec::Misuse;
-use nbd_codec::server::{Chunks, Head, Read, Reply, Request};
-use nbd_codec::server::{Resize, Returned};
+use nbd_codec::server::{ChunkedRead, ReadRequest, Reply, ReplyHeader, Request};
+use nbd_codec::server::{Rejected, ResizeRequest};
 use nbd_codec::wire::number::ErrorValue;
 
 use super::script::{Answer, MAX_PAYLOAD};
@@ -93,7 +93,7 @@ impl Harness {
         };
         let reply = match token {
             Token::Request(request) => request.fail(error, text),
-            Token::Chunks(chunks) => chunks.fail(error, text),
+            Token::ChunkedRead(chunks) => chunks.fail(error, text),
         };
         self.expect_error(&fields, before, error, None, text, true);
         self.write(&reply);
@@ -113,7 +113,7 @@ impl Harness {
         };
         let left = match token {
             Token::Request(request) => self.answer_request(request, &fields, answer),
-            Token::Chunks(chunks) => self.answer_chunks(chunks, &fields, &mut error, answer),
+            Token::ChunkedRead(chunks) => self.answer_chunks(chunks, &fields, &mut error, answer),
         };
         self.put_back(which, left, fields, error);
     }
@@ -132,7 +132,7 @@ impl Harness {
         match (request, answer) {
             (Request::Read(read), Answer::Succeed {}) => self.read(read, fields),
             (Request::Read(read), Answer::IntoChunks {}) => match read.into_chunks() {
-                Ok(chunks) => Some(Token::Chunks(chunks)),
+                Ok(chunks) => Some(Token::ChunkedRead(chunks)),
                 Err(read) => {
                     let framing = self.setup.common.framing();
                     assert_eq!(framing, Framing::Simple, "no chunks");
@@ -159,7 +159,7 @@ impl Harness {
         }
     }
 
-    fn read(&mut self, read: Read, fields: &RequestFields) -> Left {
+    fn read(&mut self, read: ReadRequest, fields: &RequestFields) -> Left {
         if fields.length > MAX_PAYLOAD {
             return Some(Token::Request(Request::Read(read)));
         }
@@ -169,7 +169,7 @@ impl Harness {
         None
     }
 
-    fn resize(&mut self, resize: Resize, fields: &RequestFields) -> Left {
+    fn resize(&mut self, resize: ResizeRequest, fields: &RequestFields) -> Left {
         let size = resize.size();
         let reply = self.machine.resized(resize);
         assert_eq!(self.terms().size, size);
@@ -195,8 +195,8 @@ impl Harness {
                         let before = format!("{token:?}");
                         match token.fail_at(error, offset, text) {
                             Ok(reply) => Ok(reply),
-                            Err(returned) => {
-                                let token = self.returned(&before, returned);
+                            Err(rejected) => {
+                                let token = self.rejected(&before, rejected);
                                 Err(Request::$kind(token))
                             }
                         }
@@ -221,7 +221,7 @@ impl Harness {
 
     fn answer_chunks(
         &mut self,
-        mut chunks: Chunks,
+        mut chunks: ChunkedRead,
         fields: &RequestFields,
         first: &mut u32,
         answer: &Answer,
@@ -234,7 +234,7 @@ impl Harness {
                     self.write(&reply);
                     return None;
                 }
-                Err(returned) => chunks = self.returned(&before, returned),
+                Err(rejected) => chunks = self.rejected(&before, rejected),
             },
             Answer::Data {
                 skip,
@@ -254,7 +254,7 @@ impl Harness {
                             self.expect_done(fields, *first);
                             None
                         }
-                        Err(returned) => Some(Token::Chunks(self.returned(&before, returned))),
+                        Err(rejected) => Some(Token::ChunkedRead(self.rejected(&before, rejected))),
                     };
                 }
                 match chunks.data(offset, length) {
@@ -280,12 +280,12 @@ impl Harness {
             }
             _ => {}
         }
-        Some(Token::Chunks(chunks))
+        Some(Token::ChunkedRead(chunks))
     }
 
     fn hole(
         &mut self,
-        mut chunks: Chunks,
+        mut chunks: ChunkedRead,
         fields: &RequestFields,
         first: u32,
         offset: u64,
@@ -306,43 +306,43 @@ impl Harness {
                     self.write(&reply);
                     None
                 }
-                Err(returned) => Some(Token::Chunks(self.returned(&before, returned))),
+                Err(rejected) => Some(Token::ChunkedRead(self.rejected(&before, rejected))),
             };
         }
         match chunks.hole(offset, length) {
             Ok(reply) => {
                 push(&mut self.expected, fact);
                 self.write(&reply);
-                Some(Token::Chunks(chunks))
+                Some(Token::ChunkedRead(chunks))
             }
             Err(misuse) => self.refused(&before, chunks, misuse),
         }
     }
 
-    fn refused(&mut self, before: &str, chunks: Chunks, misuse: Misuse) -> Left {
+    fn refused(&mut self, before: &str, chunks: ChunkedRead, misuse: Misuse) -> Left {
         self.outcome.calls.push(format!("{misuse:?}"));
         assert_eq!(
             format!("{chunks:?}"),
             before,
             "changed by a failed call: {misuse:?}"
         );
-        Some(Token::Chunks(chunks))
+        Some(Token::ChunkedRead(chunks))
     }
 
-    /// A rejected token is unchanged.
-    pub(super) fn returned<T: std::fmt::Debug>(
+    /// A rejected request is unchanged.
+    pub(super) fn rejected<T: std::fmt::Debug>(
         &mut self,
         before: &str,
-        returned: Returned<T>,
+        rejected: Rejected<T>,
     ) -> T {
-        let Returned { misuse, token } = returned;
-        self.outcome.calls.push(format!("{misuse:?}"));
+        let Rejected { reason, request } = rejected;
+        self.outcome.calls.push(format!("{reason:?}"));
         assert_eq!(
-            format!("{token:?}"),
+            format!("{request:?}"),
             before,
-            "changed by a failed call: {misuse:?}"
+            "changed by a failed call: {reason:?}"
         );
-        token
+        request
     }
 
     pub(super) fn expect_done(&mut self, fields: &RequestFields, error: u32) {
@@ -394,7 +394,7 @@ impl Harness {
 
     fn write_data(
         &mut self,
-        header: &Head,
+        header: &ReplyHeader,
         fields: &RequestFields,
         offset: u64,
         length: u64,

@@ -1,7 +1,7 @@
 //! The checks of all events.
 
 use nbd_codec::Framing;
-use nbd_codec::server::{Event as TransmissionEvent, Reply, Request};
+use nbd_codec::server::{Reply, Request, TransmissionEvent};
 use nbd_codec::wire::number::{Command, ContextId, Cookie};
 
 use super::{Event, Harness, Pending, RequestFields, Token};
@@ -17,7 +17,7 @@ impl Harness {
     pub(super) fn record(&mut self, event: TransmissionEvent) {
         match event {
             TransmissionEvent::Request(request) => self.record_request(request),
-            TransmissionEvent::Payload {
+            TransmissionEvent::WritePayload {
                 cookie,
                 offset,
                 length,
@@ -31,11 +31,6 @@ impl Harness {
                     reported: 0,
                 });
             }
-            TransmissionEvent::Data {
-                cookie,
-                offset,
-                data,
-            } => self.record_data(cookie, offset, data),
             TransmissionEvent::Rejected {
                 command,
                 error,
@@ -147,7 +142,8 @@ impl Harness {
                 assert!(fields.contexts.iter().all(selected));
             }
             _ => assert!(
-                fields.length <= self.setup.limits().effect || fields.flags & FAST_ZERO != 0
+                fields.length <= self.setup.limits().max_effect_length
+                    || fields.flags & FAST_ZERO != 0
             ),
         }
     }
@@ -167,17 +163,17 @@ fn fields(request: &Request) -> RequestFields {
         Request::Cache(cache) => (cache.offset(), cache.length(), 0),
         Request::WriteZeroes(zero) => {
             let flags = flag(zero.fua(), FUA) | flag(zero.no_hole(), NO_HOLE);
-            let flags = flags | flag(zero.fast(), FAST_ZERO);
+            let flags = flags | flag(zero.fast_zero(), FAST_ZERO);
             (zero.offset(), zero.length(), flags)
         }
         Request::BlockStatus32(status) => {
             contexts.extend(status.contexts().map(|id| u64::from(id.0)));
-            let one = flag(status.one(), REQ_ONE);
+            let one = flag(status.req_one(), REQ_ONE);
             (status.offset(), status.length(), one)
         }
         Request::BlockStatus64(status) => {
             contexts.extend(status.contexts().map(|id| u64::from(id.0)));
-            let one = flag(status.one(), REQ_ONE);
+            let one = flag(status.req_one(), REQ_ONE);
             (status.offset(), status.length(), one)
         }
         Request::Resize(resize) => (resize.size(), 0, 0),

@@ -6,17 +6,16 @@ mod events;
 pub mod script;
 mod status;
 
-use std::fmt::Debug;
-
-use nbd_codec::server::{Chunks, Request, Transmission};
-use nbd_codec::wire::flags::CommandFlags;
+use nbd_codec::server::{ChunkedRead, Request, Transmission};
+use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
-use nbd_codec::{Error, Misuse, Need, Negotiated};
+use nbd_codec::{Content, Error, Misuse, Negotiated, Step};
 
 use self::script::{Action, Script, ServerSetup, block_status_of};
-use crate::delivery::{Delivery, Driver, Incoming};
+use crate::delivery::{Buffer, Delivery, Driver, Incoming, Next};
 use crate::reference::requests::Change;
 use crate::reply_event::ReplyEvent;
+use crate::snapshot::{Snapshots, check_unchanged};
 
 /// An event, in plain numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +62,7 @@ pub struct Outcome {
 /// A request that is not yet replied to.
 enum Token {
     Request(Request),
-    Chunks(Chunks),
+    ChunkedRead(ChunkedRead),
 }
 
 struct Pending {
@@ -79,11 +78,12 @@ pub struct Harness {
     machine: Transmission,
     incoming: Incoming,
     pending: Vec<Pending>,
-    /// Reading many events other than payload there were.
+    /// How the session ended.
+    end: Option<Result<(), Error>>,
+    /// How many events other than payload there were.
     ended: usize,
     cookies: u64,
-    /// How many more snapshots of the whole state to take; they are slow.
-    snapshots_left: usize,
+    snapshots: Snapshots,
     /// All bytes of the client, and the caller's changes between them.
     pub received: Vec<u8>,
     pub changes: Vec<(usize, Change)>,
@@ -99,7 +99,7 @@ pub fn run(script: &Script, delivery: &Delivery) -> Option<Harness> {
     let mut server = Harness::new(&script.setup, delivery)?;
     for action in &script.actions.0 {
         server.action(action);
-        if server.outcome.error.is_some() {
+        if server.end.is_some() {
             break;
         }
     }
@@ -125,11 +125,12 @@ impl Harness {
         Some(Self {
             setup: setup.clone(),
             machine,
-            incoming: Incoming::new(delivery),
+            incoming: Incoming::new(delivery, least_buffer(setup)),
             pending: Vec::new(),
+            end: None,
             ended: 0,
             cookies: 0,
-            snapshots_left: 16,
+            snapshots: Snapshots::default(),
             received: Vec::new(),
             changes: Vec::new(),
             written_at: Vec::new(),
@@ -152,12 +153,12 @@ impl Harness {
         match action {
             Action::Request { request } => {
                 let bytes = request.bytes(framing, self.cookie());
-                self.deliver(&bytes);
+                self.receive(&bytes);
             }
             Action::Mutated { request, mutation } => {
                 let mut bytes = request.bytes(framing, self.cookie());
                 mutation.apply(&mut bytes);
-                self.deliver(&bytes);
+                self.receive(&bytes);
             }
             Action::BlockStatusOf {
                 contexts,
@@ -172,9 +173,9 @@ impl Harness {
                 };
                 let ids: Vec<_> = contexts.0.iter().map(id).collect();
                 let (flags, cookie) = (CommandFlags(*flags), self.cookie());
-                self.deliver(&block_status_of(&ids, flags, cookie, *offset, *length));
+                self.receive(&block_status_of(&ids, flags, cookie, *offset, *length));
             }
-            Action::Raw { bytes } => self.deliver(bytes),
+            Action::Raw { bytes } => self.receive(bytes),
             Action::Finish {
                 which,
                 pieces,
@@ -186,7 +187,7 @@ impl Harness {
                 let disconnect = Command::DISC;
                 let flags = CommandFlags::NONE;
                 let (bytes, _) = script::header(framing, flags, disconnect, Cookie(0), 0, 0);
-                self.deliver(&bytes);
+                self.receive(&bytes);
             }
             Action::ShutDown {} => {
                 self.machine.shut_down();
@@ -203,11 +204,11 @@ impl Harness {
 
     /// Reports payload that does not exist.
     fn advance(&mut self, n: u64) {
-        let (before, need) = (self.snapshot(), self.machine.need());
+        let before = self.snapshots.take(&self.machine);
         let result = self.machine.advance(n);
         self.outcome.calls.push(format!("{result:?}"));
-        match (result, need) {
-            (Ok(()), Need::Payload { length, .. }) => {
+        match (result, self.incoming.next()) {
+            (Ok(()), Some(Next::Payload { length, .. })) => {
                 assert!(n <= length, "more than the payload");
                 match self.outcome.events.last_mut() {
                     Some(Event::Payload { reported, .. }) => *reported += n,
@@ -216,130 +217,122 @@ impl Harness {
             }
             (Ok(()), _) => {
                 assert_eq!(n, 0, "no payload is due");
-                self.check_unchanged(before, "zero bytes");
+                check_unchanged(before, &self.machine, "zero bytes");
             }
-            (Err(misuse), _) => self.check_unchanged(before, misuse),
+            (Err(misuse), _) => check_unchanged(before, &self.machine, misuse),
         }
-        self.with_incoming(|incoming, server| {
-            incoming.receive_all(server);
-        });
+        self.resume();
     }
 
     fn end_of_input(&mut self) {
         let result = self.machine.end_of_input();
         self.outcome.calls.push(format!("{result:?}"));
         let disconnected = self.outcome.events.last() == Some(&Event::Disconnect);
-        assert_eq!(
-            result.is_ok(),
-            disconnected,
-            "a clean end if and only if DISC"
-        );
-        self.outcome.error = Some(Error::Closed);
+        assert_eq!(result.is_ok(), disconnected, "clean if and only if DISC");
+        self.end = Some(result);
     }
 
     /// The end of a script: every request is replied to.
     fn end(&mut self) {
-        if self.outcome.error.is_none() {
+        if self.end.is_none() {
             self.end_of_input();
         }
-        let error = self.outcome.error.unwrap_or(Error::Closed);
-        self.check_failed(error);
+        let end = self.end.unwrap_or(Ok(()));
+        self.outcome.error = end.err();
+        self.check_end(end);
         while !self.pending.is_empty() {
             self.fail(0, ErrorValue::ESHUTDOWN, "");
         }
     }
 
-    /// After a fatal error, all calls fail and change nothing.
-    fn check_failed(&mut self, error: Error) {
-        let before = self.snapshot();
+    /// After the end, all calls return the same and change nothing.
+    fn check_end(&mut self, end: Result<(), Error>) {
+        let before = self.snapshots.take(&self.machine);
         for _ in 0..2 {
             let bytes = [0x25; 64];
             let mut input = &bytes[..];
-            assert_eq!(self.machine.receive(&mut input), Err(error));
-            assert_eq!(input.len(), bytes.len(), "consumed after a fatal error");
-            assert_eq!(self.machine.advance(0), Err(Misuse::Failed(error)));
-            assert_eq!(self.machine.end_of_input(), Err(error));
-            assert_eq!(self.machine.need(), Need::Nothing);
+            match end {
+                Ok(()) => assert!(matches!(
+                    self.machine.receive(&mut input),
+                    Ok(Step::Finished)
+                )),
+                Err(error) => {
+                    assert_eq!(self.machine.receive(&mut input).err(), Some(error));
+                    assert_eq!(self.machine.advance(0), Err(Misuse::Failed(error)));
+                }
+            }
+            assert_eq!(input.len(), bytes.len(), "consumed after the end");
+            assert_eq!(self.machine.end_of_input(), end);
         }
-        self.check_unchanged(before, error);
+        check_unchanged(before, &self.machine, end);
     }
 
-    /// The whole state, for the first calls only.
-    fn snapshot(&mut self) -> Option<String> {
-        self.snapshots_left = self.snapshots_left.checked_sub(1)?;
-        Some(format!("{:?}", self.machine))
-    }
-
-    /// A failed call changes nothing.
-    fn check_unchanged(&self, before: Option<String>, why: impl Debug) {
-        if let Some(before) = before {
-            assert_eq!(
-                format!("{:?}", self.machine),
-                before,
-                "changed by a failed call: {why:?}"
-            );
-        }
-    }
-
-    fn deliver(&mut self, bytes: &[u8]) {
+    fn receive(&mut self, bytes: &[u8]) {
         self.received.extend(bytes);
-        self.with_incoming(|incoming, server| incoming.deliver(server, bytes));
-    }
-
-    fn with_incoming(&mut self, incoming: impl FnOnce(&mut Incoming, &mut Self)) {
-        let mut mine = std::mem::take(&mut self.incoming);
-        incoming(&mut mine, self);
-        self.outcome.error = self.outcome.error.or(mine.error);
-        self.incoming = mine;
+        self.deliver(bytes);
     }
 }
 
 impl Driver for Harness {
-    fn receive(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
-        let event = self.machine.receive(input)?;
-        let some = event.is_some();
-        if let Some(event) = event {
-            self.record(event);
-        }
-        Ok(some)
+    fn incoming(&mut self) -> &mut Incoming {
+        &mut self.incoming
     }
 
-    fn need(&self) -> Need {
-        self.machine.need()
+    fn least_buffer(&self) -> usize {
+        least_buffer(&self.setup)
     }
 
-    /// The state machine asks for more than is buffered, and for payload of the
-    /// current write only.
-    fn check_need(&self, need: Need, buffered: usize) {
+    fn step(&mut self, buffer: &Buffer) -> Result<Next, Error> {
+        let step = buffer.receive(&mut self.machine)?;
+        let next = Next::after(&step);
         let last = self.outcome.events.last();
-        match need {
-            Need::Header(n) => assert!(n > buffered, "needs {n} bytes, has {buffered}"),
-            Need::Payload {
+        match step {
+            Step::Event(event) => self.record(event),
+            Step::Content(Content::Data {
+                cookie,
+                offset,
+                data,
+            }) => self.record_data(cookie, offset, data),
+            Step::Content(Content::Hole { .. }) => panic!("a hole in a write"),
+            Step::Read(_) => {}
+            Step::ReadPayload {
                 cookie,
                 offset,
                 length,
             } => {
-                assert_eq!(buffered, 0, "the payload is buffered");
                 let left = last.and_then(Event::left).expect("a payload");
                 assert_eq!((cookie.0, offset, length), left);
             }
-            Need::Nothing => {
-                assert_eq!(last, Some(&Event::Disconnect), "the session has not ended")
-            }
+            Step::Finished => assert_eq!(last, Some(&Event::Disconnect)),
+            Step::Transmit | Step::StartTls => panic!("a step of the handshake"),
         }
+        Ok(next)
     }
 
-    fn read_directly(&mut self, payload: &[u8]) {
-        let Need::Payload { cookie, offset, .. } = self.machine.need() else {
-            panic!("payload is needed");
-        };
-        let n = payload.len() as u64;
-        assert_eq!(self.machine.advance(n), Ok(()));
+    fn read_directly(&mut self, cookie: Cookie, offset: u64, payload: &[u8]) {
+        self.machine.advance(payload.len() as u64).expect("payload");
         self.record_data(cookie, offset, payload);
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.end.get_or_insert(Err(error));
     }
 
     fn ended(&self) -> usize {
         self.ended
+    }
+}
+
+/// The documented size of the receive buffer. Requests that name contexts are
+/// longer than others.
+fn least_buffer(setup: &ServerSetup) -> usize {
+    let flags = setup.common.negotiated().flags;
+    let names_contexts = flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD);
+    let buffer = setup.limits().buffer();
+    if names_contexts {
+        buffer.max(168)
+    } else {
+        buffer
     }
 }
 

@@ -78,7 +78,7 @@ impl ServerSetup {
     pub fn limits(&self) -> Limits {
         let mut limits = self.common.limits.limits();
         if self.max_effect > 0 {
-            limits.effect = self.max_effect;
+            limits.max_effect_length = self.max_effect;
         }
         limits
     }

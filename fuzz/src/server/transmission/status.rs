@@ -1,7 +1,7 @@
 //! Replies to block status requests.
 
-use nbd_codec::Width;
-use nbd_codec::server::{BlockStatus32, BlockStatus64, Request};
+use nbd_codec::StatusWidth;
+use nbd_codec::server::{BlockStatus32Request, BlockStatus64Request, Request};
 use nbd_codec::wire::extent::{Extent32, Extent64};
 use nbd_codec::wire::number::ContextId;
 
@@ -14,9 +14,9 @@ use crate::script::{Extent, Length};
 
 /// The two widths differ only in their extents.
 macro_rules! statuses {
-    ($($call:ident $token:ident $extent:ident $word:ident $wide:literal;)*) => {$(
+    ($($call:ident $token:ident $request:ident $extent:ident $word:ident $wide:literal;)*) => {$(
         impl Harness {
-            pub(super) fn $call(&mut self, status: $token, fields: &RequestFields, answer: &Answer) -> Left {
+            pub(super) fn $call(&mut self, status: $request, fields: &RequestFields, answer: &Answer) -> Left {
                 let kept = |status| Some(Token::Request(Request::$token(status)));
                 match answer {
                     // One extent for each context.
@@ -51,11 +51,11 @@ macro_rules! statuses {
                         let space = buffer.len();
                         let mut sink = &mut buffer[..];
                         let list = if *truncate {
-                            status.cut(extents.iter().copied()).collect()
+                            status.truncate(extents.iter().copied()).collect()
                         } else {
                             extents
                         };
-                        let result = status.answer(id, list.iter().copied(), &mut sink);
+                        let result = status.reply(id, list.iter().copied(), &mut sink);
                         let written = space - sink.len();
                         buffer.truncate(written);
                         match result {
@@ -70,9 +70,9 @@ macro_rules! statuses {
                                 }
                                 rest.and_then(kept)
                             }
-                            Err(returned) => {
+                            Err(rejected) => {
                                 assert_eq!(written, 0, "a failed call wrote");
-                                kept(self.returned(&before, returned))
+                                kept(self.rejected(&before, rejected))
                             }
                         }
                     }
@@ -84,8 +84,8 @@ macro_rules! statuses {
 }
 
 statuses! {
-    status32 BlockStatus32 Extent32 u32 false;
-    status64 BlockStatus64 Extent64 u64 true;
+    status32 BlockStatus32 BlockStatus32Request Extent32 u32 false;
+    status64 BlockStatus64 BlockStatus64Request Extent64 u64 true;
 }
 
 impl Harness {
@@ -101,7 +101,7 @@ impl Harness {
             .contexts
             .iter()
             .find(|context| context.id == id);
-        let many = context.is_some_and(|context| context.width == Width::Wide);
+        let many = context.is_some_and(|context| context.width == StatusWidth::Wide);
         assert!(many || extents.iter().all(|extent| extent.1 < 1 << 32));
         push(
             &mut self.expected,
