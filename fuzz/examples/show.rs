@@ -1,7 +1,7 @@
 //! Prints the script of a target's input: `cargo run --example show client
 //! fuzz/artifacts/client/crash-...`
 
-use nbd_codec_fuzz::{client, format, pair, server};
+use nbd_codec_fuzz::{client, format, pair, server, steps};
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -17,6 +17,7 @@ fn main() {
         "server" | "server_split" | "differential_server" => {
             println!("{:#?}", format::read::<server::Run>(&bytes));
         }
+        "step" => println!("{:#?}", format::read::<steps::Run>(&bytes)),
         "pair" => println!("{:#?}", format::read::<pair::script::Script>(&bytes)),
         _ => eprintln!("inputs of {target} are not scripts"),
     }

@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
             let first = handshake::run(&script, &first);
             let second = handshake::run(&script, &second);
             if let (Some(first), Some(second)) = (first, second) {
-                handshake_deliveries(first, second);
+                handshake_deliveries(&first, &second);
             }
         }
     }

@@ -51,6 +51,12 @@ impl Delivery {
         }
     }
 
+    /// The size of the receive buffer.
+    pub fn buffer(&self, least: usize) -> usize {
+        let size = least.saturating_add(self.extra_buffer.into());
+        size.min(1 << 16).max(least)
+    }
+
     /// The size of piece number `index`, of the `left` bytes.
     fn size(&self, index: usize, left: usize) -> usize {
         let sizes = &self.sizes.0;
@@ -192,8 +198,7 @@ pub struct Incoming {
 
 impl Incoming {
     pub fn new(delivery: &Delivery, least_buffer: usize) -> Self {
-        let size = least_buffer.saturating_add(delivery.extra_buffer.into());
-        let size = size.min(1 << 16).max(least_buffer);
+        let size = delivery.buffer(least_buffer);
         Self {
             delivery: Some(delivery.clone()),
             inbox: Buffer(Inbox::new(vec![0; size])),

@@ -6,7 +6,7 @@ use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_codec::{Framing, Limits, Negotiated, SelectedContext, SelectedContexts, StatusWidth};
 
 use crate::format::List;
-use crate::{enums, structs};
+use crate::{enums, lengths, structs};
 
 structs! {
     /// The result of the handshake, and the configuration of a `Transmission`.
@@ -58,6 +58,8 @@ enums! {
         Flip { at: u8, bit: u8 },
         Truncate { at: u8 },
         Insert { at: u8, bytes: Vec<u8> },
+        /// A length field with one of the worst values.
+        Length { field: u8, value: u8 },
     }
 }
 
@@ -93,6 +95,7 @@ impl Mutation {
                 let at = usize::from(*at).min(bytes.len());
                 bytes.splice(at..at, inserted.iter().copied());
             }
+            Self::Length { field, value } => lengths::replace(bytes, *field, *value),
         }
     }
 }

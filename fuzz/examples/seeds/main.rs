@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use nbd_codec_fuzz::delivery::{Delivery, Reading};
 use nbd_codec_fuzz::format::{List, Stored, write};
 use nbd_codec_fuzz::script::{ContextSetup, LimitsSetup, Setup};
-use nbd_codec_fuzz::{client, recorded, server};
+use nbd_codec_fuzz::{client, recorded, server, steps};
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -35,8 +35,6 @@ fn main() {
         server_handshakes.push((name.clone(), handshake));
         server_transmissions.extend(transmission.map(|script| (name, script)));
     }
-    const CLIENT: &[&str] = &["client", "client_split", "differential"];
-    const SERVER: &[&str] = &["server", "server_split", "differential_server"];
     for (delivery, first) in deliveries() {
         let both = || (first.clone(), Delivery::whole());
         for (name, script) in &client_transmissions {
@@ -46,7 +44,7 @@ fn main() {
                 second,
                 script,
             };
-            corpora.add(CLIENT, &format!("transmission-{name}-{delivery}"), &run);
+            corpora.add_client(&format!("transmission-{name}-{delivery}"), run);
         }
         for (name, script) in &client_handshakes {
             let ((first, second), script) = (both(), script.clone());
@@ -55,13 +53,13 @@ fn main() {
                 second: second.clone(),
                 script: script.clone(),
             };
-            corpora.add(CLIENT, &format!("handshake-{name}-{delivery}"), &run);
+            corpora.add_client(&format!("handshake-{name}-{delivery}"), run);
             let run = client::Run::Connector {
                 first,
                 second,
                 script,
             };
-            corpora.add(CLIENT, &format!("connector-{name}-{delivery}"), &run);
+            corpora.add_client(&format!("connector-{name}-{delivery}"), run);
         }
         for (name, script) in &server_transmissions {
             let ((first, second), script) = (both(), script.clone());
@@ -70,7 +68,7 @@ fn main() {
                 second,
                 script,
             };
-            corpora.add(SERVER, &format!("transmission-{name}-{delivery}"), &run);
+            corpora.add_server(&format!("transmission-{name}-{delivery}"), run);
         }
         for (name, script) in &server_handshakes {
             let ((first, second), script) = (both(), script.clone());
@@ -79,9 +77,21 @@ fn main() {
                 second,
                 script,
             };
-            corpora.add(SERVER, &format!("handshake-{name}-{delivery}"), &run);
+            corpora.add_server(&format!("handshake-{name}-{delivery}"), run);
         }
     }
+    let mut lengths = 0;
+    let mut add = |run| {
+        // A part of the thousands of scripts.
+        if lengths % 11 == 0 {
+            corpora.add(&["step"], &format!("lengths-{lengths}"), &run);
+        }
+        lengths += 1;
+    };
+    steps::scripts::client_transmission(&mut add);
+    steps::scripts::client_handshake(&mut add);
+    steps::scripts::server_transmission(&mut add);
+    steps::scripts::server_handshake(&mut add);
     for (name, script) in pair::scripts() {
         corpora.add(&["pair"], &name, &script);
     }
@@ -111,6 +121,22 @@ fn recordings(directory: &Path) -> Vec<(String, String)> {
 struct Corpora<'a>(&'a Path);
 
 impl Corpora<'_> {
+    fn add_client(&self, name: &str, run: client::Run) {
+        self.add(&["client", "client_split", "differential"], name, &run);
+        let run = steps::Run::Client { run };
+        self.add(&["step"], &format!("client-{name}"), &run);
+    }
+
+    fn add_server(&self, name: &str, run: server::Run) {
+        self.add(
+            &["server", "server_split", "differential_server"],
+            name,
+            &run,
+        );
+        let run = steps::Run::Server { run };
+        self.add(&["step"], &format!("server-{name}"), &run);
+    }
+
     fn add(&self, targets: &[&str], name: &str, script: &impl Stored) {
         for target in targets {
             self.add_bytes(target, name, &write(script));

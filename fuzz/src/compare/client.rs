@@ -28,7 +28,8 @@ pub fn transmission_deliveries(first: &transmission::Outcome, second: &transmiss
     }
 }
 
-fn is_extent_error(error: Option<Error>) -> bool {
+/// An error in block status, of which valid parts may have been reported.
+pub fn is_extent_error(error: Option<Error>) -> bool {
     matches!(
         error,
         Some(Error::Violation(

@@ -20,7 +20,7 @@ use crate::script::{framing, name};
 use crate::snapshot::{Snapshots, check_unchanged};
 
 /// The result of a script.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     pub events: Vec<Event>,
     /// `Debug` output of the connector's events.
@@ -93,7 +93,7 @@ pub fn run_connector<T>(
     Some(then(client))
 }
 
-fn config<'a>(script: &Script, contexts: &'a [MetaContextQuery<'a>]) -> Config<'a> {
+pub fn config<'a>(script: &Script, contexts: &'a [MetaContextQuery<'a>]) -> Config<'a> {
     Config::new(name(script.config.export))
         .contexts(contexts)
         .framing(framing(script.config.framing))

@@ -32,7 +32,7 @@ pub enum Event {
 }
 
 /// The result of a script.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     pub events: Vec<Event>,
     pub calls: Vec<String>,
@@ -435,6 +435,8 @@ impl Driver for Harness {
             Step::Transmit => return Ok(Next::Caller),
             Step::StartTls if self.starting_tls => {}
             Step::StartTls => {
+                let written = self.machine().transmit(&mut Vec::new());
+                assert_eq!(written, Ok(0), "TLS before the acknowledgement");
                 self.starting_tls = true;
                 self.ended += 1;
                 self.outcome.events.push(Event::StartTls);

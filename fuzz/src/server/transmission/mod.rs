@@ -7,14 +7,14 @@ pub mod script;
 mod status;
 
 use nbd_codec::server::{ChunkedRead, Request, Transmission};
-use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
+use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 use nbd_codec::{Content, Error, Misuse, Negotiated, Step};
 
 use self::script::{Action, Script, ServerSetup, block_status_of};
 use crate::delivery::{Buffer, Delivery, Driver, Incoming, Next};
 use crate::reference::requests::Change;
-use crate::reply_event::ReplyEvent;
+use crate::reply_event::{ReplyEvent, push};
 use crate::snapshot::{Snapshots, check_unchanged};
 
 /// An event, in plain numbers.
@@ -125,7 +125,7 @@ impl Harness {
         Some(Self {
             setup: setup.clone(),
             machine,
-            incoming: Incoming::new(delivery, least_buffer(setup)),
+            incoming: Incoming::new(delivery, setup.least_buffer()),
             pending: Vec::new(),
             end: None,
             ended: 0,
@@ -142,6 +142,40 @@ impl Harness {
                 error: None,
             },
         })
+    }
+
+    /// The payloads of writes, joined as content is.
+    pub fn payloads(&self) -> Vec<ReplyEvent> {
+        let mut payloads = Vec::new();
+        for event in &self.outcome.events {
+            if let Event::Payload {
+                cookie,
+                offset,
+                bytes,
+                ..
+            } = event
+            {
+                let (cookie, offset, bytes) = (*cookie, *offset, bytes.clone());
+                if !bytes.is_empty() {
+                    push(
+                        &mut payloads,
+                        ReplyEvent::Data {
+                            cookie,
+                            offset,
+                            bytes,
+                        },
+                    );
+                }
+            }
+        }
+        payloads
+    }
+
+    /// Whether the caller claimed to have read payload that did not exist.
+    pub fn has_reported_payload(&self) -> bool {
+        let is_reported =
+            |event: &Event| matches!(event, Event::Payload { reported, .. } if *reported > 0);
+        self.outcome.events.iter().any(is_reported)
     }
 
     fn terms(&self) -> &Negotiated {
@@ -279,7 +313,7 @@ impl Driver for Harness {
     }
 
     fn least_buffer(&self) -> usize {
-        least_buffer(&self.setup)
+        self.setup.least_buffer()
     }
 
     fn step(&mut self, buffer: &Buffer) -> Result<Next, Error> {
@@ -320,19 +354,6 @@ impl Driver for Harness {
 
     fn ended(&self) -> usize {
         self.ended
-    }
-}
-
-/// The documented size of the receive buffer. Requests that name contexts are
-/// longer than others.
-fn least_buffer(setup: &ServerSetup) -> usize {
-    let flags = setup.common.negotiated().flags;
-    let names_contexts = flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD);
-    let buffer = setup.limits().buffer();
-    if names_contexts {
-        buffer.max(168)
-    } else {
-        buffer
     }
 }
 
