@@ -1,4 +1,4 @@
-//! `nbd bench`, whose numbers are another matter: that it does what it says.
+//! What `nbd bench` does; its measurements are not checked.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -14,8 +14,8 @@ use crate::running::{DISKS, Disk, FRAMINGS};
 
 with_rings_too!(
     every_mode_in_every_framing,
-    it_writes_only_when_told_to,
-    nothing_follows_its_goodbye,
+    it_writes_only_in_write_modes,
+    no_payload_follows_disc,
     what_cannot_be_measured_is_refused,
 );
 
@@ -29,7 +29,7 @@ fn every_mode_in_every_framing() {
             ("randwrite", 4096, 300, 2),
             ("write", 1 << 18, 16, 1),
             ("read", 1 << 18, 16, 2),
-            // More than is answered where it is read.
+            // Longer than what is executed at once.
             ("read", 1 << 20, 4, 1),
         ] {
             let (size, depth, connections) =
@@ -52,7 +52,7 @@ fn every_mode_in_every_framing() {
 }
 
 #[test]
-fn it_writes_only_when_told_to() {
+fn it_writes_only_in_write_modes() {
     for disk in DISKS {
         let serve = disk.serve(1, &[]);
         let map = || run_nbd(["map", "--json", serve.uri()]).json();
@@ -60,19 +60,19 @@ fn it_writes_only_when_told_to() {
             { "offset": 0, "length": 1 << 20, "type": 3, "description": "hole,zero" },
         ]);
         let bench = ["bench", serve.uri(), "--requests", "600"];
-        let quiet = run_nbd(bench).ok();
-        assert_eq!(quiet.stderr, "");
+        let reads = run_nbd(bench).ok();
+        assert_eq!(reads.stderr, "");
         assert_eq!(map(), empty);
-        let told = run_nbd([&bench[..], &["--mode", "write"]].concat()).ok();
-        assert!(told.stderr.contains("destroys"), "{}", told.stderr);
+        let writes = run_nbd([&bench[..], &["--mode", "write"]].concat()).ok();
+        assert!(writes.stderr.contains("overwrites"), "{}", writes.stderr);
         assert_eq!(map()[0]["description"], "data");
     }
 }
 
-/// It sent a payload behind `DISC` as behind each write, which broke the
-/// connection where the server closed it in between.
+/// It once sent a payload after `DISC`, as after a write. If the server had closed
+/// the connection by then, that was an error.
 #[test]
-fn nothing_follows_its_goodbye() {
+fn no_payload_follows_disc() {
     let serve = Disk::Memory.serve(8, &["--framing", "simple"]);
     let socket = serve.folder().join("relay");
     let listener = UnixListener::bind(&socket).expect("a socket");
@@ -82,13 +82,13 @@ fn nothing_follows_its_goodbye() {
     let load = ["--mode", "write", "--size", "64K", "--requests", "20"];
     run_nbd([&["bench", &uri], &load[..]].concat()).ok();
     let sent = sent.join().expect("what it sent");
-    // C: a request with compact headers has 28 bytes; DISC is the type 2.
+    // A compact request has 28 bytes; DISC is type 2.
     let (before, last) = sent.split_at(sent.len() - 28);
     assert_eq!(last[..8], [0x25, 0x60, 0x95, 0x13, 0, 0, 0, 2]);
     assert!(before.len() > 20 * (28 + (64 << 10)), "{}", before.len());
 }
 
-/// Joins one client to a server; returns what the client sent, to its end.
+/// Connects one client to a server; returns all that the client sent.
 fn relay(listener: &UnixListener, peer: &Path) -> Vec<u8> {
     let (mut client, _) = listener.accept().expect("a client");
     let mut server = UnixStream::connect(peer).expect("the server");
@@ -98,14 +98,15 @@ fn relay(listener: &UnixListener, peer: &Path) -> Vec<u8> {
     );
     let answers = thread::spawn(move || {
         let _ = std::io::copy(&mut replies, &mut back);
-        // The client's end is seen by who reads from it.
+        // The other loop ends when the client closes the connection.
         let _ = back.shutdown(Shutdown::Write);
     });
     let mut sent = Vec::new();
     let mut piece = vec![0; 64 << 10];
     while let Ok(n @ 1..) = client.read(&mut piece) {
         sent.extend_from_slice(&piece[..n]);
-        // The server may have closed: what is sent all the same is what counts.
+        // The server may have closed the connection; what the client sends after
+        // that counts, too.
         let _ = server.write_all(&piece[..n]);
     }
     let _ = server.shutdown(Shutdown::Both);

@@ -1,5 +1,4 @@
-//! The two drivers of `serve`: a test of what it does is run with each, first
-//! with threads.
+//! The two drivers of `nbd-serve`: most tests run with each of them.
 
 use std::cell::Cell;
 use std::fs;
@@ -14,20 +13,21 @@ thread_local! {
     static RINGS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the test on this thread is about the rings.
+/// Whether the test on this thread uses `io_uring`.
 pub fn rings() -> bool {
     RINGS.get()
 }
 
-/// What a server that is started is told.
+/// The argument for a server that the test starts.
 pub fn argument() -> &'static str {
-    match rings() {
-        true => "--driver=uring",
-        false => "--driver=threads",
+    if rings() {
+        "--driver=uring"
+    } else {
+        "--driver=threads"
     }
 }
 
-/// Runs a test with rings, where the system permits them.
+/// Runs a test with `io_uring`, if the system permits it.
 pub fn with_rings(test: fn()) {
     if !*PERMITTED {
         return skip("io_uring");
@@ -36,8 +36,8 @@ pub fn with_rings(test: fn()) {
     test();
 }
 
-/// Whether a server may have a ring: it gets beyond it, to a folder that it
-/// cannot make a socket in.
+/// Whether a server may use `io_uring`: then it fails later, at a folder in which
+/// it cannot make a socket.
 static PERMITTED: LazyLock<bool> = LazyLock::new(|| {
     let mut command = program();
     command.args(["--memory=1M", "--driver=uring", "--unix=/dev/null/socket"]);
@@ -48,7 +48,7 @@ static PERMITTED: LazyLock<bool> = LazyLock::new(|| {
     !refused
 });
 
-/// Makes of each test one more, called `name::with_rings`.
+/// Defines for each test another one, called `name::with_rings`.
 macro_rules! with_rings_too {
     ($($name:ident),* $(,)?) => {$(
         mod $name {
@@ -61,24 +61,24 @@ macro_rules! with_rings_too {
 }
 pub(crate) use with_rings_too;
 
-/// Every test with a server of its own is one of them.
+/// All tests that start a server are in the lists of `with_rings_too`.
 #[test]
-fn no_test_is_left_out() {
+fn no_test_is_omitted() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nbd_serve");
     for file in fs::read_dir(folder).expect("the folder of these tests") {
         let path = file.expect("a file").path();
         let text = fs::read_to_string(&path).expect("text");
-        let Some((_, rest)) = text.split_once("\nwith_rings_too!(") else {
+        let Some((_, after)) = text.split_once("\nwith_rings_too!(") else {
             continue;
         };
-        let (list, tests) = rest.split_once(");").expect("the end of the list");
+        let (list, tests) = after.split_once(");").expect("the end of the list");
         let listed: Vec<_> = list.split(',').map(str::trim).collect();
         for test in tests.split("#[test]\nfn ").skip(1) {
             let (name, body) = test.split_once('(').expect("a function");
             let body = body.split("\n}").next().unwrap_or_default();
             let calls = ["Serve::", ".serve(", "tcp("];
             let serves = calls.iter().any(|call| body.contains(call));
-            // Unless it says itself which driver it is about.
+            // Unless the test chooses a driver itself.
             let serves = serves && !body.contains("--driver");
             assert!(
                 !serves || listed.contains(&name),

@@ -1,4 +1,4 @@
-//! How a server begins and ends.
+//! Start and shutdown of the server.
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -15,17 +15,17 @@ use crate::raw::{Raw, handshake, request};
 use crate::running::{Serve, program, until};
 
 with_rings_too!(
-    a_socket_that_nobody_listens_on_is_replaced,
-    what_is_in_use_is_left_alone,
-    both_signals_end_it_in_good_order,
+    a_socket_without_a_listener_is_replaced,
+    sockets_and_files_in_use_are_kept,
+    both_signals_shut_down_the_server,
     what_is_in_flight_is_finished_and_what_comes_is_refused,
-    a_client_that_does_not_read_does_not_keep_it_from_ending,
-    the_second_signal_ends_it_at_once,
-    once_is_one_connection,
+    a_client_that_does_not_read_does_not_prevent_the_shutdown,
+    the_second_signal_ends_the_process,
+    once_serves_one_connection,
 );
 
 #[test]
-fn both_signals_end_it_in_good_order() {
+fn both_signals_shut_down_the_server() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut serve = Serve::start(&["--memory", "1M"]);
         let socket = serve.socket();
@@ -36,8 +36,8 @@ fn both_signals_end_it_in_good_order() {
         assert_eq!(serve.ended().code(), Some(0), "{}", serve.log());
         assert!(start.elapsed() < Duration::from_secs(5));
         assert!(!socket.exists());
-        assert_eq!(idle.rest(), b"");
-        negotiating.rest();
+        assert_eq!(idle.read_to_end(), b"");
+        negotiating.read_to_end();
     }
 }
 
@@ -45,22 +45,22 @@ fn both_signals_end_it_in_good_order() {
 fn what_is_in_flight_is_finished_and_what_comes_is_refused() {
     let mut serve = Serve::start(&["--memory", "64M"]);
     let mut client = Raw::ready(&serve);
-    // More than the sockets hold: it is under way for as long as nobody reads.
+    // More than the socket buffers hold: it stays in flight until it is read.
     client.send(&[request(Command::READ, 0, 1 << 20); 8].concat());
-    // All of them have been taken when the first reply begins.
+    // The server has received all of them when the first reply begins.
     client.receive(1);
     serve.signal(Signal::TERM);
-    until("nobody else is let in", || !serve.socket().exists());
+    until("no more clients are accepted", || !serve.socket().exists());
     client.receive(8 * (16 + (1 << 20)) - 1);
     client.send(&request(Command::READ, 0, 512));
     assert_eq!(client.reply(), ErrorValue::ESHUTDOWN);
     client.send(&request(Command::DISC, 0, 0));
-    assert_eq!(client.rest(), b"");
+    assert_eq!(client.read_to_end(), b"");
     assert_eq!(serve.ended().code(), Some(0));
 }
 
 #[test]
-fn a_client_that_does_not_read_does_not_keep_it_from_ending() {
+fn a_client_that_does_not_read_does_not_prevent_the_shutdown() {
     let mut serve = Serve::start(&["--memory", "64M"]);
     let mut client = Raw::ready(&serve);
     client.send(&[request(Command::READ, 0, 1 << 20); 64].concat());
@@ -70,42 +70,42 @@ fn a_client_that_does_not_read_does_not_keep_it_from_ending() {
 }
 
 #[test]
-fn the_second_signal_ends_it_at_once() {
+fn the_second_signal_ends_the_process() {
     let mut serve = Serve::start(&["--memory", "64M"]);
     let mut client = Raw::ready(&serve);
     client.send(&[request(Command::READ, 0, 1 << 20); 64].concat());
     client.receive(1);
     serve.signal(Signal::INT);
-    until("the first one is seen", || !serve.socket().exists());
+    until("the first signal is handled", || !serve.socket().exists());
     serve.signal(Signal::INT);
     assert_eq!(serve.ended().code(), Some(1));
 }
 
 #[test]
-fn once_is_one_connection() {
-    // Whatever comes of it.
+fn once_serves_one_connection() {
+    // However the connection ends.
     let ends: [fn(Raw); 3] = [
         drop,
         |mut client| {
             client.send(&handshake());
             client.send(&request(Command::DISC, 0, 0));
-            client.rest();
+            client.read_to_end();
         },
         |mut client| client.send(b"nonsense"),
     ];
     for end in ends {
         let mut serve = Serve::start(&["--memory", "1M", "--once"]);
         let client = Raw::connect(&serve);
-        until("nobody else is let in", || !serve.socket().exists());
+        until("no more clients are accepted", || !serve.socket().exists());
         end(client);
         assert_eq!(serve.ended().code(), Some(0), "{}", serve.log());
     }
-    // Nobody comes.
+    // Without a client.
     Serve::start(&["--memory", "1M", "--once"]).stop();
 }
 
 #[test]
-fn a_socket_that_nobody_listens_on_is_replaced() {
+fn a_socket_without_a_listener_is_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("socket");
     drop(UnixListener::bind(&socket).expect("a socket"));
@@ -117,7 +117,7 @@ fn a_socket_that_nobody_listens_on_is_replaced() {
 }
 
 #[test]
-fn what_is_in_use_is_left_alone() {
+fn sockets_and_files_in_use_are_kept() {
     let serve = Serve::start(&["--memory", "1M"]);
     let socket = serve.socket();
     let refused = |path: &std::path::Path, texts: &[&str]| {
@@ -128,9 +128,9 @@ fn what_is_in_use_is_left_alone() {
     Raw::ready(&serve);
 
     let file = serve.folder().join("file");
-    fs::write(&file, "precious").expect("a file");
-    refused(&file, &["file", "no socket"]);
-    assert_eq!(fs::read(&file).expect("the file"), b"precious");
+    fs::write(&file, "content").expect("a file");
+    refused(&file, &["file", "not a socket"]);
+    assert_eq!(fs::read(&file).expect("the file"), b"content");
 
     refused(
         &serve.folder().join("none").join("socket"),
@@ -138,9 +138,9 @@ fn what_is_in_use_is_left_alone() {
     );
 }
 
-/// Without a ring, it depends on who has asked for one.
+/// `uring` fails, `auto` falls back to threads.
 #[test]
-fn where_io_uring_is_not_permitted() {
+fn without_permission_for_io_uring() {
     needs!("strace");
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("socket");
@@ -149,7 +149,7 @@ fn where_io_uring_is_not_permitted() {
         command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup"]);
         command.args(["-e", "inject=io_uring_setup:error=EPERM"]);
         command.arg(program().get_program());
-        // Who ends strace does not end what it runs. That ends by itself.
+        // Ending strace does not end the server, but with --once it ends itself.
         command.args(["--once", "--memory", "1M", driver, "--unix"]);
         command.arg(&socket);
         command
@@ -159,6 +159,6 @@ fn where_io_uring_is_not_permitted() {
     Raw::ready(&serve);
     assert_eq!(serve.ended().code(), Some(0));
     let log = serve.log();
-    assert!(log.contains("threads serve"), "{log}");
+    assert!(log.contains("using threads"), "{log}");
     assert_eq!(log.lines().count(), 1, "{log}");
 }

@@ -1,5 +1,5 @@
-//! Clients that stall, lie or leave: each costs its own connection, and
-//! nothing else.
+//! Clients that stall, send invalid bytes or disconnect: only their own connection
+//! is affected.
 
 use std::fs;
 use std::io::Write;
@@ -15,17 +15,17 @@ use crate::raw::{Raw, handshake, request};
 use crate::running::{Serve, server, until};
 
 with_rings_too!(
-    a_thousand_connections_that_stop_at_every_byte_of_a_handshake,
-    more_clients_than_the_system_has_room_for,
-    clients_that_leave_in_transmission_are_no_news,
-    what_follows_a_half_close_is_still_answered,
-    who_asks_and_never_reads_is_held_back,
-    who_writes_and_never_reads_is_held_back,
-    a_client_that_is_slow_does_not_keep_others_waiting,
-    junk_in_the_place_of_a_handshake,
+    a_thousand_connections_stall_at_every_byte_of_a_handshake,
+    more_clients_than_file_descriptors,
+    disconnects_in_transmission_are_not_reported,
+    requests_before_a_half_close_are_answered,
+    a_client_that_reads_no_replies_is_limited_in_reads,
+    a_client_that_reads_no_replies_is_limited_in_writes,
+    slow_clients_do_not_delay_others,
+    random_bytes_instead_of_a_handshake,
 );
 
-/// A number in the state of the server's process.
+/// A number from `/proc/PID/status` of the server.
 fn status(serve: &Serve, key: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{}/status", serve.id())).expect("its state");
     let line = text.lines().find_map(|line| line.strip_prefix(key));
@@ -39,12 +39,12 @@ fn threads(serve: &Serve) -> u64 {
     status(serve, "Threads")
 }
 
-/// Most memory it ever had, in MiB.
+/// The peak of its memory, in MiB.
 fn memory(serve: &Serve) -> u64 {
     status(serve, "VmHWM") / 1024
 }
 
-/// A good client is served, and at once.
+/// A correct client is served without delay.
 #[track_caller]
 fn assert_serves(serve: &Serve) {
     let start = Instant::now();
@@ -56,12 +56,12 @@ fn assert_serves(serve: &Serve) {
     assert_eq!(good.reply(), ErrorValue::NONE);
     assert_eq!(good.receive(4096), [7; 4096]);
     good.send(&request(Command::DISC, 0, 0));
-    assert_eq!(good.rest(), b"");
+    assert_eq!(good.read_to_end(), b"");
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
-fn a_thousand_connections_that_stop_at_every_byte_of_a_handshake() {
+fn a_thousand_connections_stall_at_every_byte_of_a_handshake() {
     let serve = Serve::start(&["--memory", "1M", "--handshake-timeout", "3"]);
     let idle = threads(&serve);
     let script = handshake();
@@ -70,30 +70,31 @@ fn a_thousand_connections_that_stop_at_every_byte_of_a_handshake() {
     for n in 0..1000 {
         let length = n / 2 % script.len();
         let mut client = Raw::connect(&serve);
-        // It may have been told that this is enough already.
+        // The server may have closed the connection already.
         let _ = client.0.write_all(&script[..length]);
         if n % 2 == 0 {
             stalled.push(client);
         }
     }
     assert_serves(&serve);
-    match driver::rings() {
-        true => assert_eq!(threads(&serve), idle, "they have threads"),
-        false => assert!(threads(&serve) > 400, "they do not wait"),
+    if driver::rings() {
+        assert_eq!(threads(&serve), idle, "clients have threads");
+    } else {
+        assert!(threads(&serve) > 400, "clients have no threads");
     }
-    // Every one of them is let go in time, and nothing is left of them.
+    // The timeout disconnects all of them and ends their threads.
     for client in &mut stalled {
-        client.rest();
+        client.read_to_end();
     }
-    until("only the first thread is left", || threads(&serve) == idle);
+    until("only the first thread runs", || threads(&serve) == idle);
     assert_serves(&serve);
     let log = serve.stop();
-    assert!(log.contains("client 1000 "), "not all of them came");
+    assert!(log.contains("client 1000 "), "not all of them connected");
     assert!(log.contains("timed out"), "{log}");
 }
 
 #[test]
-fn more_clients_than_the_system_has_room_for() {
+fn more_clients_than_file_descriptors() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("socket");
     let mut command = Program::new("sh");
@@ -103,15 +104,18 @@ fn more_clients_than_the_system_has_room_for() {
     command.args(["--memory", "1M", "--unix"]).arg(&socket);
     let serve = Serve::spawn(folder, &mut command);
     let stalled: Vec<_> = (0..60).map(|_| Raw::connect(&serve)).collect();
-    serve.has_said("cannot accept more clients now");
+    serve.has_reported("cannot accept more clients now");
     drop(stalled);
     assert_serves(&serve);
     let log = serve.stop();
-    assert!(log.lines().count() < 10, "it goes on about it: {log}");
+    assert!(
+        log.lines().count() < 10,
+        "the error is reported repeatedly: {log}"
+    );
 }
 
 #[test]
-fn clients_that_leave_in_transmission_are_no_news() {
+fn disconnects_in_transmission_are_not_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("socket");
     let socket = socket.to_str().expect("UTF-8").to_owned();
@@ -127,33 +131,33 @@ fn clients_that_leave_in_transmission_are_no_news() {
             0 => client.send(&read[..n % 28]),
             // In the middle of a payload.
             1 => client.send(&[&write[..], &[1; 1000]].concat()),
-            // With replies under way.
+            // With replies in flight.
             2 => client.send(&[read; 16].concat()),
             // The same, half of one read.
             3 => {
                 client.send(&[read; 16].concat());
                 client.receive(1 << 19);
             }
-            // With bytes that are no request.
+            // With bytes that are not a request.
             _ => client.send(&noise(n as u64, 100)),
         }
     }
     assert_serves(&serve);
-    until("only the first thread is left", || threads(&serve) == idle);
+    until("only the first thread runs", || threads(&serve) == idle);
     assert_eq!(serve.stop(), "");
 }
 
 #[test]
-fn what_follows_a_half_close_is_still_answered() {
+fn requests_before_a_half_close_are_answered() {
     let serve = Serve::start(&["--memory", "64M"]);
     let mut client = Raw::ready(&serve);
     client.send(&[request(Command::READ, 0, 1 << 20); 32].concat());
-    client.0.shutdown(Shutdown::Write).expect("half a close");
-    assert_eq!(client.rest().len(), 32 * (16 + (1 << 20)));
+    client.0.shutdown(Shutdown::Write).expect("a half-close");
+    assert_eq!(client.read_to_end().len(), 32 * (16 + (1 << 20)));
 }
 
 #[test]
-fn who_asks_and_never_reads_is_held_back() {
+fn a_client_that_reads_no_replies_is_limited_in_reads() {
     let serve = Serve::start(&["--memory", "1G"]);
     let mut client = Raw::ready(&serve);
     // Four GiB of replies.
@@ -162,14 +166,14 @@ fn who_asks_and_never_reads_is_held_back() {
     std::thread::sleep(Duration::from_millis(500));
     assert_serves(&serve);
     assert!(memory(&serve) < 150, "{} MiB", memory(&serve));
-    // The first thing it reads is what it asked for first or next.
+    // It still gets replies.
     assert_eq!(client.reply(), ErrorValue::NONE);
     drop(client);
-    serve.has_said("client 1 (unix): left");
+    serve.has_reported("client 1 (unix): disconnected");
 }
 
 #[test]
-fn who_writes_and_never_reads_is_held_back() {
+fn a_client_that_reads_no_replies_is_limited_in_writes() {
     let serve = Serve::start(&["--memory", "1G"]);
     let mut client = Raw::ready(&serve);
     let timeout = Some(Duration::from_millis(300));
@@ -178,25 +182,25 @@ fn who_writes_and_never_reads_is_held_back() {
     let taken = (0..20_000)
         .take_while(|_| client.0.write_all(&one).is_ok())
         .count();
-    assert!(taken < 20_000, "it takes everything");
+    assert!(taken < 20_000, "the server accepts everything");
     assert_serves(&serve);
     assert!(memory(&serve) < 150, "{} MiB", memory(&serve));
-    // Even so it can go on, once it reads.
+    // It is served again once it reads.
     for _ in 0..taken {
         assert_eq!(client.reply(), ErrorValue::NONE);
     }
 }
 
 #[test]
-fn a_client_that_is_slow_does_not_keep_others_waiting() {
+fn slow_clients_do_not_delay_others() {
     let serve = Serve::start(&["--memory", "1G"]);
     let mut slow: Vec<_> = (0..20).map(|_| Raw::ready(&serve)).collect();
     for client in &mut slow {
-        // The beginning of a write, for a long time.
+        // A write without its payload.
         client.send(&request(Command::WRITE, 0, 32 << 20));
     }
     assert_serves(&serve);
-    // All of it, at last.
+    // One of them sends its payload.
     let last = slow.last_mut().expect("a client");
     last.send(&vec![3; 32 << 20]);
     assert_eq!(last.reply(), ErrorValue::NONE);
@@ -204,13 +208,13 @@ fn a_client_that_is_slow_does_not_keep_others_waiting() {
 }
 
 #[test]
-fn junk_in_the_place_of_a_handshake() {
+fn random_bytes_instead_of_a_handshake() {
     let serve = Serve::start(&["--memory", "1M"]);
     for n in 0..100 {
         let mut client = Raw::connect(&serve);
-        // What is wrong may be known before all of it is there.
+        // The server may close the connection before all of it is sent.
         let _ = client.0.write_all(&noise(n, 4096));
-        client.rest();
+        client.read_to_end();
     }
     assert_serves(&serve);
 }

@@ -1,4 +1,4 @@
-//! The tools and the library of libnbd against `serve`.
+//! The programs and the library of libnbd with `nbd-serve`.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,13 +12,13 @@ use crate::driver::with_rings_too;
 use crate::running::{DISKS, Disk, FRAMINGS, Serve};
 
 with_rings_too!(
-    nbdinfo_tells_what_was_offered,
+    nbdinfo_shows_the_options_of_the_export,
     nbdinfo_lists_the_export,
-    an_export_of_another_name_is_unknown_and_the_default_is_there,
-    nbdinfo_maps_what_the_file_has,
+    another_name_is_unknown_and_the_empty_name_is_the_export,
+    nbdinfo_maps_the_data_of_the_file,
     nbdcopy_there_and_back,
     nbdcopy_over_tcp,
-    nbdcopy_from_serve_to_serve,
+    nbdcopy_from_server_to_server,
     every_command_and_every_flag_of_libnbd,
 );
 
@@ -28,7 +28,7 @@ fn nbdinfo(args: &[&str]) -> Value {
 }
 
 #[test]
-fn nbdinfo_tells_what_was_offered() {
+fn nbdinfo_shows_the_options_of_the_export() {
     needs!("nbdinfo");
     let sizes = ["--block-size", "512:8K:1M"];
     let names = ["--export-name", "disk 1", "--description", "for tests"];
@@ -72,7 +72,7 @@ fn nbdinfo_lists_the_export() {
 }
 
 #[test]
-fn an_export_of_another_name_is_unknown_and_the_default_is_there() {
+fn another_name_is_unknown_and_the_empty_name_is_the_export() {
     needs!("nbdinfo");
     let serve = Serve::start(&["--memory", "1M", "--export-name", "x"]);
     let other = serve.uri().replace("/x?", "/z?");
@@ -83,7 +83,7 @@ fn an_export_of_another_name_is_unknown_and_the_default_is_there() {
 }
 
 #[test]
-fn nbdinfo_maps_what_the_file_has() {
+fn nbdinfo_maps_the_data_of_the_file() {
     needs!("nbdinfo");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");
@@ -116,7 +116,7 @@ fn nbdcopy_there_and_back() {
             nbdcopy(&[serve.uri(), path(&back)]);
             assert_same(&image, &back);
             assert_as_sparse(&image, &back);
-            // Over what is there, without trust in it, with many connections.
+            // Over existing data, without assuming zeroes, with many connections.
             nbdcopy(&["--allocated", "--connections=4", path(&image), serve.uri()]);
             nbdcopy(&["--connections=4", "--requests=64", serve.uri(), path(&back)]);
             assert_same(&image, &back);
@@ -138,7 +138,7 @@ fn nbdcopy_over_tcp() {
 }
 
 #[test]
-fn nbdcopy_from_serve_to_serve() {
+fn nbdcopy_from_server_to_server() {
     needs!("nbdcopy");
     let from = Disk::File.serve(128, &[]);
     let image = from.folder().join("disk");
@@ -158,8 +158,7 @@ fn nbdcopy(args: &[&str]) {
     run(Command::new("nbdcopy").args(args)).ok();
 }
 
-/// A Python that has the bindings: that of the system, whatever else there
-/// may be.
+/// The system's Python: its packages include the bindings.
 const PYTHON: &str = "/usr/bin/python3";
 
 fn python_has_nbd() -> bool {
@@ -167,7 +166,7 @@ fn python_has_nbd() -> bool {
     command.args(["-c", "import nbd"]).stderr(Stdio::null());
     let found = command.status().is_ok_and(|status| status.success());
     if !found {
-        skip("the module nbd of Python");
+        skip("the Python module nbd");
     }
     found
 }

@@ -1,4 +1,4 @@
-//! The command line, and what each part of it comes to.
+//! The command line options and their effects.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -18,28 +18,28 @@ use crate::running::{Disk, Serve, program};
 
 with_rings_too!(
     a_port_that_is_in_use_is_refused,
-    port_0_is_a_port_of_its_own,
-    a_server_for_everybody_is_found_at_home,
-    read_only_refuses_what_writes,
-    trouble_with_the_file_is_told_to_both_sides,
+    port_0_chooses_a_free_port,
+    the_uri_of_a_listener_on_all_addresses_is_localhost,
+    read_only_rejects_writes,
+    errors_of_the_file_are_reported_to_operator_and_client,
     a_file_that_cannot_be_written_is_served_read_only,
-    block_sizes_are_kept_to,
-    blocks_of_the_minimum_size_are_data_or_hole_as_a_whole,
-    oldstyle_says_everything_at_once,
-    oldstyle_is_understood_by_others,
+    block_sizes_are_enforced,
+    blocks_of_the_minimum_size_are_either_data_or_hole,
+    oldstyle_needs_no_options,
+    oldstyle_with_other_clients,
 );
 
 fn run_serve(args: &[&str]) -> Ended {
     run(program().args(args))
 }
 
-/// Starts with an error in one line.
+/// The server ends with an error of one line.
 #[track_caller]
 fn refused(args: &[&str], texts: &[&str]) {
     run_serve(args).refused(texts);
 }
 
-/// An error of the command line, which has a code of its own.
+/// The command line is invalid, which has its own exit code.
 #[track_caller]
 fn misused(args: &[&str], text: &str) {
     let ended = run_serve(args);
@@ -50,12 +50,12 @@ fn misused(args: &[&str], text: &str) {
 #[test]
 fn what_cannot_be_served_is_refused_in_one_line() {
     refused(&["/no/such/file"], &["/no/such/file", "No such file"]);
-    refused(&["/"], &["neither a file nor a block device"]);
-    refused(&["/dev/null"], &["neither a file nor a block device"]);
+    refused(&["/"], &["not a regular file or block device"]);
+    refused(&["/dev/null"], &["not a regular file or block device"]);
     let sizes = ["--block-size", "512:4096:1M"];
     refused(
         &[&sizes[..], &["--memory", "1000"]].concat(),
-        &["no multiple", "512"],
+        &["not a multiple", "512"],
     );
     let name = "x".repeat(4097);
     refused(&["--memory", "1M", "--export-name", &name], &["4096"]);
@@ -111,7 +111,7 @@ fn address(serve: &Serve) -> String {
 }
 
 #[test]
-fn port_0_is_a_port_of_its_own() {
+fn port_0_chooses_a_free_port() {
     let serve = tcp(&["--memory", "1M", "--export-name", "a disk/1"]);
     let uri: Uri = serve.uri().parse().expect("a URI");
     assert_eq!(uri.export(), "a disk/1");
@@ -120,12 +120,12 @@ fn port_0_is_a_port_of_its_own() {
     stream.read_exact(&mut greeting).expect("a greeting");
     assert_eq!(greeting[..8], *b"NBDMAGIC");
     drop(stream);
-    // Not verbose: nothing to say.
+    // Not verbose: no output.
     assert_eq!(serve.stop(), "");
 }
 
 #[test]
-fn a_server_for_everybody_is_found_at_home() {
+fn the_uri_of_a_listener_on_all_addresses_is_localhost() {
     let folder = tempfile::tempdir().expect("a folder");
     let serve = Serve::run(folder, &["--tcp", "0.0.0.0:0", "--memory", "1M"]);
     assert!(
@@ -137,7 +137,7 @@ fn a_server_for_everybody_is_found_at_home() {
 }
 
 #[test]
-fn read_only_refuses_what_writes() {
+fn read_only_rejects_writes() {
     let serve = Disk::File.serve(1, &["--read-only"]);
     let mut client = Raw::ready(&serve);
     client.send(&request(Command::WRITE, 0, 512));
@@ -155,7 +155,7 @@ fn read_only_refuses_what_writes() {
 }
 
 #[test]
-fn trouble_with_the_file_is_told_to_both_sides() {
+fn errors_of_the_file_are_reported_to_operator_and_client() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| {
         let path = folder.path().join(name);
@@ -169,13 +169,13 @@ fn trouble_with_the_file_is_told_to_both_sides() {
     nbd_test_support::images::sparse(disk.as_ref(), 1000, &[]);
     client.send(&request(Command::READ, 4096, 512));
     assert_eq!(client.reply(), ErrorValue::EIO);
-    // It goes on.
+    // The server continues.
     client.send(&request(Command::READ, 0, 512));
     assert_eq!(client.reply(), ErrorValue::NONE);
     assert_eq!(client.receive(512), [0; 512]);
     assert_eq!(
         serve.stop(),
-        "nbd-serve: NBD_CMD_READ: the file has become shorter\n"
+        "nbd-serve: NBD_CMD_READ: the file has been truncated\n"
     );
 }
 
@@ -195,7 +195,7 @@ fn a_file_that_cannot_be_written_is_served_read_only() {
 }
 
 #[test]
-fn block_sizes_are_kept_to() {
+fn block_sizes_are_enforced() {
     let serve = Disk::Memory.serve(1, &["--block-size", "4K:4K:64K"]);
     let mut client = Raw::ready(&serve);
     for (offset, length, expected) in [
@@ -211,7 +211,7 @@ fn block_sizes_are_kept_to() {
 }
 
 #[test]
-fn blocks_of_the_minimum_size_are_data_or_hole_as_a_whole() {
+fn blocks_of_the_minimum_size_are_either_data_or_hole() {
     needs!("nbdinfo");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("disk");
@@ -236,7 +236,7 @@ fn blocks_of_the_minimum_size_are_data_or_hole_as_a_whole() {
 }
 
 #[test]
-fn oldstyle_says_everything_at_once() {
+fn oldstyle_needs_no_options() {
     let serve = Disk::Memory.serve(1, &["--oldstyle"]);
     let mut client = Raw::connect(&serve);
     let bytes = client.receive(OldstyleGreeting::SIZE);
@@ -255,7 +255,7 @@ fn oldstyle_says_everything_at_once() {
 }
 
 #[test]
-fn oldstyle_is_understood_by_others() {
+fn oldstyle_with_other_clients() {
     needs!("nbdinfo", "nbdcopy", "qemu-io");
     let serve = Disk::Memory.serve(1, &["--oldstyle"]);
     let info = run(Program::new("nbdinfo").args(["--json", serve.uri()])).json();

@@ -1,4 +1,4 @@
-//! `fio` and `nbd-client` against `serve`.
+//! `fio` and `nbd-client` with `nbd-serve`.
 
 use std::process::Command;
 
@@ -8,13 +8,10 @@ use nbd_test_support::program::run;
 use crate::driver::with_rings_too;
 use crate::running::{DISKS, Serve};
 
-with_rings_too!(
-    fio_verifies_what_it_has_written,
-    nbd_client_lists_the_export,
-);
+with_rings_too!(fio_verifies_its_writes, nbd_client_lists_the_export,);
 
 #[test]
-fn fio_verifies_what_it_has_written() {
+fn fio_verifies_its_writes() {
     needs!("fio");
     for disk in DISKS {
         for framing in ["simple", "structured"] {

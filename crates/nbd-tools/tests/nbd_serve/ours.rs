@@ -15,7 +15,7 @@ with_rings_too!(
     sixteen_clients_at_once,
 );
 
-/// A backup of a live image: from one server to another, holes kept.
+/// A copy from one server to another; holes stay holes.
 #[test]
 fn a_backup_of_two_gib() {
     let size = 2 * GIB;
@@ -53,7 +53,7 @@ fn the_map_in_both_widths() {
     assert!(raw("structured") > 3, "no narrow extent reaches 4 GiB");
 }
 
-/// Many connections at once, each with a part of its own.
+/// Many connections at once, each to its own range.
 #[test]
 fn sixteen_clients_at_once() {
     for disk in DISKS {

@@ -1,4 +1,4 @@
-//! QEMU's tools against `serve`, in every framing.
+//! QEMU's programs with `nbd-serve`, in every framing.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -16,10 +16,10 @@ with_rings_too!(
     qemu_io_writes_zeroes_discards_and_reads_what_it_should,
     zeroes_are_holes_or_have_their_space,
     convert_there_and_back_and_compare,
-    the_map_is_that_of_the_file,
+    the_map_equals_that_of_the_file,
     a_hole_of_many_gib_is_mapped_in_both_widths,
     many_requests_in_flight,
-    once_is_enough_for_qemu,
+    once_serves_qemu,
 );
 
 /// Runs `qemu-io` commands, none of which may fail.
@@ -42,7 +42,7 @@ fn qemu_img(args: &[&str]) -> String {
     String::from_utf8_lossy(&ended.stdout).into_owned()
 }
 
-/// Start, length, zero, data; neighbours of a kind joined.
+/// Start, length, zero, data; adjacent extents of one kind are joined.
 fn map(image: &str) -> Vec<(u64, u64, bool, bool)> {
     let text = qemu_img(&["map", "--output=json", "-f", "raw", image]);
     let map: Value = serde_json::from_str(&text).expect("JSON");
@@ -157,7 +157,7 @@ fn convert_there_and_back_and_compare() {
 }
 
 #[test]
-fn the_map_is_that_of_the_file() {
+fn the_map_equals_that_of_the_file() {
     needs!("qemu-img");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");
@@ -194,8 +194,8 @@ fn a_hole_of_many_gib_is_mapped_in_both_widths() {
             log.contains(&format!("{framing} framing, base:allocation")),
             "{log}"
         );
-        // One question is enough for 64 bits, not for 32.
-        let few = log.contains("left after 3 requests");
+        // One request is enough with 64 bits, not with 32.
+        let few = log.contains("disconnected after 3 requests");
         assert_eq!(few, framing == "extended", "{log}");
     }
 }
@@ -228,7 +228,7 @@ fn many_requests_in_flight() {
 }
 
 #[test]
-fn once_is_enough_for_qemu() {
+fn once_serves_qemu() {
     needs!("qemu-io");
     let mut serve = Disk::File.serve(1, &["--once"]);
     qemu_io(

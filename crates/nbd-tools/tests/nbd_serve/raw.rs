@@ -1,4 +1,4 @@
-//! A client that says what it is told to, byte for byte.
+//! A client that sends any bytes.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,13 +13,13 @@ use nbd_codec::wire::request::CompactRequest;
 
 use crate::running::Serve;
 
-/// No reply takes as long.
+/// The longest time a reply may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
 pub struct Raw(pub UnixStream);
 
 impl Raw {
-    /// Connected; nothing has been said.
+    /// Connects, and sends nothing.
     pub fn connect(serve: &Serve) -> Self {
         let stream = UnixStream::connect(serve.socket()).expect("a connection");
         stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
@@ -27,7 +27,7 @@ impl Raw {
         Self(stream)
     }
 
-    /// In transmission with simple framing.
+    /// Connects and negotiates simple framing.
     pub fn ready(serve: &Serve) -> Self {
         let mut raw = Self::connect(serve);
         raw.send(&ClientFlags::KNOWN.encode());
@@ -40,12 +40,14 @@ impl Raw {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).expect("the server takes it");
+        self.0.write_all(bytes).expect("the server receives");
     }
 
     pub fn receive(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
-        self.0.read_exact(&mut bytes).expect("the server says more");
+        self.0
+            .read_exact(&mut bytes)
+            .expect("the server sends more");
         bytes
     }
 
@@ -56,12 +58,12 @@ impl Raw {
         reply.expect("a reply").expect("all of it").error
     }
 
-    /// Reads until the server has closed the connection; what there was.
-    pub fn rest(&mut self) -> Vec<u8> {
+    /// Reads until the server closes the connection.
+    pub fn read_to_end(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         match self.0.read_to_end(&mut bytes) {
             Ok(_) => {}
-            // It had not read all that was sent.
+            // The server had not read all that was sent.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
             Err(error) => panic!("the connection stays open: {error}"),
         }
@@ -80,7 +82,7 @@ pub fn request(command: Command, offset: u64, length: u32) -> [u8; CompactReques
     .encode()
 }
 
-/// All a client says in a handshake with every option.
+/// All that a client sends in a handshake with every option.
 pub fn handshake() -> Vec<u8> {
     let contexts = || MetaContextRequest {
         export: "".into(),

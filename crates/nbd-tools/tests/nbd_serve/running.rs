@@ -17,26 +17,27 @@ use crate::driver;
 /// Every framing a server may be limited to.
 pub const FRAMINGS: [&str; 3] = ["simple", "structured", "extended"];
 
-/// A server does nothing that takes as long.
+/// The longest time the server may take for anything.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A server on a socket of its own, and a folder for it. Ends with the value.
+/// A server on a socket of its own, and a folder for it. Dropping the value ends
+/// the server.
 pub struct Serve {
     child: Child,
     uri: String,
     folder: TempDir,
     log: Arc<Mutex<String>>,
-    /// Ends when the server has, and everything is in the log.
+    /// Ends when the server has ended and the log is complete.
     collector: Option<thread::JoinHandle<()>>,
 }
 
 impl Serve {
-    /// On a Unix socket, telling who comes and leaves.
+    /// Starts a server on a Unix socket, with `--verbose`.
     pub fn start(args: &[&str]) -> Self {
         Self::start_in(tempfile::tempdir().expect("a folder"), args)
     }
 
-    /// The same, with a folder that may have a disk in it already.
+    /// The same, in a folder that may have a disk.
     pub fn start_in(folder: TempDir, args: &[&str]) -> Self {
         let socket = folder.path().join("socket");
         let socket = socket.to_str().expect("a path in UTF-8");
@@ -44,12 +45,12 @@ impl Serve {
         Self::run(folder, &[&verbose, args].concat())
     }
 
-    /// With these arguments and no others.
+    /// Starts a server with these arguments only.
     pub fn run(folder: TempDir, args: &[&str]) -> Self {
         Self::spawn(folder, server().args(args))
     }
 
-    /// As a command that comes to that.
+    /// Starts a server by a command.
     pub fn spawn(folder: TempDir, command: &mut Command) -> Self {
         let mut child = command
             .current_dir(folder.path())
@@ -57,7 +58,7 @@ impl Serve {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("serve starts");
+            .expect("nbd-serve starts");
         let stdout = child.stdout.take().expect("standard output");
         let stderr = child.stderr.take().expect("standard error");
         let (log, collector) = collect(stderr);
@@ -90,15 +91,15 @@ impl Serve {
         self.child.id()
     }
 
-    /// What it has said so far on standard error.
+    /// What it has written to standard error so far.
     pub fn log(&self) -> String {
         text(&self.log)
     }
 
-    /// Waits until it has said so.
+    /// Waits until it has written `part` to standard error.
     #[track_caller]
-    pub fn has_said(&self, part: &str) {
-        until(&format!("the server says {part:?}"), || {
+    pub fn has_reported(&self, part: &str) {
+        until(&format!("the server reports {part:?}"), || {
             self.log().contains(part)
         });
     }
@@ -114,19 +115,19 @@ impl Serve {
     pub fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + LIMIT;
         loop {
-            if let Some(status) = self.child.try_wait().expect("wait for serve") {
+            if let Some(status) = self.child.try_wait().expect("wait for nbd-serve") {
                 return status;
             }
             assert!(
                 Instant::now() < deadline,
-                "serve does not end: {}",
+                "nbd-serve does not end: {}",
                 self.log()
             );
             thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Asks it to end, which it does in good order; returns what it said.
+    /// Shuts it down, which must succeed; returns what it wrote to standard error.
     #[track_caller]
     pub fn stop(mut self) -> String {
         self.signal(Signal::TERM);
@@ -145,7 +146,7 @@ impl Drop for Serve {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("serve ({ended:?}) said:\n{}", self.log());
+            eprintln!("nbd-serve ({ended:?}) reported:\n{}", self.log());
         }
     }
 }
@@ -161,7 +162,7 @@ pub fn server() -> Command {
     command
 }
 
-/// What a server can have behind it.
+/// The storage of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disk {
     Memory,
@@ -171,7 +172,7 @@ pub enum Disk {
 pub const DISKS: [Disk; 2] = [Disk::Memory, Disk::File];
 
 impl Disk {
-    /// A server for an empty disk of so many MiB. A file is called "disk".
+    /// Starts a server for an empty disk of `mib` MiB. A file is called "disk".
     pub fn serve(self, mib: u64, args: &[&str]) -> Serve {
         let folder = tempfile::tempdir().expect("a folder");
         let size = format!("{mib}M");
@@ -186,11 +187,11 @@ impl Disk {
     }
 }
 
-/// Looks again and again until it is so.
+/// Waits until a condition is true.
 #[track_caller]
-pub fn until(what: &str, so: impl Fn() -> bool) {
+pub fn until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + LIMIT;
-    while !so() {
+    while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");
         thread::sleep(Duration::from_millis(5));
     }

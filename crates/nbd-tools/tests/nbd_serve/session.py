@@ -1,4 +1,4 @@
-"""A session of libnbd with serve: every command, every flag.
+"""A session of libnbd with nbd-serve: every command, every flag.
 
 usage: session.py URI simple|structured memory|file
 The export has 16 MiB, all of it a hole, and block sizes 512:4096:1M.
@@ -18,7 +18,7 @@ def connected():
     handle = nbd.NBD()
     handle.add_meta_context("base:allocation")
     handle.set_request_structured_replies(structured)
-    # So that the server has to judge, not the library.
+    # So that the server validates requests, not the library.
     handle.set_strict_mode(0)
     handle.connect_uri(uri)
     return handle
@@ -90,7 +90,7 @@ if structured:
 else:
     refused(errno.EINVAL, status, 16 * M, 0)
 
-# A read with holes: named as such, unless the read forbids fragments.
+# A read with holes: they are sent as holes, unless the request has DF.
 if structured:
     data, found = pieces(384 * K, 1 * M - 128 * K)
     assert data == bytes(128 * K) + a + b + bytes(128 * K)
@@ -115,7 +115,7 @@ h.zero(512, 1 * M + 12 * K, nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FUA)
 h.zero(4 * K, 1 * M + 16 * K, nbd.CMD_FLAG_FAST_ZERO)
 both = nbd.CMD_FLAG_FAST_ZERO | nbd.CMD_FLAG_NO_HOLE
 if disk == "memory":
-    # To fill pages is no faster than to write them; nothing has changed.
+    # Filling pages is not faster than writing them; the content is unchanged.
     refused(errno.ENOTSUP, h.zero, 4 * K, 1 * M + 20 * K, both)
     assert h.pread(4 * K, 1 * M + 20 * K) == a[: 4 * K]
 else:
@@ -132,12 +132,12 @@ if structured:
     assert status(4 * K, 1 * M) == [(4 * K, 3)]
     assert status(4 * K, 1 * M + 32 * K) == [(4 * K, 0)]
 
-# Hints, and a flag where it has no meaning.
+# A hint, and a flag that has no effect.
 h.cache(16 * M, 0)
 assert h.pread(64 * K, 1 * M + 64 * K, nbd.CMD_FLAG_FUA) == b
 h.flush()
 
-# What is refused, and with what.
+# Errors.
 refused(errno.EINVAL, h.pread, 512, 16 * M)
 refused(errno.ENOSPC, h.pwrite, bytes(1024), 16 * M - 512)
 refused(errno.ENOSPC, h.zero, 1024, 16 * M - 512)
@@ -151,7 +151,7 @@ refused(errno.EOVERFLOW if structured else errno.EINVAL, h.pread, M + 512, 0)
 refused(errno.EINVAL, h.zero, 512, 0, nbd.CMD_FLAG_DF)
 assert h.pread(64 * K, 1 * M + 64 * K) == b
 
-# Two hundred at once, answered in any order.
+# Two hundred in flight, answered in any order.
 def wait(handle, cookies):
     while cookies:
         handle.poll(-1)
@@ -165,7 +165,7 @@ wait(h, [h.aio_pread(buffer, 8 * M + n * 4096) for n, buffer in enumerate(buffer
 for n, buffer in enumerate(buffers):
     assert buffer.to_bytearray() == bytearray([n] * 4096), n
 
-# What one connection has flushed, another one sees.
+# Another connection reads what was flushed.
 other = connected()
 h.pwrite(b, 3 * M)
 h.flush()

@@ -17,31 +17,31 @@ use nbd_tools::size;
 pub struct Args {
     /// The raw file or block device to serve
     pub file: Option<PathBuf>,
-    /// Serve memory instead: zero-filled, and only written pages take any
+    /// Serve zero-filled memory instead; only written pages take space
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub memory: Option<u64>,
-    /// Listen on a Unix socket; a file left behind by a server that is gone is replaced
+    /// Listen on a Unix socket; the file of a server that no longer runs is replaced
     #[arg(long, value_name = "PATH", conflicts_with = "tcp")]
     pub unix: Option<PathBuf>,
-    /// Listen on TCP; port 0 takes one that is free
+    /// Listen on TCP; port 0 chooses a free port
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10809")]
     pub tcp: String,
-    /// The export's name. Clients that ask for no name get it, too
+    /// The export's name; it is also the default export (the empty name)
     #[arg(long, value_name = "NAME", default_value = "")]
     pub export_name: String,
-    /// A description of the export for people
+    /// A description of the export, for users
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub description: String,
-    /// Refuse everything that writes
+    /// Refuse all commands that write
     #[arg(long)]
     pub read_only: bool,
-    /// The most able framing to offer
+    /// The most capable framing to offer
     #[arg(long, value_enum, default_value = "extended")]
     framing: FramingArg,
-    /// The size constraints: 1:4096:32M unless given
+    /// The block size constraints; 1:4096:32M by default
     #[arg(long, value_name = "MIN:PREFERRED:MAX", value_parser = block_sizes)]
     pub block_size: Option<BlockSizes>,
-    /// Greet as servers did before there were options; such a server should not use port 10809
+    /// Use the oldstyle handshake, without options; such a server should not use port 10809
     #[arg(long)]
     pub oldstyle: bool,
     /// Serve one connection, then exit
@@ -50,20 +50,20 @@ pub struct Args {
     /// How long a client may take for the handshake
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
-    /// Who serves the clients. Threads are the default because under most loads
-    /// they were faster, at much the same cost (docs/performance.md); rings cost
-    /// less where many clients have one request each
+    /// How clients are served. Threads are faster under most loads, at much the
+    /// same cost; uring takes less processor time if many clients have one
+    /// request each
     #[arg(long, value_enum, default_value = "threads")]
     pub driver: DriverArg,
-    /// How many threads may work for one connection; with rings, beside them for all
+    /// The most threads for each connection; with uring, the most worker threads in all
     #[arg(long, value_name = "COUNT", default_value = "8", value_parser = threads)]
     pub threads: usize,
-    /// Say on standard error who comes, what is agreed on, and who leaves
+    /// Report each connection on standard error: its start, what was negotiated, its end
     #[arg(short, long)]
     pub verbose: bool,
 }
 
-const SIZES: &str = "Sizes are in bytes, or with K, M, G, T in powers of 1024.";
+const SIZES: &str = "Sizes are in bytes, or with a suffix K, M, G or T (powers of 1024).";
 
 impl Args {
     pub fn framing(&self) -> Framing {
@@ -79,9 +79,9 @@ impl Args {
 pub enum DriverArg {
     /// Blocking sockets, and threads for each connection
     Threads,
-    /// An io_uring for each processor, and many connections on each
+    /// An io_uring for each processor, with many connections on each
     Uring,
-    /// uring where it is permitted, or else threads
+    /// uring if it is permitted, otherwise threads
     Auto,
 }
 
@@ -95,14 +95,14 @@ enum FramingArg {
     Extended,
 }
 
-/// The longest payload that may be allowed: a connection must hold one.
+/// The highest MAX: a connection must have memory for one payload.
 const LONGEST_PAYLOAD: u32 = 256 << 20;
 
 fn block_sizes(text: &str) -> Result<BlockSizes, String> {
     let mut parts = text.split(':').map(size::parse);
     let mut next = || match parts.next() {
         Some(size) => size.and_then(|n| u32::try_from(n).map_err(|_| "too large".to_owned())),
-        None => Err("three sizes are needed, as 512:4096:32M".to_owned()),
+        None => Err("expected three sizes, such as 512:4096:32M".to_owned()),
     };
     let sizes = BlockSizes {
         minimum: next()?,
@@ -110,16 +110,18 @@ fn block_sizes(text: &str) -> Result<BlockSizes, String> {
         maximum: next()?,
     };
     if parts.next().is_some() {
-        return Err("three sizes are enough".into());
+        return Err("expected three sizes, not more".into());
     }
     if !sizes.is_valid() {
-        return Err("MIN is a power of two up to 64K, PREFERRED a power of two \
-             from 512 and MIN up, MAX at least PREFERRED"
-            .into());
+        return Err(
+            "MIN must be a power of two up to 64K, PREFERRED a power of two not below \
+             512 and MIN, MAX not below PREFERRED"
+                .into(),
+        );
     }
     if sizes.maximum > LONGEST_PAYLOAD {
         return Err(format!(
-            "MAX is at most {}",
+            "MAX must be at most {}",
             size::exact(LONGEST_PAYLOAD.into())
         ));
     }
@@ -129,15 +131,15 @@ fn block_sizes(text: &str) -> Result<BlockSizes, String> {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     if seconds <= 0.0 {
-        return Err("must be more than nothing".into());
+        return Err("must be more than 0".into());
     }
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {
-        // One must be able to do what another waits for.
+        // One thread may wait for another.
         Ok(count @ 2..=256) => Ok(count),
-        _ => Err("from 2 to 256".into()),
+        _ => Err("must be from 2 to 256".into()),
     }
 }

@@ -1,5 +1,5 @@
-//! Replies on their way out: heads and short replies one behind the other,
-//! payloads from where they are.
+//! Outgoing replies: headerers and short replies in one buffer, payloads where they
+//! are.
 
 use std::ops::Range;
 
@@ -9,28 +9,28 @@ use crate::buffer::Buffer;
 use crate::memory::Lent;
 use crate::outbox::Content;
 
-/// Texts and maps up to so many bytes are copied to the heads.
+/// Error texts and block status up to this many bytes are copied into the buffer.
 const SHORT: usize = 1024;
 
-/// Most slices of one system call.
-pub const MOST_SLICES: usize = 1024;
+/// The most slices that a system call accepts.
+pub const MAX_SLICES: usize = 1024;
 
 #[derive(Default)]
 pub struct Batch {
-    /// It never becomes shorter: to fill it with zeroes takes time.
+    /// It never shrinks, because growing fills it with zeroes.
     bytes: Vec<u8>,
     /// How much of it is in use.
     end: usize,
     parts: Vec<Part>,
-    /// In all, in bytes.
+    /// The length of all parts, in bytes.
     size: usize,
     /// How many parts are sent,
     sent: usize,
-    /// and how much of the next one.
-    skip: usize,
-    /// How many requests it answers, and what room they take.
+    /// and how many bytes of the next one.
+    sent_bytes: usize,
+    /// How many requests this answers, and their bytes in the budget.
     pub requests: usize,
-    pub room: usize,
+    pub cost: usize,
 }
 
 enum Part {
@@ -59,7 +59,7 @@ impl Batch {
         }
     }
 
-    /// Space for data, to be filled before anything is put here.
+    /// Space for data, to be filled before the next `put`.
     pub fn space(&mut self, length: usize) -> &mut [u8] {
         let end = self.end + length;
         if end > self.bytes.len() {
@@ -68,16 +68,16 @@ impl Batch {
         &mut self.bytes[self.end..end]
     }
 
-    /// A head, and behind it what was filled into [`space`](Self::space).
-    pub fn put_filled(&mut self, head: &[u8], length: usize) {
+    /// Adds a headerer, followed by what was filled into [`space`](Self::space).
+    pub fn put_filled(&mut self, header: &[u8], length: usize) {
         let data = self.end..self.end + length;
         self.end = data.end;
         self.size += length;
-        self.put(head);
+        self.put(header);
         self.parts.push(Part::Bytes(data));
     }
 
-    /// How many bytes there are, and in how many slices.
+    /// The number of bytes, and of slices.
     pub fn size(&self) -> (usize, usize) {
         (self.size, self.parts.len())
     }
@@ -96,60 +96,60 @@ impl Batch {
         self.parts.push(Part::Lent(lent));
     }
 
-    /// A part of a reply.
+    /// Adds a part of a reply.
     pub fn put_content(&mut self, content: Content) {
         match content {
             Content::Reply(reply) => self.put_reply(&reply),
-            Content::Data(head, data) => {
-                self.put(head.as_bytes());
+            Content::Data(header, data) => {
+                self.put(header.as_bytes());
                 self.put_data(data);
             }
-            Content::Bytes(bytes) | Content::Rest(bytes) if bytes.len() <= SHORT => {
+            Content::Bytes(bytes) | Content::Unsent(bytes) if bytes.len() <= SHORT => {
                 self.put(&bytes);
             }
-            Content::Bytes(bytes) | Content::Rest(bytes) => {
+            Content::Bytes(bytes) | Content::Unsent(bytes) => {
                 self.size += bytes.len();
                 self.parts.push(Part::Long(bytes));
             }
         }
     }
 
-    /// The end of a reply, to a request that took so much room.
-    pub fn end_reply(&mut self, room: usize) {
+    /// Marks the end of a reply, to a request with `cost` bytes in the budget.
+    pub fn end_reply(&mut self, cost: usize) {
         self.requests += 1;
-        self.room += room;
+        self.cost += cost;
     }
 
     /// What is not sent yet.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        let mut skip = self.skip;
+        let mut sent_bytes = self.sent_bytes;
         self.parts[self.sent..].iter().map(move |part| {
-            let bytes = &part.bytes(&self.bytes)[skip..];
-            skip = 0;
+            let bytes = &part.bytes(&self.bytes)[sent_bytes..];
+            sent_bytes = 0;
             bytes
         })
     }
 
-    /// Says that so many bytes more were sent; whether that was all.
+    /// `n` more bytes were sent; returns whether all are.
     pub fn advance(&mut self, n: usize) -> bool {
-        self.skip += n;
+        self.sent_bytes += n;
         while let Some(part) = self.parts.get(self.sent) {
             let length = part.bytes(&self.bytes).len();
-            if self.skip < length {
+            if self.sent_bytes < length {
                 return false;
             }
-            self.skip -= length;
+            self.sent_bytes -= length;
             self.sent += 1;
         }
         true
     }
 
-    /// As new; its memory is kept.
+    /// Removes everything; its memory is kept.
     pub fn clear(&mut self) {
         (self.end, self.size) = (0, 0);
         self.parts.clear();
-        (self.sent, self.skip) = (0, 0);
-        (self.requests, self.room) = (0, 0);
+        (self.sent, self.sent_bytes) = (0, 0);
+        (self.requests, self.cost) = (0, 0);
     }
 }
 

@@ -1,54 +1,57 @@
-//! How much of a connection may be under way: a client that sends more waits
-//! in its socket until there is room.
+//! Limits the requests in flight of a connection. What a client sends beyond
+//! them stays in the socket until requests are answered.
 
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Most requests at a time.
+/// The most requests at a time.
 const REQUESTS: usize = 256;
 
 pub struct Budget {
-    most_bytes: usize,
+    max_bytes: usize,
     used: Mutex<Used>,
-    room: Condvar,
+    freed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Used {
     requests: usize,
     bytes: usize,
-    /// Somebody waits for room: there is one who reads.
+    /// The reading thread waits.
     awaited: bool,
 }
 
 impl Budget {
-    pub fn new(most_bytes: usize) -> Arc<Self> {
+    pub fn new(max_bytes: usize) -> Arc<Self> {
         Arc::new(Self {
-            most_bytes,
+            max_bytes,
             used: Mutex::default(),
-            room: Condvar::new(),
+            freed: Condvar::new(),
         })
     }
 
-    /// Room for a request with that much payload, in either direction, if
-    /// there is any.
+    /// Admits a request with a payload of `bytes`, in either direction, if the
+    /// limits permit it.
     pub fn try_admit(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
         let used = self.used();
         self.has_room(&used, bytes).then(|| self.take(used, bytes))
     }
 
-    /// The same; waits until there is.
+    /// The same; waits until the limits permit it.
     pub fn admit(self: &Arc<Self>, bytes: usize) -> Permit {
         let mut used = self.used();
         while !self.has_room(&used, bytes) {
             used.awaited = true;
-            used = self.room.wait(used).unwrap_or_else(PoisonError::into_inner);
+            used = self
+                .freed
+                .wait(used)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         self.take(used, bytes)
     }
 
     fn has_room(&self, used: &Used, bytes: usize) -> bool {
-        used.requests < REQUESTS && bytes <= self.most_bytes.saturating_sub(used.bytes)
+        used.requests < REQUESTS && bytes <= self.max_bytes.saturating_sub(used.bytes)
     }
 
     fn take(self: &Arc<Self>, mut used: MutexGuard<'_, Used>, bytes: usize) -> Permit {
@@ -65,7 +68,7 @@ impl Budget {
     }
 }
 
-/// The room that a request has, until its reply is out.
+/// A request in flight. It is dropped when the reply is sent.
 pub struct Permit {
     budget: Arc<Budget>,
     bytes: usize,
@@ -76,9 +79,9 @@ impl Drop for Permit {
         let mut used = self.budget.used();
         used.requests -= 1;
         used.bytes -= self.bytes;
-        // A call to the system, whether somebody waits or not.
+        // Only if needed: a notification is a system call.
         if mem::take(&mut used.awaited) {
-            self.budget.room.notify_one();
+            self.budget.freed.notify_one();
         }
     }
 }

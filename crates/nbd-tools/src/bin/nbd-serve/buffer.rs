@@ -1,14 +1,14 @@
-//! Memory for payloads, used again and again: large blocks that come fresh
-//! from the system cost more than what is read into them.
+//! Memory for payloads, which is reused: getting a large block from the system
+//! takes longer than reading data into it.
 
 use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-/// Buffers that nobody uses are kept up to this many bytes.
+/// Unused buffers are kept up to this many bytes in all.
 const KEPT: usize = 64 << 20;
 
-/// Smaller ones have this size.
+/// The smallest size.
 const SMALLEST: usize = 4096;
 
 static FREE: Mutex<Free> = Mutex::new(Free {
@@ -24,8 +24,8 @@ struct Free {
     bytes: usize,
 }
 
-/// Room for one payload. What is in it at first is of no meaning and must not
-/// leave the server.
+/// Memory for one payload. Its initial content is left from other uses and must
+/// not be sent to a client.
 pub struct Buffer {
     /// Its length is a power of two.
     bytes: Vec<u8>,

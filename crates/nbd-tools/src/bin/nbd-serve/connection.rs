@@ -1,4 +1,4 @@
-//! One client, from its greeting to its end.
+//! One connection on threads, from the greeting until it is closed.
 
 use std::io;
 use std::net::Shutdown;
@@ -14,8 +14,8 @@ use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::reader::Reader;
 use crate::server::Server;
-use crate::socket::{End, Hurried, Socket, Watched};
-use crate::team::Team;
+use crate::socket::{BusyPolling, Socket, Stream, WithDeadline};
+use crate::workers::Workers;
 
 pub struct Client {
     pub socket: Arc<Socket>,
@@ -24,27 +24,27 @@ pub struct Client {
 
 impl Client {
     pub fn serve(&self, server: &Server) {
-        server.note(|| format!("{}: connected", self.name));
-        farewell(server, &self.name, self.try_serve(server));
+        server.report_verbose(|| format!("{}: connected", self.name));
+        report_end(server, &self.name, self.try_serve(server));
         self.socket.shut_down(Shutdown::Both);
     }
 
     fn try_serve(&self, server: &Server) -> Result<String> {
         self.socket.prepare()?;
         let deadline = Instant::now() + server.handshake_timeout;
-        let mut link = Hurried::new(Arc::clone(&self.socket), deadline);
+        let mut link = WithDeadline::new(Arc::clone(&self.socket), deadline);
         let mut inbox = Inbox::new();
         let shutting_down = || server.is_shutting_down();
         let negotiated = handshake::run(&mut link, &mut inbox, &server.export, shutting_down)
             .context("in the handshake")?;
         let Some(negotiated) = negotiated else {
-            return Ok("left in the handshake".into());
+            return Ok("disconnected in the handshake".into());
         };
-        server.note(|| format!("{}: {}", self.name, describe(&negotiated)));
-        self.socket.set_patient()?;
+        server.report_verbose(|| format!("{}: {}", self.name, describe(&negotiated)));
+        self.socket.set_transmission_timeouts()?;
         let (requests, end) = self.transmit(server, negotiated, inbox)?;
         end.with_context(|| format!("after {requests} requests"))?;
-        Ok(format!("left after {requests} requests"))
+        Ok(format!("disconnected after {requests} requests"))
     }
 
     fn transmit(
@@ -53,32 +53,33 @@ impl Client {
         negotiated: Negotiated,
         inbox: Inbox,
     ) -> Result<(u64, Result<()>)> {
-        let end = End(Arc::clone(&self.socket));
+        let end = Stream(Arc::clone(&self.socket));
         let budget = Budget::new(server.export.payload_budget());
         let block = negotiated.constraints().minimum;
         let reader = Reader::new(
-            Box::new(Watched::new(end.clone(), &server.crowd)),
+            Box::new(BusyPolling::new(end.clone(), &server.client_count)),
             negotiated,
             inbox,
             budget,
         )?;
         let outbox = Outbox::new(Box::new(end));
-        let team = Team::new(server, &self.socket, block, reader, outbox);
-        Ok(team.run())
+        let workers = Workers::new(server, &self.socket, block, reader, outbox);
+        Ok(workers.run())
     }
 }
 
-/// Says how it ended with a client.
-pub fn farewell(server: &Server, name: &str, end: Result<String>) {
-    server.note(|| match end {
+/// Reports how a connection ended.
+pub fn report_end(server: &Server, name: &str, end: Result<String>) {
+    server.report_verbose(|| match end {
         Ok(text) => format!("{name}: {text}"),
-        Err(error) if is_goodbye(&error) => format!("{name}: left without a word"),
+        Err(error) if is_abrupt_end(&error) => format!("{name}: disconnected without notice"),
         Err(error) => format!("{name}: {error:#}"),
     });
 }
 
-/// The client has gone, as clients do.
-fn is_goodbye(error: &anyhow::Error) -> bool {
+/// The client closed the connection without `NBD_OPT_ABORT` or `NBD_CMD_DISC`,
+/// as many clients do.
+fn is_abrupt_end(error: &anyhow::Error) -> bool {
     let closed = matches!(
         error.downcast_ref::<nbd_codec::Error>(),
         Some(nbd_codec::Error::Closed)

@@ -1,4 +1,4 @@
-//! What is served: a disk, wherever its bytes are.
+//! The storage of an export.
 
 use std::fs::File;
 use std::io;
@@ -7,87 +7,86 @@ use std::sync::Arc;
 use crate::memory::Lent;
 
 /// A disk that many threads use at once. Offsets and lengths are in bytes and
-/// within its size; the machine has seen to that.
+/// within its size: the state machine has validated them.
 pub trait Disk: Send + Sync {
     fn size(&self) -> u64;
 
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()>;
 
-    /// The same if it succeeds without waiting; whether it did. If not, what is
-    /// in `data` has no meaning.
+    /// Reads if that does not block; returns whether it did. If not, the content
+    /// of `data` is unspecified.
     fn try_read(&self, offset: u64, data: &mut [u8]) -> bool;
 
-    /// Whether the range is known to be data all through, and reading it in
-    /// pieces of data and holes is in vain. Does not wait.
+    /// Whether the range is known to have no holes. Does not block.
     fn is_data(&self, offset: u64, length: u64) -> bool;
 
-    /// Whether it can lend its bytes.
+    /// Whether [`lend`](Self::lend) is supported.
     fn lends(&self) -> bool {
         false
     }
 
-    /// Lends what is in the range, piece by piece, to be read where it is: it
-    /// stays as it was, even if somebody writes to the disk meanwhile.
+    /// Passes the content of the range to `to`, piece by piece and without copying
+    /// it. Later writes to the disk do not change what was lent.
     fn lend(&self, _offset: u64, _length: u64, _to: &mut dyn FnMut(Lent)) {}
 
-    /// The file to read and write where that may wait. If there is none,
-    /// [`try_read`](Self::try_read) and [`try_write`](Self::try_write) do as
-    /// well.
+    /// The file to read and write with `io_uring`. `None` if
+    /// [`try_read`](Self::try_read) and [`try_write`](Self::try_write) never block.
     fn file(&self) -> Option<&Arc<File>> {
         None
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 
-    /// The same if it succeeds without waiting for long; whether it did. If
-    /// not, a part may have been written.
+    /// Writes if that does not block for long; returns whether it did. If not, a
+    /// part may be written.
     fn try_write(&self, offset: u64, data: &[u8]) -> bool;
 
-    /// What is in the range reads as zeroes afterwards.
+    /// Makes the range read as zeroes.
     fn zero(&self, offset: u64, length: u64, how: Zero) -> io::Result<()>;
 
-    /// Nobody needs what is in the range.
+    /// Discards the content of the range, which is unspecified afterwards.
     fn trim(&self, offset: u64, length: u64) -> io::Result<()>;
 
-    /// Somebody will soon need what is in the range.
+    /// The range will be read soon.
     fn cache(&self, offset: u64, length: u64) -> io::Result<()>;
 
-    /// What was written before is permanent afterwards.
+    /// Makes all completed writes permanent.
     fn flush(&self) -> io::Result<()>;
 
-    /// The same, if somebody has flushed [`file`](Self::file) with this result.
+    /// The result of [`flush`](Self::flush), after `io_uring` has synced
+    /// [`file`](Self::file) with `result`.
     fn flushed(&self, result: io::Result<()>) -> io::Result<()> {
         result
     }
 
-    /// What is at `offset`, and how far it is the same, up to `length` bytes.
+    /// The extent at `offset`, up to `length` bytes.
     fn extent(&self, offset: u64, length: u64) -> io::Result<Extent>;
 }
 
 /// How zeroes are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Zero {
-    /// Holes are welcome; otherwise later writes must not lack space.
+    /// Make holes if possible; otherwise allocate space for later writes.
     pub hole: bool,
-    /// Fail with `Unsupported` if it is not faster than writing.
+    /// Fail with `Unsupported` if this is not faster than writing.
     pub fast: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     pub length: u64,
-    /// Takes no space, and reads as zeroes.
+    /// Occupies no space, and reads as zeroes.
     pub hole: bool,
 }
 
-/// The extents from `offset` on, each a multiple of `block` long, neighbours
-/// of a kind joined. A block with any data in it is data.
+/// The extents of a range. Each is a multiple of `block` long, and adjacent
+/// extents differ. A block that has data and a hole is data.
 pub struct Extents<'d> {
     disk: &'d dyn Disk,
     at: u64,
     end: u64,
     block: u64,
-    /// Found, and perhaps not at its end yet.
+    /// The last extent; more of the same kind may follow.
     found: Option<Extent>,
 }
 
@@ -102,7 +101,7 @@ impl<'d> Extents<'d> {
         }
     }
 
-    /// The next piece in whole blocks.
+    /// The next extent in whole blocks, not joined.
     fn piece(&mut self) -> io::Result<Option<Extent>> {
         if self.at >= self.end {
             return Ok(None);
@@ -110,15 +109,16 @@ impl<'d> Extents<'d> {
         let left = self.end - self.at;
         let Extent { length, hole } = self.disk.extent(self.at, left)?;
         let whole = length / self.block * self.block;
-        let piece = match hole && whole > 0 {
-            true => Extent {
+        let piece = if hole && whole > 0 {
+            Extent {
                 length: whole,
                 hole,
-            },
-            false => Extent {
+            }
+        } else {
+            Extent {
                 length: length.max(1).next_multiple_of(self.block).min(left),
                 hole: false,
-            },
+            }
         };
         self.at += piece.length;
         Ok(Some(piece))

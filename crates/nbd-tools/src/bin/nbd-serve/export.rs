@@ -1,19 +1,18 @@
-//! The export: the disk, and what clients are told of it.
+//! The export: the disk, and how it is described to clients.
 
 use anyhow::{Context, Result, bail};
 use nbd_codec::Framing;
 use nbd_codec::server::{self, Handshake, MetaContext, Offer};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::option_reply::BlockSizes;
+use nbd_tools::size;
 
 use crate::args::Args;
 use crate::disk::Disk;
 use crate::file::FileDisk;
 use crate::memory::MemoryDisk;
-use nbd_tools::size;
 
-/// What the disk can say of its blocks. The place in the list is the number
-/// of the context.
+/// The metadata contexts. The index in this list is the number of the context.
 const CONTEXTS: &[MetaContext<'_>] = &[MetaContext::narrow("base:allocation")];
 
 pub struct Export {
@@ -40,17 +39,17 @@ impl Export {
         let minimum = export.block_sizes.minimum.into();
         if !export.disk.size().is_multiple_of(minimum) {
             bail!(
-                "the size, {} bytes, is no multiple of the minimum block size, {}",
+                "the size, {} bytes, is not a multiple of the minimum block size, {}",
                 export.disk.size(),
                 size::exact(minimum)
             );
         }
-        // Better now than when the first client comes.
+        // Fails now rather than when the first client connects.
         Handshake::oldstyle(&export.describe()).context("the export cannot be offered")?;
         Ok(export)
     }
 
-    /// For the machine.
+    /// For the state machine.
     pub fn describe(&self) -> server::Export<'_> {
         let mut export = server::Export::new(&self.name, self.disk.size(), self.flags);
         export.description = &self.description;
@@ -59,12 +58,12 @@ impl Export {
         export
     }
 
-    /// Its name, or none: that of the default export.
+    /// Whether `name` is its name or empty, which means the default export.
     pub fn is_called(&self, name: &str) -> bool {
         name.is_empty() || name == self.name
     }
 
-    /// A handshake about it.
+    /// A handshake that offers it.
     pub fn handshake(&self) -> Result<Handshake> {
         if self.oldstyle {
             return Ok(Handshake::oldstyle(&self.describe())?);
@@ -74,14 +73,14 @@ impl Export {
         Ok(Handshake::new(offer)?)
     }
 
-    /// How many bytes of payload a connection may hold at a time: the longest
-    /// there can be, in any case.
+    /// How many bytes of payload a connection may hold at a time; at least one
+    /// payload of maximum length.
     pub fn payload_budget(&self) -> usize {
         (64 << 20).max(self.block_sizes.maximum as usize)
     }
 }
 
-/// What the command line names.
+/// Opens the disk that the command line names.
 fn open(args: &Args) -> Result<Box<dyn Disk>> {
     Ok(match (&args.file, args.memory) {
         (Some(path), _) => Box::new(FileDisk::open(path, args.read_only)?),

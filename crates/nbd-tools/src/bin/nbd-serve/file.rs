@@ -1,7 +1,7 @@
 //! A raw file or a block device.
 //!
-//! Reads and writes name their offset, so that threads share the file; holes
-//! are found by seeking for them, and made by punching them.
+//! Reads and writes are positional, so that threads share the file. `SEEK_HOLE`
+//! finds holes, `FALLOC_FL_PUNCH_HOLE` makes them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -21,34 +21,34 @@ pub struct FileDisk {
     file: Arc<File>,
     size: u64,
     waits: Waits,
-    /// Where data is, as was found last: to look for the next hole can take as
-    /// long as it is far away. If others make holes in the file it is still
-    /// right to call them data.
+    /// The range of data that was found last: `SEEK_HOLE` takes the longer the
+    /// farther the hole is. If another process makes holes in the file, reporting
+    /// them as data is still correct.
     known: Mutex<Known>,
-    /// A flush has failed once: what was written before it may be lost, and
-    /// the system says so only once.
+    /// A flush has failed: what was written before it may be lost, and the kernel
+    /// reports this only once.
     lost: AtomicBool,
 }
 
 #[derive(Clone, Default)]
 struct Known {
     data: Range<u64>,
-    /// How often holes were made.
+    /// How many times holes were made.
     holes: u64,
 }
 
-/// What reading may have to wait for.
+/// What a read may have to wait for.
 enum Waits {
-    /// The file is memory.
+    /// Nothing: the file is in memory.
     Never,
-    /// What is not in the cache of the system; it tells.
+    /// Data that is not in the page cache; `RWF_NOWAIT` tells.
     ForDevice,
-    /// Nobody can tell.
+    /// Unknown, so any read may block.
     Always,
 }
 
 impl Waits {
-    /// The type of file systems that are memory (`statfs(2)`).
+    /// The type of file systems in memory (`statfs(2)`).
     const TMPFS: u64 = 0x0102_1994;
 
     fn of(file: &File, is_file: bool) -> Self {
@@ -73,20 +73,23 @@ impl FileDisk {
             .with_context(|| format!("cannot serve {name}"))?;
         let kind = metadata.file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            bail!("cannot serve {name}: neither a file nor a block device");
+            bail!("cannot serve {name}: not a regular file or block device");
         }
         let mut options = OpenOptions::new();
         let mut file = options
             .read(true)
             .write(!read_only)
             .open(path)
-            .with_context(|| match read_only {
-                true => format!("cannot open {name}"),
-                false => format!("cannot open {name} for writing (or use --read-only)"),
+            .with_context(|| {
+                if read_only {
+                    format!("cannot open {name}")
+                } else {
+                    format!("cannot open {name} for writing (or use --read-only)")
+                }
             })?;
         let size = file
             .seek(SeekFrom::End(0))
-            .with_context(|| format!("cannot tell the size of {name}"))?;
+            .with_context(|| format!("cannot determine the size of {name}"))?;
         Ok(Self {
             waits: Waits::of(&file, kind.is_file()),
             file: Arc::new(file),
@@ -107,14 +110,14 @@ impl FileDisk {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There are new holes.
+    /// Holes were made: forgets the range of data.
     fn forget(&self) {
         let mut known = self.known();
         known.holes += 1;
         known.data = 0..0;
     }
 
-    /// Zeroes that have their space.
+    /// Makes a range of zeroes with space allocated.
     fn allocate_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         let result = fallocate(&self.file, FallocateFlags::ZERO_RANGE, offset, length);
         self.forget();
@@ -152,7 +155,7 @@ impl Disk for FileDisk {
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
         let result = self.file.read_exact_at(data, offset);
         result.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => io::Error::other("the file has become shorter"),
+            io::ErrorKind::UnexpectedEof => io::Error::other("the file has been truncated"),
             _ => error,
         })
     }
@@ -182,7 +185,7 @@ impl Disk for FileDisk {
         data.contains(&offset) && data.end - offset >= length
     }
 
-    /// A file's data goes to the cache of the system.
+    /// The data goes to the page cache.
     fn try_write(&self, offset: u64, data: &[u8]) -> bool {
         !matches!(self.waits, Waits::Always) && self.file.write_all_at(data, offset).is_ok()
     }
@@ -192,21 +195,24 @@ impl Disk for FileDisk {
     }
 
     fn zero(&self, offset: u64, length: u64, how: Zero) -> io::Result<()> {
-        let result = match how.hole {
-            true => self.punch(offset, length),
-            false => self.allocate_zeroes(offset, length),
+        let result = if how.hole {
+            self.punch(offset, length)
+        } else {
+            self.allocate_zeroes(offset, length)
         };
         match result {
-            Err(error) if cannot(&error) && how.fast => Err(io::ErrorKind::Unsupported.into()),
-            Err(error) if cannot(&error) => self.write_zeroes(offset, length),
+            Err(error) if is_unsupported(&error) && how.fast => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
+            Err(error) if is_unsupported(&error) => self.write_zeroes(offset, length),
             result => result,
         }
     }
 
     fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
         match self.punch(offset, length) {
-            // It was a hint.
-            Err(error) if cannot(&error) => Ok(()),
+            // It is a hint.
+            Err(error) if is_unsupported(&error) => Ok(()),
             result => result,
         }
     }
@@ -221,14 +227,14 @@ impl Disk for FileDisk {
 
     fn flush(&self) -> io::Result<()> {
         if self.lost.load(Ordering::Acquire) {
-            return Err(io::Error::other("an earlier flush has failed"));
+            return Err(io::Error::other("an earlier flush failed"));
         }
         self.flushed(self.file.sync_data())
     }
 
     fn flushed(&self, result: io::Result<()>) -> io::Result<()> {
         if self.lost.load(Ordering::Acquire) {
-            return Err(io::Error::other("an earlier flush has failed"));
+            return Err(io::Error::other("an earlier flush failed"));
         }
         if result.is_err() {
             self.lost.store(true, Ordering::Release);
@@ -248,9 +254,9 @@ impl Disk for FileDisk {
         let up_to = |place: u64| (place - offset).min(length);
         let data = match seek(rustix::fs::SeekFrom::Data(offset)) {
             Ok(data) => data,
-            // No data up to the end.
+            // There is no data up to the end.
             Err(Errno::NXIO) => u64::MAX,
-            // Nothing is known of holes here.
+            // The file system does not report holes.
             Err(_) => {
                 return Ok(Extent {
                     length,
@@ -276,8 +282,8 @@ impl Disk for FileDisk {
     }
 }
 
-/// The file system or device does not do this, or not here.
-fn cannot(error: &io::Error) -> bool {
+/// The file system or device does not support this, or not for this range.
+fn is_unsupported(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
         Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV)

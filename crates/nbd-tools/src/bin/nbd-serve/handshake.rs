@@ -1,4 +1,4 @@
-//! Options, until the client has chosen.
+//! The handshake: options, until the client chooses an export or aborts.
 
 use std::io::{Read, Write};
 use std::mem;
@@ -12,26 +12,27 @@ use nbd_codec::{Need, Negotiated};
 use crate::export::Export;
 use crate::inbox::Inbox;
 
-/// Answers are sent when they are more bytes: a client may ask much at once.
-const ENOUGH: usize = 16 << 10;
+/// Replies are sent once they have this many bytes: a client may send many
+/// options at once.
+const SEND_THRESHOLD: usize = 16 << 10;
 
-/// A handshake under way, for whoever has a connection.
-pub struct Shaking {
+/// The handshake of one connection, for both drivers.
+pub struct OngoingHandshake {
     machine: Handshake,
     out: Vec<u8>,
 }
 
-/// What is to be done when all of [`Shaking::out`] is sent.
+/// What to do next, after all of [`OngoingHandshake::out`] is sent.
 pub enum Step {
-    /// Go on: there may be more in the inbox.
-    GoOn,
-    /// Wait for more, and go on then.
+    /// Call [`step`](OngoingHandshake::step) again: the inbox may hold more.
+    Continue,
+    /// Receive more, then call [`step`](OngoingHandshake::step) again.
     Receive,
-    /// It has ended; with `None`, by the client's choice.
-    Over(Option<Negotiated>),
+    /// The handshake has ended; with `None`, because the client aborted it.
+    Ended(Option<Negotiated>),
 }
 
-impl Shaking {
+impl OngoingHandshake {
     pub fn new(export: &Export) -> Result<Self> {
         Ok(Self {
             machine: export.handshake()?,
@@ -39,12 +40,12 @@ impl Shaking {
         })
     }
 
-    /// What is to be sent, also after an error.
+    /// Takes what is to be sent, also after an error.
     pub fn out(&mut self) -> Vec<u8> {
         mem::take(&mut self.out)
     }
 
-    /// Takes what has arrived.
+    /// Handles what has arrived.
     pub fn step(
         &mut self,
         inbox: &mut Inbox,
@@ -57,8 +58,8 @@ impl Shaking {
                 machine.shut_down();
             }
             machine.transmit(&mut self.out)?;
-            if self.out.len() >= ENOUGH {
-                return Ok(Step::GoOn);
+            if self.out.len() >= SEND_THRESHOLD {
+                return Ok(Step::Continue);
             }
             let mut input = inbox.unread();
             let event = machine.receive(&mut input)?;
@@ -66,8 +67,8 @@ impl Shaking {
             let mut over = None;
             match event {
                 None => {}
-                Some(Event::Ready) => over = Some(Step::Over(Some(*machine.agreed()))),
-                Some(Event::Aborted) => over = Some(Step::Over(None)),
+                Some(Event::Ready) => over = Some(Step::Ended(Some(*machine.agreed()))),
+                Some(Event::Aborted) => over = Some(Step::Ended(None)),
                 Some(event) => answer(machine, &event, export, &mut self.out)?,
             }
             let left = input.len();
@@ -80,28 +81,28 @@ impl Shaking {
         }
     }
 
-    /// The client has gone.
+    /// The client has closed the connection.
     pub fn end_of_input(&mut self) -> Result<()> {
         Ok(self.machine.end_of_input()?)
     }
 }
 
-/// Runs the handshake over any connection. `None`: the client has ended it.
+/// Runs the handshake over a blocking connection. `None`: the client aborted it.
 pub fn run(
     link: &mut (impl Read + Write),
     inbox: &mut Inbox,
     export: &Export,
     is_shutting_down: impl Fn() -> bool,
 ) -> Result<Option<Negotiated>> {
-    let mut shaking = Shaking::new(export)?;
+    let mut handshake = OngoingHandshake::new(export)?;
     loop {
-        let step = shaking.step(inbox, export, is_shutting_down());
-        link.write_all(&shaking.out())?;
+        let step = handshake.step(inbox, export, is_shutting_down());
+        link.write_all(&handshake.out())?;
         match step? {
-            Step::GoOn => {}
-            Step::Over(negotiated) => return Ok(negotiated),
+            Step::Continue => {}
+            Step::Ended(negotiated) => return Ok(negotiated),
             Step::Receive if inbox.fill(link)? == 0 => {
-                shaking.end_of_input()?;
+                handshake.end_of_input()?;
                 return Ok(None);
             }
             Step::Receive => {}
@@ -125,10 +126,10 @@ fn answer(
                 machine.grant(inquiry, &export.describe(), out)?;
             } else {
                 let unknown = OptionReplyType::ERR_UNKNOWN;
-                machine.refuse(unknown, "there is no export of this name", out)?;
+                machine.refuse(unknown, "no export has this name", out)?;
             }
         }
-        // Nothing else waits for an answer; TLS is not offered.
+        // No other event needs a reply; TLS is not offered.
         _ => {}
     }
     Ok(())

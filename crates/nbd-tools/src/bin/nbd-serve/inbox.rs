@@ -1,14 +1,15 @@
-//! Bytes that have arrived and were not understood yet.
+//! Bytes that were received and not consumed yet.
 
 use std::io::{self, IoSliceMut, Read};
 
-/// Holds every message that a machine wants whole, and many requests; as much
-/// as a socket has for its reader, in round figures.
+/// Holds every message that a state machine needs whole, and many requests;
+/// about as much as the receive buffer of a socket.
 const CAPACITY: usize = 256 << 10;
 
-/// Behind a payload that is read to its place: many requests. Not more: what is
-/// in here of the payload of a large write is copied to its place.
-const BEHIND: usize = 16 << 10;
+/// The most bytes to read after a payload that is read into its own buffer: many
+/// requests. Not more, because the payload of a large write that gets in here has
+/// to be copied.
+const READ_AHEAD: usize = 16 << 10;
 
 pub struct Inbox {
     bytes: Box<[u8]>,
@@ -25,33 +26,34 @@ impl Inbox {
         }
     }
 
-    /// What no machine has consumed yet.
+    /// What no state machine has consumed yet.
     pub fn unread(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
-    /// Says that a machine left only the last `left` bytes.
+    /// Drops all but the last `left` bytes.
     pub fn keep_last(&mut self, left: usize) {
         self.start = self.end - left;
     }
 
-    /// Reads what there is, and waits for something; zero at the end.
+    /// Reads what is available, waiting for at least one byte; returns zero at the
+    /// end.
     pub fn fill(&mut self, source: &mut (impl Read + ?Sized)) -> io::Result<usize> {
-        self.fill_behind(&mut [], source).map(|(_, inbox)| inbox)
+        self.fill_after(&mut [], source).map(|(_, inbox)| inbox)
     }
 
-    /// Reads into `place`, and what is behind it into the inbox; returns how
-    /// much went to each.
-    pub fn fill_behind(
+    /// Reads into `place`, and what follows into the inbox; returns how many
+    /// bytes went to each.
+    pub fn fill_after(
         &mut self,
         place: &mut [u8],
         source: &mut (impl Read + ?Sized),
     ) -> io::Result<(usize, usize)> {
-        let room = place.len();
-        let behind = self.room(room > 0);
-        let mut slices = [IoSliceMut::new(place), IoSliceMut::new(behind)];
-        // Not every source knows what to do with an empty slice in front.
-        let slices = if room == 0 {
+        let length = place.len();
+        let space = self.space(length > 0);
+        let mut slices = [IoSliceMut::new(place), IoSliceMut::new(space)];
+        // Not every source handles an empty first slice.
+        let slices = if length == 0 {
             &mut slices[1..]
         } else {
             &mut slices
@@ -62,23 +64,24 @@ impl Inbox {
                 result => break result?,
             }
         };
-        let behind = n.saturating_sub(room);
-        self.arrived(behind);
-        Ok((n - behind, behind))
+        let after = n.saturating_sub(length);
+        self.arrived(after);
+        Ok((n - after, after))
     }
 
-    /// Room for bytes, to be read into, and how many came is to be said with
-    /// [`arrived`](Self::arrived).
-    pub fn room(&mut self, behind_payload: bool) -> &mut [u8] {
+    /// Free space to read into; call [`arrived`](Self::arrived) after that.
+    pub fn space(&mut self, after_payload: bool) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
-        let end = match behind_payload {
-            false => CAPACITY,
-            true => CAPACITY.min(self.end + BEHIND),
+        let end = if after_payload {
+            CAPACITY.min(self.end + READ_AHEAD)
+        } else {
+            CAPACITY
         };
         &mut self.bytes[self.end..end]
     }
 
+    /// `n` bytes were read into [`space`](Self::space).
     pub fn arrived(&mut self, n: usize) {
         self.end += n;
     }

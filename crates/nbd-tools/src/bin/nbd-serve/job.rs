@@ -1,4 +1,4 @@
-//! A request, done.
+//! Execution of requests.
 
 use std::io;
 
@@ -13,48 +13,48 @@ use nbd_codec::wire::number::{Command, ErrorValue};
 use crate::budget::Permit;
 use crate::buffer::Buffer;
 use crate::disk::{Disk, Extent, Extents, Zero};
-use crate::log::say;
+use crate::log::report;
 use crate::outbox::{Content, Message};
 
-/// Reads from here on look for holes, in framings that can say so.
+/// Reads of at least this length look for holes, in framings that can send them.
 pub const SPARSE: u32 = 64 << 10;
 
-/// Most pieces of a read.
+/// The most chunks of a read.
 const PIECES: usize = 64;
 
-/// Most extents in a reply; the client asks again for what is behind them.
+/// The most extents in a reply; the client asks again for what follows them.
 const EXTENTS: usize = 4096;
 
-/// Most bytes of a status reply.
-pub const MOST_STATUS: usize = EXTENTS * Extent64::SIZE;
+/// The longest block status reply, in bytes.
+pub const MAX_STATUS: usize = EXTENTS * Extent64::SIZE;
 
 pub enum Job {
-    Do {
+    Execute {
         request: Request,
         /// Of a write.
         data: Option<Buffer>,
         permit: Permit,
     },
-    /// Replies wait in the outbox for somebody who has time.
+    /// Send the replies that are in the outbox.
     Send,
-    /// A reply is there already.
-    Say {
+    /// Send a reply.
+    Reply {
         reply: Reply<'static>,
         permit: Permit,
     },
 }
 
 impl Job {
-    /// Does it; the reply's parts go to `out`. `block` is the minimum block
-    /// size.
+    /// Executes the job; the parts of the reply go to `out`. `block` is the
+    /// minimum block size.
     pub fn run(self, disk: &dyn Disk, block: u32, out: &mut Vec<Message>) {
         let permit = match self {
             Self::Send => return,
-            Self::Say { reply, permit } => {
+            Self::Reply { reply, permit } => {
                 put(out, Content::Reply(reply));
                 permit
             }
-            Self::Do {
+            Self::Execute {
                 request,
                 data,
                 permit,
@@ -74,15 +74,15 @@ fn put(out: &mut Vec<Message>, content: Content) {
     out.push(Message { content, permit });
 }
 
-/// An error has a text that is gone before the reply is.
+/// Adds an error reply as bytes, because it borrows its text.
 fn fail(out: &mut Vec<Message>, reply: &Reply<'_>) {
     let mut bytes = Vec::with_capacity(reply.size());
-    // It grows as it must.
+    // A `Vec` grows, so this does not fail.
     let _: Result<usize, EncodeError> = reply.encode(&mut bytes);
     put(out, Content::Bytes(bytes));
 }
 
-/// Does a request, as [`Job::run`] does.
+/// Executes a request, as [`Job::run`] does.
 pub fn run(
     request: Request,
     data: Option<&[u8]>,
@@ -102,7 +102,7 @@ pub fn run(
         _ => Err(io::ErrorKind::Unsupported.into()),
     };
     if let Err(error) = result {
-        let text = complain(&error, request.command());
+        let text = report_error(&error, request.command());
         return fail(out, &request.fail(error_value(&error), &text));
     }
     let reply = match request {
@@ -114,27 +114,27 @@ pub fn run(
         Request::Trim(token) => token.succeed(),
         Request::Cache(token) => token.succeed(),
         Request::WriteZeroes(token) => token.succeed(),
-        // It was refused above.
+        // `Unsupported` above.
         _ => return,
     };
     put(out, Content::Reply(reply));
 }
 
-/// What a client is told of an error: the number and a text.
+/// The error value and the text that a client gets for an error.
 pub fn explain(error: &io::Error, command: Command) -> (ErrorValue, String) {
-    (error_value(error), complain(error, command))
+    (error_value(error), report_error(error, command))
 }
 
-/// Trouble with the disk is of interest here as well as there.
-fn complain(error: &io::Error, command: Command) -> String {
+/// The text of an error, which is also reported to the operator.
+fn report_error(error: &io::Error, command: Command) -> String {
     let text = error.to_string();
     if error.kind() != io::ErrorKind::Unsupported {
-        say(&format!("{command}: {text}"));
+        report(&format!("{command}: {text}"));
     }
     text
 }
 
-/// What a client is told of it.
+/// The error value that a client gets.
 fn error_value(error: &io::Error) -> ErrorValue {
     match (error.raw_os_error(), error.kind()) {
         (Some(errno), _) => ErrorValue::from_linux_errno(errno.unsigned_abs()),
@@ -145,10 +145,7 @@ fn error_value(error: &io::Error) -> ErrorValue {
 }
 
 fn sync(fua: bool, disk: &dyn Disk) -> io::Result<()> {
-    match fua {
-        true => disk.flush(),
-        false => Ok(()),
-    }
+    if fua { disk.flush() } else { Ok(()) }
 }
 
 fn write(write: &Write, data: &[u8], disk: &dyn Disk) -> io::Result<()> {
@@ -167,30 +164,30 @@ fn write_zeroes(zeroes: &WriteZeroes, disk: &dyn Disk) -> io::Result<()> {
 
 fn read(token: Read, disk: &dyn Disk, block: u32, out: &mut Vec<Message>) {
     let (offset, length) = (token.offset(), token.length());
-    let worthwhile = length >= SPARSE && !token.dont_fragment();
-    let pieces = worthwhile.then(|| pieces(offset, length, disk, block));
+    let may_be_sparse = length >= SPARSE && !token.dont_fragment();
+    let pieces = may_be_sparse.then(|| pieces(offset, length, disk, block));
     let (token, pieces) = match pieces.flatten() {
         None => return read_whole(token, disk, out),
         Some(pieces) => match token.into_chunks() {
             Ok(chunks) => (chunks, pieces),
-            // Simple replies have no holes.
+            // Simple replies cannot send holes.
             Err(token) => return read_whole(token, disk, out),
         },
     };
     let start = out.len();
     if let Err((token, error)) = read_pieces(token, offset, &pieces, disk, out) {
-        // Nothing of it is on its way yet.
+        // Nothing of the reply is sent yet.
         out.truncate(start);
-        let text = complain(&error, Command::READ);
+        let text = report_error(&error, Command::READ);
         fail(out, &token.fail(error_value(&error), &text));
     }
 }
 
-/// What a read consists of, if it has holes and they are few.
+/// The data and holes of a range, if it has holes and they are few.
 fn pieces(offset: u64, length: u32, disk: &dyn Disk, block: u32) -> Option<Vec<Extent>> {
     let extents = Extents::new(disk, offset, length.into(), block);
     let pieces: io::Result<Vec<_>> = extents.take(PIECES + 1).collect();
-    // If there is an error, reading will tell.
+    // If this fails, the read fails, too.
     let pieces = pieces.ok()?;
     let holes = pieces.iter().any(|piece| piece.hole);
     (holes && pieces.len() <= PIECES).then_some(pieces)
@@ -201,7 +198,7 @@ fn read_whole(token: Read, disk: &dyn Disk, out: &mut Vec<Message>) {
     match disk.read(token.offset(), &mut data) {
         Ok(()) => put(out, Content::Data(token.data(), data)),
         Err(error) => {
-            let text = complain(&error, Command::READ);
+            let text = report_error(&error, Command::READ);
             fail(out, &token.fail(error_value(&error), &text));
         }
     }
@@ -215,7 +212,7 @@ fn read_pieces(
     out: &mut Vec<Message>,
 ) -> Result<(), (Chunks, io::Error)> {
     for piece in pieces {
-        // They are parts of a read, whose length has 32 bits.
+        // It is part of a read, whose length has 32 bits.
         let length = piece.length as u32;
         let content = match piece.hole {
             true => token.hole(at, length).map(Content::Reply),
@@ -224,7 +221,9 @@ fn read_pieces(
                 if let Err(error) = disk.read(at, &mut data) {
                     return Err((token, error));
                 }
-                token.data(at, length).map(|head| Content::Data(head, data))
+                token
+                    .data(at, length)
+                    .map(|header| Content::Data(header, data))
             }
         };
         match content {
@@ -240,12 +239,15 @@ fn read_pieces(
     Ok(())
 }
 
-/// The map of a range, in the words of `base:allocation`.
+/// The extents of a range, with the flags of `base:allocation`.
 fn map(offset: u64, length: u64, disk: &dyn Disk, block: u32) -> io::Result<Vec<Extent64>> {
     let extents = Extents::new(disk, offset, length, block);
-    let flags = |hole| match hole {
-        true => (AllocationFlags::HOLE | AllocationFlags::ZERO).0,
-        false => AllocationFlags::NONE.0,
+    let flags = |hole| {
+        if hole {
+            (AllocationFlags::HOLE | AllocationFlags::ZERO).0
+        } else {
+            AllocationFlags::NONE.0
+        }
     };
     let extents = extents.map(|extent| {
         extent.map(|Extent { length, hole }| Extent64 {
@@ -256,14 +258,14 @@ fn map(offset: u64, length: u64, disk: &dyn Disk, block: u32) -> io::Result<Vec<
     extents.take(EXTENTS).collect()
 }
 
-/// Narrow and wide status are two types; what is done with them is the same.
+/// Narrow and wide block status are different types with equal methods.
 macro_rules! status {
     ($name:ident, $token:ident, $in_its_width:expr) => {
         fn $name(token: $token, disk: &dyn Disk, block: u32, out: &mut Vec<Message>) {
             let extents = match map(token.offset(), token.length(), disk, block) {
                 Ok(extents) => extents,
                 Err(error) => {
-                    let text = complain(&error, Command::BLOCK_STATUS);
+                    let text = report_error(&error, Command::BLOCK_STATUS);
                     return fail(out, &token.fail(error_value(&error), &text));
                 }
             };
@@ -274,7 +276,7 @@ macro_rules! status {
                 let Some(token) = left.take() else { break };
                 let extents = token.cut(extents.iter().copied().flat_map($in_its_width));
                 match token.answer(context, extents, &mut bytes) {
-                    Ok(rest) => left = rest,
+                    Ok(next) => left = next,
                     Err(returned) => {
                         let text = returned.misuse.to_string();
                         return fail(out, &returned.token.fail(ErrorValue::EIO, &text));
@@ -287,7 +289,7 @@ macro_rules! status {
 }
 
 status!(status64, BlockStatus64, Some::<Extent64>);
-// No flag of base:allocation is beyond 32 bits: every extent can be split.
+// The flags of base:allocation fit 32 bits, so every extent can be split.
 status!(status32, BlockStatus32, |wide| narrow::split(wide)
     .into_iter()
     .flatten());

@@ -1,4 +1,4 @@
-//! Where clients come in.
+//! Listening sockets.
 
 use std::fs;
 use std::io;
@@ -41,19 +41,19 @@ impl Listener {
         Ok(Self::Unix(listener, SocketFile::new(path)?))
     }
 
-    /// What clients on this machine connect to.
+    /// The URI that clients on this machine connect to.
     pub fn uri(&self, export: &str) -> Result<Uri> {
         let uri = match self {
             Self::Tcp(listener) => {
                 let address = listener.local_addr()?;
-                Uri::tcp(reachable(address), address.port(), export)
+                Uri::tcp(reachable_host(address), address.port(), export)
             }
             Self::Unix(_, file) => Uri::unix(file.path.as_os_str().as_bytes(), export),
         };
         uri.map_err(|error| anyhow!(error).context("there is no URI for this address and name"))
     }
 
-    /// The next client, if there is one, and what to call it.
+    /// The next client, if there is one, and its address for messages.
     pub fn accept(&self) -> io::Result<(Socket, String)> {
         match self {
             Self::Tcp(listener) => {
@@ -77,8 +77,9 @@ impl AsFd for Listener {
     }
 }
 
-/// Who listens everywhere is to be found at home.
-fn reachable(address: SocketAddr) -> Host {
+/// The address that clients on this machine reach a listener by: for one that
+/// listens on all addresses, localhost.
+fn reachable_host(address: SocketAddr) -> Host {
     match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -87,22 +88,22 @@ fn reachable(address: SocketAddr) -> Host {
     .into()
 }
 
-/// Removes the socket of a server that is gone.
+/// Removes the socket file of a server that no longer runs.
 fn remove_stale(path: &Path) -> Result<()> {
     let name = path.display();
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
-        bail!("cannot listen on {name}: there is a file that is no socket");
+        bail!("cannot listen on {name}: the file exists and is not a socket");
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).with_context(|| format!("cannot replace {name}"))
         }
-        _ => bail!("cannot listen on {name}: another server does"),
+        _ => bail!("cannot listen on {name}: another server listens on it"),
     }
 }
 
-/// The file of a Unix socket, removed with the value unless it has become
-/// another's.
+/// The file of a Unix socket. Dropping the value removes the file, unless
+/// another socket has replaced it.
 pub struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),

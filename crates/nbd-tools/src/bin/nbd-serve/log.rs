@@ -1,10 +1,10 @@
-//! Lines for whoever runs the server, on standard error.
+//! Messages to the operator, on standard error.
 
 use std::io::{self, Write};
 
-/// Writes one line, whatever a client put into its names. That nobody reads
-/// it is no reason to stop.
-pub fn say(text: &str) {
+/// Writes one line: line breaks in names that a client chose become spaces. An
+/// error of standard error is ignored, so that it does not stop the server.
+pub fn report(text: &str) {
     let text = text.replace(['\n', '\r'], " ");
     let _ = writeln!(io::stderr(), "nbd-serve: {text}");
 }

@@ -1,16 +1,15 @@
-//! `nbd-serve`: an NBD server made of `nbd-codec`, with two drivers: one on blocking
-//! terms, with the sockets and the threads of the standard library; and one on
-//! `io_uring`.
+//! `nbd-serve`: an NBD server with two drivers: blocking sockets and threads of
+//! the standard library, or `io_uring`.
 //!
-//! | file | what it is about |
+//! | modules | what they do |
 //! |---|---|
-//! | `server`, `listener`, `socket` | who comes in, and how they are let go |
-//! | `connection`, `handshake` | one client, up to what is agreed on |
-//! | `team`, `reader`, `prompt`, `outbox` | its requests: read, done and answered by several threads |
-//! | `uring`, `ring` | the same on rings, with a few threads for all clients |
-//! | `job`, `batch` | what is done, and the replies on their way out |
-//! | `budget`, `buffer`, `inbox` | the memory this takes |
-//! | `export`, `disk`, `file`, `memory` | what is served |
+//! | `server`, `listener`, `socket` | accept clients and disconnect them |
+//! | `connection`, `handshake` | one connection until the end of negotiation |
+//! | `workers`, `reader`, `immediate`, `outbox` | transmission on threads: requests are read, executed and answered |
+//! | `uring`, `ring` | the same on `io_uring`: a few threads for all clients |
+//! | `job`, `batch` | execution of a request; replies to be sent |
+//! | `budget`, `buffer`, `inbox` | memory for requests and replies |
+//! | `export`, `disk`, `file`, `memory` | the export and its storage |
 
 mod args;
 mod batch;
@@ -21,25 +20,25 @@ mod disk;
 mod export;
 mod file;
 mod handshake;
+mod immediate;
 mod inbox;
 mod job;
 mod listener;
 mod log;
 mod memory;
 mod outbox;
-mod prompt;
 mod reader;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[expect(
     unsafe_code,
-    reason = "what the kernel works on is beyond the compiler"
+    reason = "the kernel's accesses are unknown to the compiler"
 )]
 mod ring;
 mod server;
 mod socket;
-mod team;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod uring;
+mod workers;
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -60,35 +59,35 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::say(&format!("{error:#}"));
+            log::report(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn run(args: &Args) -> Result<()> {
-    let (alarm, bell) = UnixStream::pair()?;
+    let (stop, stop_sender) = UnixStream::pair()?;
     for signal in [SIGINT, SIGTERM] {
-        // The second one ends it at once.
+        // A second signal ends the process at once.
         let seen = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&seen))?;
         signal_hook::flag::register(signal, seen)?;
-        signal_hook::low_level::pipe::register(signal, bell.try_clone()?)?;
+        signal_hook::low_level::pipe::register(signal, stop_sender.try_clone()?)?;
     }
     allow_many_files();
     let export = Export::new(args)?;
-    let server = Arc::new(Server::new(export, args, bell));
+    let server = Arc::new(Server::new(export, args, stop_sender));
     let driver = driver(args, &server)?;
     let listener = match &args.unix {
         Some(path) => Listener::unix(path)?,
         None => Listener::tcp(&args.tcp)?,
     };
     let uri = listener.uri(&args.export_name)?;
-    // Scripts wait for this line. That nobody reads it is not the clients'
-    // trouble.
+    // Scripts wait for this line. A closed standard output is no reason not to
+    // serve.
     let mut stdout = io::stdout();
     let _ = writeln!(stdout, "{uri}").and_then(|()| stdout.flush());
-    server.run(listener, alarm, &driver)
+    server.run(listener, stop, &driver)
 }
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
@@ -100,7 +99,9 @@ fn driver(args: &Args, server: &Arc<Server>) -> Result<Driver> {
     match uring::Engine::start(server) {
         Ok(engine) => Ok(Driver::Uring(engine)),
         Err(error) if args.driver == DriverArg::Auto => {
-            log::say(&format!("threads serve, for there is no io_uring: {error}"));
+            log::report(&format!(
+                "using threads, because io_uring is not available: {error}"
+            ));
             Ok(Driver::Threads)
         }
         Err(error) => Err(error).context("cannot serve with io_uring"),
@@ -111,13 +112,13 @@ fn driver(args: &Args, server: &Arc<Server>) -> Result<Driver> {
 fn driver(args: &Args, _: &Arc<Server>) -> Result<Driver> {
     match args.driver {
         DriverArg::Uring => {
-            anyhow::bail!("cannot serve with io_uring: it is Linux with 64 bits that has it")
+            anyhow::bail!("cannot serve with io_uring: it needs 64-bit Linux")
         }
         DriverArg::Threads | DriverArg::Auto => Ok(Driver::Threads),
     }
 }
 
-/// Every client takes a file descriptor: as many as there may be.
+/// Raises the limit of file descriptors to its maximum: every client takes one.
 fn allow_many_files() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let current = maximum;

@@ -1,5 +1,5 @@
-//! Sparse memory: a page exists from the first time it is written to until it
-//! is zeroed or trimmed.
+//! Sparse memory: the first write to a page allocates it, zeroing or trimming it
+//! frees it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,28 +11,28 @@ use crate::disk::{Disk, Extent, Zero};
 
 const PAGE: u64 = 4096;
 
-/// Pages that are neighbours have one lock, those of one region.
+/// The pages of a region share a lock.
 const REGION: u64 = 128 << 10;
 
-/// Regions share this many locks.
+/// The number of locks; regions share them.
 const SHARDS: u64 = 64;
 
 /// Pages of a region.
 const PAGES: u64 = REGION / PAGE;
 
-/// Shared where a region was copied.
+/// Shared with copies of its region.
 type Page = Arc<[u8; PAGE as usize]>;
 
-/// Regions by their number: those that have pages. They are shared with
-/// replies under way: who writes to one makes it a copy, which has the same
-/// pages but for those that differ. (A count for each page would be in the
-/// cache of no processor when it is wanted.)
+/// Regions by their number, if they have pages. Replies that are being sent share
+/// them: a write to a shared region copies it first; the copy shares all pages
+/// that are not written to. (Regions are counted rather than pages, because the
+/// count of a page would rarely be in the processor's cache.)
 type Shard = BTreeMap<u64, Arc<Region>>;
 
 #[derive(Clone, Default)]
 pub struct Region {
     pages: [Option<Page>; PAGES as usize],
-    /// How many of them exist.
+    /// How many of them are allocated.
     count: usize,
 }
 
@@ -41,7 +41,7 @@ pub struct MemoryDisk {
     shards: [RwLock<Shard>; SHARDS as usize],
 }
 
-/// Bytes of a disk, as they were when they were lent.
+/// Bytes of a disk, which later writes do not change.
 pub enum Lent {
     Page {
         region: Arc<Region>,
@@ -49,20 +49,20 @@ pub enum Lent {
         from: usize,
         to: usize,
     },
-    /// So many.
+    /// This many zeroes.
     Zeroes(usize),
 }
 
-/// Most zeroes that are lent in one piece.
+/// The most zeroes in one piece.
 const ZEROES: usize = 64 << 10;
 
 impl Deref for Lent {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        static NOTHING: [u8; ZEROES] = [0; ZEROES];
+        static ZERO_BYTES: [u8; ZEROES] = [0; ZEROES];
         match self {
-            Self::Zeroes(length) => &NOTHING[..*length],
+            Self::Zeroes(length) => &ZERO_BYTES[..*length],
             Self::Page {
                 region,
                 page,
@@ -70,13 +70,13 @@ impl Deref for Lent {
                 to,
             } => match &region.pages[*page] {
                 Some(page) => &page[*from..*to],
-                None => &NOTHING[*from..*to],
+                None => &ZERO_BYTES[*from..*to],
             },
         }
     }
 }
 
-/// A part of a range that lies in one page.
+/// The part of a range that is in one page.
 struct Part {
     /// Within the region.
     page: usize,
@@ -97,8 +97,8 @@ impl MemoryDisk {
         &self.shards[(offset / REGION % SHARDS) as usize]
     }
 
-    /// The parts of a range that lie in regions that exist, by region.
-    fn present(&self, offset: u64, length: u64) -> impl Iterator<Item = (u64, u64)> {
+    /// The parts of a range that are in allocated regions, one for each region.
+    fn existing_regions(&self, offset: u64, length: u64) -> impl Iterator<Item = (u64, u64)> {
         let end = offset + length;
         let regions = offset / REGION..end.div_ceil(REGION);
         let numbers = self.shards.iter().flat_map(move |shard| {
@@ -113,10 +113,10 @@ impl MemoryDisk {
         })
     }
 
-    /// The first page of at least this number that exists.
+    /// The first allocated page whose number is at least `page`.
     fn next_page(&self, page: u64) -> Option<u64> {
         let number = page / PAGES;
-        // Where the region has one, no other can be before it.
+        // If this region has one, it is the first.
         let here = read(self.shard(page * PAGE))
             .get(&number)
             .and_then(|region| region.next_page((page % PAGES) as usize))
@@ -136,13 +136,13 @@ impl Disk for MemoryDisk {
     }
 
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        let mut rest = data;
-        for (offset, length) in pieces(offset, rest.len() as u64, REGION) {
+        let mut remaining = data;
+        for (offset, length) in pieces(offset, remaining.len() as u64, REGION) {
             let shard = read(self.shard(offset));
             let region = shard.get(&(offset / REGION));
             for part in parts(offset, length) {
-                let (place, behind) = rest.split_at_mut(part.to - part.from);
-                rest = behind;
+                let (place, after) = remaining.split_at_mut(part.to - part.from);
+                remaining = after;
                 match region.and_then(|region| region.pages[part.page].as_ref()) {
                     Some(page) => place.copy_from_slice(&page[part.from..part.to]),
                     None => place.fill(0),
@@ -202,13 +202,13 @@ impl Disk for MemoryDisk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut rest = data;
-        for (offset, length) in pieces(offset, rest.len() as u64, REGION) {
+        let mut remaining = data;
+        for (offset, length) in pieces(offset, remaining.len() as u64, REGION) {
             let mut shard = write(self.shard(offset));
             let region = region(&mut shard, offset / REGION)?;
             for part in parts(offset, length) {
-                let (data, behind) = rest.split_at(part.to - part.from);
-                rest = behind;
+                let (data, after) = remaining.split_at(part.to - part.from);
+                remaining = after;
                 let whole = data.len() as u64 == PAGE;
                 let page = region.page(part.page, whole)?;
                 page[part.from..part.to].copy_from_slice(data);
@@ -222,7 +222,7 @@ impl Disk for MemoryDisk {
             return self.trim(offset, length);
         }
         if how.fast {
-            // Pages have to be made: that is writing.
+            // Pages have to be allocated and filled, as for a write.
             return Err(io::ErrorKind::Unsupported.into());
         }
         for (offset, length) in pieces(offset, length, REGION) {
@@ -235,18 +235,18 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
-    /// Whole pages go, parts of pages are filled with zeroes.
+    /// Frees whole pages, and fills parts of pages with zeroes.
     fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
-        for (offset, length) in self.present(offset, length) {
+        for (offset, length) in self.existing_regions(offset, length) {
             let number = offset / REGION;
             let mut shard = write(self.shard(offset));
             let Some(shared) = shard.get_mut(&number) else {
                 continue;
             };
-            let region = own_region(shared)?;
+            let region = make_region_unique(shared)?;
             for part in parts(offset, length) {
                 let end = number * REGION + part.page as u64 * PAGE + part.to as u64;
-                // Behind the end of the disk there is nothing to keep.
+                // After the end of the disk there is nothing to keep.
                 let to_the_end = part.to == PAGE as usize || end == self.size;
                 let place = &mut region.pages[part.page];
                 match place {
@@ -255,7 +255,7 @@ impl Disk for MemoryDisk {
                         *place = None;
                         region.count -= 1;
                     }
-                    Some(page) => own(page, false)?[part.from..part.to].fill(0),
+                    Some(page) => make_page_unique(page, false)?[part.from..part.to].fill(0),
                 }
             }
             if region.count == 0 {
@@ -269,7 +269,7 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
-    /// There is nowhere to flush to: it lasts as long as the server.
+    /// The content lasts as long as the server, so there is nothing to do.
     fn flush(&self) -> io::Result<()> {
         Ok(())
     }
@@ -307,7 +307,7 @@ impl Disk for MemoryDisk {
     }
 }
 
-/// A range cut at the multiples of `unit`.
+/// A range, split at the multiples of `unit`.
 fn pieces(offset: u64, length: u64, unit: u64) -> impl Iterator<Item = (u64, u64)> {
     let end = offset + length;
     let mut at = offset;
@@ -318,7 +318,7 @@ fn pieces(offset: u64, length: u64, unit: u64) -> impl Iterator<Item = (u64, u64
     })
 }
 
-/// The same, in pages.
+/// A range, split into pages.
 fn parts(offset: u64, length: u64) -> impl Iterator<Item = Part> {
     pieces(offset, length, PAGE).map(|(offset, length)| {
         let from = (offset % PAGE) as usize;
@@ -330,51 +330,52 @@ fn parts(offset: u64, length: u64) -> impl Iterator<Item = Part> {
     })
 }
 
-/// A region to write to.
+/// A region to write to, allocated if necessary.
 fn region(shard: &mut Shard, number: u64) -> io::Result<&mut Region> {
     use std::collections::btree_map::Entry;
-    own_region(match shard.entry(number) {
+    make_region_unique(match shard.entry(number) {
         Entry::Occupied(entry) => entry.into_mut(),
         Entry::Vacant(entry) => {
-            drop(room::<Region>(2)?);
+            check_memory::<Region>(2)?;
             entry.insert(Arc::default())
         }
     })
 }
 
 impl Region {
-    /// The first page of at least this number that exists.
+    /// The first allocated page whose number is at least `page`.
     fn next_page(&self, page: usize) -> Option<u64> {
         let found = self.pages[page..].iter().position(Option::is_some)?;
         Some((page + found) as u64)
     }
 
-    /// A page to write to, `whole` if all of it.
+    /// A page to write to, allocated if necessary; `whole` if all of it will be
+    /// written.
     fn page(&mut self, number: usize, whole: bool) -> io::Result<&mut [u8; PAGE as usize]> {
         match &mut self.pages[number] {
-            Some(page) => own(page, whole),
+            Some(page) => make_page_unique(page, whole),
             place => {
                 let page = place.insert(page()?);
                 self.count += 1;
-                own(page, whole)
+                make_page_unique(page, whole)
             }
         }
     }
 }
 
-/// A region for us alone. Where it was lent, a copy takes its place.
-fn own_region(region: &mut Arc<Region>) -> io::Result<&mut Region> {
+/// Makes a region unshared: if it is lent, a copy replaces it.
+fn make_region_unique(region: &mut Arc<Region>) -> io::Result<&mut Region> {
     if Arc::strong_count(region) > 1 {
-        drop(room::<Region>(2)?);
+        check_memory::<Region>(2)?;
         *region = Arc::new(Region::clone(region));
     }
-    // It is ours, so this does not fail.
+    // It is not shared, so this does not fail.
     Arc::get_mut(region).ok_or(io::ErrorKind::OutOfMemory.into())
 }
 
-/// A page for us alone. Where it was lent, a new one takes its place, with the
-/// same in it unless `whole`: then all of it will be written.
-fn own(page: &mut Page, whole: bool) -> io::Result<&mut [u8; PAGE as usize]> {
+/// Makes a page unshared: if it is shared, a new one replaces it, with the same
+/// content unless `whole`: then all of it will be written.
+fn make_page_unique(page: &mut Page, whole: bool) -> io::Result<&mut [u8; PAGE as usize]> {
     if Arc::strong_count(page) > 1 {
         let mut fresh = self::page()?;
         if !whole && let Some(fresh) = Arc::get_mut(&mut fresh) {
@@ -382,26 +383,27 @@ fn own(page: &mut Page, whole: bool) -> io::Result<&mut [u8; PAGE as usize]> {
         }
         *page = fresh;
     }
-    // It is ours, so this does not fail.
+    // It is not shared, so this does not fail.
     Arc::get_mut(page).ok_or(io::ErrorKind::OutOfMemory.into())
 }
 
-/// An empty page. An `Arc` cannot be asked for with care; the room for one can.
+/// A page of zeroes. Allocating an `Arc` aborts if there is no memory, so
+/// [`check_memory`] first allocates as much fallibly.
 fn page() -> io::Result<Page> {
-    drop(room::<u8>(PAGE + 64)?);
+    check_memory::<u8>(PAGE + 64)?;
     Ok(Arc::new([0; PAGE as usize]))
 }
 
-/// More than there is must not end the server.
-fn room<T>(length: u64) -> io::Result<Vec<T>> {
-    let mut room = Vec::new();
-    room.try_reserve_exact(length as usize)
-        .map_err(|_| io::ErrorKind::OutOfMemory)?;
-    Ok(room)
+/// Fails if there is no memory for `count` values.
+fn check_memory<T>(count: u64) -> io::Result<()> {
+    let mut memory = Vec::<T>::new();
+    memory
+        .try_reserve_exact(count as usize)
+        .map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
 
-/// No thread panics while it holds a lock; what it left would be a disk all
-/// the same.
+/// Ignores poisoning: if a thread panics with the lock held, the shard is still
+/// consistent.
 fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
     shard.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
-//! Replies on their way out.
+//! Outgoing replies of a connection.
 //!
-//! Whoever has a reply puts it here. The first one to find nobody writing
-//! writes, all there is and all that is added meanwhile, many replies at a
-//! time and payloads from where they are.
+//! All threads of the connection add replies here. A thread that finds no other
+//! thread writing writes: all replies, including those that are added meanwhile,
+//! many with each system call, and without copying payloads.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
@@ -10,42 +10,42 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nbd_codec::server::{Head, Reply};
 
-use crate::batch::{Batch, MOST_SLICES};
+use crate::batch::{Batch, MAX_SLICES};
 use crate::budget::Permit;
 use crate::buffer::Buffer;
-use crate::socket::{Output, is_no_error};
+use crate::socket::{Output, is_retryable};
 
-/// Most messages in one write: each has up to three parts, and a system call
-/// takes 1024.
+/// The most messages in one write: each has up to three parts, and a system call
+/// accepts 1024.
 const BATCH: usize = 64;
 
-/// Replies that were made at once wait for the client to read them up to so
-/// many bytes,
-const MOST_REST: usize = 1 << 20;
+/// Limits of the replies by [`Outbox::send_soon`] that the client has not read:
+/// in bytes,
+const MAX_UNSENT_BYTES: usize = 1 << 20;
 
-/// and so many messages.
-const MOST_RESTS: usize = 64;
+/// and in messages.
+const MAX_UNSENT_MESSAGES: usize = 64;
 
 /// A reply, or a part of one.
 pub struct Message {
     pub content: Content,
-    /// With the last part of a reply.
+    /// Set for the last part of a reply.
     pub permit: Option<Permit>,
 }
 
 pub enum Content {
     Reply(Reply<'static>),
     Data(Head, Buffer),
-    /// Status, or an error with its text.
+    /// Block status, or an error with its text.
     Bytes(Vec<u8>),
-    /// What the socket did not take of replies that were made at once.
-    Rest(Vec<u8>),
+    /// Replies by [`Outbox::send_soon`] that the socket did not accept.
+    Unsent(Vec<u8>),
 }
 
 impl Content {
-    fn rest(&self) -> Option<usize> {
+    fn unsent(&self) -> Option<usize> {
         match self {
-            Self::Rest(bytes) => Some(bytes.len()),
+            Self::Unsent(bytes) => Some(bytes.len()),
             _ => None,
         }
     }
@@ -53,8 +53,8 @@ impl Content {
     fn parts(&self) -> [&[u8]; 3] {
         match self {
             Self::Reply(reply) => reply.parts(),
-            Self::Data(head, data) => [head.as_bytes(), data, &[]],
-            Self::Bytes(bytes) | Self::Rest(bytes) => [bytes, &[], &[]],
+            Self::Data(header, data) => [header.as_bytes(), data, &[]],
+            Self::Bytes(bytes) | Self::Unsent(bytes) => [bytes, &[], &[]],
         }
     }
 }
@@ -65,11 +65,11 @@ pub struct Outbox {
 
 struct State {
     queue: VecDeque<Message>,
-    /// Away while somebody writes, and for ever once writing has failed.
+    /// `None` while a thread writes, and after writing failed.
     output: Option<Box<dyn Output>>,
-    /// Messages of [`Content::Rest`] that are not sent, and their bytes.
-    rests: usize,
-    rest: usize,
+    /// The number of [`Content::Unsent`] messages, and their bytes.
+    unsent_messages: usize,
+    unsent_bytes: usize,
     broken: bool,
 }
 
@@ -79,16 +79,16 @@ impl Outbox {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 output: Some(output),
-                rests: 0,
-                rest: 0,
+                unsent_messages: 0,
+                unsent_bytes: 0,
                 broken: false,
             }),
         }
     }
 
-    /// Sends `messages`, which are the parts of whole replies, now or through
-    /// somebody who writes already. An error is reported once; afterwards
-    /// nothing is sent any more.
+    /// Sends `messages`, which are the parts of whole replies. If another thread
+    /// is writing, that thread sends them. An error is returned once; afterwards
+    /// messages are dropped.
     pub fn send(&self, messages: impl Iterator<Item = Message>) -> io::Result<()> {
         let mut state = self.state();
         if state.broken {
@@ -104,12 +104,12 @@ impl Outbox {
             batch.extend(state.queue.drain(..n));
             drop(state);
             let result = write(&mut *output, &batch);
-            let rests = batch.iter().filter_map(|message| message.content.rest());
-            let (rests, rest) = rests.fold((0, 0), |(n, sum), rest| (n + 1, sum + rest));
+            let unsent = batch.iter().filter_map(|message| message.content.unsent());
+            let (count, bytes) = unsent.fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
             batch.clear();
             state = self.state();
-            state.rests -= rests;
-            state.rest -= rest;
+            state.unsent_messages -= count;
+            state.unsent_bytes -= bytes;
             if result.is_err() {
                 state.broken = true;
                 let lost = std::mem::take(&mut state.queue);
@@ -122,16 +122,16 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whether replies that were made at once can still be added.
+    /// Whether [`send_soon`](Self::send_soon) may be called.
     pub fn has_room(&self) -> bool {
         let state = self.state();
-        state.rest < MOST_REST && state.rests < MOST_RESTS
+        state.unsent_bytes < MAX_UNSENT_BYTES && state.unsent_messages < MAX_UNSENT_MESSAGES
     }
 
-    /// Sends `replies`, which are whole, but does not wait long for a client
-    /// that does not read. The rest is for [`send`](Self::send), with or
-    /// without more messages; whether there is one.
-    #[must_use = "the rest has to be sent"]
+    /// Sends `replies`, which are whole, but does not wait long for a client that
+    /// does not read. Returns whether [`send`](Self::send) has to be called, with
+    /// or without more messages, to send what remains.
+    #[must_use = "what remains has to be sent"]
     pub fn send_soon(&self, replies: &mut Batch) -> io::Result<bool> {
         let mut state = self.state();
         if state.broken {
@@ -142,11 +142,7 @@ impl Outbox {
             && let Some(mut output) = state.output.take()
         {
             drop(state);
-            let slices: Vec<_> = replies
-                .parts()
-                .take(MOST_SLICES)
-                .map(IoSlice::new)
-                .collect();
+            let slices: Vec<_> = replies.parts().take(MAX_SLICES).map(IoSlice::new).collect();
             let result = output.write_soon(&slices);
             drop(slices);
             state = self.state();
@@ -155,18 +151,20 @@ impl Outbox {
             state.output = Some(output);
         }
         if !replies.advance(sent) {
-            let rest: Vec<u8> = replies.parts().flatten().copied().collect();
-            state.rests += 1;
-            state.rest += rest.len();
-            let content = Content::Rest(rest);
+            let bytes: Vec<u8> = replies.parts().flatten().copied().collect();
+            state.unsent_messages += 1;
+            state.unsent_bytes += bytes.len();
+            let content = Content::Unsent(bytes);
             let permit = None;
-            // Others have added theirs meanwhile. It is begun, so it is first.
-            match sent {
-                0 => state.queue.push_back(Message { content, permit }),
-                _ => state.queue.push_front(Message { content, permit }),
+            // Other threads may have added messages. A reply that is partly
+            // sent has to be continued first.
+            if sent == 0 {
+                state.queue.push_back(Message { content, permit });
+            } else {
+                state.queue.push_front(Message { content, permit });
             }
         }
-        // Whoever writes already takes it along.
+        // A thread that is writing sends this, too.
         Ok(state.output.is_some() && !state.queue.is_empty())
     }
 
@@ -185,12 +183,12 @@ fn write(output: &mut dyn Write, messages: &[Message]) -> io::Result<()> {
         *slice = IoSlice::new(part);
         count += 1;
     }
-    let mut rest = &mut slices[..count];
-    while !rest.is_empty() {
-        match output.write_vectored(rest) {
+    let mut unwritten = &mut slices[..count];
+    while !unwritten.is_empty() {
+        match output.write_vectored(unwritten) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => IoSlice::advance_slices(&mut rest, n),
-            Err(error) if is_no_error(&error) => {}
+            Ok(n) => IoSlice::advance_slices(&mut unwritten, n),
+            Err(error) if is_retryable(&error) => {}
             Err(error) => return Err(error),
         }
     }

@@ -1,5 +1,5 @@
-//! The receiving side of a connection: bytes in, requests done, or made
-//! jobs for others.
+//! The receiving side of a connection: it reads requests, and executes them or
+//! makes jobs of them.
 
 use std::io::{self, Read};
 use std::mem;
@@ -12,24 +12,23 @@ use nbd_codec::{Limits, Need, Negotiated};
 use crate::batch::Batch;
 use crate::budget::{Budget, Permit};
 use crate::buffer::Buffer;
+use crate::immediate::Immediate;
 use crate::inbox::Inbox;
 use crate::job::{self, Job};
 use crate::outbox::Outbox;
-use crate::prompt::Prompt;
 use crate::server::Server;
 
 pub struct Reader {
     source: Box<dyn Read + Send>,
     machine: Transmission,
     inbox: Inbox,
-    /// The inbox has not been looked into: the client need not wait for the
-    /// end of the handshake.
-    fresh: bool,
+    /// The inbox may hold requests that arrived during the handshake.
+    unread: bool,
     /// The write whose payload is arriving.
     incoming: Option<Incoming>,
     budget: Arc<Budget>,
     replies: Batch,
-    /// How many requests were done here.
+    /// How many requests were executed here.
     done: u64,
 }
 
@@ -50,7 +49,7 @@ impl Reader {
             source,
             machine: Transmission::new(negotiated, Limits::DEFAULT)?,
             inbox,
-            fresh: true,
+            unread: true,
             incoming: None,
             budget,
             replies: Batch::default(),
@@ -58,16 +57,16 @@ impl Reader {
         })
     }
 
-    /// Waits until something arrives and takes every request out of it; false
-    /// if there will be no more. Those that need no waiting are done; jobs go
-    /// to `deliver`.
+    /// Waits until something arrives, and takes all requests out of it. Those that
+    /// do not block are executed; the others go to `deliver`. Returns false if no
+    /// more requests will come.
     pub fn read(
         &mut self,
         server: &Server,
         outbox: &Outbox,
         mut deliver: impl FnMut(&mut Vec<Job>),
     ) -> Result<bool> {
-        if !mem::take(&mut self.fresh) && self.receive()? == 0 {
+        if !mem::take(&mut self.unread) && self.receive()? == 0 {
             self.machine.end_of_input()?;
             return Ok(false);
         }
@@ -75,7 +74,7 @@ impl Reader {
             self.machine.shut_down();
         }
         let mut work = Work {
-            prompt: Prompt::new(
+            immediate: Immediate::new(
                 &*server.export.disk,
                 outbox,
                 &mut self.replies,
@@ -91,60 +90,60 @@ impl Reader {
             &mut self.incoming,
             &mut work,
         );
-        // Whatever the end is, what was done is answered.
+        // What was executed is answered, after an error too.
         let handed_out = work.hand_out();
-        self.done += work.prompt.done();
+        self.done += work.immediate.done();
         handed_out?;
         result
     }
 
-    /// How many requests were done here, since this was asked.
+    /// How many requests were executed here since the last call.
     pub fn take_done(&mut self) -> u64 {
         mem::take(&mut self.done)
     }
 
-    /// Waits for bytes; those of a payload go straight to their place.
+    /// Waits for bytes; a payload is read directly into its buffer.
     fn receive(&mut self) -> Result<usize> {
         let source = &mut *self.source;
         match (self.machine.need(), &mut self.incoming) {
             (Need::Payload { .. }, Some(incoming)) => {
                 let place = &mut incoming.data[incoming.filled..];
-                let (payload, behind) = self.inbox.fill_behind(place, source)?;
+                let (payload, after) = self.inbox.fill_after(place, source)?;
                 incoming.filled += payload;
                 self.machine.advance(payload as u64)?;
-                Ok(payload + behind)
+                Ok(payload + after)
             }
             _ => Ok(self.inbox.fill(source)?),
         }
     }
 }
 
-/// What has become of the requests of one receive.
+/// The requests of one receive.
 struct Work<'w> {
-    prompt: Prompt<'w>,
-    /// For others.
+    immediate: Immediate<'w>,
+    /// For other threads.
     jobs: Vec<Job>,
     deliver: &'w mut dyn FnMut(&mut Vec<Job>),
     budget: &'w Arc<Budget>,
 }
 
 impl Work<'_> {
-    /// Replies are sent, and jobs are given to others.
+    /// Sends the replies, and hands the jobs to other threads.
     fn hand_out(&mut self) -> io::Result<()> {
-        let result = self.prompt.send();
-        if self.prompt.take_rest() {
+        let result = self.immediate.send();
+        if self.immediate.take_unsent() {
             self.jobs.push(Job::Send);
         }
         (self.deliver)(&mut self.jobs);
         result
     }
 
-    /// Waits until there is room for a request.
+    /// Waits until the budget admits a request.
     fn admit(&mut self, bytes: usize) -> io::Result<Permit> {
         if let Some(permit) = self.budget.try_admit(bytes) {
             return Ok(permit);
         }
-        // Room comes from requests that are done.
+        // Only requests that are answered leave the budget.
         self.hand_out()?;
         Ok(self.budget.admit(bytes))
     }
@@ -157,8 +156,8 @@ impl Work<'_> {
         })
     }
 
-    /// Does a request, or makes it a job. `small` is the data of a write that
-    /// was not worth a buffer.
+    /// Executes a request, or makes it a job. `small` is the payload of a write
+    /// that has no buffer of its own.
     fn request(
         &mut self,
         request: Request,
@@ -166,11 +165,11 @@ impl Work<'_> {
         incoming: Option<Incoming>,
     ) -> io::Result<()> {
         let (request, incoming) = match (request, incoming) {
-            (Request::Read(token), None) => match self.prompt.read(token)? {
+            (Request::Read(token), None) => match self.immediate.read(token)? {
                 Ok(()) => return Ok(()),
                 Err(token) => (Request::Read(token), None),
             },
-            (Request::Write(token), None) => match self.prompt.write(token, small)? {
+            (Request::Write(token), None) => match self.immediate.write(token, small)? {
                 Ok(()) => return Ok(()),
                 Err(token) => {
                     let mut incoming = self.incoming(small.len())?;
@@ -179,7 +178,7 @@ impl Work<'_> {
                 }
             },
             (Request::Write(token), Some(incoming)) => {
-                match self.prompt.write(token, &incoming.data)? {
+                match self.immediate.write(token, &incoming.data)? {
                     Ok(()) => return Ok(()),
                     Err(token) => (Request::Write(token), Some(incoming)),
                 }
@@ -187,12 +186,12 @@ impl Work<'_> {
             other => other,
         };
         let job = match incoming {
-            Some(Incoming { data, permit, .. }) => Job::Do {
+            Some(Incoming { data, permit, .. }) => Job::Execute {
                 request,
                 data: Some(data),
                 permit,
             },
-            None => Job::Do {
+            None => Job::Execute {
                 permit: self.admit(reply_payload(&request))?,
                 request,
                 data: None,
@@ -210,14 +209,14 @@ fn take_all(
     work: &mut Work<'_>,
 ) -> Result<bool> {
     let mut input = inbox.unread();
-    // The data of a small write that is here whole.
+    // The payload of a small write, all of which is in the inbox.
     let mut small = &[][..];
     while let Some(event) = machine.receive(&mut input)? {
         match event {
             Event::Disconnect => return Ok(false),
             Event::Payload { length, .. } => {
                 let whole = input.len() >= length as usize;
-                if !(whole && work.prompt.takes(length)) {
+                if !(whole && work.immediate.takes(length)) {
                     *incoming = Some(work.incoming(length as usize)?);
                 }
             }
@@ -234,7 +233,7 @@ fn take_all(
             }
             Event::Rejected { reply, .. } => {
                 let permit = work.admit(0)?;
-                work.jobs.push(Job::Say { reply, permit });
+                work.jobs.push(Job::Reply { reply, permit });
             }
             _ => {}
         }
@@ -244,11 +243,11 @@ fn take_all(
     Ok(true)
 }
 
-/// How much the reply to a request carries, in bytes, if it is much.
+/// The length of the reply's payload, in bytes, if it can be long.
 pub fn reply_payload(request: &Request) -> usize {
     match request {
         Request::Read(read) => read.length() as usize,
-        Request::BlockStatus32(_) | Request::BlockStatus64(_) => job::MOST_STATUS,
+        Request::BlockStatus32(_) | Request::BlockStatus64(_) => job::MAX_STATUS,
         _ => 0,
     }
 }

@@ -1,13 +1,14 @@
 //! An `io_uring` that owns what the kernel works on.
 //!
-//! What the kernel reads, writes and waits for belongs to a [`Flight`]: sockets,
-//! files and memory. A flight is handed over with [`Ring::start`] and comes back
-//! with [`Ring::landed`], when the kernel is done with it. In between nobody can
-//! reach it. What has not come back when the ring goes is never freed.
+//! What the kernel reads, writes and waits for belongs to an [`Operation`]:
+//! sockets, files and memory. [`Ring::start`] takes an operation,
+//! [`Ring::completed`] returns it when the kernel has completed it. In between the
+//! program cannot access it. Operations that are pending when the ring is dropped
+//! are never freed.
 //!
-//! This is the only module with `unsafe` in it. Its safety rests on one rule:
-//! a flight under way lies in a box that nobody but the kernel touches, and the
-//! number the kernel gives back for it is the address of that box.
+//! This is the only module with `unsafe` in it. Its safety rests on one rule: a
+//! pending operation is in a box that only the kernel accesses, and the number
+//! that the kernel returns for it is the address of that box.
 
 use std::io;
 use std::marker::PhantomData;
@@ -18,108 +19,108 @@ use std::time::Duration;
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, opcode, squeue};
 
-/// The system takes no more slices at once.
-pub const MOST_SLICES: usize = 1024;
+/// The most slices that a system call accepts.
+pub const MAX_SLICES: usize = 1024;
 
 /// Something for the kernel to do, and everything it needs for it.
-pub trait Flight: 'static {
-    /// Says what to do, once, when the flight has its place. What the order
-    /// borrows stays borrowed until the flight has landed.
-    fn order<'f>(&'f mut self, desk: Desk<'f>) -> Order<'f>;
+pub trait Operation: 'static {
+    /// Says what to do; called once, when the operation is at its final address.
+    /// What the entry borrows stays borrowed until the operation is completed.
+    fn entry<'o>(&'o mut self, builder: EntryBuilder<'o>) -> Entry<'o>;
 }
 
-/// Where orders are made.
-pub struct Desk<'f> {
-    slices: &'f mut Vec<libc::iovec>,
-    message: &'f mut libc::msghdr,
+/// Makes entries, with memory for the structures that they point to.
+pub struct EntryBuilder<'o> {
+    slices: &'o mut Vec<libc::iovec>,
+    message: &'o mut libc::msghdr,
 }
 
-/// What the kernel is to do with memory and a file of a flight.
-pub struct Order<'f> {
+/// What the kernel is to do with memory and a file of an operation.
+pub struct Entry<'o> {
     entry: squeue::Entry,
-    flight: PhantomData<&'f mut ()>,
+    operation: PhantomData<&'o mut ()>,
 }
 
-impl<'f> Desk<'f> {
-    /// Receive what there is into `place`, and what is behind it into
-    /// `behind`. Waits for something; lands with the number of bytes.
+impl<'o> EntryBuilder<'o> {
+    /// Receives what there is into `first`, and what follows into `second`. Waits
+    /// for at least one byte; the result is the number of bytes.
     pub fn receive(
         self,
-        socket: BorrowedFd<'f>,
-        place: &'f mut [u8],
-        behind: &'f mut [u8],
-    ) -> Order<'f> {
-        if place.is_empty() {
-            let (start, length) = (behind.as_mut_ptr(), clip(behind.len()));
+        socket: BorrowedFd<'o>,
+        first: &'o mut [u8],
+        second: &'o mut [u8],
+    ) -> Entry<'o> {
+        if first.is_empty() {
+            let (start, length) = (second.as_mut_ptr(), clip(second.len()));
             let entry = opcode::Recv::new(fd(socket), start, length).build();
-            return Order::new(entry);
+            return Entry::new(entry);
         }
         self.slices.clear();
-        for slice in [place, behind] {
+        for slice in [first, second] {
             self.slices.push(libc::iovec {
                 iov_base: slice.as_mut_ptr().cast(),
                 iov_len: slice.len(),
             });
         }
         let message = ptr::from_mut(self.message(2));
-        Order::new(opcode::RecvMsg::new(fd(socket), message).build())
+        Entry::new(opcode::RecvMsg::new(fd(socket), message).build())
     }
 
-    /// Send `parts`, [`MOST_SLICES`] of them at most. Lands when all of it is
-    /// sent, with the number of bytes.
-    pub fn send(self, socket: BorrowedFd<'f>, parts: impl Iterator<Item = &'f [u8]>) -> Order<'f> {
+    /// Sends `parts`, [`MAX_SLICES`] of them at most. Completes when all of them
+    /// are sent; the result is the number of bytes.
+    pub fn send(self, socket: BorrowedFd<'o>, parts: impl Iterator<Item = &'o [u8]>) -> Entry<'o> {
         let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL).cast_unsigned();
         self.slices.clear();
         self.slices
-            .extend(parts.take(MOST_SLICES).map(|part| libc::iovec {
+            .extend(parts.take(MAX_SLICES).map(|part| libc::iovec {
                 iov_base: part.as_ptr().cast_mut().cast(),
                 iov_len: part.len(),
             }));
         if let [only] = self.slices[..] {
             let (start, length) = (only.iov_base.cast_const().cast(), clip(only.iov_len));
             let entry = opcode::Send::new(fd(socket), start, length).flags(flags.cast_signed());
-            return Order::new(entry.build());
+            return Entry::new(entry.build());
         }
         let count = self.slices.len();
         let message = ptr::from_ref(self.message(count));
-        Order::new(
+        Entry::new(
             opcode::SendMsg::new(fd(socket), message)
                 .flags(flags)
                 .build(),
         )
     }
 
-    /// Read from a file, or from a counter of events. Lands with the number of
-    /// bytes; zero at the end.
-    pub fn read(self, file: BorrowedFd<'f>, offset: u64, into: &'f mut [u8]) -> Order<'f> {
+    /// Reads from a file or an eventfd. The result is the number of bytes, zero at
+    /// the end.
+    pub fn read(self, file: BorrowedFd<'o>, offset: u64, into: &'o mut [u8]) -> Entry<'o> {
         let (start, length) = (into.as_mut_ptr(), clip(into.len()));
         let entry = opcode::Read::new(fd(file), start, length).offset(offset);
-        Order::new(entry.build())
+        Entry::new(entry.build())
     }
 
-    /// Write to a file. Lands with the number of bytes.
-    pub fn write(self, file: BorrowedFd<'f>, offset: u64, from: &'f [u8]) -> Order<'f> {
+    /// Writes to a file. The result is the number of bytes.
+    pub fn write(self, file: BorrowedFd<'o>, offset: u64, from: &'o [u8]) -> Entry<'o> {
         let entry = opcode::Write::new(fd(file), from.as_ptr(), clip(from.len())).offset(offset);
-        Order::new(entry.build())
+        Entry::new(entry.build())
     }
 
-    /// Make the data of a file permanent.
-    pub fn sync_data(self, file: BorrowedFd<'f>) -> Order<'f> {
+    /// Makes the data of a file permanent.
+    pub fn sync_data(self, file: BorrowedFd<'o>) -> Entry<'o> {
         let entry = opcode::Fsync::new(fd(file)).flags(FsyncFlags::DATASYNC);
-        Order::new(entry.build())
+        Entry::new(entry.build())
     }
 
-    fn message(self, slices: usize) -> &'f mut libc::msghdr {
+    fn message(self, slices: usize) -> &'o mut libc::msghdr {
         self.message.msg_iov = self.slices.as_mut_ptr();
         self.message.msg_iovlen = slices;
         self.message
     }
 }
 
-impl Order<'_> {
+impl Entry<'_> {
     fn new(entry: squeue::Entry) -> Self {
-        let flight = PhantomData;
-        Self { entry, flight }
+        let operation = PhantomData;
+        Self { entry, operation }
     }
 }
 
@@ -127,35 +128,35 @@ fn fd(fd: BorrowedFd<'_>) -> Fd {
     Fd(fd.as_raw_fd())
 }
 
-/// Lengths have 32 bits here. Of what is longer, a part is done.
+/// Lengths have 32 bits here. Of a longer buffer, the first part is used.
 fn clip(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(1 << 30)
 }
 
-pub struct Ring<F: Flight> {
+pub struct Ring<O: Operation> {
     uring: IoUring,
-    /// What has landed, and nobody has asked for yet.
-    home: Vec<(F, io::Result<usize>)>,
-    /// Places of flights that have landed, to be used again.
-    spare: Vec<Box<Place<F>>>,
+    /// Completed, and not yet returned.
+    completed: Vec<(O, io::Result<usize>)>,
+    /// Memory of completed operations, to be reused.
+    spare: Vec<Box<Pending<O>>>,
 }
 
-/// Most places that are kept.
-const MOST_SPARE: usize = 256;
+/// The most operations whose memory is kept.
+const MAX_SPARE: usize = 256;
 
-struct Place<F> {
-    flight: Option<F>,
+struct Pending<O> {
+    operation: Option<O>,
     slices: Vec<libc::iovec>,
     message: libc::msghdr,
 }
 
-impl<F: Flight> Ring<F> {
-    /// A ring for this thread and no other.
+impl<O: Operation> Ring<O> {
+    /// A ring that only this thread may use.
     ///
     /// # Errors
     ///
-    /// Where there is no `io_uring`, or it is not permitted, or it does not
-    /// know all that is needed (Linux 5.11 does).
+    /// If `io_uring` is not available or not permitted, or lacks a feature that is
+    /// needed (Linux 5.11 has them).
     pub fn new(entries: u32) -> io::Result<Self> {
         let modern = IoUring::builder()
             .setup_single_issuer()
@@ -184,98 +185,99 @@ impl<F: Flight> Ring<F> {
         }
         Ok(Self {
             uring,
-            home: Vec::new(),
+            completed: Vec::new(),
             spare: Vec::new(),
         })
     }
 
-    /// Takes a flight over. It sets out with the next [`wait`](Self::wait), or
-    /// earlier.
+    /// Takes an operation. The kernel begins with it at the next
+    /// [`wait`](Self::wait), or earlier.
     ///
     /// # Errors
     ///
-    /// The ring is full and nothing can be done about it; the flight is lost.
-    pub fn start(&mut self, flight: F) -> io::Result<()> {
-        let mut place = self.spare.pop().unwrap_or_else(|| {
-            Box::new(Place {
-                flight: None,
+    /// If the ring is full and the kernel takes no entries; the operation is lost.
+    pub fn start(&mut self, operation: O) -> io::Result<()> {
+        let mut pending = self.spare.pop().unwrap_or_else(|| {
+            Box::new(Pending {
+                operation: None,
                 slices: Vec::new(),
-                // SAFETY: a message without name, slices and control data; all
-                // its fields are numbers and pointers.
+                // SAFETY: zero is a valid value of all fields: they are numbers
+                // and pointers.
                 message: unsafe { std::mem::zeroed() },
             })
         });
-        place.flight = Some(flight);
-        // From here on the box is only reached through this pointer, and by
-        // nobody but the kernel until it comes back.
-        let place = Box::into_raw(place);
-        // SAFETY: it comes from a box, and nobody else has it.
-        let Place {
-            flight,
+        pending.operation = Some(operation);
+        // From here on only the kernel uses the box, through its address, until
+        // `reap` gets that back.
+        let pending = Box::into_raw(pending);
+        // SAFETY: it comes from a box, and there is no other reference.
+        let Pending {
+            operation,
             slices,
             message,
-        } = unsafe { &mut *place };
-        let Some(flight) = flight else {
+        } = unsafe { &mut *pending };
+        let Some(operation) = operation else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let order = flight.order(Desk { slices, message });
-        let entry = order.entry.user_data(place.expose_provenance() as u64);
+        let entry = operation.entry(EntryBuilder { slices, message });
+        let entry = entry.entry.user_data(pending.expose_provenance() as u64);
         loop {
-            // SAFETY: all that the entry points to (memory, slices, message)
-            // was borrowed from the place, and the descriptor from the flight
-            // in it, which keeps it open. The place stays as it is until
-            // `landed` gets its address back from the kernel; if it never does
-            // it is never freed.
+            // SAFETY: all that the entry points to (memory, slices, message) is
+            // borrowed from the box, and so is the descriptor, which the
+            // operation keeps open. The box is neither moved nor freed until
+            // `reap` gets its address from the kernel; if that never happens, it
+            // is never freed.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return Ok(());
             }
-            // It is full. What sets out makes room, and what has landed must
-            // not keep it from that.
+            // The queue is full: the kernel takes what is in it, if there is space
+            // for completions.
             let result = self.enter(0, None);
             self.reap();
             if let Err(error) = result {
                 // SAFETY: the pointer comes from a box, and the kernel has not
                 // seen it.
-                drop(unsafe { Box::from_raw(place) });
+                drop(unsafe { Box::from_raw(pending) });
                 return Err(error);
             }
         }
     }
 
-    /// Lets all flights set out and waits until one lands, or for so long.
+    /// Hands all operations to the kernel, and waits until one is completed, or
+    /// `timeout` has passed.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// Those of the system call.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let want = usize::from(self.home.is_empty());
+        let want = usize::from(self.completed.is_empty());
         self.enter(want, timeout)
     }
 
-    /// Takes back all flights that have landed, each with its result.
-    pub fn landed(&mut self, landed: &mut Vec<(F, io::Result<usize>)>) {
+    /// Moves all completed operations to `completed`, each with its result.
+    pub fn completed(&mut self, completed: &mut Vec<(O, io::Result<usize>)>) {
         self.reap();
-        landed.append(&mut self.home);
+        completed.append(&mut self.completed);
     }
 
     fn reap(&mut self) {
         for entry in self.uring.completion() {
             let address = usize::try_from(entry.user_data()).unwrap_or(0);
-            let place = ptr::with_exposed_provenance_mut::<Place<F>>(address);
-            // SAFETY: every entry that was pushed has the address of a box as
-            // its number, and the kernel completes each of them once: none of
-            // them is of a kind that is completed again and again. So the box
-            // is ours again, and here for the first time.
-            let mut place = unsafe { Box::from_raw(place) };
+            let pending = ptr::with_exposed_provenance_mut::<Pending<O>>(address);
+            // SAFETY: the address is the one that `start` has put into the entry,
+            // and the kernel completes each entry once: no entry is of a kind
+            // that completes repeatedly. So the box is no longer in use, and this
+            // is the only place that takes it back.
+            let mut pending = unsafe { Box::from_raw(pending) };
             let result = match entry.result() {
                 error @ ..0 => Err(io::Error::from_raw_os_error(-error)),
                 count => Ok(count.cast_unsigned() as usize),
             };
-            if let Some(flight) = place.flight.take() {
-                self.home.push((flight, result));
+            if let Some(operation) = pending.operation.take() {
+                self.completed.push((operation, result));
             }
-            if self.spare.len() < MOST_SPARE {
-                self.spare.push(place);
+            if self.spare.len() < MAX_SPARE {
+                self.spare.push(pending);
             }
         }
     }
@@ -291,8 +293,8 @@ impl<F: Flight> Ring<F> {
         };
         match result {
             Ok(_) => Ok(()),
-            // Time is over, or something else is to be done first: to take
-            // back what has landed.
+            // The timeout has passed, or a signal arrived, or the kernel first wants
+            // its completions to be reaped.
             Err(error)
                 if matches!(
                     error.raw_os_error(),

@@ -1,4 +1,4 @@
-//! Accepts clients until it is told to end, and then lets go of them.
+//! Accepts clients until a signal arrives, then disconnects them.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -11,28 +11,29 @@ use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nbd_tools::size;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::args::Args;
 use crate::connection::Client;
 use crate::export::Export;
 use crate::listener::Listener;
-use crate::log::say;
+use crate::log::report;
 use crate::socket::Socket;
-use crate::team::STACK;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-use crate::uring::{Engine, Newcomer};
-use nbd_tools::size;
+use crate::uring::{Engine, NewClient};
+use crate::workers::STACK;
 
-/// How long clients have to leave by themselves after they were told of the
-/// end. What they send is answered `ESHUTDOWN` so long.
-const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
+/// How long clients may stay connected after the server began to shut down.
+/// During this time requests are answered with `ESHUTDOWN`.
+const DISCONNECT_TIME: Duration = Duration::from_secs(1);
 
-/// How long what they had asked for may take then.
-const TIME_TO_FINISH: Duration = Duration::from_secs(5);
+/// How long the requests that were received before may take after that.
+const FINISH_TIME: Duration = Duration::from_secs(5);
 
-/// How long to wait where the system has no room for another connection.
-const BREATHER: Duration = Duration::from_millis(100);
+/// How long to wait before accepting again, if the system has no resources for
+/// another connection.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 pub struct Server {
     pub export: Export,
@@ -41,18 +42,18 @@ pub struct Server {
     once: bool,
     verbose: bool,
     shutting_down: AtomicBool,
-    /// The sockets of the clients that are here.
+    /// The sockets of the connected clients.
     clients: Mutex<HashMap<u64, Arc<Socket>>>,
-    /// How many they are.
-    pub crowd: Arc<AtomicUsize>,
-    /// A client has left.
+    /// How many clients are connected.
+    pub client_count: Arc<AtomicUsize>,
+    /// A client has disconnected.
     left: Condvar,
-    /// Wakes whoever accepts.
-    bell: UnixStream,
+    /// The other end of the socket that ends [`run`](Self::run).
+    stop_sender: UnixStream,
 }
 
 impl Server {
-    pub fn new(export: Export, args: &Args, bell: UnixStream) -> Self {
+    pub fn new(export: Export, args: &Args, stop_sender: UnixStream) -> Self {
         Self {
             export,
             threads: args.threads,
@@ -61,16 +62,16 @@ impl Server {
             verbose: args.verbose,
             shutting_down: AtomicBool::new(false),
             clients: Mutex::default(),
-            crowd: Arc::default(),
+            client_count: Arc::default(),
             left: Condvar::new(),
-            bell,
+            stop_sender,
         }
     }
 
-    /// Says something that only the curious want to know.
-    pub fn note(&self, text: impl FnOnce() -> String) {
+    /// Reports something if `--verbose` is given.
+    pub fn report_verbose(&self, text: impl FnOnce() -> String) {
         if self.verbose {
-            say(&text());
+            report(&text());
         }
     }
 
@@ -78,90 +79,91 @@ impl Server {
         self.shutting_down.load(Ordering::Relaxed)
     }
 
-    /// Serves until `alarm` has something to read.
+    /// Serves until `stop` has something to read: a signal arrived, or with
+    /// `--once` the client has disconnected.
     pub fn run(
         self: &Arc<Self>,
         listener: Listener,
-        alarm: UnixStream,
+        stop: UnixStream,
         driver: &Driver,
     ) -> Result<()> {
-        self.note(|| format!("serving {}", size::rounded(self.export.disk.size())));
+        self.report_verbose(|| format!("serving {}", size::rounded(self.export.disk.size())));
         let mut number = 0;
         let mut full = false;
-        while !wait(&[alarm.as_fd(), listener.as_fd()], None)? {
+        while !wait(&[stop.as_fd(), listener.as_fd()], None)? {
             match listener.accept() {
                 Ok((socket, peer)) => {
                     full = false;
                     number += 1;
-                    self.welcome(number, socket, &peer, driver);
+                    self.serve(number, socket, &peer, driver);
                     if self.once {
                         break;
                     }
                 }
-                Err(error) if is_of_the_client(&error) => {}
+                Err(error) if is_without_client(&error) => {}
                 Err(error) => {
                     if !full {
-                        say(&format!("cannot accept more clients now: {error}"));
+                        report(&format!("cannot accept more clients now: {error}"));
                     }
                     full = true;
-                    if wait(&[alarm.as_fd()], Some(BREATHER))? {
+                    if wait(&[stop.as_fd()], Some(ACCEPT_RETRY))? {
                         break;
                     }
                 }
             }
         }
-        // Nobody else comes in; a Unix socket is gone.
+        // Removes a Unix socket, so that no client connects any more.
         drop(listener);
         if self.once {
-            wait(&[alarm.as_fd()], None)?;
+            wait(&[stop.as_fd()], None)?;
         }
         self.shut_down();
         Ok(())
     }
 
-    /// Serves a client: on threads of its own, or with all the others.
-    fn welcome(self: &Arc<Self>, number: u64, socket: Socket, peer: &str, driver: &Driver) {
+    /// Serves a client, with the chosen driver.
+    fn serve(self: &Arc<Self>, number: u64, socket: Socket, peer: &str, driver: &Driver) {
         let socket = Arc::new(socket);
         let name = format!("client {number} ({peer})");
-        let present = Present::new(self, number, &socket);
+        let registration = Registration::new(self, number, &socket);
         match driver {
             Driver::Threads => {}
             #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
             Driver::Uring(engine) => {
-                return engine.welcome(Newcomer {
+                return engine.add_client(NewClient {
                     number,
                     socket,
                     name,
-                    present,
+                    registration,
                 });
             }
         }
         let client = Client { socket, name };
         let builder = Builder::new().name("client".into()).stack_size(STACK);
-        if let Err(error) = builder.spawn(move || client.serve(&present.server)) {
-            say(&format!("cannot serve a client: {error}"));
+        if let Err(error) = builder.spawn(move || client.serve(&registration.server)) {
+            report(&format!("cannot serve a client: {error}"));
         }
     }
 
     fn shut_down(&self) {
         self.shutting_down.store(true, Ordering::Relaxed);
         let first = Instant::now();
-        self.wait_for_nobody(first + TIME_TO_LEAVE);
-        // What has arrived is still read.
-        self.cut(Shutdown::Read);
-        self.wait_for_nobody(first + TIME_TO_LEAVE + TIME_TO_FINISH);
-        // Who does not even read is not waited for.
-        self.cut(Shutdown::Both);
-        self.wait_for_nobody(Instant::now() + TIME_TO_LEAVE);
+        self.wait_until_empty(first + DISCONNECT_TIME);
+        // What the kernel has received is still read.
+        self.shut_down_sockets(Shutdown::Read);
+        self.wait_until_empty(first + DISCONNECT_TIME + FINISH_TIME);
+        // Clients that do not read are disconnected.
+        self.shut_down_sockets(Shutdown::Both);
+        self.wait_until_empty(Instant::now() + DISCONNECT_TIME);
     }
 
-    fn cut(&self, how: Shutdown) {
+    fn shut_down_sockets(&self, how: Shutdown) {
         self.clients()
             .values()
             .for_each(|socket| socket.shut_down(how));
     }
 
-    fn wait_for_nobody(&self, deadline: Instant) {
+    fn wait_until_empty(&self, deadline: Instant) {
         let mut clients = self.clients();
         while !clients.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -178,24 +180,24 @@ impl Server {
     }
 }
 
-/// Who serves the clients.
+/// What serves the clients.
 pub enum Driver {
-    /// Each client has threads.
+    /// Threads for each client.
     Threads,
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     Uring(Engine),
 }
 
-/// That a client is here; whatever ends it, it is not here any more then.
-pub struct Present {
+/// A client in the list of the server. Dropping the value removes the client.
+pub struct Registration {
     server: Arc<Server>,
     number: u64,
 }
 
-impl Present {
+impl Registration {
     fn new(server: &Arc<Server>, number: u64, socket: &Arc<Socket>) -> Self {
         server.clients().insert(number, Arc::clone(socket));
-        server.crowd.fetch_add(1, Ordering::Relaxed);
+        server.client_count.fetch_add(1, Ordering::Relaxed);
         Self {
             server: Arc::clone(server),
             number,
@@ -203,19 +205,19 @@ impl Present {
     }
 }
 
-impl Drop for Present {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.server.clients().remove(&self.number);
-        self.server.crowd.fetch_sub(1, Ordering::Relaxed);
+        self.server.client_count.fetch_sub(1, Ordering::Relaxed);
         self.server.left.notify_all();
         if self.server.once {
-            let _ = (&self.server.bell).write(&[0]);
+            let _ = (&self.server.stop_sender).write(&[0]);
         }
     }
 }
 
-/// Waits until there is something to read, or for so long; whether the first
-/// one has something.
+/// Waits until one of `fds` has something to read, `timeout` at most; returns
+/// whether the first one has.
 fn wait(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<bool> {
     let timeout = timeout.map(|timeout| Timespec {
         tv_sec: 0,
@@ -232,8 +234,8 @@ fn wait(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<bool> {
     Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty()))
 }
 
-/// Nothing is wrong with accepting: there was nobody, or nobody any more.
-fn is_of_the_client(error: &io::Error) -> bool {
+/// Accepting failed because there is no client, or it has already disconnected.
+fn is_without_client(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted

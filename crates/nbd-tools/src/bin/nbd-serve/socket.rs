@@ -1,4 +1,5 @@
-//! The socket of a connection, TCP or Unix, shared by all who work for it.
+//! The socket of a connection, TCP or Unix, shared by all threads of the
+//! connection.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -12,12 +13,13 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
-/// A client that reads replies makes room within this time. One that does not
-/// may want to send first.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// How long a write waits before it fails with `WouldBlock`. A client that reads
+/// its replies makes space within this time; one that does not may be waiting
+/// for the server to read first.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// The system's own choice holds less than the replies to one receive: whoever
-/// sends would have to wait for the client to take turns.
+/// The system's default holds less than the replies to one receive, so that the
+/// sender would have to wait until the client reads.
 const SEND_BUFFER: usize = 256 << 10;
 
 pub enum Socket {
@@ -26,44 +28,43 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// Makes an accepted socket what the server wants.
+    /// Sets the options of an accepted socket.
     pub fn prepare(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => {
                 stream.set_nonblocking(false)?;
                 stream.set_nodelay(true)?;
-                // A peer that lost its power says nothing for ever.
+                // A peer that lost its power never closes the connection.
                 rustix::net::sockopt::set_socket_keepalive(stream, true)?;
             }
             Self::Unix(stream) => {
                 stream.set_nonblocking(false)?;
-                // TCP finds its size itself.
+                // For TCP the kernel adjusts the size itself.
                 let _ = rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER);
             }
         }
         Ok(())
     }
 
-    /// Ends the waiting of everybody who reads or writes.
+    /// Ends all pending reads or writes.
     pub fn shut_down(&self, how: Shutdown) {
-        // It may be gone already.
+        // The connection may be closed already.
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(how),
             Self::Unix(stream) => stream.shutdown(how),
         };
     }
 
-    /// Reading may take as long as it takes. So may writing, but who writes
-    /// looks up now and then.
-    pub fn set_patient(&self) -> io::Result<()> {
+    /// Removes the read timeout, and sets the write timeout to [`WRITE_TIMEOUT`].
+    pub fn set_transmission_timeouts(&self) -> io::Result<()> {
         self.set_timeout(None)?;
         match self {
-            Self::Tcp(stream) => stream.set_write_timeout(Some(PATIENCE)),
-            Self::Unix(stream) => stream.set_write_timeout(Some(PATIENCE)),
+            Self::Tcp(stream) => stream.set_write_timeout(Some(WRITE_TIMEOUT)),
+            Self::Unix(stream) => stream.set_write_timeout(Some(WRITE_TIMEOUT)),
         }
     }
 
-    /// How long reading and writing may take.
+    /// Sets both timeouts.
     fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => {
@@ -87,45 +88,47 @@ impl AsFd for Socket {
     }
 }
 
-/// One end of a connection to read from and write to.
+/// Reads from and writes to a socket.
 #[derive(Clone)]
-pub struct End(pub Arc<Socket>);
+pub struct Stream(pub Arc<Socket>);
 
-/// The end that requests come from.
+/// Reads requests, busy-polling for low-latency clients.
 ///
-/// To sleep and to be woken takes longer than many a client takes for its next
-/// request. One that was quick is watched for a moment before the thread sleeps,
-/// as long as there is a processor for each of both.
-pub struct Watched {
-    end: End,
-    /// How many clients there are.
-    crowd: Arc<AtomicUsize>,
-    /// With more of them nobody is watched.
-    most: usize,
-    quick: bool,
+/// A sleep and a wake-up take longer than many clients take to send the next
+/// request. If the last request came soon, the thread polls for [`POLL_TIME`]
+/// before it sleeps, provided that there are two processors for each client: one
+/// for it and one for this thread.
+pub struct BusyPolling {
+    stream: Stream,
+    /// How many clients are connected.
+    client_count: Arc<AtomicUsize>,
+    /// With more clients than this there is no polling.
+    max_clients: usize,
+    low_latency: bool,
 }
 
-/// How long a client is watched.
-const WATCH: Duration = Duration::from_micros(20);
+/// How long the thread polls before it sleeps.
+const POLL_TIME: Duration = Duration::from_micros(20);
 
-/// A client whose requests come this soon, sleep and all, is quick.
-const QUICK: Duration = Duration::from_micros(60);
+/// A client whose requests arrive within this time, including the sleep, is a
+/// low-latency client.
+const LOW_LATENCY: Duration = Duration::from_micros(60);
 
-impl Watched {
-    pub fn new(end: End, crowd: &Arc<AtomicUsize>) -> Self {
+impl BusyPolling {
+    pub fn new(stream: Stream, client_count: &Arc<AtomicUsize>) -> Self {
         Self {
-            end,
-            crowd: Arc::clone(crowd),
-            most: available_parallelism().map_or(0, |count| count.get() / 2),
-            quick: false,
+            stream,
+            client_count: Arc::clone(client_count),
+            max_clients: available_parallelism().map_or(0, |count| count.get() / 2),
+            low_latency: false,
         }
     }
 
-    /// Receives without sleep; nothing if nothing has come until then.
-    fn watch(&self, buffers: &mut [IoSliceMut<'_>], until: Instant) -> Option<io::Result<usize>> {
+    /// Polls until the socket has bytes; `None` if it has none until `until`.
+    fn poll(&self, buffers: &mut [IoSliceMut<'_>], until: Instant) -> Option<io::Result<usize>> {
         let mut control = RecvAncillaryBuffer::default();
         loop {
-            match recvmsg(&self.end.0, buffers, &mut control, RecvFlags::DONTWAIT) {
+            match recvmsg(&self.stream.0, buffers, &mut control, RecvFlags::DONTWAIT) {
                 Err(Errno::AGAIN) if Instant::now() < until => std::hint::spin_loop(),
                 Err(Errno::AGAIN) => return None,
                 result => return Some(result.map(|it| it.bytes).map_err(io::Error::from)),
@@ -134,26 +137,26 @@ impl Watched {
     }
 }
 
-impl Read for Watched {
+impl Read for BusyPolling {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_vectored(&mut [IoSliceMut::new(buffer)])
     }
 
     fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let began = Instant::now();
-        if self.quick
-            && self.crowd.load(Ordering::Relaxed) <= self.most
-            && let Some(result) = self.watch(buffers, began + WATCH)
+        if self.low_latency
+            && self.client_count.load(Ordering::Relaxed) <= self.max_clients
+            && let Some(result) = self.poll(buffers, began + POLL_TIME)
         {
             return result;
         }
-        let result = self.end.read_vectored(buffers);
-        self.quick = began.elapsed() < QUICK;
+        let result = self.stream.read_vectored(buffers);
+        self.low_latency = began.elapsed() < LOW_LATENCY;
         result
     }
 }
 
-impl Read for End {
+impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_vectored(&mut [IoSliceMut::new(buffer)])
     }
@@ -166,7 +169,7 @@ impl Read for End {
     }
 }
 
-impl Write for End {
+impl Write for Stream {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(buffer)])
     }
@@ -183,64 +186,64 @@ impl Write for End {
     }
 }
 
-/// It took too long, or a signal came in between.
-pub fn is_no_error(error: &io::Error) -> bool {
+/// A timeout expired, or a signal interrupted the call: to be tried again.
+pub fn is_retryable(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
 }
 
-/// Where replies go.
+/// What replies are written to.
 pub trait Output: Write + Send {
-    /// Writes what the other side takes without much delay.
+    /// Writes what the client accepts within [`WRITE_TIMEOUT`], perhaps nothing.
     fn write_soon(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize>;
 }
 
-impl Output for End {
+impl Output for Stream {
     fn write_soon(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
         match self.write_vectored(bytes) {
-            Err(error) if is_no_error(&error) => Ok(0),
+            Err(error) if is_retryable(&error) => Ok(0),
             result => result,
         }
     }
 }
 
-/// The same in a hurry: all reading and writing together takes until the
-/// deadline, and fails then.
-pub struct Hurried {
-    end: End,
+/// Reads from and writes to a socket until a deadline; later calls fail with
+/// `TimedOut`.
+pub struct WithDeadline {
+    stream: Stream,
     deadline: Instant,
 }
 
-impl Hurried {
+impl WithDeadline {
     pub fn new(socket: Arc<Socket>, deadline: Instant) -> Self {
-        let end = End(socket);
-        Self { end, deadline }
+        let stream = Stream(socket);
+        Self { stream, deadline }
     }
 
-    fn timed<T>(&mut self, act: impl FnOnce(&mut End) -> io::Result<T>) -> io::Result<T> {
+    fn timed<T>(&mut self, operation: impl FnOnce(&mut Stream) -> io::Result<T>) -> io::Result<T> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.end.0.set_timeout(Some(left))?;
-        act(&mut self.end).map_err(|error| match error.kind() {
+        self.stream.0.set_timeout(Some(left))?;
+        operation(&mut self.stream).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
             _ => error,
         })
     }
 }
 
-impl Read for Hurried {
+impl Read for WithDeadline {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.timed(|end| end.read(buffer))
+        self.timed(|stream| stream.read(buffer))
     }
 }
 
-impl Write for Hurried {
+impl Write for WithDeadline {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.timed(|end| end.write(buffer))
+        self.timed(|stream| stream.write(buffer))
     }
 
     fn flush(&mut self) -> io::Result<()> {

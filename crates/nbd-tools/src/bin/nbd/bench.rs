@@ -76,7 +76,7 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
         framing: negotiated.framing,
     };
     if load.mode.writes() {
-        eprintln!("nbd: warning: this destroys what is in {uri}");
+        eprintln!("nbd: warning: this overwrites the data in {uri}");
     }
     let report = measure(&load, opened, args).with_context(|| uri.to_string())?;
     let text = match args.json {

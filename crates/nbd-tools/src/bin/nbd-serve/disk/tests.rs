@@ -1,4 +1,4 @@
-//! What is served, beside a model: a list of bytes, and which pages there are.
+//! Disks compared with a model: a list of bytes, and which pages are allocated.
 
 use nbd_test_support::images::sparse;
 use proptest::prelude::*;
@@ -7,20 +7,20 @@ use crate::disk::{Disk, Extents, Zero};
 use crate::file::FileDisk;
 use crate::memory::MemoryDisk;
 
-/// Several regions of memory, and a bit.
+/// Several regions of memory, and a part of a page.
 const SIZE: u64 = (3 << 20) + 1000;
 
-/// The pages of memory, and the blocks of the file systems tests run on.
+/// The size of pages in memory, and of blocks in common file systems.
 const PAGE: u64 = 4096;
 
 #[derive(Debug, Clone)]
-enum Act {
+enum Change {
     Write(u64, u64, u8),
     Zero(u64, u64, bool),
     Trim(u64, u64),
 }
 
-/// Ranges of every size, many of them at the border of a page.
+/// Ranges of all sizes, many of which begin or end at a page boundary.
 fn range() -> impl Strategy<Value = (u64, u64)> {
     let place = prop_oneof![
         0..=SIZE,
@@ -34,36 +34,37 @@ fn range() -> impl Strategy<Value = (u64, u64)> {
     })
 }
 
-fn act() -> impl Strategy<Value = Act> {
+fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        3 => (range(), 1..=u8::MAX).prop_map(|((at, n), byte)| Act::Write(at, n.min(1 << 20), byte)),
-        1 => (range(), any::<bool>()).prop_map(|((at, n), hole)| Act::Zero(at, n, hole)),
-        1 => range().prop_map(|(at, n)| Act::Trim(at, n)),
+        3 => (range(), 1..=u8::MAX).prop_map(|((at, n), byte)| Change::Write(at, n.min(1 << 20), byte)),
+        1 => (range(), any::<bool>()).prop_map(|((at, n), hole)| Change::Zero(at, n, hole)),
+        1 => range().prop_map(|(at, n)| Change::Trim(at, n)),
     ]
 }
 
 struct Model {
     bytes: Vec<u8>,
-    /// Whether each page exists.
+    /// Whether each page is allocated.
     pages: Vec<bool>,
 }
 
 impl Model {
-    fn act(&mut self, disk: &dyn Disk, act: &Act) {
-        let (at, length, byte, pages) = match *act {
-            Act::Write(at, length, byte) => (at, length, byte, Some(true)),
-            Act::Zero(at, length, false) => (at, length, 0, Some(true)),
-            Act::Zero(at, length, true) | Act::Trim(at, length) => (at, length, 0, None),
+    fn change(&mut self, disk: &dyn Disk, change: &Change) {
+        let (at, length, byte, pages) = match *change {
+            Change::Write(at, length, byte) => (at, length, byte, Some(true)),
+            Change::Zero(at, length, false) => (at, length, 0, Some(true)),
+            Change::Zero(at, length, true) | Change::Trim(at, length) => (at, length, 0, None),
         };
-        let result = match *act {
-            Act::Write(at, length, byte) => disk.write(at, &vec![byte; length as usize]),
-            Act::Zero(at, length, hole) => disk.zero(at, length, Zero { hole, fast: false }),
-            Act::Trim(at, length) => disk.trim(at, length),
+        let result = match *change {
+            Change::Write(at, length, byte) => disk.write(at, &vec![byte; length as usize]),
+            Change::Zero(at, length, hole) => disk.zero(at, length, Zero { hole, fast: false }),
+            Change::Trim(at, length) => disk.trim(at, length),
         };
         result.expect("done");
         self.bytes[at as usize..(at + length) as usize].fill(byte);
         let (first, last) = match pages {
-            // Wherever there is something, and only where all of it goes.
+            // A write allocates every page it touches; a trim frees only pages
+            // that it covers.
             Some(_) => (at / PAGE, (at + length).div_ceil(PAGE)),
             None if at + length == SIZE => (at.div_ceil(PAGE), SIZE.div_ceil(PAGE)),
             None => (at.div_ceil(PAGE), (at + length) / PAGE),
@@ -78,7 +79,7 @@ impl Model {
         disk.read(0, &mut bytes).expect("read");
         assert!(bytes == self.bytes, "the bytes differ");
         for block in [1, 512, 65536] {
-            // As many whole blocks as there are.
+            // Only whole blocks.
             let size = SIZE / block * block;
             let mut at = 0;
             let mut last = None;
@@ -99,14 +100,14 @@ impl Model {
     }
 }
 
-fn play(disk: &dyn Disk, acts: &[Act]) -> Model {
+fn apply(disk: &dyn Disk, changes: &[Change]) -> Model {
     assert_eq!(disk.size(), SIZE);
     let mut model = Model {
         bytes: vec![0; SIZE as usize],
         pages: vec![false; SIZE.div_ceil(PAGE) as usize],
     };
-    for act in acts {
-        model.act(disk, act);
+    for change in changes {
+        model.change(disk, change);
     }
     model.check(disk);
     disk.cache(0, SIZE).expect("a hint");
@@ -118,11 +119,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn memory_is_what_was_written_and_no_page_more(
-        acts in prop::collection::vec(act(), 1..20),
+    fn memory_has_the_written_data_and_only_the_written_pages(
+        changes in prop::collection::vec(change(), 1..20),
     ) {
         let disk = MemoryDisk::new(SIZE);
-        let model = play(&disk, &acts);
+        let model = apply(&disk, &changes);
         for (page, exists) in model.pages.iter().enumerate() {
             let extent = disk.extent(page as u64 * PAGE, 1).expect("an extent");
             assert_eq!(extent.hole, !exists, "page {page}");
@@ -130,18 +131,18 @@ proptest! {
     }
 
     #[test]
-    fn a_file_is_what_was_written(acts in prop::collection::vec(act(), 1..20)) {
+    fn a_file_has_the_written_data(changes in prop::collection::vec(change(), 1..20)) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("disk");
         sparse(&path, SIZE, &[]);
         let disk = FileDisk::open(&path, false).expect("a disk");
-        let model = play(&disk, &acts);
+        let model = apply(&disk, &changes);
         assert!(std::fs::read(&path).expect("the file") == model.bytes);
     }
 }
 
 #[test]
-fn memory_of_any_size_is_there_at_once() {
+fn memory_of_any_size_is_allocated_lazily() {
     let size = u64::MAX;
     let disk = MemoryDisk::new(size);
     disk.write(size - 5000, &[1; 5000]).expect("written");

@@ -1,4 +1,4 @@
-//! What a request does to the disk, and what comes of it.
+//! What a request does to the disk, and its reply.
 
 use std::io;
 use std::sync::Mutex;
@@ -17,17 +17,17 @@ use crate::job::Job;
 use crate::outbox::Outbox;
 
 /// Writes down what is done to it; one of its calls may fail.
-struct Watched {
+struct RecordingDisk {
     calls: Mutex<Vec<String>>,
     fails: Option<(&'static str, i32)>,
 }
 
-impl Watched {
-    fn note(&self, call: &str, rest: String) -> io::Result<()> {
+impl RecordingDisk {
+    fn record(&self, call: &str, range: String) -> io::Result<()> {
         self.calls
             .lock()
             .expect("a list")
-            .push(call.to_owned() + &rest);
+            .push(call.to_owned() + &range);
         match self.fails {
             Some((name, errno)) if name == call => Err(io::Error::from_raw_os_error(errno)),
             _ => Ok(()),
@@ -35,13 +35,13 @@ impl Watched {
     }
 }
 
-impl Disk for Watched {
+impl Disk for RecordingDisk {
     fn size(&self) -> u64 {
         1 << 20
     }
 
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        self.note("read", format!(" {offset} {}", data.len()))
+        self.record("read", format!(" {offset} {}", data.len()))
     }
 
     fn try_read(&self, _: u64, _: &mut [u8]) -> bool {
@@ -57,25 +57,25 @@ impl Disk for Watched {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.note("write", format!(" {offset} {}", data.len()))
+        self.record("write", format!(" {offset} {}", data.len()))
     }
 
     fn zero(&self, offset: u64, length: u64, how: Zero) -> io::Result<()> {
         let hole = if how.hole { " hole" } else { "" };
         let fast = if how.fast { " fast" } else { "" };
-        self.note("zero", format!(" {offset} {length}{hole}{fast}"))
+        self.record("zero", format!(" {offset} {length}{hole}{fast}"))
     }
 
     fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.note("trim", format!(" {offset} {length}"))
+        self.record("trim", format!(" {offset} {length}"))
     }
 
     fn cache(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.note("cache", format!(" {offset} {length}"))
+        self.record("cache", format!(" {offset} {length}"))
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.note("flush", String::new())
+        self.record("flush", String::new())
     }
 
     fn extent(&self, _: u64, length: u64) -> io::Result<Extent> {
@@ -84,13 +84,14 @@ impl Disk for Watched {
     }
 }
 
-/// Does a request at 4096 of 512 bytes; the calls, and the reply's error.
+/// Executes a request for 512 bytes at 4096. Returns the calls, and the error of
+/// the reply.
 fn run(
     command: Command,
     flags: CommandFlags,
     fails: Option<(&'static str, i32)>,
 ) -> (String, ErrorValue) {
-    let disk = Watched {
+    let disk = RecordingDisk {
         calls: Mutex::default(),
         fails,
     };
@@ -115,21 +116,24 @@ fn run(
     };
     let budget = Budget::new(1024);
     let mut replies = Vec::new();
-    let job = Job::Do {
+    let job = Job::Execute {
         request,
         data: (command == Command::WRITE).then(|| Buffer::new(512)),
-        permit: budget.try_admit(1024).expect("room"),
+        permit: budget.try_admit(1024).expect("admitted"),
     };
     job.run(&disk, 1, &mut replies);
     assert!(
         budget.try_admit(1).is_none(),
-        "room before the reply is out"
+        "admitted before the reply is sent"
     );
     let (written, mut sent) = (shared::Bytes::default(), Vec::new());
     let outbox = Outbox::new(Box::new(written.clone()));
     outbox.send(replies.drain(..)).expect("sent");
     written.take_into(&mut sent);
-    assert!(budget.try_admit(1024).is_some(), "no room when it is");
+    assert!(
+        budget.try_admit(1024).is_some(),
+        "not admitted after it is sent"
+    );
     let reply = SimpleReply::decode(&mut &sent[..])
         .expect("a reply")
         .expect("all of it");
@@ -137,7 +141,7 @@ fn run(
     (calls.join(", "), reply.error)
 }
 
-/// A sink whose content can be seen.
+/// An output whose content the test can read.
 mod shared {
     use std::io::{self, IoSlice, Write};
     use std::sync::{Arc, Mutex};
@@ -158,7 +162,7 @@ mod shared {
     }
 
     impl Write for Bytes {
-        /// A little at a time, as sockets do.
+        /// Accepts a few bytes at a time, as sockets may.
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let n = bytes.len().min(7);
             self.0.lock().expect("bytes").extend_from_slice(&bytes[..n]);
@@ -172,7 +176,7 @@ mod shared {
 }
 
 #[test]
-fn a_request_does_what_it_says_and_fua_flushes() {
+fn each_command_calls_the_disk_and_fua_flushes() {
     let fua = CommandFlags::FUA;
     let none = CommandFlags::NONE;
     let no_hole = CommandFlags::NO_HOLE;
@@ -206,7 +210,7 @@ fn a_request_does_what_it_says_and_fua_flushes() {
 }
 
 #[test]
-fn what_fails_is_an_error_and_nothing_follows_it() {
+fn a_failure_is_an_error_reply_and_ends_the_request() {
     let fua = CommandFlags::FUA;
     let (enospc, eio, eacces, edquot, eloop) = (28, 5, 13, 122, 40);
     for (command, fails, calls, error) in [

@@ -1,4 +1,4 @@
-//! A client: its handshake, its requests and its replies, a step at a time.
+//! A connection: its handshake, its requests and its replies, without blocking.
 
 use std::io;
 use std::net::Shutdown;
@@ -10,68 +10,68 @@ use nbd_codec::server::Request;
 use nbd_codec::wire::number::Command;
 
 use super::Ring;
-use super::door::{Door, Newcomer};
-use super::flight::{self, Flight, Receive};
+use super::mailbox::{Mailbox, NewClient};
+use super::operation::{self, Operation, Receive};
 use super::pool::{Done, Pool};
-use super::ready::{Ready, Work};
 use super::replies::Replies;
+use super::requests::{Requests, Work};
 use crate::batch::Batch;
-use crate::connection::{describe, farewell};
+use crate::connection::{describe, report_end};
 use crate::disk::Disk;
-use crate::handshake::{Shaking, Step};
+use crate::handshake::{OngoingHandshake, Step};
 use crate::inbox::Inbox;
 use crate::job;
-use crate::server::{Present, Server};
+use crate::server::{Registration, Server};
 use crate::socket::Socket;
 
-/// Whoever works for a client.
-pub struct Hands<'h> {
-    pub ring: &'h mut Ring<Flight>,
-    pub server: &'h Server,
-    pub pool: &'h Arc<Pool>,
-    pub door: &'h Arc<Door>,
+/// What serves a client.
+pub struct Resources<'r> {
+    pub ring: &'r mut Ring<Operation>,
+    pub server: &'r Server,
+    pub pool: &'r Arc<Pool>,
+    pub mailbox: &'r Arc<Mailbox>,
 }
 
 pub struct Client {
-    /// Its place among the clients.
+    /// Its index among the clients of the ring.
     key: usize,
     pub number: u64,
     name: String,
     socket: Arc<Socket>,
-    /// Its end is seen by the server.
-    _present: Present,
+    /// Removes the client from the list of the server when it is dropped.
+    _registration: Registration,
     phase: Phase,
-    /// Away while it is being filled.
+    /// `None` while the ring fills it.
     inbox: Option<Inbox>,
     replies: Replies,
-    /// How many of its requests are with the ring or with the pool.
-    elsewhere: usize,
-    /// Nothing is received any more, and why.
+    /// How many of its requests the ring or the pool executes.
+    executing: usize,
+    /// Set when nothing more will be received: how the connection ended.
     end: Option<Result<String>>,
 }
 
 enum Phase {
-    Shaking(Box<Shaking>),
-    Ready(Box<Ready>),
+    Handshake(Box<OngoingHandshake>),
+    Transmission(Box<Requests>),
 }
 
-/// What to do when everything was taken.
+/// What to do next.
 pub enum Next {
     Receive,
-    /// Wait until replies are out.
+    /// Wait until replies are sent.
     Wait,
-    /// The client has said goodbye.
-    Over,
+    /// The client has sent `NBD_OPT_ABORT` or `NBD_CMD_DISC`.
+    Disconnected,
 }
 
 impl Client {
-    pub fn new(key: usize, newcomer: Newcomer, server: &Server) -> Result<Self> {
-        let Newcomer {
+    pub fn new(key: usize, new_client: NewClient, server: &Server) -> Result<Self> {
+        let NewClient {
             number,
             socket,
             name,
-            present,
-        } = newcomer;
+            registration,
+        } = new_client;
         socket.prepare()?;
         Ok(Self {
             key,
@@ -79,76 +79,78 @@ impl Client {
             replies: Replies::new(key, &socket, server.export.payload_budget()),
             socket,
             name,
-            _present: present,
-            phase: Phase::Shaking(Box::new(Shaking::new(&server.export)?)),
+            _registration: registration,
+            phase: Phase::Handshake(Box::new(OngoingHandshake::new(&server.export)?)),
             inbox: Some(Inbox::new()),
-            elsewhere: 0,
+            executing: 0,
             end: None,
         })
     }
 
-    /// What can be done now; whether that was the last. `alone`: nobody else
-    /// has anything to do.
-    pub fn go_on(&mut self, hands: &mut Hands<'_>, alone: bool) -> io::Result<bool> {
+    /// Does all that does not block; returns whether the connection is finished.
+    /// `alone`: no other client has anything to do.
+    pub fn advance(&mut self, resources: &mut Resources<'_>, alone: bool) -> io::Result<bool> {
         let mut receive = false;
         if self.end.is_none()
             && let Some(mut inbox) = self.inbox.take()
         {
-            let next = self.take(&mut inbox, hands);
+            let next = self.take(&mut inbox, resources);
             self.inbox = Some(inbox);
             match next {
                 Ok(Next::Receive) => receive = true,
                 Ok(Next::Wait) => {}
-                Ok(Next::Over) => self.end = Some(Ok(self.left())),
+                Ok(Next::Disconnected) => self.end = Some(Ok(self.disconnected())),
                 Err(error) => self.end(error),
             }
         }
-        self.replies.send(hands.ring, alone)?;
+        self.replies.send(resources.ring, alone)?;
         if receive {
-            self.receive(hands.ring)?;
+            self.receive(resources.ring)?;
         }
-        let idle = self.elsewhere == 0 && self.inbox.is_some() && self.replies.are_sent();
+        let idle = self.executing == 0 && self.inbox.is_some() && self.replies.are_sent();
         Ok(self.end.is_some() && idle)
     }
 
-    /// The last word on it.
-    pub fn leave(self, server: &Server) {
-        farewell(
+    /// Reports the end and closes the connection.
+    pub fn close(self, server: &Server) {
+        report_end(
             server,
             &self.name,
-            self.end.unwrap_or_else(|| Ok("left".into())),
+            self.end.unwrap_or_else(|| Ok("disconnected".into())),
         );
         self.socket.shut_down(Shutdown::Both);
     }
 
-    pub fn is_shaking_hands(&self) -> bool {
-        matches!(self.phase, Phase::Shaking(_))
+    pub fn is_in_handshake(&self) -> bool {
+        matches!(self.phase, Phase::Handshake(_))
     }
 
-    /// Whatever it was up to, it is over.
-    pub fn cut(&mut self, error: io::Error) {
+    /// Closes the connection because of an error.
+    pub fn abort(&mut self, error: io::Error) {
         self.end(error.into());
-        self.replies.give_up();
-        // Ends what the ring has in hand.
+        self.replies.discard();
+        // Completes the pending operations on the socket.
         self.socket.shut_down(Shutdown::Both);
     }
 
     fn end(&mut self, error: Error) {
         if self.end.is_none() {
             self.end = Some(Err(match &self.phase {
-                Phase::Shaking(_) => error.context("in the handshake"),
-                Phase::Ready(ready) => error.context(format!("after {} requests", ready.requests)),
+                Phase::Handshake(_) => error.context("in the handshake"),
+                Phase::Transmission(requests) => {
+                    error.context(format!("after {} requests", requests.requests))
+                }
             }));
         }
     }
 
-    fn receive(&mut self, ring: &mut Ring<Flight>) -> io::Result<()> {
+    fn receive(&mut self, ring: &mut Ring<Operation>) -> io::Result<()> {
         let Some(inbox) = self.inbox.take() else {
             return Ok(());
         };
         let mut incoming = None;
-        if let Phase::Ready(ready) = &mut self.phase {
-            incoming = ready.incoming.take();
+        if let Phase::Transmission(requests) = &mut self.phase {
+            incoming = requests.incoming.take();
         }
         let socket = Arc::clone(&self.socket);
         let receive = Receive {
@@ -156,147 +158,151 @@ impl Client {
             incoming,
             inbox,
         };
-        ring.start(Flight::Receive(self.key, receive))
+        ring.start(Operation::Receive(self.key, receive))
     }
 
-    /// Something has arrived.
+    /// A receive is completed.
     pub fn received(&mut self, mut receive: Receive, result: io::Result<usize>) {
         let result = result.map_err(Error::from).and_then(|n| {
             let (placed, _) = receive.arrived(n);
             match &mut self.phase {
-                Phase::Shaking(shaking) if n == 0 => {
-                    shaking.end_of_input()?;
+                Phase::Handshake(handshake) if n == 0 => {
+                    handshake.end_of_input()?;
                     return Ok(true);
                 }
-                Phase::Ready(ready) if n == 0 => ready.machine.end_of_input()?,
-                Phase::Ready(ready) if placed > 0 => ready.machine.advance(placed as u64)?,
+                Phase::Transmission(requests) if n == 0 => requests.machine.end_of_input()?,
+                Phase::Transmission(requests) if placed > 0 => {
+                    requests.machine.advance(placed as u64)?
+                }
                 _ => {}
             }
             Ok(n == 0)
         });
-        if let Phase::Ready(ready) = &mut self.phase {
-            ready.incoming = receive.incoming;
+        if let Phase::Transmission(requests) = &mut self.phase {
+            requests.incoming = receive.incoming;
         }
         self.inbox = Some(receive.inbox);
         match result {
             Ok(false) => {}
-            Ok(true) if self.end.is_none() => self.end = Some(Ok(self.left())),
+            Ok(true) if self.end.is_none() => self.end = Some(Ok(self.disconnected())),
             Ok(true) => {}
             Err(error) => self.end(error),
         }
     }
 
-    fn left(&self) -> String {
+    fn disconnected(&self) -> String {
         match &self.phase {
-            Phase::Shaking(_) => "left in the handshake".into(),
-            Phase::Ready(ready) => format!("left after {} requests", ready.requests),
+            Phase::Handshake(_) => "disconnected in the handshake".into(),
+            Phase::Transmission(requests) => {
+                format!("disconnected after {} requests", requests.requests)
+            }
         }
     }
 
-    /// Takes what has arrived, as far as there is room for it.
-    fn take(&mut self, inbox: &mut Inbox, hands: &mut Hands<'_>) -> Result<Next> {
-        if let Phase::Shaking(shaking) = &mut self.phase {
+    /// Handles what has arrived, as far as the limits permit.
+    fn take(&mut self, inbox: &mut Inbox, resources: &mut Resources<'_>) -> Result<Next> {
+        if let Phase::Handshake(handshake) = &mut self.phase {
             if !self.replies.are_sent() {
                 return Ok(Next::Wait);
             }
-            let server = hands.server;
-            let step = shaking.step(inbox, &server.export, server.is_shutting_down());
-            self.replies.next.put(&shaking.out());
+            let server = resources.server;
+            let step = handshake.step(inbox, &server.export, server.is_shutting_down());
+            self.replies.next.put(&handshake.out());
             match step? {
-                Step::GoOn if self.replies.next.is_empty() => return Ok(Next::Receive),
-                Step::GoOn => return Ok(Next::Wait),
+                Step::Continue if self.replies.next.is_empty() => return Ok(Next::Receive),
+                Step::Continue => return Ok(Next::Wait),
                 Step::Receive => return Ok(Next::Receive),
-                Step::Over(None) => return Ok(Next::Over),
-                Step::Over(Some(negotiated)) => {
-                    server.note(|| format!("{}: {}", self.name, describe(&negotiated)));
-                    self.phase = Phase::Ready(Box::new(Ready::new(negotiated)?));
+                Step::Ended(None) => return Ok(Next::Disconnected),
+                Step::Ended(Some(negotiated)) => {
+                    server.report_verbose(|| format!("{}: {}", self.name, describe(&negotiated)));
+                    self.phase = Phase::Transmission(Box::new(Requests::new(negotiated)?));
                 }
             }
         }
-        let Phase::Ready(ready) = &mut self.phase else {
+        let Phase::Transmission(requests) = &mut self.phase else {
             return Ok(Next::Wait);
         };
-        if hands.server.is_shutting_down() {
-            ready.machine.shut_down();
+        if resources.server.is_shutting_down() {
+            requests.machine.shut_down();
         }
-        let negotiated = ready.machine.negotiated();
+        let negotiated = requests.machine.negotiated();
         let mut work = Work {
             key: self.key,
             block: negotiated.constraints().minimum,
-            cuts: negotiated.framing != Framing::Simple,
+            may_split: negotiated.framing != Framing::Simple,
             replies: &mut self.replies,
-            elsewhere: &mut self.elsewhere,
-            hands,
+            executing: &mut self.executing,
+            resources,
         };
-        ready.take(inbox, &mut work)
+        requests.take(inbox, &mut work)
     }
 
-    /// The replies are out, or a part of them.
+    /// A send is completed.
     pub fn sent(
         &mut self,
         batch: Batch,
         result: io::Result<usize>,
-        ring: &mut Ring<Flight>,
+        ring: &mut Ring<Operation>,
     ) -> io::Result<()> {
         if let Err(error) = self.replies.sent(batch, result, ring)? {
-            self.cut(error);
+            self.abort(error);
         }
         Ok(())
     }
 
-    /// A read has come back from the ring.
+    /// A read is completed.
     pub fn read(
         &mut self,
-        mut read: flight::Read,
+        mut read: operation::Read,
         result: io::Result<usize>,
-        ring: &mut Ring<Flight>,
+        ring: &mut Ring<Operation>,
     ) -> io::Result<()> {
         let batch = &mut self.replies.next;
         match result.and_then(|n| read.arrived(n)) {
-            Ok(false) => return ring.start(Flight::Read(self.key, read)),
+            Ok(false) => return ring.start(Operation::Read(self.key, read)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                return ring.start(Flight::Read(self.key, read));
+                return ring.start(Operation::Read(self.key, read));
             }
             Ok(true) => {
-                let room = read.data.len();
+                let cost = read.data.len();
                 batch.put(read.token.data().as_bytes());
                 batch.put_data(read.data);
-                batch.end_reply(room);
+                batch.end_reply(cost);
             }
             Err(error) => {
-                let room = read.data.len();
+                let cost = read.data.len();
                 let (value, text) = job::explain(&error, Command::READ);
                 batch.put_reply(&read.token.fail(value, &text));
-                batch.end_reply(room);
+                batch.end_reply(cost);
             }
         }
-        self.elsewhere -= 1;
+        self.executing -= 1;
         Ok(())
     }
 
-    /// A write has come back from the ring.
+    /// A write is completed.
     pub fn written(
         &mut self,
-        mut write: flight::Write,
+        mut write: operation::Write,
         result: io::Result<usize>,
-        ring: &mut Ring<Flight>,
+        ring: &mut Ring<Operation>,
     ) -> io::Result<()> {
         let batch = &mut self.replies.next;
-        let room = write.data.len();
+        let cost = write.data.len();
         match result.and_then(|n| write.wrote(n)) {
-            Ok(false) => return ring.start(Flight::Write(self.key, write)),
+            Ok(false) => return ring.start(Operation::Write(self.key, write)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                return ring.start(Flight::Write(self.key, write));
+                return ring.start(Operation::Write(self.key, write));
             }
             Ok(true) if write.token.fua() => {
                 let request = Request::Write(write.token);
                 let file = write.file;
-                let sync = flight::Sync {
+                let sync = operation::Sync {
                     file,
                     request,
-                    room,
+                    cost,
                 };
-                return ring.start(Flight::Sync(self.key, sync));
+                return ring.start(Operation::Sync(self.key, sync));
             }
             Ok(true) => batch.put_reply(&write.token.succeed()),
             Err(error) => {
@@ -304,13 +310,13 @@ impl Client {
                 batch.put_reply(&write.token.fail(value, &text));
             }
         }
-        batch.end_reply(room);
-        self.elsewhere -= 1;
+        batch.end_reply(cost);
+        self.executing -= 1;
         Ok(())
     }
 
-    /// What was written is permanent.
-    pub fn synced(&mut self, sync: flight::Sync, result: io::Result<usize>, disk: &dyn Disk) {
+    /// A sync is completed.
+    pub fn synced(&mut self, sync: operation::Sync, result: io::Result<usize>, disk: &dyn Disk) {
         let batch = &mut self.replies.next;
         let result = disk.flushed(result.map(drop));
         match (result, sync.request) {
@@ -322,17 +328,17 @@ impl Client {
                 batch.put_reply(&request.fail(value, &text));
             }
         }
-        batch.end_reply(sync.room);
-        self.elsewhere -= 1;
+        batch.end_reply(sync.cost);
+        self.executing -= 1;
     }
 
-    /// The pool has done something.
-    pub fn done(&mut self, done: Done) {
+    /// The pool has executed a request.
+    pub fn executed(&mut self, done: Done) {
         let batch = &mut self.replies.next;
         for message in done.replies {
             batch.put_content(message.content);
         }
-        batch.end_reply(done.room);
-        self.elsewhere -= 1;
+        batch.end_reply(done.cost);
+        self.executing -= 1;
     }
 }

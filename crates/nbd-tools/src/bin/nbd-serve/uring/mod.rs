@@ -1,5 +1,5 @@
-//! The other engine: for each processor a thread with an `io_uring`, and each
-//! of them for many connections.
+//! The driver on `io_uring`: for each processor a thread with a ring, each of
+//! which serves many connections.
 //!
 //! ```text
 //!   sockets ──▶ receive ──▶ requests ──┬─ memory: at once ────────────┐
@@ -7,17 +7,18 @@
 //!                                      └─ maps, trims, zeroes: Pool ──┘
 //! ```
 //!
-//! All that waits (receive, send, read, write, sync) is for the ring. What one
-//! call of the system brings is dealt with, all connections in turn, and what
-//! comes of it leaves with the next call, which waits for more: for a batch of
-//! requests that is one call where the threads have two or more.
+//! All that may block (receive, send, read, write, sync) is an operation of the
+//! ring. A thread handles what one system call has completed, for all connections
+//! in turn; the resulting operations start with the next system call, which waits
+//! for more. So a batch of requests takes one system call, where the other driver
+//! needs two or more.
 
 mod client;
-mod door;
-mod flight;
+mod mailbox;
+mod operation;
 mod pool;
-mod ready;
 mod replies;
+mod requests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,226 +27,235 @@ use std::sync::mpsc::channel;
 use std::thread::{Builder, available_parallelism};
 use std::time::Instant;
 
-use crate::connection::farewell;
-use crate::log::say;
+use crate::connection::report_end;
+use crate::log::report;
 use crate::ring::Ring;
 use crate::server::Server;
-use client::{Client, Hands};
-use door::Door;
-pub use door::Newcomer;
-use flight::Flight;
+use client::{Client, Resources};
+use mailbox::Mailbox;
+pub use mailbox::NewClient;
+use operation::Operation;
 use pool::Pool;
 
-/// Operations that set out with one call of the system.
+/// The most operations that start with one system call.
 const ENTRIES: u32 = 256;
 
-/// More than so many rings are of no use to a disk.
-const MOST_RINGS: usize = 8;
+/// The most rings: a disk gains nothing from more.
+const MAX_RINGS: usize = 8;
 
-/// The ways to the rings.
+/// The rings, by their mailboxes.
 pub struct Engine {
-    doors: Vec<Arc<Door>>,
+    mailboxes: Vec<Arc<Mailbox>>,
 }
 
 impl Engine {
-    /// Starts the rings, if there can be any. They serve as long as the
-    /// process runs.
+    /// Starts the rings, or fails if `io_uring` is not available. They serve as
+    /// long as the process runs.
     pub fn start(server: &Arc<Server>) -> io::Result<Self> {
-        let count = available_parallelism().map_or(1, |count| count.get().min(MOST_RINGS));
+        let count = available_parallelism().map_or(1, |count| count.get().min(MAX_RINGS));
         let pool = Pool::new(Arc::clone(server));
-        let doors = (0..count).map(|_| {
-            let door = Arc::new(Door::new()?);
-            start(server, &pool, &door)?;
-            Ok(door)
+        let mailboxes = (0..count).map(|_| {
+            let mailbox = Arc::new(Mailbox::new()?);
+            start(server, &pool, &mailbox)?;
+            Ok(mailbox)
         });
         Ok(Self {
-            doors: doors.collect::<io::Result<_>>()?,
+            mailboxes: mailboxes.collect::<io::Result<_>>()?,
         })
     }
 
-    /// Gives a client to the ring that has the fewest.
-    pub fn welcome(&self, newcomer: Newcomer) {
-        if let Some(door) = self.doors.iter().min_by_key(|door| door.clients()) {
-            door.welcome(newcomer);
+    /// Gives a client to the ring that serves the fewest.
+    pub fn add_client(&self, new_client: NewClient) {
+        if let Some(mailbox) = self
+            .mailboxes
+            .iter()
+            .min_by_key(|mailbox| mailbox.clients())
+        {
+            mailbox.add_client(new_client);
         }
     }
 }
 
-/// Starts the thread of a ring. It makes the ring itself: no other thread may
-/// use it.
-fn start(server: &Arc<Server>, pool: &Arc<Pool>, door: &Arc<Door>) -> io::Result<()> {
-    let (tell, told) = channel();
-    let (server, pool, door) = (Arc::clone(server), Arc::clone(pool), Arc::clone(door));
+/// Starts the thread of a ring. The thread makes the ring itself, because no other
+/// thread may use it.
+fn start(server: &Arc<Server>, pool: &Arc<Pool>, mailbox: &Arc<Mailbox>) -> io::Result<()> {
+    let (sender, receiver) = channel();
+    let (server, pool, mailbox) = (Arc::clone(server), Arc::clone(pool), Arc::clone(mailbox));
     Builder::new().name("ring".into()).spawn(move || {
         match Ring::new(ENTRIES) {
             Err(error) => {
-                let _ = tell.send(Err(error));
+                let _ = sender.send(Err(error));
             }
             Ok(ring) => {
-                let _ = tell.send(Ok(()));
-                if let Err(error) = Thread::new(ring, door, server, pool).run() {
-                    // Its clients cannot be served any more.
-                    say(&format!("the ring has failed: {error}"));
+                let _ = sender.send(Ok(()));
+                if let Err(error) = Thread::new(ring, mailbox, server, pool).run() {
+                    // Its clients cannot be served without it.
+                    report(&format!("the ring has failed: {error}"));
                     std::process::exit(1);
                 }
             }
         }
     })?;
     let gone = |_| io::Error::other("the thread of the ring has ended");
-    told.recv().map_err(gone)?
+    receiver.recv().map_err(gone)?
 }
 
-/// The thread of the ring, and all it has.
+/// The thread of a ring, and all that it owns.
 struct Thread {
-    ring: Ring<Flight>,
-    door: Arc<Door>,
+    ring: Ring<Operation>,
+    mailbox: Arc<Mailbox>,
     server: Arc<Server>,
     pool: Arc<Pool>,
     clients: Vec<Option<Client>>,
     free: Vec<usize>,
-    /// When handshakes must have ended, earliest first.
+    /// When handshakes time out, with key and number of the client; earliest first.
     deadlines: VecDeque<(Instant, usize, u64)>,
-    /// Clients to whom something has happened.
-    astir: Vec<usize>,
+    /// Clients with completed operations or tasks.
+    active: Vec<usize>,
 }
 
 impl Thread {
-    fn new(ring: Ring<Flight>, door: Arc<Door>, server: Arc<Server>, pool: Arc<Pool>) -> Self {
+    fn new(
+        ring: Ring<Operation>,
+        mailbox: Arc<Mailbox>,
+        server: Arc<Server>,
+        pool: Arc<Pool>,
+    ) -> Self {
         Self {
             ring,
-            door,
+            mailbox,
             server,
             pool,
             clients: Vec::new(),
             free: Vec::new(),
             deadlines: VecDeque::new(),
-            astir: Vec::new(),
+            active: Vec::new(),
         }
     }
 
     /// Serves as long as the ring works.
     fn run(&mut self) -> io::Result<()> {
-        self.listen()?;
-        let mut landed = Vec::new();
+        self.watch_mailbox()?;
+        let mut completed = Vec::new();
         loop {
             let now = Instant::now();
             let next = self.deadlines.front();
             let timeout = next.map(|(deadline, ..)| deadline.saturating_duration_since(now));
             self.ring.wait(timeout)?;
-            self.ring.landed(&mut landed);
-            for (flight, result) in landed.drain(..) {
-                self.land(flight, result)?;
+            self.ring.completed(&mut completed);
+            for (operation, result) in completed.drain(..) {
+                self.complete(operation, result)?;
             }
-            self.let_go_of_the_slow();
-            self.go_on()?;
+            self.enforce_deadlines();
+            self.advance()?;
         }
     }
 
-    /// For the bell.
-    fn listen(&mut self) -> io::Result<()> {
-        let bell = self.door.bell.clone();
-        self.ring.start(Flight::Bell(bell, [0; 8]))
+    /// Starts to wait for the mailbox.
+    fn watch_mailbox(&mut self) -> io::Result<()> {
+        let waker = self.mailbox.waker.clone();
+        self.ring.start(Operation::Wake(waker, [0; 8]))
     }
 
-    fn land(&mut self, flight: Flight, result: io::Result<usize>) -> io::Result<()> {
-        let key = match &flight {
-            Flight::Bell(..) => {
-                self.listen()?;
-                return self.look_up();
+    fn complete(&mut self, operation: Operation, result: io::Result<usize>) -> io::Result<()> {
+        let key = match &operation {
+            Operation::Wake(..) => {
+                self.watch_mailbox()?;
+                return self.read_mailbox();
             }
-            Flight::Receive(key, _) | Flight::Send(key, ..) => *key,
-            Flight::Read(key, _) | Flight::Write(key, _) | Flight::Sync(key, _) => *key,
+            Operation::Receive(key, _) | Operation::Send(key, ..) => *key,
+            Operation::Read(key, _) | Operation::Write(key, _) | Operation::Sync(key, _) => *key,
         };
-        self.astir.push(key);
-        // A client stays as long as there is something of it in the ring.
+        self.active.push(key);
+        // A client is kept as long as it has operations in the ring.
         let Some(Some(client)) = self.clients.get_mut(key) else {
             return Ok(());
         };
         let ring = &mut self.ring;
-        match flight {
-            Flight::Receive(_, receive) => client.received(receive, result),
-            Flight::Send(_, _, batch) => client.sent(batch, result, ring)?,
-            Flight::Read(_, read) => client.read(read, result, ring)?,
-            Flight::Write(_, write) => client.written(write, result, ring)?,
-            Flight::Sync(_, sync) => client.synced(sync, result, &*self.server.export.disk),
-            Flight::Bell(..) => {}
+        match operation {
+            Operation::Receive(_, receive) => client.received(receive, result),
+            Operation::Send(_, _, batch) => client.sent(batch, result, ring)?,
+            Operation::Read(_, read) => client.read(read, result, ring)?,
+            Operation::Write(_, write) => client.written(write, result, ring)?,
+            Operation::Sync(_, sync) => client.synced(sync, result, &*self.server.export.disk),
+            Operation::Wake(..) => {}
         }
         Ok(())
     }
 
-    /// The bell has rung: who is there?
-    fn look_up(&mut self) -> io::Result<()> {
-        for done in self.door.done() {
-            self.astir.push(done.client);
+    /// Handles what is in the mailbox.
+    fn read_mailbox(&mut self) -> io::Result<()> {
+        for done in self.mailbox.take_done() {
+            self.active.push(done.client);
             if let Some(Some(client)) = self.clients.get_mut(done.client) {
-                client.done(done);
+                client.executed(done);
             }
         }
-        for newcomer in self.door.newcomers() {
-            self.let_in(newcomer);
+        for new_client in self.mailbox.take_new_clients() {
+            self.add_client(new_client);
         }
         Ok(())
     }
 
-    fn let_in(&mut self, newcomer: Newcomer) {
+    fn add_client(&mut self, new_client: NewClient) {
         let key = self.free.pop().unwrap_or(self.clients.len());
         if key == self.clients.len() {
             self.clients.push(None);
         }
-        let (number, name) = (newcomer.number, newcomer.name.clone());
-        self.server.note(|| format!("{name}: connected"));
-        match Client::new(key, newcomer, &self.server) {
+        let (number, name) = (new_client.number, new_client.name.clone());
+        self.server.report_verbose(|| format!("{name}: connected"));
+        match Client::new(key, new_client, &self.server) {
             Ok(client) => {
                 let deadline = Instant::now() + self.server.handshake_timeout;
                 self.deadlines.push_back((deadline, key, number));
                 self.clients[key] = Some(client);
-                self.astir.push(key);
+                self.active.push(key);
             }
             Err(error) => {
                 self.free.push(key);
-                self.door.left();
-                farewell(&self.server, &name, Err(error));
+                self.mailbox.remove_client();
+                report_end(&self.server, &name, Err(error));
             }
         }
     }
 
-    fn let_go_of_the_slow(&mut self) {
+    fn enforce_deadlines(&mut self) {
         while let Some((deadline, key, number)) = self.deadlines.front().copied()
             && let Some(client) = self.clients.get_mut(key)
         {
             match client {
-                Some(client) if client.number == number && client.is_shaking_hands() => {
+                Some(client) if client.number == number && client.is_in_handshake() => {
                     if Instant::now() < deadline {
                         return;
                     }
-                    client.cut(io::ErrorKind::TimedOut.into());
-                    self.astir.push(key);
+                    client.abort(io::ErrorKind::TimedOut.into());
+                    self.active.push(key);
                 }
-                // It was in time.
+                // The handshake has ended.
                 _ => {}
             }
             self.deadlines.pop_front();
         }
     }
 
-    /// Everybody who is astir does what can be done now.
-    fn go_on(&mut self) -> io::Result<()> {
-        let alone = self.astir.len() == 1;
-        while let Some(key) = self.astir.pop() {
+    /// Advances all active clients.
+    fn advance(&mut self) -> io::Result<()> {
+        let alone = self.active.len() == 1;
+        while let Some(key) = self.active.pop() {
             let place = &mut self.clients[key];
             let Some(client) = place else { continue };
-            let mut hands = Hands {
+            let mut resources = Resources {
                 ring: &mut self.ring,
                 server: &self.server,
                 pool: &self.pool,
-                door: &self.door,
+                mailbox: &self.mailbox,
             };
-            if client.go_on(&mut hands, alone)?
+            if client.advance(&mut resources, alone)?
                 && let Some(client) = place.take()
             {
-                client.leave(&self.server);
+                client.close(&self.server);
                 self.free.push(key);
-                self.door.left();
+                self.mailbox.remove_client();
             }
         }
         Ok(())

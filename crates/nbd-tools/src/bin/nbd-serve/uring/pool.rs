@@ -1,5 +1,5 @@
-//! Threads for what the ring cannot do, or not at once: maps, trims, zeroes,
-//! reads with holes.
+//! Threads for requests that the ring does not execute: block status, trims,
+//! zeroes, reads with holes.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,31 +7,31 @@ use std::thread::Builder;
 
 use nbd_codec::server::Request;
 
-use super::door::Door;
+use super::mailbox::Mailbox;
 use crate::buffer::Buffer;
 use crate::job;
 use crate::outbox::Message;
 use crate::server::Server;
-use crate::team::STACK;
+use crate::workers::STACK;
 
 /// A request of a client.
 pub struct Task {
-    /// Where the ring of the client is told of it.
-    pub door: Arc<Door>,
+    /// Where the result goes.
+    pub mailbox: Arc<Mailbox>,
     pub client: usize,
     pub request: Request,
     /// Of a write.
     pub data: Option<Buffer>,
     /// The minimum block size.
     pub block: u32,
-    /// The room it takes.
-    pub room: usize,
+    /// Its bytes in the budget.
+    pub cost: usize,
 }
 
-/// What has become of it.
+/// The result of a task.
 pub struct Done {
     pub client: usize,
-    pub room: usize,
+    pub cost: usize,
     pub replies: Vec<Message>,
 }
 
@@ -43,7 +43,7 @@ pub struct Pool {
 
 #[derive(Default)]
 struct State {
-    /// Tasks by client; each client in its turn.
+    /// A queue for each client with tasks; they take turns.
     queues: VecDeque<VecDeque<Task>>,
     threads: usize,
     idle: usize,
@@ -58,13 +58,13 @@ impl Pool {
         })
     }
 
-    /// Gives it to a thread. One that works hard does not keep the others'
-    /// tasks waiting: clients take turns.
+    /// Adds a task. Clients take turns, so that one with many tasks does not delay
+    /// the others.
     pub fn add(self: &Arc<Self>, task: Task) {
         let mut state = self.state();
         let own = |queue: &&mut VecDeque<Task>| {
             queue.front().is_some_and(|first| {
-                first.client == task.client && Arc::ptr_eq(&first.door, &task.door)
+                first.client == task.client && Arc::ptr_eq(&first.mailbox, &task.mailbox)
             })
         };
         match state.queues.iter_mut().find(own) {
@@ -74,23 +74,24 @@ impl Pool {
         if state.idle == 0 && state.threads < self.server.threads {
             let pool = Arc::clone(self);
             let builder = Builder::new().name("pool".into()).stack_size(STACK);
-            // If there can be no more, those there are will do.
-            if builder.spawn(move || pool.work()).is_ok() {
+            // If the system refuses another thread, the present ones suffice.
+            if builder.spawn(move || pool.run_thread()).is_ok() {
                 state.threads += 1;
             }
         }
-        let nobody = state.threads == 0;
+        let no_thread = state.threads == 0;
         drop(state);
-        match nobody {
-            true => self.work_off(),
-            false => self.work.notify_one(),
+        if no_thread {
+            self.run_tasks();
+        } else {
+            self.work.notify_one();
         }
     }
 
-    /// The life of a thread; as long as the process.
-    fn work(&self) {
+    /// What a thread does; it ends with the process.
+    fn run_thread(&self) {
         loop {
-            self.work_off();
+            self.run_tasks();
             let mut state = self.state();
             state.idle += 1;
             while state.queues.is_empty() {
@@ -103,10 +104,10 @@ impl Pool {
         }
     }
 
-    /// Until there is nothing to do.
-    fn work_off(&self) {
+    /// Executes tasks until there are none.
+    fn run_tasks(&self) {
         while let Some(task) = self.next() {
-            let Task { client, room, .. } = task;
+            let Task { client, cost, .. } = task;
             let mut replies = Vec::new();
             let data = task.data.as_deref();
             job::run(
@@ -118,10 +119,10 @@ impl Pool {
             );
             let done = Done {
                 client,
-                room,
+                cost,
                 replies,
             };
-            task.door.bring(done);
+            task.mailbox.add_done(done);
         }
     }
 

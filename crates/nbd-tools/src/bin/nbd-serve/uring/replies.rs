@@ -1,5 +1,5 @@
-//! The replies to a client, one batch under way and one being filled; and how
-//! much room they and their requests take.
+//! The replies to a client: one batch that is being sent and one that is being
+//! filled. Limits the requests in flight of the client.
 
 use std::io::{self, IoSlice};
 use std::mem;
@@ -8,32 +8,32 @@ use std::sync::Arc;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 use super::Ring;
-use super::flight::Flight;
-use crate::batch::{Batch, MOST_SLICES};
+use super::operation::Operation;
+use crate::batch::{Batch, MAX_SLICES};
 use crate::socket::Socket;
 
-/// Most requests at a time.
+/// The most requests at a time.
 const REQUESTS: usize = 256;
 
 pub struct Replies {
     /// The client's key.
     key: usize,
     socket: Arc<Socket>,
-    /// Not on its way yet.
+    /// Not being sent yet.
     pub next: Batch,
     /// An empty one, for its memory.
     spare: Batch,
     sending: bool,
-    /// The client takes no more.
+    /// Sending failed.
     broken: bool,
-    /// What is admitted, from when a request comes to when its reply is out.
+    /// What is admitted, from the arrival of a request until its reply is sent.
     requests: usize,
-    room: usize,
-    most_room: usize,
+    cost: usize,
+    max_cost: usize,
 }
 
 impl Replies {
-    pub fn new(key: usize, socket: &Arc<Socket>, most_room: usize) -> Self {
+    pub fn new(key: usize, socket: &Arc<Socket>, max_cost: usize) -> Self {
         Self {
             key,
             socket: Arc::clone(socket),
@@ -42,18 +42,18 @@ impl Replies {
             sending: false,
             broken: false,
             requests: 0,
-            room: 0,
-            most_room,
+            cost: 0,
+            max_cost,
         }
     }
 
-    /// Whether there is room for one more request, with so many bytes of
-    /// payload in either direction. If so, it is taken.
-    pub fn admit(&mut self, room: usize) -> bool {
-        let admitted = self.requests < REQUESTS && room <= self.most_room - self.room;
+    /// Admits one more request, with a payload of `cost` bytes in either
+    /// direction; returns whether the limits permit it.
+    pub fn admit(&mut self, cost: usize) -> bool {
+        let admitted = self.requests < REQUESTS && cost <= self.max_cost - self.cost;
         if admitted {
             self.requests += 1;
-            self.room += room;
+            self.cost += cost;
         }
         admitted
     }
@@ -62,12 +62,11 @@ impl Replies {
         !self.sending && self.next.is_empty()
     }
 
-    /// Sends what there is, unless something is on its way: that first. If
-    /// nobody else has something to do, what the socket takes at once goes
-    /// without the ring.
-    pub fn send(&mut self, ring: &mut Ring<Flight>, alone: bool) -> io::Result<()> {
+    /// Sends all replies, unless others are being sent. If no other client has
+    /// anything to do, what the socket accepts at once is sent without the ring.
+    pub fn send(&mut self, ring: &mut Ring<Operation>, alone: bool) -> io::Result<()> {
         if self.broken {
-            self.release(self.next.requests, self.next.room);
+            self.release(self.next.requests, self.next.cost);
             self.next.clear();
         }
         if self.are_sent() || self.sending {
@@ -80,39 +79,39 @@ impl Replies {
         self.start(batch, ring)
     }
 
-    /// Sends what the socket takes at once, if nothing is on its way; whether
-    /// that was all. What is wrong with the socket is for the ring to say.
+    /// Sends what the socket accepts at once, unless replies are being sent;
+    /// returns whether all were sent. Errors are left for the ring to report.
     pub fn send_now(&mut self) -> bool {
         if self.sending || self.broken || self.next.is_empty() {
             return false;
         }
-        let parts = self.next.parts().take(MOST_SLICES);
+        let parts = self.next.parts().take(MAX_SLICES);
         let slices: Vec<_> = parts.map(IoSlice::new).collect();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let mut nothing = SendAncillaryBuffer::default();
+        let mut control = SendAncillaryBuffer::default();
         let sent = match &slices[..] {
             [only] => rustix::net::send(&self.socket, only, flags),
-            slices => sendmsg(&self.socket, slices, &mut nothing, flags),
+            slices => sendmsg(&self.socket, slices, &mut control, flags),
         };
         let all = self.next.advance(sent.unwrap_or(0));
         if all {
-            self.release(self.next.requests, self.next.room);
+            self.release(self.next.requests, self.next.cost);
             self.next.clear();
         }
         all
     }
 
-    fn start(&mut self, batch: Batch, ring: &mut Ring<Flight>) -> io::Result<()> {
+    fn start(&mut self, batch: Batch, ring: &mut Ring<Operation>) -> io::Result<()> {
         self.sending = true;
-        ring.start(Flight::Send(self.key, Arc::clone(&self.socket), batch))
+        ring.start(Operation::Send(self.key, Arc::clone(&self.socket), batch))
     }
 
-    /// A batch has come back.
+    /// A send is completed.
     pub fn sent(
         &mut self,
         mut batch: Batch,
         result: io::Result<usize>,
-        ring: &mut Ring<Flight>,
+        ring: &mut Ring<Operation>,
     ) -> io::Result<Result<(), io::Error>> {
         self.sending = false;
         let result = match result {
@@ -127,19 +126,19 @@ impl Replies {
             }
             _ => {}
         }
-        self.release(batch.requests, batch.room);
+        self.release(batch.requests, batch.cost);
         batch.clear();
         self.spare = batch;
         Ok(result.map(drop))
     }
 
-    /// Nobody reads them any more.
-    pub fn give_up(&mut self) {
+    /// Discards all replies, also later ones.
+    pub fn discard(&mut self) {
         self.broken = true;
     }
 
-    fn release(&mut self, requests: usize, room: usize) {
+    fn release(&mut self, requests: usize, cost: usize) {
         self.requests -= requests;
-        self.room -= room;
+        self.cost -= cost;
     }
 }

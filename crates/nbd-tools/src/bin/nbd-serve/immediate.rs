@@ -1,47 +1,48 @@
-//! Requests that are done where they are read.
+//! Requests that are executed at once, by the thread that reads them.
 //!
-//! Handing a small request to another thread takes longer than doing it. So
-//! whoever reads does those that need no waiting, all that one receive has
-//! brought, and sends their replies at once: two system calls for a batch.
+//! Handing a small request to another thread takes longer than executing it. So
+//! the reading thread executes the requests of one receive that do not block, and
+//! sends their replies together: two system calls for a batch.
 
 use std::io;
 
 use nbd_codec::Framing;
 use nbd_codec::server::{Read, Reply, Write};
 
-use crate::batch::{Batch, MOST_SLICES};
+use crate::batch::{Batch, MAX_SLICES};
 use crate::disk::Disk;
 use crate::job::SPARSE;
 use crate::outbox::Outbox;
 
-/// Larger ones are for others: they take long.
+/// Requests with a longer payload are jobs, because they take long.
 const LARGEST: u32 = 256 << 10;
 
-/// Replies are sent before they are more bytes, or when no request is left.
+/// Replies are sent before they have more bytes than this, and when no request
+/// is left.
 const CAPACITY: usize = LARGEST as usize + HEAD;
 
-/// No head is longer.
+/// The longest header.
 const HEAD: usize = 64;
 
-/// Most slices of a reply: each page, one more if it begins within one, and the
-/// head.
+/// The most slices of a reply: one for each page, one more if it begins within a
+/// page, and one for the header.
 const SLICES: usize = LARGEST as usize / 4096 + 2;
 
-pub struct Prompt<'c> {
+pub struct Immediate<'c> {
     disk: &'c dyn Disk,
     outbox: &'c Outbox,
     replies: &'c mut Batch,
-    /// Whether reads may be answered in pieces.
-    cuts: bool,
-    /// How many requests were done.
+    /// Whether reads may be answered in chunks.
+    may_split: bool,
+    /// How many requests were executed.
     done: u64,
-    /// Somebody has to send the rest.
-    rest: bool,
-    /// Not when too many replies wait for the client to read them.
+    /// The outbox has replies that no thread is sending.
+    unsent: bool,
+    /// False if the outbox holds too much that the client has not read.
     open: bool,
 }
 
-impl<'c> Prompt<'c> {
+impl<'c> Immediate<'c> {
     pub fn new(
         disk: &'c dyn Disk,
         outbox: &'c Outbox,
@@ -53,9 +54,9 @@ impl<'c> Prompt<'c> {
             open: outbox.has_room(),
             outbox,
             replies,
-            cuts: framing != Framing::Simple,
+            may_split: framing != Framing::Simple,
             done: 0,
-            rest: false,
+            unsent: false,
         }
     }
 
@@ -63,12 +64,12 @@ impl<'c> Prompt<'c> {
         self.done
     }
 
-    /// Whether a payload of so many bytes is for here.
+    /// Whether a request with a payload of `length` bytes may be executed here.
     pub fn takes(&self, length: u32) -> bool {
         self.open && length <= LARGEST
     }
 
-    /// Reads and answers, or gives the token back.
+    /// Reads and answers, or returns the request.
     pub fn read(&mut self, token: Read) -> io::Result<Result<(), Read>> {
         let length = token.length();
         if !self.takes(length) || !self.is_whole(&token) {
@@ -92,25 +93,25 @@ impl<'c> Prompt<'c> {
         Ok(Ok(()))
     }
 
-    /// Whether the data goes in one piece: if it is short or all data.
+    /// Whether the data is sent as one chunk: if it is short, or has no holes.
     fn is_whole(&self, token: &Read) -> bool {
         let length = token.length();
-        let may_be_cut = self.cuts && length >= SPARSE && !token.dont_fragment();
-        !may_be_cut || self.disk.is_data(token.offset(), length.into())
+        let may_be_split = self.may_split && length >= SPARSE && !token.dont_fragment();
+        !may_be_split || self.disk.is_data(token.offset(), length.into())
     }
 
-    /// Writes and answers, or gives the token back.
+    /// Writes and answers, or returns the request.
     pub fn write(&mut self, token: Write, data: &[u8]) -> io::Result<Result<(), Write>> {
-        // To make it permanent takes time.
+        // FUA waits for the storage.
         let length = data.len() as u32;
         if !self.takes(length) || token.fua() || !self.disk.try_write(token.offset(), data) {
             return Ok(Err(token));
         }
-        self.say(&token.succeed()).map(Ok)
+        self.add_reply(&token.succeed()).map(Ok)
     }
 
-    /// A reply that is there already.
-    fn say(&mut self, reply: &Reply<'_>) -> io::Result<()> {
+    /// Adds a reply.
+    fn add_reply(&mut self, reply: &Reply<'_>) -> io::Result<()> {
         self.make_room(reply.size())?;
         self.replies.put_reply(reply);
         self.done += 1;
@@ -119,24 +120,25 @@ impl<'c> Prompt<'c> {
 
     fn make_room(&mut self, length: usize) -> io::Result<()> {
         let (size, slices) = self.replies.size();
-        if size + length > CAPACITY || slices + SLICES > MOST_SLICES {
+        if size + length > CAPACITY || slices + SLICES > MAX_SLICES {
             self.send()?;
         }
         Ok(())
     }
 
-    /// Whether somebody has to send the rest of the replies; asked once.
-    pub fn take_rest(&mut self) -> bool {
-        std::mem::take(&mut self.rest)
+    /// Whether a [`Job::Send`] is needed for replies that were not sent; resets
+    /// the answer.
+    pub fn take_unsent(&mut self) -> bool {
+        std::mem::take(&mut self.unsent)
     }
 
-    /// Sends what there is. Does not wait long: what the socket does not take
-    /// is for somebody else to send.
+    /// Sends all replies. Does not wait long: what the socket does not accept
+    /// remains in the outbox.
     pub fn send(&mut self) -> io::Result<()> {
         if !self.replies.is_empty() {
             let sent = self.outbox.send_soon(self.replies);
             self.replies.clear();
-            self.rest |= sent?;
+            self.unsent |= sent?;
             self.open = self.outbox.has_room();
         }
         Ok(())

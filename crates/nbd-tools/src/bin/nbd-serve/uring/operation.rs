@@ -1,4 +1,4 @@
-//! What the ring has in hand.
+//! The operations of the ring.
 
 use std::fs::File;
 use std::io;
@@ -7,32 +7,33 @@ use std::sync::Arc;
 
 use nbd_codec::server;
 
-use super::door::Bell;
+use super::mailbox::Waker;
 use crate::batch::Batch;
 use crate::buffer::Buffer;
 use crate::inbox::Inbox;
-use crate::ring::{self, Desk, Order};
+use crate::ring::{self, Entry, EntryBuilder};
 use crate::socket::Socket;
 
-/// With the client it is for.
-pub enum Flight {
+/// Each but the last has the key of its client.
+pub enum Operation {
     Receive(usize, Receive),
     Send(usize, Arc<Socket>, Batch),
     Read(usize, Read),
     Write(usize, Write),
     Sync(usize, Sync),
-    /// Somebody else has something for us.
-    Bell(Bell, [u8; 8]),
+    /// Completes when another thread has put something into the mailbox.
+    Wake(Waker, [u8; 8]),
 }
 
-/// To the place of a payload, if one is due, and behind it to the inbox.
+/// Receives the rest of a payload into its buffer, if one is due, and what
+/// follows into the inbox.
 pub struct Receive {
     pub socket: Arc<Socket>,
     pub incoming: Option<Incoming>,
     pub inbox: Inbox,
 }
 
-/// The payload of a write, arriving.
+/// The payload of a write, partly received.
 pub struct Incoming {
     pub data: Buffer,
     pub filled: usize,
@@ -52,15 +53,16 @@ pub struct Write {
     pub written: usize,
 }
 
-/// And then the request is done.
+/// After it, the request is completed.
 pub struct Sync {
     pub file: Arc<File>,
     pub request: server::Request,
-    pub room: usize,
+    pub cost: usize,
 }
 
 impl Receive {
-    /// How much went to the payload, and how much to the inbox.
+    /// `n` bytes were received. Returns how many went to the payload, and how many
+    /// to the inbox.
     pub fn arrived(&mut self, n: usize) -> (usize, usize) {
         let mut placed = 0;
         if let Some(Incoming { data, filled }) = &mut self.incoming {
@@ -73,10 +75,11 @@ impl Receive {
 }
 
 impl Read {
-    /// Whether that was all; if not, the rest is for another flight.
+    /// `n` bytes were read; returns whether all are. If not, another operation is
+    /// needed.
     pub fn arrived(&mut self, n: usize) -> io::Result<bool> {
         if n == 0 {
-            return Err(io::Error::other("the file has become shorter"));
+            return Err(io::Error::other("the file has been truncated"));
         }
         self.filled += n;
         Ok(self.filled == self.data.len())
@@ -84,7 +87,8 @@ impl Read {
 }
 
 impl Write {
-    /// Whether that was all; if not, the rest is for another flight.
+    /// `n` bytes were written; returns whether all are. If not, another operation
+    /// is needed.
     pub fn wrote(&mut self, n: usize) -> io::Result<bool> {
         if n == 0 {
             return Err(io::ErrorKind::WriteZero.into());
@@ -94,28 +98,28 @@ impl Write {
     }
 }
 
-impl ring::Flight for Flight {
-    fn order<'f>(&'f mut self, desk: Desk<'f>) -> Order<'f> {
+impl ring::Operation for Operation {
+    fn entry<'f>(&'f mut self, builder: EntryBuilder<'f>) -> Entry<'f> {
         match self {
             Self::Receive(_, receive) => {
                 let place = match &mut receive.incoming {
                     Some(Incoming { data, filled }) => &mut data[*filled..],
                     None => &mut [],
                 };
-                let behind = receive.inbox.room(!place.is_empty());
-                desk.receive(receive.socket.as_fd(), place, behind)
+                let after = receive.inbox.space(!place.is_empty());
+                builder.receive(receive.socket.as_fd(), place, after)
             }
-            Self::Send(_, socket, batch) => desk.send((**socket).as_fd(), batch.parts()),
+            Self::Send(_, socket, batch) => builder.send((**socket).as_fd(), batch.parts()),
             Self::Read(_, read) => {
                 let offset = read.token.offset() + read.filled as u64;
-                desk.read(read.file.as_fd(), offset, &mut read.data[read.filled..])
+                builder.read(read.file.as_fd(), offset, &mut read.data[read.filled..])
             }
             Self::Write(_, write) => {
                 let offset = write.token.offset() + write.written as u64;
-                desk.write(write.file.as_fd(), offset, &write.data[write.written..])
+                builder.write(write.file.as_fd(), offset, &write.data[write.written..])
             }
-            Self::Sync(_, sync) => desk.sync_data(sync.file.as_fd()),
-            Self::Bell(bell, count) => desk.read(bell.0.as_fd(), 0, count),
+            Self::Sync(_, sync) => builder.sync_data(sync.file.as_fd()),
+            Self::Wake(waker, count) => builder.read(waker.0.as_fd(), 0, count),
         }
     }
 }

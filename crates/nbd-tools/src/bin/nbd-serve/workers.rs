@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!                 ┌── read ──▶ jobs ──┐
-//!   socket ──▶ Reader                 ├─▶ do one ──▶ Outbox ──▶ socket
+//!   socket ──▶ Reader                 ├─▶ execute ─▶ Outbox ──▶ socket
 //!                 └── one at a time   └── many at a time
 //! ```
 //!
-//! No thread has a role of its own. Each takes a job if there is one, or else
-//! reads if nobody does, or else waits. So a request is read, done and
-//! answered by one thread, and another reads meanwhile. Threads are added as
+//! Every thread does the same: it takes a job if there is one; otherwise it reads
+//! if no other thread does; otherwise it waits. So one thread reads, executes and
+//! answers a request, while another reads the next ones. Threads are added when
 //! they are needed, and all of them end with the connection.
 
 use std::collections::VecDeque;
@@ -25,18 +25,18 @@ use crate::reader::Reader;
 use crate::server::Server;
 use crate::socket::Socket;
 
-/// Small: what is large is not on the stack.
+/// Small, because large values are on the heap.
 pub const STACK: usize = 256 << 10;
 
-pub struct Team<'c> {
+pub struct Workers<'c> {
     server: &'c Server,
-    /// To end the connection where writing fails.
+    /// To close the connection if writing fails.
     socket: &'c Socket,
     /// The minimum block size.
     block: u32,
     outbox: Outbox,
     state: Mutex<State>,
-    /// There is a job, or somebody to read, or the end.
+    /// Notified when there is a job, when no thread reads, and at the end.
     work: Condvar,
 }
 
@@ -44,29 +44,29 @@ struct State {
     jobs: VecDeque<Job>,
     reading: Reading,
     threads: usize,
-    /// How many of them wait.
+    /// How many threads wait.
     idle: usize,
-    /// One of them was told to come, and is not here yet.
-    called: bool,
-    /// How many requests there were.
+    /// A waiting thread was notified, and has not woken up yet.
+    waking: bool,
+    /// How many requests were received.
     requests: u64,
 }
 
 enum Reading {
-    /// Nobody reads.
+    /// No thread reads.
     Free(Box<Reader>),
-    /// Somebody does.
+    /// A thread reads.
     Busy,
-    /// Nobody will again.
-    Over(Result<()>),
+    /// Reading has ended.
+    Ended(Result<()>),
 }
 
 enum Task {
     Read(Box<Reader>),
-    Do(Job),
+    Execute(Job),
 }
 
-impl<'c> Team<'c> {
+impl<'c> Workers<'c> {
     pub fn new(
         server: &'c Server,
         socket: &'c Socket,
@@ -84,21 +84,21 @@ impl<'c> Team<'c> {
                 reading: Reading::Free(Box::new(reader)),
                 threads: 1,
                 idle: 0,
-                called: false,
+                waking: false,
                 requests: 0,
             }),
             work: Condvar::new(),
         }
     }
 
-    /// Serves until the client leaves and everything is answered; returns how
-    /// many requests there were, and how it ended.
+    /// Serves until the client disconnects and all requests are answered. Returns
+    /// the number of requests, and how the connection ended.
     pub fn run(self) -> (u64, Result<()>) {
         let result = scope(|scope| {
-            // The second thread; more come as they are needed.
+            // The second thread; more are added when they are needed.
             let second = self.add_thread(scope, &mut self.state());
             second.context("cannot start a thread")?;
-            self.member(scope);
+            self.run_thread(scope);
             anyhow::Ok(())
         });
         let state = self
@@ -106,12 +106,12 @@ impl<'c> Team<'c> {
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
         match (result, state.reading) {
-            (Ok(()), Reading::Over(end)) => (state.requests, end),
+            (Ok(()), Reading::Ended(end)) => (state.requests, end),
             (result, _) => (state.requests, result),
         }
     }
 
-    fn member<'s>(&'s self, scope: &'s Scope<'s, '_>) {
+    fn run_thread<'s>(&'s self, scope: &'s Scope<'s, '_>) {
         let mut replies = Vec::new();
         while let Some(task) = self.next(scope) {
             match task {
@@ -119,10 +119,10 @@ impl<'c> Team<'c> {
                     let more = reader.read(self.server, &self.outbox, |jobs| self.deliver(jobs));
                     self.stop_reading(reader, more);
                 }
-                Task::Do(job) => {
+                Task::Execute(job) => {
                     job.run(&*self.server.export.disk, self.block, &mut replies);
                     if self.outbox.send(replies.drain(..)).is_err() {
-                        // The client is gone. So is the reader then.
+                        // The client has disconnected; this ends the reader.
                         self.socket.shut_down(Shutdown::Both);
                     }
                 }
@@ -130,19 +130,19 @@ impl<'c> Team<'c> {
         }
     }
 
-    /// The next thing to do; `None` when there is nothing any more. Whoever
-    /// leaves something undone wakes another, who does the same.
+    /// The next task; `None` after the end. If there is more to do, this wakes
+    /// another thread, which does the same.
     fn next<'s>(&'s self, scope: &'s Scope<'s, '_>) -> Option<Task> {
         let mut state = self.state();
         let task = loop {
             if let Some(job) = state.jobs.pop_front() {
-                break Task::Do(job);
+                break Task::Execute(job);
             }
             match mem::replace(&mut state.reading, Reading::Busy) {
                 Reading::Free(reader) => break Task::Read(reader),
                 Reading::Busy => {}
-                over => {
-                    state.reading = over;
+                ended => {
+                    state.reading = ended;
                     return None;
                 }
             }
@@ -152,13 +152,13 @@ impl<'c> Team<'c> {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
-            state.called = false;
+            state.waking = false;
         };
         if !state.jobs.is_empty() || matches!(state.reading, Reading::Free(_)) {
             if state.idle > 0 {
-                self.call(&mut state);
+                self.wake(&mut state);
             } else if state.threads < self.server.threads {
-                // If there can be no more, those there are will do.
+                // If the system refuses another thread, the present ones suffice.
                 let _ = self.add_thread(scope, &mut state);
             }
         }
@@ -170,13 +170,13 @@ impl<'c> Team<'c> {
         scope: &'s Scope<'s, '_>,
         state: &mut State,
     ) -> std::io::Result<()> {
-        let builder = Builder::new().name("member".into()).stack_size(STACK);
-        builder.spawn_scoped(scope, || self.member(scope))?;
+        let builder = Builder::new().name("worker".into()).stack_size(STACK);
+        builder.spawn_scoped(scope, || self.run_thread(scope))?;
         state.threads += 1;
         Ok(())
     }
 
-    /// Jobs for whoever is free.
+    /// Adds jobs for any thread.
     fn deliver(&self, jobs: &mut Vec<Job>) {
         if jobs.is_empty() {
             return;
@@ -185,13 +185,13 @@ impl<'c> Team<'c> {
         let requests = jobs.iter().filter(|job| !matches!(job, Job::Send));
         state.requests += requests.count() as u64;
         state.jobs.extend(jobs.drain(..));
-        self.call(&mut state);
+        self.wake(&mut state);
     }
 
-    /// Wakes one who waits, one at a time: a call takes longer than many a
-    /// job.
-    fn call(&self, state: &mut State) {
-        if state.idle > 0 && !mem::replace(&mut state.called, true) {
+    /// Wakes one waiting thread, unless one is waking up already: a wake-up takes
+    /// longer than many jobs.
+    fn wake(&self, state: &mut State) {
+        if state.idle > 0 && !mem::replace(&mut state.waking, true) {
             self.work.notify_one();
         }
     }
@@ -201,10 +201,10 @@ impl<'c> Team<'c> {
         state.requests += reader.take_done();
         state.reading = match more {
             Ok(true) => Reading::Free(reader),
-            Ok(false) => Reading::Over(Ok(())),
-            Err(error) => Reading::Over(Err(error)),
+            Ok(false) => Reading::Ended(Ok(())),
+            Err(error) => Reading::Ended(Err(error)),
         };
-        if matches!(state.reading, Reading::Over(_)) {
+        if matches!(state.reading, Reading::Ended(_)) {
             self.work.notify_all();
         }
     }

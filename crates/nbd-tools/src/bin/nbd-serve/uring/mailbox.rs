@@ -1,4 +1,4 @@
-//! Where the thread of a ring is told of what is no matter of the ring.
+//! Messages from other threads to the thread of a ring.
 
 use std::io;
 use std::mem;
@@ -9,70 +9,71 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::pool::Done;
-use crate::server::Present;
+use crate::server::Registration;
 use crate::socket::Socket;
 
-/// A client who has just come in.
-pub struct Newcomer {
+/// A client that has just connected.
+pub struct NewClient {
     pub number: u64,
     pub socket: Arc<Socket>,
     pub name: String,
-    pub present: Present,
+    pub registration: Registration,
 }
 
-pub struct Door {
-    newcomers: Mutex<Vec<Newcomer>>,
+pub struct Mailbox {
+    new_clients: Mutex<Vec<NewClient>>,
     done: Mutex<Vec<Done>>,
     clients: AtomicUsize,
-    pub bell: Bell,
+    pub waker: Waker,
 }
 
 /// Wakes the thread of the ring.
 #[derive(Clone)]
-pub struct Bell(pub Arc<OwnedFd>);
+pub struct Waker(pub Arc<OwnedFd>);
 
-impl Bell {
-    fn ring(&self) {
-        // It can only fail by having been rung very often.
+impl Waker {
+    fn wake(&self) {
+        // This fails only if the counter is at its maximum: then the thread is
+        // woken already.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 }
 
-impl Door {
+impl Mailbox {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            newcomers: Mutex::default(),
+            new_clients: Mutex::default(),
             done: Mutex::default(),
             clients: AtomicUsize::new(0),
-            bell: Bell(Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?)),
+            waker: Waker(Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?)),
         })
     }
 
-    /// How many clients the ring has.
+    /// How many clients the ring serves.
     pub fn clients(&self) -> usize {
         self.clients.load(Ordering::Relaxed)
     }
 
-    pub fn welcome(&self, newcomer: Newcomer) {
+    pub fn add_client(&self, new_client: NewClient) {
         self.clients.fetch_add(1, Ordering::Relaxed);
-        self.add(&self.newcomers, newcomer);
+        self.add(&self.new_clients, new_client);
     }
 
-    /// A client has left.
-    pub fn left(&self) {
+    /// A client has disconnected.
+    pub fn remove_client(&self) {
         self.clients.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A task of one of the clients is done.
-    pub fn bring(&self, done: Done) {
+    /// A task of one of the clients is completed.
+    pub fn add_done(&self, done: Done) {
         self.add(&self.done, done);
     }
 
-    pub fn newcomers(&self) -> Vec<Newcomer> {
-        take(&self.newcomers)
+    pub fn take_new_clients(&self) -> Vec<NewClient> {
+        take(&self.new_clients)
     }
 
-    pub fn done(&self) -> Vec<Done> {
+    pub fn take_done(&self) -> Vec<Done> {
         take(&self.done)
     }
 
@@ -81,9 +82,9 @@ impl Door {
         list.push(item);
         let first = list.len() == 1;
         drop(list);
-        // Whoever has put something there before has rung.
+        // If the list was not empty, the thread is woken already.
         if first {
-            self.bell.ring();
+            self.waker.wake();
         }
     }
 }

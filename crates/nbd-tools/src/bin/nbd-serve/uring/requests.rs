@@ -1,5 +1,5 @@
-//! A client in transmission: its requests, taken out of what has arrived and
-//! given to whoever does them.
+//! The requests of a connection: taken out of what has arrived, then executed at
+//! once, by the ring, or by the pool.
 
 use std::mem;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use anyhow::Result;
 use nbd_codec::server::{Event, Read, Reply, Request, Transmission, Write};
 use nbd_codec::{Limits, Negotiated};
 
-use super::client::{Hands, Next};
-use super::flight::{self, Flight, Incoming};
+use super::client::{Next, Resources};
+use super::operation::{self, Incoming, Operation};
 use super::pool::Task;
 use super::replies::Replies;
 use crate::buffer::Buffer;
@@ -17,30 +17,30 @@ use crate::inbox::Inbox;
 use crate::job::SPARSE;
 use crate::reader::reply_payload;
 
-/// Payloads up to so many bytes are received with what is around them, many at
-/// a time. Larger ones go straight to their place.
+/// Payloads up to this many bytes are received into the inbox, many at a time.
+/// Longer ones are received into their own buffers.
 const SMALL: u32 = 32 << 10;
 
-/// What needs no waiting is done at once up to so many bytes: others wait so
-/// long.
-const AT_ONCE: usize = 1 << 20;
+/// Requests up to this many bytes are executed at once if they do not block. The
+/// other clients wait meanwhile.
+const IMMEDIATE: usize = 1 << 20;
 
-/// Data of files is gathered up to so many bytes.
-const NEAR: usize = (256 << 10) + 4096;
+/// Data of files is copied into one batch up to this many bytes.
+const GATHERED: usize = (256 << 10) + 4096;
 
-pub struct Ready {
+pub struct Requests {
     pub machine: Transmission,
-    /// The payload that arrives in its place.
+    /// The payload that is received into its own buffer.
     pub incoming: Option<Incoming>,
-    /// How long the one is that is due in the inbox.
+    /// The length of the payload that is due in the inbox.
     due: usize,
-    /// What there is no room for yet.
-    held: Option<Held>,
-    /// How many requests there were.
+    /// What the limits do not admit yet.
+    waiting: Option<Waiting>,
+    /// How many requests were received.
     pub requests: u64,
 }
 
-enum Held {
+enum Waiting {
     Payload(u32),
     Request(Request),
     Rejected(Reply<'static>),
@@ -53,31 +53,31 @@ enum Data<'d> {
     Large(Buffer),
 }
 
-/// What requests are done with.
-pub struct Work<'w, 'h> {
-    /// The client's.
+/// What executes requests.
+pub struct Work<'w, 'r> {
+    /// The key of the client.
     pub key: usize,
     /// The minimum block size.
     pub block: u32,
-    /// Whether reads may be answered in pieces.
-    pub cuts: bool,
+    /// Whether reads may be answered in chunks.
+    pub may_split: bool,
     pub replies: &'w mut Replies,
-    pub elsewhere: &'w mut usize,
-    pub hands: &'w mut Hands<'h>,
+    pub executing: &'w mut usize,
+    pub resources: &'w mut Resources<'r>,
 }
 
-impl Ready {
+impl Requests {
     pub fn new(negotiated: Negotiated) -> Result<Self> {
         Ok(Self {
             machine: Transmission::new(negotiated, Limits::DEFAULT)?,
             incoming: None,
             due: 0,
-            held: None,
+            waiting: None,
             requests: 0,
         })
     }
 
-    /// Takes all that there is room for.
+    /// Takes all requests that the limits admit.
     pub fn take(&mut self, inbox: &mut Inbox, work: &mut Work<'_, '_>) -> Result<Next> {
         let mut input = inbox.unread();
         let next = self.take_from(&mut input, work);
@@ -87,13 +87,13 @@ impl Ready {
     }
 
     fn take_from(&mut self, input: &mut &[u8], work: &mut Work<'_, '_>) -> Result<Next> {
-        // The data of a small write, which is here whole.
+        // The payload of a small write, all of which is in the inbox.
         let mut small = &[][..];
         loop {
-            if let Some(held) = self.held.take()
-                && let Some(held) = self.admit(held, work)?
+            if let Some(waiting) = self.waiting.take()
+                && let Some(waiting) = self.admit(waiting, work)?
             {
-                self.held = Some(held);
+                self.waiting = Some(waiting);
                 return Ok(Next::Wait);
             }
             if input.len() < self.due {
@@ -103,8 +103,8 @@ impl Ready {
                 return Ok(Next::Receive);
             };
             match event {
-                Event::Disconnect => return Ok(Next::Over),
-                Event::Payload { length, .. } => self.held = Some(Held::Payload(length)),
+                Event::Disconnect => return Ok(Next::Disconnected),
+                Event::Payload { length, .. } => self.waiting = Some(Waiting::Payload(length)),
                 Event::Data { data, .. } => match &mut self.incoming {
                     None => {
                         self.due = 0;
@@ -119,7 +119,7 @@ impl Ready {
                         *filled = end;
                     }
                 },
-                // It was admitted with its payload.
+                // It is already admitted, with its payload.
                 Event::Request(Request::Write(token)) => {
                     self.requests += 1;
                     let data = match self.incoming.take() {
@@ -130,126 +130,126 @@ impl Ready {
                 }
                 Event::Request(request) => {
                     self.requests += 1;
-                    self.held = Some(Held::Request(request));
+                    self.waiting = Some(Waiting::Request(request));
                 }
                 Event::Rejected { reply, .. } => {
                     self.requests += 1;
-                    self.held = Some(Held::Rejected(reply));
+                    self.waiting = Some(Waiting::Rejected(reply));
                 }
                 _ => {}
             }
         }
     }
 
-    /// Goes on with it if there is room, or gives it back.
-    fn admit(&mut self, held: Held, work: &mut Work<'_, '_>) -> Result<Option<Held>> {
-        let room = match &held {
-            Held::Payload(length) => *length as usize,
-            Held::Request(request) => reply_payload(request),
-            Held::Rejected(_) => 0,
+    /// Goes on if the limits admit it; otherwise returns it.
+    fn admit(&mut self, waiting: Waiting, work: &mut Work<'_, '_>) -> Result<Option<Waiting>> {
+        let cost = match &waiting {
+            Waiting::Payload(length) => *length as usize,
+            Waiting::Request(request) => reply_payload(request),
+            Waiting::Rejected(_) => 0,
         };
-        if !work.replies.admit(room) {
-            return Ok(Some(held));
+        if !work.replies.admit(cost) {
+            return Ok(Some(waiting));
         }
-        match held {
-            Held::Payload(length) if length <= SMALL => self.due = length as usize,
-            Held::Payload(length) => {
+        match waiting {
+            Waiting::Payload(length) if length <= SMALL => self.due = length as usize,
+            Waiting::Payload(length) => {
                 let data = Buffer::new(length as usize);
                 self.incoming = Some(Incoming { data, filled: 0 });
             }
-            Held::Request(request) => work.request(request, room)?,
-            Held::Rejected(reply) => work.say(&reply, 0),
+            Waiting::Request(request) => work.request(request, cost)?,
+            Waiting::Rejected(reply) => work.add_reply(&reply, 0),
         }
         Ok(None)
     }
 }
 
 impl Work<'_, '_> {
-    /// Does it, or gives it to somebody who does.
-    fn request(&mut self, request: Request, room: usize) -> std::io::Result<()> {
-        let disk = &self.hands.server.export.disk;
+    /// Executes a request, or gives it to the ring or the pool.
+    fn request(&mut self, request: Request, cost: usize) -> std::io::Result<()> {
+        let disk = &self.resources.server.export.disk;
         match (request, disk.file()) {
-            (Request::Read(token), _) if self.is_whole(&token) => self.read(token, room),
+            (Request::Read(token), _) if self.is_whole(&token) => self.read(token, cost),
             (Request::Flush(token), Some(file)) => {
-                let sync = flight::Sync {
+                let sync = operation::Sync {
                     file: Arc::clone(file),
                     request: Request::Flush(token),
-                    room,
+                    cost,
                 };
-                self.fly(Flight::Sync(self.key, sync))
+                self.start(Operation::Sync(self.key, sync))
             }
             (request, _) => {
-                self.delegate(request, None, room);
+                self.delegate(request, None, cost);
                 Ok(())
             }
         }
     }
 
-    /// Whether the data goes in one piece: if it is short or all data.
+    /// Whether the data is sent as one chunk: if it is short, or has no holes.
     fn is_whole(&self, token: &Read) -> bool {
         let length = token.length();
-        let may_be_cut = self.cuts && length >= SPARSE && !token.dont_fragment();
-        let disk = &self.hands.server.export.disk;
-        !may_be_cut || disk.is_data(token.offset(), length.into())
+        let may_be_split = self.may_split && length >= SPARSE && !token.dont_fragment();
+        let disk = &self.resources.server.export.disk;
+        !may_be_split || disk.is_data(token.offset(), length.into())
     }
 
-    fn read(&mut self, token: Read, room: usize) -> std::io::Result<()> {
-        let disk = &self.hands.server.export.disk;
+    fn read(&mut self, token: Read, cost: usize) -> std::io::Result<()> {
+        let disk = &self.resources.server.export.disk;
         let (offset, length) = (token.offset(), token.length());
         let batch = &mut self.replies.next;
         if disk.lends() {
             batch.put(token.data().as_bytes());
             disk.lend(offset, length.into(), &mut |lent| batch.put_lent(lent));
-            batch.end_reply(room);
+            batch.end_reply(cost);
             return Ok(());
         }
-        // What is in memory is here sooner than a flight has set out. It leaves
-        // before there is more of it than a cache holds.
-        if batch.size().0 + room > NEAR {
+        // Copying cached data takes less time than an operation of the ring. It is
+        // sent before there is more of it than a processor's cache holds.
+        if batch.size().0 + cost > GATHERED {
             self.replies.send_now();
         }
         let batch = &mut self.replies.next;
-        let near = batch.size().0 + room <= NEAR;
-        if near && disk.try_read(offset, batch.space(room)) {
-            batch.put_filled(token.data().as_bytes(), room);
-            batch.end_reply(room);
+        let gathered = batch.size().0 + cost <= GATHERED;
+        if gathered && disk.try_read(offset, batch.space(cost)) {
+            batch.put_filled(token.data().as_bytes(), cost);
+            batch.end_reply(cost);
             return Ok(());
         }
-        let mut data = Buffer::new(room);
-        if !near && room <= AT_ONCE && disk.try_read(offset, &mut data) {
+        let mut data = Buffer::new(cost);
+        if !gathered && cost <= IMMEDIATE && disk.try_read(offset, &mut data) {
             batch.put(token.data().as_bytes());
             batch.put_data(data);
-            batch.end_reply(room);
+            batch.end_reply(cost);
             return Ok(());
         }
         match disk.file() {
             Some(file) => {
-                let read = flight::Read {
+                let read = operation::Read {
                     file: Arc::clone(file),
                     token,
                     data,
                     filled: 0,
                 };
-                self.fly(Flight::Read(self.key, read))
+                self.start(Operation::Read(self.key, read))
             }
             None => {
-                self.delegate(Request::Read(token), None, room);
+                self.delegate(Request::Read(token), None, cost);
                 Ok(())
             }
         }
     }
 
     fn write(&mut self, token: Write, data: Data<'_>) -> std::io::Result<()> {
-        let disk = &self.hands.server.export.disk;
+        let disk = &self.resources.server.export.disk;
         let bytes = match &data {
             Data::Small(bytes) => bytes,
             Data::Large(buffer) => &buffer[..],
         };
-        let room = bytes.len();
+        let cost = bytes.len();
         let file = disk.file();
-        let at_once = file.is_none() && !token.fua() && room <= AT_ONCE;
-        if at_once && disk.try_write(token.offset(), bytes) {
-            self.say(&token.succeed(), room);
+        let immediate = file.is_none() && !token.fua() && cost <= IMMEDIATE;
+        if immediate && disk.try_write(token.offset(), bytes) {
+            self.add_reply(&token.succeed(), cost);
             return Ok(());
         }
         let data = match data {
@@ -262,41 +262,41 @@ impl Work<'_, '_> {
         };
         match file {
             Some(file) => {
-                let write = flight::Write {
+                let write = operation::Write {
                     file: Arc::clone(file),
                     token,
                     data,
                     written: 0,
                 };
-                self.fly(Flight::Write(self.key, write))
+                self.start(Operation::Write(self.key, write))
             }
             None => {
-                self.delegate(Request::Write(token), Some(data), room);
+                self.delegate(Request::Write(token), Some(data), cost);
                 Ok(())
             }
         }
     }
 
-    /// A reply that is there already.
-    fn say(&mut self, reply: &Reply<'_>, room: usize) {
+    /// Adds a reply.
+    fn add_reply(&mut self, reply: &Reply<'_>, cost: usize) {
         self.replies.next.put_reply(reply);
-        self.replies.next.end_reply(room);
+        self.replies.next.end_reply(cost);
     }
 
-    fn fly(&mut self, flight: Flight) -> std::io::Result<()> {
-        *self.elsewhere += 1;
-        self.hands.ring.start(flight)
+    fn start(&mut self, operation: Operation) -> std::io::Result<()> {
+        *self.executing += 1;
+        self.resources.ring.start(operation)
     }
 
-    fn delegate(&mut self, request: Request, data: Option<Buffer>, room: usize) {
-        *self.elsewhere += 1;
-        self.hands.pool.add(Task {
-            door: Arc::clone(self.hands.door),
+    fn delegate(&mut self, request: Request, data: Option<Buffer>, cost: usize) {
+        *self.executing += 1;
+        self.resources.pool.add(Task {
+            mailbox: Arc::clone(self.resources.mailbox),
             client: self.key,
             request,
             data,
             block: self.block,
-            room,
+            cost,
         });
     }
 }
