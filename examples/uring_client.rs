@@ -399,9 +399,10 @@ fn fill(stream: &mut TcpStream, held: &mut Vec<u8>, need: Need) -> io::Result<()
     held.resize(start + missing, 0);
     let read = stream.read(&mut held[start..])?;
     held.truncate(start + read);
-    match missing > 0 && read == 0 {
-        true => Err(io::ErrorKind::UnexpectedEof.into()),
-        false => Ok(()),
+    if missing > 0 && read == 0 {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    } else {
+        Ok(())
     }
 }
 

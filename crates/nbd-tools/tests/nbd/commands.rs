@@ -80,9 +80,10 @@ fn exercise(peer: &Peer, export: &str, framing: Framing) {
 
 /// What stands at 5 MiB.
 fn client_data(data: &[u8], flags: &TransmissionFlags) -> Vec<u8> {
-    match flags.contains(TransmissionFlags::SEND_FUA) {
-        true => data[..4096].to_vec(),
-        false => vec![0; 4096],
+    if flags.contains(TransmissionFlags::SEND_FUA) {
+        data[..4096].to_vec()
+    } else {
+        vec![0; 4096]
     }
 }
 

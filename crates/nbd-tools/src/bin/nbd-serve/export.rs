@@ -99,13 +99,12 @@ fn flags(args: &Args) -> TransmissionFlags {
         flags |= TransmissionFlags::CAN_MULTI_CONN;
     }
     flags
-        | match args.read_only {
-            true => TransmissionFlags::READ_ONLY,
-            false => {
-                TransmissionFlags::SEND_FUA
-                    | TransmissionFlags::SEND_TRIM
-                    | TransmissionFlags::SEND_WRITE_ZEROES
-                    | TransmissionFlags::SEND_FAST_ZERO
-            }
+        | if args.read_only {
+            TransmissionFlags::READ_ONLY
+        } else {
+            TransmissionFlags::SEND_FUA
+                | TransmissionFlags::SEND_TRIM
+                | TransmissionFlags::SEND_WRITE_ZEROES
+                | TransmissionFlags::SEND_FAST_ZERO
         }
 }

@@ -214,17 +214,16 @@ fn read_pieces(
     for piece in pieces {
         // It is part of a read, whose length has 32 bits.
         let length = piece.length as u32;
-        let content = match piece.hole {
-            true => token.hole(at, length).map(Content::Reply),
-            false => {
-                let mut data = Buffer::new(length as usize);
-                if let Err(error) = disk.read(at, &mut data) {
-                    return Err((token, error));
-                }
-                token
-                    .data(at, length)
-                    .map(|header| Content::Data(header, data))
+        let content = if piece.hole {
+            token.hole(at, length).map(Content::Reply)
+        } else {
+            let mut data = Buffer::new(length as usize);
+            if let Err(error) = disk.read(at, &mut data) {
+                return Err((token, error));
             }
+            token
+                .data(at, length)
+                .map(|header| Content::Data(header, data))
         };
         match content {
             Ok(content) => put(out, content),

@@ -13,9 +13,10 @@ pub fn aligned(
     let mut at = whole.start;
     for zero in joined(zeroes) {
         let start = zero.start.next_multiple_of(alignment);
-        let end = match zero.end == whole.end {
-            true => zero.end,
-            false => zero.end / alignment * alignment,
+        let end = if zero.end == whole.end {
+            zero.end
+        } else {
+            zero.end / alignment * alignment
         };
         if start >= end {
             continue;

@@ -79,9 +79,10 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
         eprintln!("nbd: warning: this overwrites the data in {uri}");
     }
     let report = measure(&load, opened, args).with_context(|| uri.to_string())?;
-    let text = match args.json {
-        true => format!("{}\n", report.json()),
-        false => report.text(),
+    let text = if args.json {
+        format!("{}\n", report.json())
+    } else {
+        report.text()
     };
     out::write(text.as_bytes())
 }

@@ -52,9 +52,10 @@ pub fn run(args: &args::Copy, common: &args::Common) -> Result<()> {
         progress: Progress::new("copy", size, true),
         copied: AtomicU64::new(0),
     });
-    let workers = match recorded {
-        true => 1,
-        false => workers(&source, &target),
+    let workers = if recorded {
+        1
+    } else {
+        workers(&source, &target)
     };
     let (sender, receiver) = channel();
     for _ in 1..workers {
@@ -72,11 +73,12 @@ pub fn run(args: &args::Copy, common: &args::Common) -> Result<()> {
 fn workers(source: &Source, target: &Target) -> usize {
     // From file to file there is nothing to wait for.
     let connected = source.share().is_none() || target.share().is_none();
-    match connected && source.is_shared() && target.is_shared() {
-        true => thread::available_parallelism()
+    if connected && source.is_shared() && target.is_shared() {
+        thread::available_parallelism()
             .map_or(1, NonZero::get)
-            .min(MOST_WORKERS),
-        false => 1,
+            .min(MOST_WORKERS)
+    } else {
+        1
     }
 }
 

@@ -34,9 +34,10 @@ impl Palette {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let columns = match terminal {
-            true => tcgetwinsize(&stdout).map_or(0, |size| size.ws_col.into()),
-            false => 0,
+        let columns = if terminal {
+            tcgetwinsize(&stdout).map_or(0, |size| size.ws_col.into())
+        } else {
+            0
         };
         Self {
             colour: terminal && !no_colour,
@@ -49,9 +50,10 @@ impl Palette {
     }
 
     pub fn paint(&self, text: &str, colour: &str) -> String {
-        match self.colour {
-            true => format!("\x1b[{colour}m{text}\x1b[0m"),
-            false => text.into(),
+        if self.colour {
+            format!("\x1b[{colour}m{text}\x1b[0m")
+        } else {
+            text.into()
         }
     }
 }

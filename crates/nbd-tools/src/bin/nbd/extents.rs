@@ -95,9 +95,10 @@ impl Status {
         let Some((offset, length)) = self.next(session.negotiated())? else {
             return Ok(false);
         };
-        let cookie = match filter {
-            true => session.block_status_of(&self.contexts, offset, length)?,
-            false => session.submit(Request::block_status(offset, length), Vec::new())?,
+        let cookie = if filter {
+            session.block_status_of(&self.contexts, offset, length)?
+        } else {
+            session.submit(Request::block_status(offset, length), Vec::new())?
         };
         self.running = Some(cookie);
         Ok(true)

@@ -41,9 +41,10 @@ pub fn list(args: &args::Info, common: &args::Common) -> Result<()> {
 }
 
 fn show(server: &Server, as_json: bool) -> Result<()> {
-    let text = match as_json {
-        true => format!("{:#}\n", to_json(server)),
-        false => to_text(server, &Palette::of_stdout())?,
+    let text = if as_json {
+        format!("{:#}\n", to_json(server))
+    } else {
+        to_text(server, &Palette::of_stdout())?
     };
     out::write(text.as_bytes())
 }
@@ -153,8 +154,9 @@ fn describe_block_sizes(export: &Export) -> String {
 
 fn listed<'a>(items: impl Iterator<Item = &'a str>) -> String {
     let items: Vec<_> = items.collect();
-    match items.is_empty() {
-        true => "none".into(),
-        false => items.join(", "),
+    if items.is_empty() {
+        "none".into()
+    } else {
+        items.join(", ")
     }
 }

@@ -72,9 +72,10 @@ fn map(uri: &Uri, names: &[&str], common: &args::Common) -> Result<(Vec<Mapped>,
 
 fn print_json(maps: &[Mapped], raw: bool) -> Result<()> {
     let array = |map: &Mapped| {
-        let extents = match raw {
-            true => map.extents.clone(),
-            false => extents::joined(&map.extents),
+        let extents = if raw {
+            map.extents.clone()
+        } else {
+            extents::joined(&map.extents)
         };
         extents
             .iter()

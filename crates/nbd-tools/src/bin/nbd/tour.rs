@@ -337,9 +337,10 @@ fn wire(said: &[Said], palette: &Palette) -> String {
             1 => String::new(),
             n => format!(" × {n}"),
         };
-        let side = match first.client {
-            true => palette.paint("C:", "36"),
-            false => palette.paint("S:", "33"),
+        let side = if first.client {
+            palette.paint("C:", "36")
+        } else {
+            palette.paint("S:", "33")
         };
         let what = format!("{}{times}", first.what);
         text += &format!("  {side} {what:<36} {bytes:>7} bytes\n");

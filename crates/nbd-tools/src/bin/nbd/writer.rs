@@ -73,14 +73,13 @@ impl Writer {
                 (false, _) => chunk(&self.session),
             };
             let part = length.min(most);
-            match self.zeroes {
-                true => self.submit(Request::write_zeroes(offset, part), Vec::new())?,
-                false => {
-                    let mut data = self.spare();
-                    data.clear();
-                    data.resize(part as usize, 0);
-                    self.data(offset, data)?;
-                }
+            if self.zeroes {
+                self.submit(Request::write_zeroes(offset, part), Vec::new())?
+            } else {
+                let mut data = self.spare();
+                data.clear();
+                data.resize(part as usize, 0);
+                self.data(offset, data)?;
             }
             offset += part;
             length -= part;

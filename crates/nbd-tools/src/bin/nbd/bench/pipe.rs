@@ -62,12 +62,11 @@ impl Pipe {
     /// Sends as much as the socket takes now.
     pub fn send(&mut self) -> Result<()> {
         while !self.heads.is_empty() {
-            let sent = match self.payload.is_empty() {
-                true => {
-                    let heads = IoSlice::new(&self.heads[self.sent..]);
-                    self.link.socket.write(&[heads])?
-                }
-                false => self.send_with_payload()?,
+            let sent = if self.payload.is_empty() {
+                let heads = IoSlice::new(&self.heads[self.sent..]);
+                self.link.socket.write(&[heads])?
+            } else {
+                self.send_with_payload()?
             };
             match sent {
                 Some(n) => self.sent += n,
@@ -118,10 +117,7 @@ impl Pipe {
 
     /// Receives, and waits for it: first into `place`, if that is not empty.
     pub fn receive(&mut self, place: &mut [u8]) -> Result<Received> {
-        let most = match place.is_empty() {
-            true => CAPACITY,
-            false => LITTLE,
-        };
+        let most = if place.is_empty() { CAPACITY } else { LITTLE };
         self.link.inbox.receive(&mut self.link.socket, place, most)
     }
 }

@@ -52,13 +52,15 @@ impl<'l> Worker<'l> {
         let depth = load.depth.into();
         let size = load.size as usize;
         let next = Next::new(load, number, opened.negotiated.size);
-        let payload = match load.mode.writes() {
-            true => noise(size),
-            false => Vec::new(),
+        let payload = if load.mode.writes() {
+            noise(size)
+        } else {
+            Vec::new()
         };
-        let place = match load.mode.writes() {
-            true => Vec::new(),
-            false => vec![0; size],
+        let place = if load.mode.writes() {
+            Vec::new()
+        } else {
+            vec![0; size]
         };
         Ok(Self {
             load,
@@ -105,9 +107,10 @@ impl<'l> Worker<'l> {
         let depth = usize::from(self.load.depth);
         while self.machine.in_flight() < depth && self.made < self.stop.requests && !self.due {
             let offset = self.next.offset();
-            let request = match self.load.mode.writes() {
-                true => Request::write(offset, self.load.size),
-                false => Request::read(offset, self.load.size),
+            let request = if self.load.mode.writes() {
+                Request::write(offset, self.load.size)
+            } else {
+                Request::read(offset, self.load.size)
             };
             let head = self.machine.submit(request)?;
             self.pipe.queue(&head);
@@ -145,9 +148,10 @@ impl<'l> Worker<'l> {
             };
             let (offset, since) = self.running[slot_index(cookie)];
             if let Err(error) = result {
-                let request = match self.load.mode.writes() {
-                    true => Request::write(offset, self.load.size),
-                    false => Request::read(offset, self.load.size),
+                let request = if self.load.mode.writes() {
+                    Request::write(offset, self.load.size)
+                } else {
+                    Request::read(offset, self.load.size)
                 };
                 bail!("{} failed: {}", describe(&request), explain(error));
             }

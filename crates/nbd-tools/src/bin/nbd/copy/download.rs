@@ -158,11 +158,11 @@ impl Download {
         let holes = holes.iter().map(|hole| hole.start as u64..hole.end as u64);
         for (range, zero) in aligned(holes, 0..data.len() as u64, block) {
             let place = offset + range.start;
-            match zero {
-                true => self.target.zeroes(place, range.end - range.start)?,
-                false => self
-                    .target
-                    .write_part(place, &data[range.start as usize..range.end as usize])?,
+            if zero {
+                self.target.zeroes(place, range.end - range.start)?
+            } else {
+                self.target
+                    .write_part(place, &data[range.start as usize..range.end as usize])?
             }
         }
         Ok(data)

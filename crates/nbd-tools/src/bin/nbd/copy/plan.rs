@@ -132,9 +132,10 @@ impl Plan {
 impl State {
     fn take(&mut self, chunk: u64) -> Option<Next> {
         let (first, zero) = self.parts.front_mut()?;
-        let end = match *zero {
-            true => first.end,
-            false => first.end.min(first.start + chunk),
+        let end = if *zero {
+            first.end
+        } else {
+            first.end.min(first.start + chunk)
         };
         let taken = first.start..end;
         let zero = *zero;

@@ -23,9 +23,10 @@ impl Side {
         if text == "null:" {
             return Ok(Self::Null);
         }
-        match text.contains("://") {
-            true => Ok(Self::Export(Box::new(connection::parse_uri(text)?))),
-            false => Ok(Self::File(text.into())),
+        if text.contains("://") {
+            Ok(Self::Export(Box::new(connection::parse_uri(text)?)))
+        } else {
+            Ok(Self::File(text.into()))
         }
     }
 }
