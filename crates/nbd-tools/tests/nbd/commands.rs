@@ -1,5 +1,4 @@
-//! Every command, in every framing, against every server that can be written
-//! to.
+//! Every command, in every framing, with every server that supports writes.
 
 use nbd_codec::client::Request;
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
@@ -53,24 +52,24 @@ fn exercise(peer: &Peer, export: &str, framing: Framing) {
     }
     client.done(Request::trim(MIB, 65536), &[]);
     client.done(Request::flush(), &[]);
-    // What was trimmed is undefined; what is beside it is not.
-    let rest = client.done(Request::read(MIB + 65536, MIB - 65536), &[]);
-    assert!(rest == data[65536..]);
+    // The trimmed range is undefined; what follows is unchanged.
+    let untrimmed = client.done(Request::read(MIB + 65536, MIB - 65536), &[]);
+    assert!(untrimmed == data[65536..]);
 
-    // Refused before a byte is made.
-    let beyond = client.command(Request::read(SIZE, 4096), &[]);
-    assert_eq!(beyond, Err(Misuse::OutOfBounds { size: SIZE }));
+    // Rejected by the state machine.
+    let past_the_end = client.command(Request::read(SIZE, 4096), &[]);
+    assert_eq!(past_the_end, Err(Misuse::OutOfBounds { size: SIZE }));
     client.disconnect();
 
-    // A tester sends it all the same, and the session goes on.
+    // A lenient client sends it, the server rejects it, and the session continues.
     let mut tester = Client::open(peer, export, framing).lenient();
-    let beyond = tester.command(Request::read(SIZE, 4096), &[]);
-    assert!(matches!(beyond, Ok(Err(_))), "{beyond:?}");
-    let beyond = tester.command(Request::write(SIZE, 4096), &[0; 4096]);
+    let past_the_end = tester.command(Request::read(SIZE, 4096), &[]);
+    assert!(matches!(past_the_end, Ok(Err(_))), "{past_the_end:?}");
+    let past_the_end = tester.command(Request::write(SIZE, 4096), &[0; 4096]);
     let expected = [ErrorValue::ENOSPC, ErrorValue::EINVAL, ErrorValue::EIO];
     assert!(
-        matches!(beyond, Ok(Err(error)) if expected.contains(&error)),
-        "{beyond:?}"
+        matches!(past_the_end, Ok(Err(error)) if expected.contains(&error)),
+        "{past_the_end:?}"
     );
     assert!(
         tester.done(Request::read(5 * MIB, 4096), &[]) == client_data(&data, &negotiated.flags)
@@ -78,7 +77,7 @@ fn exercise(peer: &Peer, export: &str, framing: Framing) {
     tester.disconnect();
 }
 
-/// What stands at 5 MiB.
+/// The data at 5 MiB.
 fn client_data(data: &[u8], flags: &TransmissionFlags) -> Vec<u8> {
     if flags.contains(TransmissionFlags::SEND_FUA) {
         data[..4096].to_vec()
@@ -88,7 +87,7 @@ fn client_data(data: &[u8], flags: &TransmissionFlags) -> Vec<u8> {
 }
 
 #[test]
-fn nbdkit_does_what_it_is_told() {
+fn every_command_with_nbdkit() {
     needs!("nbdkit");
     for framing in [Framing::Simple, Framing::Structured] {
         let peer = Peer::nbdkit(&["memory", "16M"]);
@@ -97,7 +96,7 @@ fn nbdkit_does_what_it_is_told() {
 }
 
 #[test]
-fn qemu_nbd_does_what_it_is_told() {
+fn every_command_with_qemu_nbd() {
     needs!("qemu-nbd");
     for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
         let folder = tempfile::tempdir().expect("a folder");
@@ -109,7 +108,7 @@ fn qemu_nbd_does_what_it_is_told() {
 }
 
 #[test]
-fn nbd_server_does_what_it_is_told() {
+fn every_command_with_nbd_server() {
     needs!("nbd-server");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");
@@ -119,7 +118,7 @@ fn nbd_server_does_what_it_is_told() {
 }
 
 #[test]
-fn write_and_read_are_each_others_inverse() {
+fn nbd_read_returns_what_nbd_write_wrote() {
     needs!("nbdkit");
     let folder = tempfile::tempdir().expect("a folder");
     let (input, output) = (folder.path().join("input"), folder.path().join("output"));
@@ -142,7 +141,8 @@ fn write_and_read_are_each_others_inverse() {
     let end = run_nbd(["read", &uri, "--offset", "15M"]).ok().stdout;
     assert!(end == vec![0; MIB as usize]);
 
-    run_nbd(["read", &uri, "--offset", "16M", "--length", "1"]).refused(&["beyond the export"]);
+    run_nbd(["read", &uri, "--offset", "16M", "--length", "1"]).refused(&["exceeds the export"]);
     let path = input.to_str().expect("UTF-8");
-    run_nbd(["write", &uri, "--offset", "15M", "--input", path]).refused(&["room for 1048576"]);
+    run_nbd(["write", &uri, "--offset", "15M", "--input", path])
+        .refused(&["only 1048576 after offset"]);
 }

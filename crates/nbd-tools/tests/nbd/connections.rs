@@ -1,4 +1,4 @@
-//! Copies over several connections, and over one where the server wants that.
+//! Copies over several connections, or over one if the server does not permit more.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::nbd::{nbd, run_nbd};
 
-/// Data, holes, and enough of both for several connections.
+/// Enough data and holes for several connections.
 const SIZE: u64 = 64 * MIB;
 const DATA: [(u64, u64); 3] = [
     (0, 10 * MIB),
@@ -41,8 +41,8 @@ impl Fixture {
         self.folder.path().join(name)
     }
 
-    /// nbdkit with the file, slow enough that every connection gets something
-    /// to do. It writes down who comes and what is asked for.
+    /// nbdkit with the file, slow enough that every connection gets requests. It
+    /// logs connections and requests.
     fn serve(&self, file: &Path, filters: &[&str], settings: &[&str]) -> Peer {
         let file = format!("file={}", file.to_str().expect("UTF-8"));
         let log = format!("logfile={}", self.log.to_str().expect("UTF-8"));
@@ -51,7 +51,7 @@ impl Fixture {
         Peer::nbdkit(&[&args.concat()[..], settings].concat())
     }
 
-    /// On how many connections something was done that the log calls `what`.
+    /// The number of connections with a log entry `what`.
     fn connections(&self, what: &str) -> usize {
         let log = fs::read_to_string(&self.log).expect("a log");
         let mut numbers: Vec<_> = log
@@ -65,13 +65,13 @@ impl Fixture {
     }
 }
 
-/// As many as there are processors, and never more than four.
+/// The number of processors, at most four.
 fn expected() -> usize {
     thread::available_parallelism().map_or(1, |n| n.get().min(4))
 }
 
 #[test]
-fn a_server_that_can_is_read_on_several_connections() {
+fn reads_use_several_connections() {
     needs!("nbdkit");
     let fixture = Fixture::new();
     let peer = fixture.serve(&fixture.image, &[], &[]);
@@ -83,7 +83,7 @@ fn a_server_that_can_is_read_on_several_connections() {
 }
 
 #[test]
-fn a_server_that_can_is_written_on_several_connections() {
+fn writes_use_several_connections() {
     needs!("nbdkit");
     let fixture = Fixture::new();
     let served = fixture.path("served");
@@ -95,12 +95,12 @@ fn a_server_that_can_is_written_on_several_connections() {
     }
     assert_same(&fixture.image, &served);
     assert_eq!(fixture.connections("Write"), expected());
-    // Every connection makes permanent what it wrote.
+    // Every connection flushes what it wrote.
     assert_eq!(fixture.connections("Flush"), expected());
 }
 
 #[test]
-fn a_server_that_cannot_has_one_connection() {
+fn without_multi_conn_there_is_one_connection() {
     needs!("nbdkit");
     let fixture = Fixture::new();
     let (filter, mode) = ("--filter=multi-conn", "multi-conn-mode=disable");
@@ -124,9 +124,9 @@ fn a_server_that_cannot_has_one_connection() {
     assert_eq!(fixture.connections("Connect"), 1);
 }
 
-/// The server says that several may come, and lets in only one.
+/// The server advertises CAN_MULTI_CONN, but accepts only one connection.
 #[test]
-fn one_connection_will_do() {
+fn one_connection_is_enough() {
     needs!("nbdkit");
     let fixture = Fixture::new();
     let peer = fixture.serve(&fixture.image, &["--filter=limit"], &["limit=1"]);
@@ -136,9 +136,9 @@ fn one_connection_will_do() {
     assert_eq!(fixture.connections("Read"), 1);
 }
 
-/// A second connection is taken by nobody: the first one does not wait for it.
+/// The second connection gets no greeting; the first one does not wait for it.
 #[test]
-fn a_connection_that_does_not_come_is_not_waited_for() {
+fn a_pending_connection_does_not_delay_the_copy() {
     needs!("nbdkit");
     let fixture = Fixture::new();
     let peer = fixture.serve(&fixture.image, &[], &[]);
@@ -149,19 +149,19 @@ fn a_connection_that_does_not_come_is_not_waited_for() {
     assert_eq!(fixture.connections("Read"), 1);
 }
 
-/// One of two connections breaks in the middle: what was asked for on it is
-/// missing, and that is an error.
+/// One of two connections is closed during the copy: the data of its requests is
+/// missing, which is an error.
 #[test]
-fn a_connection_that_is_lost_fails_the_copy() {
+fn a_lost_connection_fails_the_copy() {
     needs!("nbdkit");
     let fixture = Fixture::new();
     let cases = [
         ("first", [Some(5 * MIB), None]),
         ("second", [None, Some(MIB)]),
     ];
-    // With one processor there is no second one.
+    // With one processor there is no second connection.
     for (name, limits) in cases.into_iter().take(expected()) {
-        // Not the same for both: nbdkit 1.32 may end when it is left so.
+        // A new server for each case: nbdkit 1.32 may end when a connection is lost.
         let peer = fixture.serve(&fixture.image, &[], &[]);
         let relay = Relay::start(&peer, &fixture.path(name), &limits);
         let copied = fixture.path("copied");
@@ -171,14 +171,14 @@ fn a_connection_that_is_lost_fails_the_copy() {
     }
 }
 
-/// Stands between a client and a server, and cuts connections.
+/// Relays between a client and a server, and closes connections.
 struct Relay {
     socket: PathBuf,
 }
 
 impl Relay {
-    /// The limits say how many bytes each connection brings from the server
-    /// before it is cut. One that brings nothing is not answered at all.
+    /// `limits` are the numbers of bytes that each connection relays from the server
+    /// before it is closed. With zero, the connection stays open without a server.
     fn start(peer: &Peer, socket: &Path, limits: &[Option<u64>]) -> Self {
         let listener = UnixListener::bind(socket).expect("a socket");
         let server = peer.socket().to_owned();
@@ -195,8 +195,8 @@ impl Relay {
                 let server = UnixStream::connect(&server).expect("a server");
                 let up = (client.try_clone(), server.try_clone());
                 let (from, to) = (up.0.expect("a socket"), up.1.expect("a socket"));
-                thread::spawn(move || pass(from, to, u64::MAX));
-                thread::spawn(move || pass(server, client, limit.unwrap_or(u64::MAX)));
+                thread::spawn(move || relay(from, to, u64::MAX));
+                thread::spawn(move || relay(server, client, limit.unwrap_or(u64::MAX)));
             }
         });
         Self {
@@ -209,13 +209,13 @@ impl Relay {
     }
 }
 
-/// Passes on at most so many bytes.
-fn pass(mut from: UnixStream, mut to: UnixStream, most: u64) {
+/// Relays at most `limit` bytes.
+fn relay(mut from: UnixStream, mut to: UnixStream, limit: u64) {
     let mut bytes = vec![0; 64 << 10];
-    let mut left = most;
+    let mut left = limit;
     while left > 0 {
-        let room = bytes.len().min(left as usize);
-        let Ok(n @ 1..) = from.read(&mut bytes[..room]) else {
+        let length = bytes.len().min(left as usize);
+        let Ok(n @ 1..) = from.read(&mut bytes[..length]) else {
             break;
         };
         if to.write_all(&bytes[..n]).is_err() {
@@ -224,7 +224,7 @@ fn pass(mut from: UnixStream, mut to: UnixStream, most: u64) {
         left -= n as u64;
     }
     for stream in [from, to] {
-        // The other side may have done it already.
+        // The other thread may have closed it already.
         let _ = stream.shutdown(Shutdown::Both);
     }
 }

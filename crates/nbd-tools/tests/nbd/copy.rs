@@ -100,7 +100,7 @@ fn a_hole_of_5_gib_is_zeroed_by_one_wide_command() {
     let path = |name: &str| folder.path().join(name);
     let (image, served, record) = (path("image"), path("served"), path("record"));
     sparse(&image, 5 * GIB + 2 * MIB, &[(0, MIB), (5 * GIB + MIB, MIB)]);
-    // Old data where the hole will be.
+    // Existing data, which the hole overwrites.
     sparse(&served, 5 * GIB + 2 * MIB, &[(2 * GIB, MIB)]);
     {
         let peer = Peer::qemu(&["--format=raw", "--discard=unmap"], &served);
@@ -119,10 +119,10 @@ fn a_hole_of_5_gib_is_zeroed_by_one_wide_command() {
     assert!(record.contains(&format!("{offset}{length}")));
 }
 
-/// The server has no WRITE_ZEROES, or says so and refuses it: zeroes are sent
-/// as data.
+/// The server does not support WRITE_ZEROES, or advertises and rejects it: zeroes
+/// are sent as data.
 #[test]
-fn zeroes_overwrite_old_data_without_a_command_for_it() {
+fn zeroes_overwrite_data_without_write_zeroes() {
     needs!("nbdkit");
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
@@ -146,9 +146,9 @@ fn zeroes_overwrite_old_data_without_a_command_for_it() {
     }
 }
 
-/// The server takes only whole blocks of 64 KiB; data begins and ends between.
+/// The minimum block size is 64 KiB; data begins and ends within a block.
 #[test]
-fn a_copy_keeps_to_the_minimum_block_size() {
+fn a_copy_obeys_the_minimum_block_size() {
     needs!("nbdkit");
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
@@ -178,7 +178,7 @@ fn a_copy_keeps_to_the_minimum_block_size() {
 }
 
 #[test]
-fn a_destination_without_room_is_refused() {
+fn a_destination_that_is_too_small_is_rejected() {
     needs!("nbdkit");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");

@@ -1,4 +1,4 @@
-//! Descriptions, beside those of `nbdinfo`.
+//! Descriptions, compared with those of `nbdinfo`.
 
 use std::process::Command;
 
@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::nbd::run_nbd;
 
-/// The same keys in the same order with the same values, but for the one that
-/// `nbdinfo` does not have. Returns what `nbd` said.
+/// `nbd` prints the same keys in the same order with the same values, except for
+/// the key that `nbdinfo` lacks. Returns the output of `nbd`.
 #[track_caller]
 fn assert_like_nbdinfo(command: &str, uri: &str, extended: bool) -> Value {
     let mut nbdinfo = Command::new("nbdinfo");
@@ -20,15 +20,15 @@ fn assert_like_nbdinfo(command: &str, uri: &str, extended: bool) -> Value {
         nbdinfo.arg("--list");
     }
     let expected = run(&mut nbdinfo).json();
-    let said = run_nbd([command, uri, "--json"]).json();
-    let mut alike = said.clone();
+    let output = run_nbd([command, uri, "--json"]).json();
+    let mut alike = output.clone();
     let own = alike
         .as_object_mut()
         .and_then(|object| object.shift_remove("extended"));
     assert_eq!(own, Some(Value::Bool(extended)));
-    // As text, because the order counts.
+    // As text, because the order matters.
     assert_eq!(alike.to_string(), expected.to_string());
-    said
+    output
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn exports_of_nbdkit() {
 }
 
 #[test]
-fn the_largest_export_is_shown_right() {
+fn the_largest_export() {
     needs!("nbdkit", "nbdinfo");
     let peer = Peer::nbdkit(&["null", "9223372036854775807"]);
     let uri = peer.uri("");
@@ -100,21 +100,21 @@ fn the_largest_export_is_shown_right() {
 }
 
 #[test]
-fn nbd_server_is_not_believed_that_its_export_is_empty() {
+fn an_export_of_nbd_server_is_opened_for_its_size() {
     needs!("nbd-server");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");
     sparse(&image, 16 * MIB, &[]);
     let peer = Peer::nbd_server(&image);
     for command in ["info", "list"] {
-        let said = run_nbd([command, &peer.uri("disk"), "--json"]).json();
-        assert_eq!(said["exports"][0]["export-name"], "disk", "{command}");
-        assert_eq!(said["exports"][0]["export-size"], 16 * MIB, "{command}");
+        let output = run_nbd([command, &peer.uri("disk"), "--json"]).json();
+        assert_eq!(output["exports"][0]["export-name"], "disk", "{command}");
+        assert_eq!(output["exports"][0]["export-size"], 16 * MIB, "{command}");
     }
 }
 
 #[test]
-fn the_text_says_what_matters() {
+fn the_text_of_nbd_info() {
     needs!("qemu-nbd");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");

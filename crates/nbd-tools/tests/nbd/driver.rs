@@ -1,5 +1,4 @@
-//! The smallest driver: one command at a time, and exact reads as `need` asks
-//! for them.
+//! A minimal client: one command at a time, and exact reads.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -53,7 +52,7 @@ impl Client {
         }
     }
 
-    /// Sends whatever it is told to, as testers do.
+    /// Sends invalid requests, too.
     pub fn lenient(mut self) -> Self {
         self.machine = self.machine.lenient();
         self
@@ -63,15 +62,15 @@ impl Client {
         self.machine.negotiated()
     }
 
-    /// One command; the data of a read, or the error the server reported.
+    /// Sends one command; returns the data of a read, or the error of the server.
     pub fn command(
         &mut self,
         request: Request,
         payload: &[u8],
     ) -> Result<Result<Vec<u8>, ErrorValue>, Misuse> {
-        let head = self.machine.submit(request)?;
-        assert_eq!(head.payload_length() as usize, payload.len());
-        self.stream.write_all(head.as_bytes()).expect("sent");
+        let header = self.machine.submit(request)?;
+        assert_eq!(header.payload_length() as usize, payload.len());
+        self.stream.write_all(header.as_bytes()).expect("sent");
         self.stream.write_all(payload).expect("sent");
 
         let mut data = vec![0xee; request.length as usize];
@@ -86,7 +85,7 @@ impl Client {
                     data[place(offset)..][..length as usize].fill(0);
                 }
                 Some(Event::Done { cookie, result }) => {
-                    assert_eq!(cookie, head.cookie());
+                    assert_eq!(cookie, header.cookie());
                     assert_eq!(left, 0, "nothing was read too early");
                     self.input.clear();
                     return Ok(result.map(|()| data));
@@ -109,7 +108,7 @@ impl Client {
         }
     }
 
-    /// As [`command`](Self::command), for one that must succeed.
+    /// As [`command`](Self::command), for a command that must succeed.
     #[track_caller]
     pub fn done(&mut self, request: Request, payload: &[u8]) -> Vec<u8> {
         let result = self.command(request, payload).expect("a possible command");
@@ -117,9 +116,9 @@ impl Client {
     }
 
     pub fn disconnect(mut self) {
-        let head = self.machine.disconnect().expect("a session");
-        self.stream.write_all(head.as_bytes()).expect("sent");
-        // The server has nothing more to say.
+        let header = self.machine.disconnect().expect("a session");
+        self.stream.write_all(header.as_bytes()).expect("sent");
+        // The server sends nothing more.
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).expect("the end");
         assert!(rest.is_empty(), "{rest:?}");

@@ -1,4 +1,4 @@
-//! What can go wrong: one line on standard error, and a failure, in good time.
+//! Errors: one line on standard error and exit code 1, without hanging.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use crate::nbd::{nbd, run_nbd};
 const COMMANDS: [&str; 4] = ["info", "list", "map", "read"];
 
 #[test]
-fn an_export_that_is_not_there() {
+fn an_unknown_export() {
     needs!("qemu-nbd");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");
@@ -33,11 +33,11 @@ fn an_export_that_is_not_there() {
     let target = folder.path().join("target");
     let uri = peer.uri("nodisk");
     run_nbd(["copy".as_ref(), uri.as_ref(), target.as_os_str()]).refused(&["no such export"]);
-    assert!(!target.exists(), "nothing to copy, nothing made");
+    assert!(!target.exists(), "the destination is not created");
 }
 
 #[test]
-fn a_server_that_wants_tls() {
+fn a_server_that_requires_tls() {
     needs!("nbdkit");
     let folder = tempfile::tempdir().expect("a folder");
     let keys = folder.path().join("keys.psk");
@@ -55,7 +55,7 @@ fn a_server_that_wants_tls() {
 }
 
 #[test]
-fn sockets_nobody_listens_on() {
+fn sockets_without_a_listener() {
     let folder = tempfile::tempdir().expect("a folder");
     let missing = format!("nbd+unix:///?socket={}/none", folder.path().display());
     let dead = folder.path().join("dead");
@@ -73,7 +73,7 @@ fn sockets_nobody_listens_on() {
 }
 
 #[test]
-fn uris_that_are_none_or_not_for_this_tool() {
+fn invalid_and_unsupported_uris() {
     for (uri, text) in [
         ("http://localhost", "no NBD scheme"),
         ("nbd://localhost/50%", "%25"),
@@ -95,15 +95,15 @@ fn unknown_parameters_are_reported() {
     let peer = Peer::nbdkit(&["memory", "1M"]);
     let ended = run_nbd(["info", &format!("{}&sokcet=x", peer.uri(""))]).ok();
     assert!(
-        ended.stderr.contains("warning: parameter \"sokcet\""),
+        ended.stderr.contains("warning: unknown parameter \"sokcet\""),
         "{}",
         ended.stderr
     );
     assert_eq!(ended.stderr.lines().count(), 1);
 }
 
-/// Serves one client: says `text`, and then waits for the client to go, or
-/// closes at once.
+/// Serves one client: sends `text`, then waits until the client disconnects, or
+/// closes the connection at once.
 fn impostor(text: &'static [u8], stays: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its number");
@@ -111,32 +111,31 @@ fn impostor(text: &'static [u8], stays: bool) -> String {
         let (mut stream, _) = listener.accept().expect("a client");
         stream.write_all(text).expect("sent");
         if stays {
-            let mut rest = Vec::new();
-            let _ = stream.read_to_end(&mut rest);
+            let _ = stream.read_to_end(&mut Vec::new());
         }
     });
     format!("nbd://{address}")
 }
 
 #[test]
-fn peers_that_are_no_servers() {
+fn peers_that_are_not_nbd_servers() {
     for command in COMMANDS {
         run_nbd([command, &impostor(b"SSH-2.0-OpenSSH_9.2\r\n", true)]).refused(&["not NBD"]);
         run_nbd([command, &impostor(b"", false)]).refused(&["closed the connection"]);
         run_nbd([command, &impostor(b"NBDMAGICIHAVEOPT", false)])
             .refused(&["closed the connection"]);
         let silent = [command, &impostor(b"NBDMAGIC", true), "--timeout", "0.2"];
-        run_nbd(silent).refused(&["silent", "--timeout"]);
+        run_nbd(silent).refused(&["sent nothing", "--timeout"]);
     }
 }
 
 #[test]
-fn a_server_killed_in_the_middle_of_a_copy() {
+fn a_server_killed_during_a_copy() {
     needs!("nbdkit");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");
     let target = folder.path().join("target");
-    // Data, all of it; and a tenth of a second for each request.
+    // Only data, and a tenth of a second for each request.
     sparse(&image, 256 * MIB, &[(0, 256 * MIB)]);
     let file = format!("file={}", image.to_str().expect("UTF-8"));
     let delayed = [
@@ -201,7 +200,7 @@ fn a_read_or_write_that_fails_fails_the_copy() {
 }
 
 #[test]
-fn a_reader_that_has_had_enough_is_no_error() {
+fn a_closed_standard_output_is_not_reported() {
     needs!("nbdkit");
     let peer = Peer::nbdkit(&["pattern", "64M"]);
     let mut child = start(nbd().args(["read", &peer.uri("")]).stdout(Stdio::piped()));
@@ -227,7 +226,7 @@ fn a_record_is_a_transcript() {
     assert!(sides.iter().all(|(side, hex)| {
         ["C: ", "S: "].contains(side) && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
     }));
-    // The greeting, and the goodbye.
+    // The greeting, and NBD_CMD_DISC.
     assert!(sides[0].1.starts_with("4e42444d41474943") && sides[0].0 == "S: ");
     let last = sides[sides.len() - 1];
     assert!(

@@ -1,4 +1,4 @@
-//! Maps, beside those of `nbdinfo` and `qemu-img`.
+//! Maps, compared with those of `nbdinfo` and `qemu-img`.
 
 use std::path::Path;
 use std::process::Command;
@@ -29,7 +29,7 @@ fn number(extent: &Value, key: &str) -> u64 {
         .unwrap_or_else(|| panic!("{key} in {extent}"))
 }
 
-/// Offset, length, zero, data; neighbours of a kind joined.
+/// Offset, length, zero, data; adjacent extents of one kind are joined.
 type Kinds = Vec<(u64, u64, bool, bool)>;
 
 fn joined(extents: impl Iterator<Item = (u64, u64, bool, bool)>) -> Kinds {
@@ -43,7 +43,7 @@ fn joined(extents: impl Iterator<Item = (u64, u64, bool, bool)>) -> Kinds {
     joined
 }
 
-/// What a map of `base:allocation` says in the terms of `qemu-img`.
+/// A map of `base:allocation` as `qemu-img` prints it.
 fn in_terms_of_qemu(map: &Value) -> Kinds {
     joined(map.as_array().expect("an array").iter().map(|extent| {
         let kind = number(extent, "type");
@@ -76,7 +76,7 @@ fn qemu_img_map(format: &str, image: &Path) -> Kinds {
 }
 
 #[test]
-fn maps_of_qemu_nbd_are_those_of_nbdinfo_and_qemu_img() {
+fn maps_of_qemu_nbd_equal_those_of_nbdinfo_and_qemu_img() {
     needs!("qemu-nbd", "qemu-img", "nbdinfo");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");
@@ -101,7 +101,7 @@ fn maps_of_qemu_nbd_are_those_of_nbdinfo_and_qemu_img() {
 }
 
 #[test]
-fn maps_of_nbdkit_are_those_of_nbdinfo_and_qemu_img() {
+fn maps_of_nbdkit_equal_those_of_nbdinfo_and_qemu_img() {
     needs!("nbdkit", "qemu-img", "nbdinfo");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");
@@ -155,14 +155,14 @@ fn a_hole_of_5_gib_is_one_wide_extent_and_several_narrow_ones() {
     }
     assert_eq!(at, MIB + hole, "{narrow:?}");
 
-    // Joined, they are what nbdinfo says, which is what the wide one says.
+    // Joined, they are equal to the map by nbdinfo, and to the wide one.
     let expected = nbdinfo_map(&uri, "base:allocation");
     for framing in ["structured", "extended"] {
         assert_eq!(map(&uri, &["--framing", framing]), expected, "{framing}");
     }
 }
 
-/// An image with data, a persistent dirty bitmap, and data behind its back.
+/// An image with data, a persistent dirty bitmap, and data that was written after it.
 fn qcow2_with_bitmap(image: &Path) {
     let qemu = |program: &str, args: &[&str]| {
         run(Command::new(program).args(args).arg(image)).ok();
@@ -178,7 +178,7 @@ fn qcow2_with_bitmap(image: &Path) {
 }
 
 #[test]
-fn every_context_of_qemu_is_mapped_as_nbdinfo_maps_it() {
+fn maps_of_every_context_of_qemu_equal_those_of_nbdinfo() {
     needs!("qemu-nbd", "qemu-img", "qemu-io", "nbdinfo");
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");
@@ -196,7 +196,7 @@ fn every_context_of_qemu_is_mapped_as_nbdinfo_maps_it() {
             let map = map(&uri, &["--framing", framing, "--context", context]);
             assert_eq!(map, nbdinfo_map(&uri, context), "{context} {framing}");
         }
-        // All at once: an object, an array for each.
+        // All contexts at once: an object with an array for each.
         let all: Vec<_> = contexts
             .iter()
             .flat_map(|name| ["--context", name])

@@ -1,5 +1,5 @@
-//! Servers of earlier days: oldstyle, newstyle that is not fixed, and fixed
-//! newstyle with less than everything.
+//! Older handshake styles: oldstyle, newstyle that is not fixed, and fixed newstyle
+//! without some options.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ use nbd_test_support::program::run;
 use crate::driver::Client;
 use crate::nbd::run_nbd;
 
-/// Options of nbdkit, and what comes of them.
+/// Options of nbdkit, and the resulting handshake.
 const STYLES: [(&[&str], Style, Framing); 5] = [
     (&["--oldstyle"], Style::Oldstyle, Framing::Simple),
     // Neither fixed newstyle nor NO_ZEROES: EXPORT_NAME is the only option.
@@ -27,7 +27,7 @@ const STYLES: [(&[&str], Style, Framing); 5] = [
 ];
 
 #[test]
-fn a_client_comes_to_terms_with_every_style() {
+fn a_client_supports_every_style() {
     needs!("nbdkit");
     for (args, style, framing) in STYLES {
         let peer = Peer::nbdkit(&[args, &["memory", "1M"]].concat());
@@ -48,7 +48,7 @@ fn a_client_comes_to_terms_with_every_style() {
 }
 
 #[test]
-fn the_tool_describes_and_copies_in_every_style() {
+fn nbd_describes_and_copies_in_every_style() {
     needs!("nbdkit", "nbdinfo");
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
@@ -66,8 +66,8 @@ fn the_tool_describes_and_copies_in_every_style() {
         assert_same(&image, &copy);
         assert_as_sparse(&image, &copy);
 
-        // nbdkit advertises FLUSH with oldstyle and does not do it: no copy to
-        // there can be called permanent.
+        // With oldstyle, nbdkit advertises FLUSH and rejects it, so a copy to it
+        // cannot be made permanent.
         if style != Style::Oldstyle {
             let peer = Peer::nbdkit(&[args, &["memory", "32M"]].concat());
             let uri = peer.uri("");

@@ -1,4 +1,4 @@
-//! The tour, which needs nobody.
+//! The tour, which needs no server.
 
 #[test]
 fn the_tour_shows_every_framing() {

@@ -1,9 +1,9 @@
-//! Zeroes and data, cut to a block size.
+//! Ranges of zeroes and data, aligned to a block size.
 
 use std::ops::Range;
 
-/// All of `whole` in aligned parts that are zeroes (true) or data: zeroes
-/// shrink to the alignment, data grows. `zeroes` are in order.
+/// Splits `whole` into aligned parts that are zeroes (true) or data: ranges of
+/// zeroes shrink to the alignment, data grows. `zeroes` are in order.
 pub fn aligned(
     zeroes: impl Iterator<Item = Range<u64>>,
     whole: Range<u64>,
@@ -33,7 +33,7 @@ pub fn aligned(
     parts
 }
 
-/// Ranges that touch become one: what lies at their border is not lost.
+/// Joins adjacent ranges, so that blocks at their boundary are zeroes, too.
 fn joined(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     let mut joined: Vec<Range<u64>> = Vec::new();
     for range in ranges {
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn zeroes_shrink_to_the_alignment() {
-        let cut = |zeroes: &[(u64, u64)], whole, alignment| {
+        let align = |zeroes: &[(u64, u64)], whole, alignment| {
             aligned(
                 zeroes.iter().map(|(start, end)| *start..*end),
                 whole,
@@ -59,20 +59,20 @@ mod tests {
             )
         };
         let (data, zero) = (false, true);
-        assert_eq!(cut(&[], 0..100, 1), [(0..100, data)]);
-        assert_eq!(cut(&[], 5..5, 1), []);
-        let all = cut(&[(0, 100)], 0..100, 512);
+        assert_eq!(align(&[], 0..100, 1), [(0..100, data)]);
+        assert_eq!(align(&[], 5..5, 1), []);
+        let all = align(&[(0, 100)], 0..100, 512);
         assert_eq!(all, [(0..100, zero)]);
-        let inside = cut(&[(10, 2000)], 0..3000, 512);
+        let inside = align(&[(10, 2000)], 0..3000, 512);
         assert_eq!(
             inside,
             [(0..512, data), (512..1536, zero), (1536..3000, data)]
         );
-        let touching = cut(&[(10, 1000), (1000, 2000)], 0..3000, 512);
+        let touching = align(&[(10, 1000), (1000, 2000)], 0..3000, 512);
         assert_eq!(touching, inside);
-        let small_and_last = cut(&[(10, 20), (2000, 3000)], 0..3000, 512);
+        let small_and_last = align(&[(10, 20), (2000, 3000)], 0..3000, 512);
         assert_eq!(small_and_last, [(0..2048, data), (2048..3000, zero)]);
-        let first = cut(&[(512, 1024), (2000, 2100)], 512..2512, 512);
+        let first = align(&[(512, 1024), (2000, 2100)], 512..2512, 512);
         assert_eq!(first, [(512..1024, zero), (1024..2512, data)]);
     }
 }

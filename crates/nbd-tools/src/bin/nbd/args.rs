@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nbd_codec::Framing;
+use nbd_tools::size;
 
 use crate::socket::Settings;
-use nbd_tools::size;
 
 /// Talk to NBD servers: describe, map, read, write and copy their exports.
 ///
-/// Without a command it gives a short tour of the protocol that needs no
-/// server.
+/// Without a command it shows a short tour of the protocol, without a server.
 #[derive(Debug, Parser)]
 #[command(name = "nbd", version, after_help = URIS)]
 pub struct Cli {
@@ -24,14 +23,14 @@ pub struct Cli {
 
 const URIS: &str = "\
 URIs:
-  nbd://HOST[:PORT]/EXPORT              TCP, port 10809 unless given
-  nbd+unix:///EXPORT?socket=PATH        Unix socket; socket=%00NAME for an abstract one
+  nbd://HOST[:PORT]/EXPORT              TCP, port 10809 by default
+  nbd+unix:///EXPORT?socket=PATH        Unix socket; socket=%00NAME for an abstract socket
 
-Sizes and offsets are in bytes, or with K, M, G, T in powers of 1024.";
+Sizes and offsets are in bytes, or with a suffix K, M, G or T (powers of 1024).";
 
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// The most able framing to ask for; the server may have less
+    /// The most capable framing to request; the server may support less
     #[arg(
         long,
         global = true,
@@ -40,11 +39,11 @@ pub struct Common {
         default_value = "extended"
     )]
     framing: FramingArg,
-    /// Give up when the server is silent for so long
+    /// Fail if the server sends nothing for this long
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
     /// Append the bytes of the session to a file, a line for each system call: "C: 0102.." for
-    /// what was sent, "S: 0304.." for what came
+    /// sent bytes, "S: 0304.." for received bytes
     #[arg(long, global = true, value_name = "FILE")]
     record: Option<PathBuf>,
 }
@@ -88,7 +87,7 @@ pub enum Command {
     Read(Read),
     /// Write to an export
     Write(Write),
-    /// Copy between exports and files, holes preserved
+    /// Copy between exports and files; holes stay holes
     Copy(Copy),
     /// Measure how fast an export is read or written
     Bench(Bench),
@@ -96,17 +95,17 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Info {
-    /// Where the export is
+    /// The URI of the export
     pub uri: String,
-    /// Print JSON, as `nbdinfo --json --no-content` does (the first bytes of the export are not
-    /// looked at), with one key more: "extended", whether extended headers are in use
+    /// Print JSON, as `nbdinfo --json --no-content` does, with one more key: "extended", whether
+    /// extended headers are in use
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct Map {
-    /// Where the export is
+    /// The URI of the export
     pub uri: String,
     /// The metadata context; may be repeated
     #[arg(
@@ -115,39 +114,38 @@ pub struct Map {
         default_value = "base:allocation"
     )]
     pub contexts: Vec<String>,
-    /// Print JSON, as `nbdinfo --map --json` does: neighbours of one type are joined. For several
-    /// contexts it is an object with an array for each
+    /// Print JSON, as `nbdinfo --map --json` does: adjacent extents of one type are joined. For
+    /// several contexts it is an object with an array for each
     #[arg(long)]
     pub json: bool,
-    /// With --json: the extents as the server sent them, not joined (the table has them so in any
-    /// case)
+    /// With --json: print the extents as the server sent them, not joined (as the table does)
     #[arg(long, requires = "json")]
     pub raw: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct Read {
-    /// Where the export is
+    /// The URI of the export
     pub uri: String,
-    /// Where to begin
+    /// The offset of the first byte
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
     pub offset: u64,
-    /// How much to read; to the end if not given
+    /// How much to read; up to the end by default
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub length: Option<u64>,
-    /// Where it goes; standard output if not given
+    /// Write to a file instead of standard output
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct Write {
-    /// Where the export is
+    /// The URI of the export
     pub uri: String,
-    /// Where to begin
+    /// The offset of the first byte
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
     pub offset: u64,
-    /// Where it comes from; standard input if not given
+    /// Read from a file instead of standard input
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
 }
@@ -156,19 +154,19 @@ pub struct Write {
 pub struct Copy {
     /// An NBD URI or a file
     pub source: String,
-    /// An NBD URI of an export that is large enough, or a file, which is replaced, or null: for
-    /// nowhere
+    /// An NBD URI of an export that is large enough; or a file, which is replaced; or null: to
+    /// discard the data
     pub destination: String,
 }
 
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// Where the export is
+    /// The URI of the export
     pub uri: String,
-    /// What is done. The write modes destroy what is in the export
+    /// The kind of requests. The write modes overwrite the data of the export
     #[arg(long, value_enum, default_value = "randread")]
     pub mode: Mode,
-    /// Bytes of each request
+    /// The length of each request
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "4k")]
     pub size: u64,
     /// Requests in flight on each connection
@@ -179,10 +177,10 @@ pub struct Bench {
     #[arg(long, value_name = "COUNT", default_value = "1",
         value_parser = clap::value_parser!(u16).range(1..=256))]
     pub connections: u16,
-    /// How long to go on
+    /// How long to measure
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
     pub seconds: Duration,
-    /// Go on for so many requests on each connection instead
+    /// Measure this many requests on each connection instead
     #[arg(long, value_name = "COUNT", conflicts_with = "seconds")]
     pub requests: Option<u64>,
     /// Print JSON; times are in nanoseconds
@@ -192,13 +190,13 @@ pub struct Bench {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// Read at random places
+    /// Read at random offsets
     Randread,
-    /// Write at random places
+    /// Write at random offsets
     Randwrite,
-    /// Read from the beginning to the end, again and again
+    /// Read sequentially, repeatedly
     Read,
-    /// Write so
+    /// Write sequentially, repeatedly
     Write,
 }
 
@@ -224,7 +222,7 @@ impl Mode {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     if seconds <= 0.0 {
-        return Err("must be more than nothing".into());
+        return Err("must be more than 0".into());
     }
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

@@ -1,9 +1,9 @@
 //! `nbd bench`: how fast an export is read or written.
 //!
-//! Each connection has a thread, each thread keeps so many requests in flight.
-//! The time of a request is from when it was made to when its reply was seen
-//! whole; the clock is read once for each batch. What is read is not copied: it
-//! is taken where it arrived.
+//! Each connection has a thread, which keeps `--depth` requests in flight. The
+//! latency of a request is the time from its submission until its reply is
+//! complete; the clock is read once for each batch. Data that is read is not
+//! copied.
 
 mod histogram;
 mod pipe;
@@ -23,7 +23,7 @@ use nbd_tools::size;
 
 use crate::args::{self, Mode};
 use crate::connection::{self, Opened};
-use crate::out;
+use crate::stdout;
 use histogram::{Histogram, Snapshot};
 use report::Report;
 use worker::Worker;
@@ -31,14 +31,14 @@ use worker::Worker;
 /// What is measured.
 pub struct Load {
     mode: Mode,
-    /// Of a request, in bytes.
+    /// The length of a request, in bytes.
     size: u64,
     depth: u16,
     connections: u16,
     framing: Framing,
 }
 
-/// When it is over.
+/// When to stop.
 pub struct Stop {
     after: Option<Duration>,
     /// For each connection.
@@ -53,17 +53,17 @@ impl Stop {
     }
 }
 
-/// What all requests in flight may take, in bytes.
-const MOST_MEMORY: u64 = 4 << 30;
+/// The most memory of all requests in flight, in bytes.
+const MAX_MEMORY: u64 = 4 << 30;
 
 pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
     let settings = common.settings();
     if settings.record.is_some() {
-        bail!("--record and bench exclude each other: what is written down is not fast");
+        bail!("--record cannot be used with bench, because it would slow it down");
     }
     let uri = connection::parse_uri(&args.uri)?;
     let opened: Vec<Opened> = (0..args.connections)
-        .map(|_| connection::shake_hands(&uri, common.framing(), &[], &settings))
+        .map(|_| connection::negotiate(&uri, common.framing(), &[], &settings))
         .collect::<Result<_>>()
         .with_context(|| uri.to_string())?;
     let negotiated = &opened.first().context("no connection")?.negotiated;
@@ -84,7 +84,7 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
     } else {
         report.text()
     };
-    out::write(text.as_bytes())
+    stdout::write(text.as_bytes())
 }
 
 fn check(args: &args::Bench, negotiated: &Negotiated) -> Result<()> {
@@ -97,14 +97,14 @@ fn check(args: &args::Bench, negotiated: &Negotiated) -> Result<()> {
         );
     }
     if args.size > u64::from(sizes.maximum) {
-        bail!("the server takes at most {}", exact(sizes.maximum));
+        bail!("the server permits at most {}", exact(sizes.maximum));
     }
     if args.size > negotiated.size {
         bail!("the export has only {}", size::exact(negotiated.size));
     }
     let memory = args.size * u64::from(args.depth) * u64::from(args.connections);
-    if memory > MOST_MEMORY {
-        bail!("size, depth and connections ask for more memory than 4G");
+    if memory > MAX_MEMORY {
+        bail!("size, depth and connections need more than 4G of memory");
     }
     if args.mode.writes() && negotiated.flags.contains(TransmissionFlags::READ_ONLY) {
         bail!("the export is read-only");
@@ -121,7 +121,7 @@ fn measure<'l>(load: &'l Load, opened: Vec<Opened>, args: &args::Bench) -> Resul
         failed: AtomicBool::new(false),
     };
     thread::scope(|scope| {
-        // Gone when the last worker has ended.
+        // Closed when the last worker has ended.
         let (alive, ended) = channel::<()>();
         let mut threads = Vec::new();
         for ((opened, histogram), number) in opened.into_iter().zip(&histograms).zip(0..) {
@@ -152,7 +152,7 @@ fn measure<'l>(load: &'l Load, opened: Vec<Opened>, args: &args::Bench) -> Resul
     })
 }
 
-/// Waits for the end; a line every second, where somebody looks at it.
+/// Waits for the end; on a terminal, prints a line every second.
 fn watch(load: &Load, histograms: &[Histogram], ended: &Receiver<()>) {
     let shown = io::stderr().is_terminal();
     let mut before = Snapshot::of(histograms.iter());

@@ -1,4 +1,4 @@
-//! From a URI to a session: the handshake by policy, with every fallback.
+//! From a URI to a session: the automatic handshake, with all fallbacks.
 
 use std::io::IoSlice;
 
@@ -21,14 +21,14 @@ pub struct Connection {
     pub contexts: Vec<(ContextId, String)>,
 }
 
-/// Parses a URI, and warns of what in it means nothing.
+/// Parses a URI, and warns of unknown parameters.
 pub fn parse_uri(text: &str) -> Result<Uri> {
-    let uri = Uri::parse(text).with_context(|| format!("{text:?} is no NBD URI"))?;
+    let uri = Uri::parse(text).with_context(|| format!("{text:?} is not an NBD URI"))?;
     for (key, _) in uri.unknown_parameters() {
-        eprintln!("nbd: warning: parameter {key:?} in the URI means nothing here and is ignored");
+        eprintln!("nbd: warning: unknown parameter {key:?} in the URI is ignored");
     }
     if uri.tls_required() {
-        bail!("{uri}: this tool has no TLS yet; use nbd:// where plain text is acceptable");
+        bail!("{uri}: this tool does not support TLS; use nbd:// if plain text is acceptable");
     }
     Ok(uri)
 }
@@ -44,22 +44,22 @@ pub fn open(
         link,
         negotiated,
         contexts,
-    } = shake_hands(uri, framing, contexts, settings)?;
+    } = negotiate(uri, framing, contexts, settings)?;
     Ok(Connection {
         session: Session::new(link.socket, link.inbox, negotiated),
         contexts,
     })
 }
 
-/// What a handshake leaves, for those who do transmission in their own way.
+/// The result of a handshake, before transmission.
 pub struct Opened {
     pub link: Link,
     pub negotiated: Negotiated,
     pub contexts: Vec<(ContextId, String)>,
 }
 
-/// Connects, and comes to terms with the server.
-pub fn shake_hands(
+/// Connects and negotiates.
+pub fn negotiate(
     uri: &Uri,
     framing: Framing,
     contexts: &[&str],
@@ -100,18 +100,19 @@ pub fn shake_hands(
         let mut outgoing = Vec::new();
         while machine.transmit(&mut outgoing)? > 0 {}
         if let Some(error) = failed {
-            // A last word; whether the server still hears it changes nothing.
+            // NBD_OPT_ABORT, perhaps. The handshake has failed, whether or not
+            // the server receives it.
             let _ = link.send(&outgoing);
             return Err(error);
         }
         if outgoing.is_empty() && !link.fill()? {
-            machine.end_of_input().map_err(lost)?;
+            machine.end_of_input().map_err(closed)?;
         }
         link.send(&outgoing)?;
     }
     let negotiated = machine
         .into_negotiated()
-        .map_err(|_| anyhow!("the handshake did not come to its end"))?;
+        .map_err(|_| anyhow!("the handshake has not ended"))?;
     Ok(Opened {
         link,
         negotiated,
@@ -119,8 +120,8 @@ pub fn shake_hands(
     })
 }
 
-/// The end of input in the middle of a handshake.
-pub fn lost(error: Error) -> anyhow::Error {
+/// The error for an end of input during the handshake.
+pub fn closed(error: Error) -> anyhow::Error {
     match error {
         Error::Closed => {
             anyhow!("the server closed the connection during the handshake; its log may say why")
@@ -129,21 +130,21 @@ pub fn lost(error: Error) -> anyhow::Error {
     }
 }
 
-/// What a refusal means, and what to do about it.
+/// The error for a failed handshake, with advice.
 pub fn refused(reason: Failure, message: Option<Text<'_>>, export: &str) -> anyhow::Error {
     let advice = match reason {
-        Failure::UnknownExport => "; `nbd list` shows those it has",
-        Failure::ServerRequiresTls => ", and this tool has none yet",
+        Failure::UnknownExport => "; `nbd list` shows the exports of the server",
+        Failure::ServerRequiresTls => ", which this tool does not support",
         _ => "",
     };
-    let said = match message {
+    let text = match message {
         Some(text) if !text.is_empty() => format!(" (server: {text})"),
         _ => String::new(),
     };
-    anyhow!("export {export:?}: {reason}{advice}{said}")
+    anyhow!("export {export:?}: {reason}{advice}{text}")
 }
 
-/// A socket, and what it has brought.
+/// A socket and its unread input.
 pub struct Link {
     pub socket: Socket,
     pub inbox: Inbox,
@@ -157,7 +158,7 @@ impl Link {
         })
     }
 
-    /// Sends all of it.
+    /// Sends all of `bytes`.
     pub fn send(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             match self.socket.write(&[IoSlice::new(bytes)])? {
@@ -168,7 +169,7 @@ impl Link {
         Ok(())
     }
 
-    /// Waits for more input; false at its end.
+    /// Waits for more input; returns false at its end.
     pub fn fill(&mut self) -> Result<bool> {
         let received = self.inbox.receive(&mut self.socket, &mut [], usize::MAX)?;
         Ok(!received.end)

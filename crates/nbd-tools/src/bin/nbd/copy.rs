@@ -1,6 +1,6 @@
-//! `nbd copy`. Workers, each a thread with connections of its own, take parts
-//! from a plan until there is nothing left. Where a server does not say that
-//! it may have several connections, there is one worker.
+//! `nbd copy`. Workers, each a thread with its own connections, take parts from a
+//! plan until there are none. If a server does not advertise `CAN_MULTI_CONN`,
+//! there is one worker.
 
 mod download;
 mod plan;
@@ -27,15 +27,15 @@ use side::Side;
 use source::Source;
 use target::Target;
 
-/// More workers than that are not faster with any server that was tried.
-const MOST_WORKERS: usize = 4;
+/// The most workers: more were not faster with any server that was measured.
+const MAX_WORKERS: usize = 4;
 
 pub fn run(args: &args::Copy, common: &args::Common) -> Result<()> {
     let from = Side::parse(&args.source)?;
     let to = Side::parse(&args.destination)?;
     let recorded = common.settings().record.is_some();
     if let (Side::Export(_), Side::Export(_), true) = (&from, &to, recorded) {
-        bail!("--record writes down one session, and this copy has two");
+        bail!("--record records one session, but this copy has two");
     }
     let source = Source::open(&from, common).with_context(|| from.to_string())?;
     let size = source.size().with_context(|| from.to_string())?;
@@ -62,30 +62,29 @@ pub fn run(args: &args::Copy, common: &args::Common) -> Result<()> {
         let (shared, sender) = (Arc::clone(&shared), sender.clone());
         let (source, target) = (source.share(), target.share());
         let common = common.clone();
-        thread::spawn(move || help(&shared, source, target, &common, &sender));
+        thread::spawn(move || run_additional(&shared, source, target, &common, &sender));
     }
     let first = Arc::clone(&shared);
     thread::spawn(move || work(&first, source, target, &sender));
-    watch(&shared, &receiver)
+    wait(&shared, &receiver)
 }
 
 /// How many workers there are.
 fn workers(source: &Source, target: &Target) -> usize {
-    // From file to file there is nothing to wait for.
+    // From file to file, one worker is enough: there is no server to wait for.
     let connected = source.share().is_none() || target.share().is_none();
     if connected && source.is_shared() && target.is_shared() {
         thread::available_parallelism()
             .map_or(1, NonZero::get)
-            .min(MOST_WORKERS)
+            .min(MAX_WORKERS)
     } else {
         1
     }
 }
 
-/// A worker behind the first one. It is welcome, and not needed: without a
-/// connection (a server may have a limit) the others do its part. Nobody waits
-/// for it before it has one.
-fn help(
+/// Runs another worker than the first one. If it cannot connect, because a server
+/// limits its connections, the others copy its share. They do not wait for it.
+fn run_additional(
     shared: &Arc<Shared>,
     source: Option<Source>,
     target: Option<Target>,
@@ -99,12 +98,12 @@ fn help(
     };
     let alignment = source.alignment().max(target.alignment());
     let same = source.size().is_ok_and(|size| size == shared.size) && alignment == shared.alignment;
-    if same && shared.plan.enter() {
+    if same && shared.plan.add_worker() {
         work(shared, source, target, sender);
     }
 }
 
-/// Copies as long as there is something to copy.
+/// Copies until nothing is left.
 fn work(shared: &Arc<Shared>, source: Source, target: Target, sender: &Sender<Result<()>>) {
     let result = match source {
         Source::File(file) => upload::run(shared, &file, target),
@@ -114,16 +113,16 @@ fn work(shared: &Arc<Shared>, source: Source, target: Target, sender: &Sender<Re
         } => Download::new(Arc::clone(shared), session, allocation, target).run(),
     };
     match &result {
-        Ok(()) => shared.plan.leave(),
+        Ok(()) => shared.plan.remove_worker(),
         Err(_) => shared.plan.stop(),
     }
-    // Nobody listens where another worker has failed.
+    // Fails if the main thread has ended because another worker failed.
     let _ = sender.send(result);
 }
 
-/// Waits for the workers. Those that have no connection yet, or wait for a
-/// server when another has failed, end with the program.
-fn watch(shared: &Shared, results: &Receiver<Result<()>>) -> Result<()> {
+/// Waits for the workers. Those that are still connecting, or wait for a server
+/// when another worker has failed, end with the program.
+fn wait(shared: &Shared, results: &Receiver<Result<()>>) -> Result<()> {
     while !shared.plan.is_done() {
         match results.recv() {
             Ok(result) => result?,

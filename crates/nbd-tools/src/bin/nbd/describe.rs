@@ -1,5 +1,5 @@
-//! Asks a server about itself and its exports, option by option, without
-//! opening one.
+//! Describes a server and its exports with single options, without entering
+//! transmission.
 
 use anyhow::{Context, Result, bail};
 use nbd_codec::client::Handshake;
@@ -12,10 +12,10 @@ use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest, Qu
 use nbd_codec::wire::option_reply::{BlockSizes, Info};
 use nbd_codec::{Framing, Limits, Negotiated, Style};
 
-use crate::connection::{self, Link, lost, refused};
+use crate::connection::{self, Link, closed, refused};
 use crate::socket::Settings;
 
-/// What a server says of itself and of some of its exports.
+/// A server and some of its exports.
 pub struct Server {
     pub style: Style,
     pub tls: bool,
@@ -23,7 +23,7 @@ pub struct Server {
     pub exports: Vec<Export>,
 }
 
-/// What a server says of an export.
+/// An export.
 pub struct Export {
     pub name: String,
     pub uri: Uri,
@@ -31,7 +31,7 @@ pub struct Export {
     pub description: String,
     pub size: u64,
     pub flags: TransmissionFlags,
-    /// `None` if the server stated none.
+    /// `None` if the server sent none.
     pub block_sizes: Option<BlockSizes>,
     /// All metadata contexts the server has for it.
     pub contexts: Vec<String>,
@@ -39,11 +39,11 @@ pub struct Export {
 
 /// Describes the export of `uri`.
 pub fn one(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
-    let mut haggle = Haggle::start(uri, framing, settings)?;
-    let mut server = haggle.server();
+    let mut negotiation = Negotiation::start(uri, framing, settings)?;
+    let mut server = negotiation.server();
     let mut export = Export::new(uri.export().into(), uri.clone());
-    let described = haggle.inquire(&mut export)?;
-    haggle.abort()?;
+    let described = negotiation.describe(&mut export)?;
+    negotiation.abort()?;
     if !described {
         export.open(framing, settings)?;
     }
@@ -53,16 +53,16 @@ pub fn one(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
 
 /// Describes every export that the server of `uri` lists.
 pub fn all(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
-    let mut haggle = Haggle::start(uri, framing, settings)?;
-    let mut server = haggle.server();
+    let mut negotiation = Negotiation::start(uri, framing, settings)?;
+    let mut server = negotiation.server();
     if server.style != Style::FixedNewstyle {
         bail!(
-            "the server speaks {}, which cannot list exports; `nbd info` describes one",
+            "the server uses the {} handshake, which cannot list exports; `nbd info` describes one",
             server.style
         );
     }
     let mut listed = Vec::new();
-    let answer = haggle.ask(&OptionRequest::List, |event| {
+    let answer = negotiation.send(&OptionRequest::List, |event| {
         if let Event::Server { name, description } = event {
             listed.push((name.to_string(), description.to_string()));
         }
@@ -70,15 +70,17 @@ pub fn all(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
     if let Some(refusal) = answer {
         bail!("the server does not list its exports ({refusal})");
     }
-    // Until the server turns out not to describe an export.
-    let mut haggle = Some(haggle);
+    // `None` after the server failed to describe an export.
+    let mut negotiation = Some(negotiation);
     for (name, description) in listed {
         let mut export = Export::new(name.clone(), of_export(uri, &name)?);
-        let inquired = haggle.as_mut().map(|haggle| haggle.inquire(&mut export));
-        let described = match inquired.transpose() {
+        let outcome = negotiation
+            .as_mut()
+            .map(|negotiation| negotiation.describe(&mut export));
+        let described = match outcome.transpose() {
             Ok(Some(true)) => Ok(()),
             Ok(_) => {
-                haggle.take().map_or(Ok(()), Haggle::abort)?;
+                negotiation.take().map_or(Ok(()), Negotiation::abort)?;
                 export.open(framing, settings)
             }
             Err(error) => Err(error),
@@ -92,14 +94,14 @@ pub fn all(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
         }
         server.exports.push(export);
     }
-    haggle.map_or(Ok(()), Haggle::abort)?;
+    negotiation.map_or(Ok(()), Negotiation::abort)?;
     Ok(server)
 }
 
 /// The URI of another export of the same server.
 fn of_export(uri: &Uri, export: &str) -> Result<Uri> {
     let other = uri.clone().with_export(export);
-    other.with_context(|| format!("the server lists an export with an impossible name, {export:?}"))
+    other.with_context(|| format!("the server lists an export with an invalid name, {export:?}"))
 }
 
 impl Export {
@@ -115,8 +117,8 @@ impl Export {
         }
     }
 
-    /// Opens an export that the server does not describe in another way: on a
-    /// connection of its own, where there is a fallback for everything.
+    /// Opens an export that the server does not describe without that: on its own
+    /// connection, with the automatic handshake and its fallbacks.
     fn open(&mut self, framing: Framing, settings: &Settings) -> Result<()> {
         let connection = connection::open(&self.uri, framing, &[], settings)?;
         self.take(connection.session.negotiated());
@@ -130,7 +132,7 @@ impl Export {
     }
 }
 
-/// Why an option was refused: the kind, and what the server said.
+/// An option error: its type and its message.
 struct Refusal {
     error: OptionReplyType,
     message: String,
@@ -145,16 +147,15 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// A handshake under way.
-struct Haggle {
+/// A manual handshake.
+struct Negotiation {
     link: Link,
     machine: Handshake,
 }
 
-impl Haggle {
-    /// Up to where the server can be asked about its exports, with the best
-    /// framing it has up to `framing`: which contexts there are may depend on
-    /// it.
+impl Negotiation {
+    /// Connects, and negotiates the most capable framing up to `framing`: the
+    /// metadata contexts may depend on it.
     fn start(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Self> {
         let mut this = Self {
             link: Link::connect(uri, settings)?,
@@ -176,9 +177,11 @@ impl Haggle {
         }
         if this.machine.agreed().style == Style::FixedNewstyle {
             let extended = framing == Framing::Extended
-                && this.ask(&OptionRequest::ExtendedHeaders, |_| {})?.is_none();
+                && this
+                    .send(&OptionRequest::ExtendedHeaders, |_| {})?
+                    .is_none();
             if !extended && framing >= Framing::Structured {
-                this.ask(&OptionRequest::StructuredReply, |_| {})?;
+                this.send(&OptionRequest::StructuredReply, |_| {})?;
             }
         }
         Ok(this)
@@ -194,9 +197,9 @@ impl Haggle {
         }
     }
 
-    /// Asks about an export; false if the server has no way to be asked, or
-    /// the answer is not to be relied on.
-    fn inquire(&mut self, export: &mut Export) -> Result<bool> {
+    /// Describes an export; returns false if the server does not support this, or
+    /// its reply is not reliable.
+    fn describe(&mut self, export: &mut Export) -> Result<bool> {
         if self.machine.agreed().style != Style::FixedNewstyle {
             return Ok(false);
         }
@@ -208,8 +211,8 @@ impl Haggle {
                 queries: Queries::NONE,
             };
             let contexts = &mut export.contexts;
-            // A server without contexts refuses the option: so be it.
-            self.ask(&OptionRequest::ListMetaContext(request), |event| {
+            // A server without contexts rejects the option, which is fine.
+            self.send(&OptionRequest::ListMetaContext(request), |event| {
                 if let Event::MetaContext { name, .. } = event {
                     contexts.push(name.to_string());
                 }
@@ -221,7 +224,7 @@ impl Haggle {
         };
         let description = &mut export.description;
         let mut sizes = None;
-        let answer = self.ask(&OptionRequest::Info(request), |event| match event {
+        let answer = self.send(&OptionRequest::Info(request), |event| match event {
             Event::Info(Info::Description(text)) => *description = text.to_string(),
             Event::Info(Info::BlockSize(stated)) => sizes = Some(stated),
             _ => {}
@@ -230,8 +233,7 @@ impl Haggle {
             None => {
                 export.take(self.machine.agreed());
                 export.block_sizes = sizes;
-                // nbd-server knows the size only of an export that is open, and
-                // says zero of any other.
+                // nbd-server sends a size of zero unless the export is opened.
                 Ok(export.size != 0)
             }
             Some(refusal) if refusal.error == OptionReplyType::ERR_UNSUP => Ok(false),
@@ -241,8 +243,9 @@ impl Haggle {
         }
     }
 
-    /// Sends an option and takes its replies; what refused it, if anything.
-    fn ask(
+    /// Sends an option and handles its replies; returns the error that ended it, if
+    /// any.
+    fn send(
         &mut self,
         option: &OptionRequest<'_>,
         mut each: impl FnMut(Event<'_>),
@@ -264,7 +267,7 @@ impl Haggle {
         Ok(answer.flatten())
     }
 
-    /// Takes one event.
+    /// Waits for one event and handles it.
     fn event(&mut self, handle: impl FnOnce(Event<'_>)) -> Result<()> {
         loop {
             let mut input = self.link.inbox.unread();
@@ -277,17 +280,17 @@ impl Haggle {
             }
             self.link.inbox.keep_last(left);
             if !self.link.fill()? {
-                self.machine.end_of_input().map_err(lost)?;
+                self.machine.end_of_input().map_err(closed)?;
             }
         }
     }
 
-    /// Ends the session, if there is one that can be ended in good order.
+    /// Sends `NBD_OPT_ABORT`, if the handshake style has it.
     fn abort(mut self) -> Result<()> {
         if self.machine.agreed().style == Style::FixedNewstyle {
             let mut outgoing = Vec::new();
             self.machine.send(&OptionRequest::Abort, &mut outgoing)?;
-            // The server need not be there any more to hear it.
+            // The server may have closed the connection already.
             let _ = self.link.send(&outgoing);
         }
         Ok(())

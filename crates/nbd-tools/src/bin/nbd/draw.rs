@@ -1,5 +1,5 @@
-//! A map as a bar: one cell for an equal share of the export, as high as the
-//! share of it that is filled.
+//! Draws a map as a bar. Each cell is an equal part of the export; its height is
+//! the share of data in it.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
@@ -12,7 +12,7 @@ use crate::map;
 
 /// Heights of a cell, from a trace to full.
 const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-/// Columns where the width of a terminal is not known.
+/// The width if standard output is not a terminal.
 const COLUMNS: usize = 80;
 
 const GREEN: &str = "32";
@@ -22,14 +22,14 @@ const MAGENTA: &str = "35";
 const CYAN: &str = "36";
 const DIM: &str = "2";
 
-/// What the place of output can show.
+/// The abilities of standard output.
 pub struct Palette {
     colour: bool,
     columns: usize,
 }
 
 impl Palette {
-    /// Colour on a terminal, unless `NO_COLOR` asks for none.
+    /// Colours on a terminal, unless `NO_COLOR` is set.
     pub fn of_stdout() -> Self {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
@@ -61,14 +61,14 @@ impl Palette {
 /// How a type of extent is shown.
 #[derive(Clone, Copy, PartialEq)]
 enum Look {
-    /// As high as its share, in a colour.
+    /// A cell of this colour, as high as its share.
     Filled(&'static str),
-    /// A sign, where nothing filled is.
+    /// This character, in cells without data.
     Empty(char),
 }
 
 fn look(context: &str, flags: u64) -> Look {
-    let rest = [BLUE, MAGENTA, CYAN, YELLOW];
+    let others = [BLUE, MAGENTA, CYAN, YELLOW];
     match (context, flags) {
         ("base:allocation", 0) => Look::Filled(GREEN),
         ("base:allocation", 1) => Look::Empty('╌'),
@@ -76,11 +76,11 @@ fn look(context: &str, flags: u64) -> Look {
         ("base:allocation", 3) | (_, 0) => Look::Empty('·'),
         ("qemu:allocation-depth", 1) => Look::Filled(GREEN),
         (context, 1) if context.starts_with("qemu:dirty-bitmap:") => Look::Filled(YELLOW),
-        (_, flags) => Look::Filled(rest[(flags % 4) as usize]),
+        (_, flags) => Look::Filled(others[(flags % 4) as usize]),
     }
 }
 
-/// The bar and its legend; nothing for an export of no bytes.
+/// The bar and its legend.
 pub fn bar(context: &str, extents: &[Placed], total: u64, palette: &Palette) -> String {
     if total == 0 {
         return "  the export is empty\n".into();
@@ -90,7 +90,7 @@ pub fn bar(context: &str, extents: &[Placed], total: u64, palette: &Palette) -> 
     let mut drawn = Vec::new();
     let mut at = 0;
     for cell in 0..cells {
-        // In 128 bits: exports go to 2^64 - 1 bytes.
+        // In 128 bits: exports may have up to 2^64 - 1 bytes.
         let edge = |n: u64| (u128::from(total) * u128::from(n) / u128::from(cells)) as u64;
         let (start, end) = (edge(cell), edge(cell + 1));
         while extents.get(at).is_some_and(|extent| extent.end() <= start) {
@@ -110,7 +110,7 @@ pub fn bar(context: &str, extents: &[Placed], total: u64, palette: &Palette) -> 
     text
 }
 
-/// How many bytes of each type lie between `start` and `end`.
+/// How many bytes of each type are between `start` and `end`.
 fn shares(extents: &[Placed], start: u64, end: u64) -> BTreeMap<u64, u64> {
     let mut shares = BTreeMap::new();
     for extent in extents.iter().take_while(|extent| extent.offset < end) {
@@ -120,7 +120,7 @@ fn shares(extents: &[Placed], start: u64, end: u64) -> BTreeMap<u64, u64> {
     shares
 }
 
-/// The sign of a cell of `total` bytes, and its colour.
+/// The character for a cell of `total` bytes, and its colour.
 fn draw_cell(context: &str, shares: &BTreeMap<u64, u64>, total: u64) -> (char, &'static str) {
     let (mut filled, mut most, mut colour) = (0u64, 0u64, GREEN);
     let (mut empty, mut sign) = (0u64, ' ');
@@ -144,7 +144,7 @@ fn draw_cell(context: &str, shares: &BTreeMap<u64, u64>, total: u64) -> (char, &
     (HEIGHTS[height - 1], colour)
 }
 
-/// Sizes below the bar: its ends and its middle.
+/// Sizes below the bar: at its ends and in its middle.
 fn ruler(total: u64, cells: usize, palette: &Palette) -> String {
     let (middle, end) = (size::rounded(total / 2), size::rounded(total));
     if cells < 24 + middle.len() + end.len() {
@@ -155,7 +155,7 @@ fn ruler(total: u64, cells: usize, palette: &Palette) -> String {
     palette.dim(&format!("  {:<left$} {middle}{end:>right$}", "0")) + "\n"
 }
 
-/// What the signs mean, and how much there is of each.
+/// The meaning of the characters, and the size of each type.
 fn legend(context: &str, extents: &[Placed], total: u64, palette: &Palette) -> String {
     let mut totals: BTreeMap<u64, (u64, usize)> = BTreeMap::new();
     for extent in extents {

@@ -1,4 +1,4 @@
-//! Walks an export with block status requests.
+//! Maps an export with block status requests.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use nbd_codec::{Framing, Negotiated};
 
 use crate::session::{Replies, Session, explain};
 
-/// An extent and where it is. Narrow extents fit.
+/// An extent and its offset; for narrow and wide extents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
     pub offset: u64,
@@ -26,8 +26,8 @@ impl Placed {
 
 /// The extents of each context in `range`, as the server sent them.
 ///
-/// With extended headers a request covers all that is left; without them, as
-/// much as 32 bits and the block size allow. Servers may answer for less.
+/// With extended headers a request covers all of the remaining range; without them,
+/// as much as 32 bits and the block size permit. Servers may answer for less.
 pub fn walk(
     session: &mut Session,
     contexts: &[ContextId],
@@ -40,7 +40,8 @@ pub fn walk(
         && session.negotiated().framing == Framing::Extended;
     let selected = session.negotiated().contexts.len();
     if filter && selected > 1 {
-        // One walk for each context: none has to wait for the others.
+        // Separate requests for each context: their replies need not cover the
+        // same ranges.
         let mut all = Vec::new();
         for context in contexts {
             all.append(&mut walk_together(session, &[*context], true, &range)?);
@@ -57,7 +58,7 @@ fn walk_together(
     range: &Range<u64>,
 ) -> Result<Vec<Vec<Placed>>> {
     let mut status = Status::new(contexts, range.clone());
-    while status.ask(session, filter)? {
+    while status.request(session, filter)? {
         while status.is_running() {
             session.step(&mut status)?;
         }
@@ -65,14 +66,14 @@ fn walk_together(
     Ok(status.extents)
 }
 
-/// A walk under way.
+/// A mapping in progress.
 pub struct Status {
     contexts: Vec<ContextId>,
-    /// What is known so far, for each context.
+    /// The extents so far, for each context.
     pub extents: Vec<Vec<Placed>>,
     range: Range<u64>,
-    /// Where the last request began.
-    asked: Option<u64>,
+    /// The offset of the last request.
+    requested: Option<u64>,
     running: Option<Cookie>,
     failed: Option<String>,
 }
@@ -83,15 +84,15 @@ impl Status {
             contexts: contexts.to_vec(),
             extents: vec![Vec::new(); contexts.len()],
             range,
-            asked: None,
+            requested: None,
             running: None,
             failed: None,
         }
     }
 
-    /// Sends the next request, with `filter` for these contexts only; false
-    /// when all is known.
-    pub fn ask(&mut self, session: &mut Session, filter: bool) -> Result<bool> {
+    /// Sends the next request, with `filter` for these contexts only; returns false
+    /// when the map is complete.
+    pub fn request(&mut self, session: &mut Session, filter: bool) -> Result<bool> {
         let Some((offset, length)) = self.next(session.negotiated())? else {
             return Ok(false);
         };
@@ -104,12 +105,12 @@ impl Status {
         Ok(true)
     }
 
-    /// Whether a request was sent, and is not answered yet.
+    /// Whether a request is in flight.
     pub fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
-    /// Whether an event belongs to the request that was sent.
+    /// Whether an event belongs to the request in flight.
     pub fn is_answered_by(&self, event: &Event<'_>) -> bool {
         match event {
             Event::Extents32 { cookie, .. }
@@ -120,12 +121,12 @@ impl Status {
         }
     }
 
-    /// The offset and length of the next request; `None` when all is known.
+    /// The offset and length of the next request; `None` when the map is complete.
     pub fn next(&mut self, negotiated: &Negotiated) -> Result<Option<(u64, u64)>> {
-        if let (Some(failed), Some(asked)) = (&self.failed, self.asked) {
-            bail!("block status at offset {asked} failed: {failed}");
+        if let (Some(failed), Some(requested)) = (&self.failed, self.requested) {
+            bail!("block status at offset {requested} failed: {failed}");
         }
-        // The contexts may have got differently far.
+        // The replies may have covered different ranges for different contexts.
         let start = self.range.start;
         let known = |list: &Vec<Placed>| list.last().map_or(start, Placed::end);
         let at = self.extents.iter().map(known).min();
@@ -133,15 +134,15 @@ impl Status {
         if at >= self.range.end {
             return Ok(None);
         }
-        if self.asked == Some(at) {
-            bail!("the server says nothing of what is at offset {at}");
+        if self.requested == Some(at) {
+            bail!("the server sends no extent for offset {at}");
         }
-        self.asked = Some(at);
+        self.requested = Some(at);
         Ok(Some((at, longest(negotiated, self.range.end - at))))
     }
 
-    /// Adds an extent, less what is known already and what lies behind the
-    /// range: extents may reach beyond what was asked for.
+    /// Adds an extent, without the part that is known already, and without the part
+    /// after the range: extents may exceed the request.
     fn add(&mut self, context: ContextId, extent: Placed) {
         let Some(index) = self.contexts.iter().position(|id| *id == context) else {
             return;
@@ -163,7 +164,7 @@ impl Status {
     }
 }
 
-/// The most that one request may cover.
+/// The longest range that one request may cover.
 fn longest(negotiated: &Negotiated, left: u64) -> u64 {
     if negotiated.framing == Framing::Extended {
         return left;
@@ -235,7 +236,7 @@ impl Replies for Status {
     }
 }
 
-/// Neighbours of one type joined.
+/// Joins adjacent extents of one type.
 pub fn joined(extents: &[Placed]) -> Vec<Placed> {
     let mut joined: Vec<Placed> = Vec::new();
     for extent in extents {

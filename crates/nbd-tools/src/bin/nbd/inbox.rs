@@ -1,4 +1,4 @@
-//! Bytes that have arrived and were not understood yet.
+//! Bytes that were received and not consumed yet.
 
 use std::io::IoSliceMut;
 
@@ -6,12 +6,12 @@ use anyhow::Result;
 
 use crate::socket::Socket;
 
-/// Larger than any message a machine wants whole.
+/// Larger than any message that a state machine needs whole.
 const CAPACITY: usize = 64 << 10;
 
-/// Behind a payload that is read to its place: headers fit, and not much of
-/// the next payload must be copied from here to its place.
-pub const LITTLE: usize = 512;
+/// The most bytes to read after a payload that is read into its own buffer: enough
+/// for headers, but not much of the next payload, which would have to be copied.
+pub const READ_AHEAD: usize = 512;
 
 pub struct Inbox {
     bytes: Box<[u8]>,
@@ -19,11 +19,11 @@ pub struct Inbox {
     end: usize,
 }
 
-/// What a call has brought.
+/// The result of a receive.
 pub struct Received {
-    /// So many bytes to the place that was given.
+    /// How many bytes went to the caller's buffer.
     pub placed: usize,
-    /// The connection has ended.
+    /// Whether the server has closed the connection.
     pub end: bool,
 }
 
@@ -36,7 +36,7 @@ impl Inbox {
         }
     }
 
-    /// As much as that, and what is unread.
+    /// Grows to `capacity`.
     pub fn enlarge(&mut self, capacity: usize) {
         let mut bytes = vec![0; capacity.max(self.bytes.len())];
         let unread = self.unread();
@@ -45,13 +45,13 @@ impl Inbox {
         (self.bytes, self.start, self.end) = (bytes.into(), 0, length);
     }
 
-    /// What no machine has consumed yet.
+    /// What no state machine has consumed yet.
     #[inline]
     pub fn unread(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
-    /// Says that a machine left only the last `left` bytes.
+    /// Drops all but the last `left` bytes.
     #[inline]
     pub fn keep_last(&mut self, left: usize) {
         self.start = self.end - left;
@@ -60,8 +60,8 @@ impl Inbox {
         }
     }
 
-    /// Receives, and waits for it: first into `place`, which may be empty, and
-    /// then up to `most` bytes behind what is unread.
+    /// Waits for input and reads it: first into `place`, which may be empty, then
+    /// up to `most` bytes into the inbox.
     pub fn receive(
         &mut self,
         socket: &mut Socket,
@@ -72,17 +72,17 @@ impl Inbox {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        let room = place.len();
-        let behind = &mut self.bytes[self.end..];
-        let most = most.min(behind.len());
-        let behind = IoSliceMut::new(&mut behind[..most]);
-        let n = match room {
-            0 => socket.read(&mut [behind])?,
-            _ => socket.read(&mut [IoSliceMut::new(place), behind])?,
+        let length = place.len();
+        let space = &mut self.bytes[self.end..];
+        let most = most.min(space.len());
+        let space = IoSliceMut::new(&mut space[..most]);
+        let n = match length {
+            0 => socket.read(&mut [space])?,
+            _ => socket.read(&mut [IoSliceMut::new(place), space])?,
         };
-        self.end += n.saturating_sub(room);
+        self.end += n.saturating_sub(length);
         Ok(Received {
-            placed: n.min(room),
+            placed: n.min(length),
             end: n == 0,
         })
     }

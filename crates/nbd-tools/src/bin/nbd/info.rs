@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 
 use crate::describe::{self, Export, Server};
 use crate::draw::Palette;
-use crate::{args, connection, out};
+use crate::{args, connection, stdout};
 
-/// The abilities, by the names that `nbdinfo` gives them.
+/// The transmission flags, with the names that `nbdinfo` uses.
 const ABILITIES: [(&str, TransmissionFlags); 10] = [
     ("is_rotational", TransmissionFlags::ROTATIONAL),
     ("is_read_only", TransmissionFlags::READ_ONLY),
@@ -46,7 +46,7 @@ fn show(server: &Server, as_json: bool) -> Result<()> {
     } else {
         to_text(server, &Palette::of_stdout())?
     };
-    out::write(text.as_bytes())
+    stdout::write(text.as_bytes())
 }
 
 fn to_json(server: &Server) -> Value {
@@ -59,8 +59,7 @@ fn to_json(server: &Server) -> Value {
     })
 }
 
-/// The keys in the order of `nbdinfo`, which leaves out what the server did
-/// not say.
+/// The keys in the order of `nbdinfo`, which omits what the server did not send.
 fn export_to_json(export: &Export) -> Value {
     let mut object = Map::new();
     let mut put = |key: &str, value: Value| object.insert(key.into(), value);
@@ -142,7 +141,7 @@ fn abilities(export: &Export, wanted: bool) -> String {
 
 fn describe_block_sizes(export: &Export) -> String {
     match export.block_sizes {
-        None => "not stated".into(),
+        None => "not specified".into(),
         Some(sizes) => format!(
             "minimum {}, preferred {}, maximum {}",
             size::exact(sizes.minimum.into()),

@@ -1,5 +1,5 @@
-//! `nbd`: a client for NBD servers on blocking terms, made of `nbd-codec` and
-//! the sockets of the standard library.
+//! `nbd`: a client for NBD servers, with the blocking sockets of the operating
+//! system.
 
 mod align;
 mod args;
@@ -12,14 +12,12 @@ mod extents;
 mod inbox;
 mod info;
 mod map;
-mod model;
-mod out;
 mod progress;
 mod reader;
 mod reads;
-mod server;
 mod session;
 mod socket;
+mod stdout;
 mod tour;
 mod transfer;
 mod writer;
@@ -34,9 +32,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<out::Closed>() => ExitCode::FAILURE,
+        Err(error) if error.is::<stdout::Closed>() => ExitCode::FAILURE,
         Err(error) => {
-            // One line, whatever a server put into its messages.
+            // One line: line breaks in messages of a server become spaces.
             let line = format!("{error:#}").replace(['\n', '\r'], " ");
             eprintln!("nbd: {line}");
             ExitCode::FAILURE

@@ -13,7 +13,7 @@ use crate::args;
 use crate::connection::{self, Connection};
 use crate::draw::{self, Palette};
 use crate::extents::{self, Placed};
-use crate::out;
+use crate::stdout;
 
 /// One context and its extents.
 struct Mapped {
@@ -43,7 +43,7 @@ pub fn run(args: &args::Map, common: &args::Common) -> Result<()> {
         text += &draw::bar(&map.context, &map.extents, negotiated.size, &palette);
         text += &table(map, &palette);
     }
-    out::write(text.as_bytes())
+    stdout::write(text.as_bytes())
 }
 
 fn map(uri: &Uri, names: &[&str], common: &args::Common) -> Result<(Vec<Mapped>, Negotiated)> {
@@ -53,13 +53,11 @@ fn map(uri: &Uri, names: &[&str], common: &args::Common) -> Result<(Vec<Mapped>,
     } = connection::open(uri, common.framing(), names, &common.settings())?;
     let negotiated = *session.negotiated();
     if negotiated.framing == Framing::Simple {
-        bail!("the server has only simple framing, and so no block status");
+        bail!("the server has only simple framing, without block status");
     }
     for name in names {
         if !contexts.iter().any(|(_, granted)| granted == name) {
-            bail!(
-                "the server has no metadata context {name:?} for this export; `nbd info` shows those it has"
-            );
+            bail!("the export has no metadata context {name:?}; `nbd info` shows its contexts");
         }
     }
     let ids: Vec<_> = contexts.iter().map(|(id, _)| *id).collect();
@@ -100,10 +98,10 @@ fn print_json(maps: &[Mapped], raw: bool) -> Result<()> {
             .collect::<Map<_, _>>()
             .into(),
     };
-    out::write(format!("{value:#}\n").as_bytes())
+    stdout::write(format!("{value:#}\n").as_bytes())
 }
 
-/// What a type means in a context, where that is known.
+/// The meaning of a type in a known context.
 pub fn describe(context: &str, flags: u64) -> Option<String> {
     const HOLE: u64 = AllocationFlags::HOLE.0 as u64;
     const ZERO: u64 = AllocationFlags::ZERO.0 as u64;
@@ -123,7 +121,7 @@ pub fn describe(context: &str, flags: u64) -> Option<String> {
     Some(text.into())
 }
 
-/// The extents, one a line.
+/// A table with a line for each extent.
 fn table(map: &Mapped, palette: &Palette) -> String {
     let width = |header: &str, numbers: &dyn Fn(&Placed) -> u64| {
         let longest = map.extents.iter().map(numbers).max().unwrap_or(0);

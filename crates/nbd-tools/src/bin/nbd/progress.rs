@@ -1,4 +1,4 @@
-//! A progress bar, where somebody looks at it.
+//! A progress bar.
 
 use std::io::{self, IsTerminal};
 
@@ -7,8 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// Of `total` bytes. Shown only if it is `wanted` and standard error is a
-    /// terminal.
+    /// A bar for `total` bytes. It is shown only if it is `wanted` and standard
+    /// error is a terminal.
     pub fn new(what: &'static str, total: u64, wanted: bool) -> Self {
         if !wanted || !io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());

@@ -1,5 +1,4 @@
-//! Reads a range of an export, several requests in flight, and hands over what
-//! they brought in order.
+//! Reads a range of an export in order, with several requests in flight.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,8 +8,8 @@ use anyhow::Result;
 use crate::reads::{Piece, Reads, chunk};
 use crate::session::{Session, WINDOW};
 
-/// Reads `range` and hands the pieces to `each` in order, which gives back a
-/// buffer to be used again. Nothing is handed over that was not read whole.
+/// Reads `range` and passes the pieces to `each` in order, which returns a buffer
+/// to be reused. Only complete pieces are passed.
 pub fn read(
     session: &mut Session,
     range: Range<u64>,
@@ -18,7 +17,7 @@ pub fn read(
 ) -> Result<()> {
     let chunk = chunk(session);
     let mut reads = Reads::new();
-    // Read, and waiting for those before it.
+    // Pieces that arrived before earlier ones.
     let mut early = BTreeMap::new();
     let mut at = range.start;
     let mut due = range.start;

@@ -1,4 +1,4 @@
-//! Reads in flight, and what they bring.
+//! Reads in flight, and their results.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,13 +9,13 @@ use nbd_codec::wire::number::Cookie;
 
 use crate::session::{Replies, Session, WINDOW, describe, explain};
 
-/// The most that one request reads or writes, in bytes. What is read is still
-/// in the cache of the processor when it is written then; larger requests are
-/// not faster, and what is in flight is memory.
+/// The most bytes that one request reads or writes. This much is still in the
+/// processor's cache when it is written after the read. Longer requests are not
+/// faster, and requests in flight take memory.
 pub const CHUNK: u64 = 256 << 10;
 
-/// The longest payload for the export: [`CHUNK`], or less where the server
-/// takes less.
+/// The longest payload for the export: [`CHUNK`], or less if the server permits
+/// less.
 pub fn chunk(session: &Session) -> u64 {
     let sizes = session.negotiated().constraints();
     let minimum = u64::from(sizes.minimum);
@@ -23,11 +23,11 @@ pub fn chunk(session: &Session) -> u64 {
     (most / minimum * minimum).max(minimum)
 }
 
-/// What one read brought.
+/// The result of one read.
 pub struct Piece {
     pub offset: u64,
     pub data: Vec<u8>,
-    /// Parts of `data`, by their place in it, that the server has as holes.
+    /// The ranges of `data` that the server sent as holes.
     pub holes: Vec<Range<usize>>,
 }
 
@@ -35,18 +35,18 @@ pub struct Piece {
 pub struct Reads {
     running: [Option<Read>; WINDOW],
     ended: VecDeque<Result<Piece>>,
-    /// Memory to be used again, the last used first.
+    /// Buffers to be reused, the last one first.
     spare: Vec<Vec<u8>>,
 }
 
 struct Read {
     cookie: Cookie,
     request: Request,
-    /// As long as the request, once a first part has come. Until then there is
-    /// none: so few buffers are in use at a time.
+    /// Allocated when the first part of the reply arrives, so that few buffers are
+    /// in use at a time.
     data: Vec<u8>,
     holes: Vec<Range<usize>>,
-    /// What the server said of an error.
+    /// The error message of the server.
     message: String,
 }
 
@@ -59,7 +59,7 @@ impl Reads {
         }
     }
 
-    /// Asks for `range`, which is not longer than [`chunk`].
+    /// Requests `range`, which is not longer than [`chunk`].
     pub fn submit(&mut self, session: &mut Session, range: Range<u64>) -> Result<()> {
         let request = Request::read(range.start, range.end - range.start);
         let cookie = session.submit(request, Vec::new())?;
@@ -73,19 +73,19 @@ impl Reads {
         Ok(())
     }
 
-    /// A read that has ended.
+    /// The next read that has ended.
     pub fn next_ended(&mut self) -> Option<Result<Piece>> {
         self.ended.pop_front()
     }
 
-    /// Takes back memory.
+    /// Takes a buffer to be reused.
     pub fn reuse(&mut self, data: Vec<u8>) {
         if data.capacity() > 0 {
             self.spare.push(data);
         }
     }
 
-    /// The place of `length` bytes from `offset` on.
+    /// The buffer for `length` bytes at `offset`.
     fn part(&mut self, cookie: Cookie, offset: u64, length: usize) -> Option<Part<'_>> {
         let read = find(&mut self.running, cookie)?;
         if read.data.is_empty() {
@@ -136,7 +136,7 @@ impl Replies for Reads {
     }
 
     fn event(&mut self, event: Event<'_>) -> Result<()> {
-        let strange = || anyhow!("an event for a read that is not in flight");
+        let unexpected = || anyhow!("an event for a read that is not in flight");
         match event {
             Event::Hole {
                 cookie,
@@ -144,7 +144,7 @@ impl Replies for Reads {
                 length,
             } => {
                 let part = self.part(cookie, offset, length as usize);
-                let part = part.ok_or_else(strange)?;
+                let part = part.ok_or_else(unexpected)?;
                 part.bytes.fill(0);
                 part.holes.push(part.place);
             }
@@ -154,7 +154,7 @@ impl Replies for Reads {
                 message,
                 ..
             } => {
-                let read = find(&mut self.running, cookie).ok_or_else(strange)?;
+                let read = find(&mut self.running, cookie).ok_or_else(unexpected)?;
                 if let Some(offset) = offset {
                     read.message += &format!(" at offset {offset}");
                 }
@@ -164,7 +164,7 @@ impl Replies for Reads {
             }
             Event::Done { cookie, result } => {
                 let read = self.running.get_mut(slot_index(cookie));
-                let read = read.and_then(Option::take).ok_or_else(strange)?;
+                let read = read.and_then(Option::take).ok_or_else(unexpected)?;
                 self.ended.push_back(read.finish(result.map_err(explain)));
             }
             _ => {}

@@ -1,7 +1,7 @@
-//! Transmission over a socket: commands queued and sent, replies read, many at
-//! once, without ever waiting for one direction only. (A client that only
-//! sends, to a server that only answers, waits for ever when both sides'
-//! buffers are full.)
+//! Transmission over a socket: queues and sends commands and reads replies, many at
+//! a time. It never waits for one direction only: if the client waited until the
+//! server receives, and the server until the client reads replies, neither would
+//! continue once the buffers of both sockets are full.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -12,27 +12,28 @@ use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{ContextId, Cookie, ErrorValue};
 use nbd_codec::{Limits, Need, Negotiated};
 
-use crate::inbox::{Inbox, LITTLE};
+use crate::inbox::{Inbox, READ_AHEAD};
 use crate::socket::Socket;
 
 /// Commands in flight at once.
 pub const WINDOW: usize = 16;
 
-/// Messages that leave in one system call, at most.
+/// The most messages that one system call sends.
 const BATCH: usize = 64;
 
-/// Who waits for the replies.
+/// Receives the replies.
 pub trait Replies {
-    /// Where payload of a read belongs.
+    /// The buffer for a part of the payload of a read.
     fn place(&mut self, cookie: Cookie, offset: u64, length: usize) -> Option<&mut [u8]>;
 
-    /// Everything but [`Event::Data`], whose bytes go to their place.
+    /// Handles an event other than [`Event::Data`], whose bytes go to
+    /// [`place`](Self::place).
     fn event(&mut self, event: Event<'_>) -> Result<()>;
 }
 
-/// A message on its way out.
+/// A message to be sent.
 struct Message {
-    head: Head,
+    header: Head,
     payload: Vec<u8>,
 }
 
@@ -41,9 +42,9 @@ pub struct Session {
     machine: Transmission<[Slot; WINDOW]>,
     inbox: Inbox,
     outbox: VecDeque<Message>,
-    /// How much of the first message was sent.
+    /// How many bytes of the first message were sent.
     sent: usize,
-    /// Memory of payloads that were sent.
+    /// Buffers of payloads that were sent.
     spare: Vec<Vec<u8>>,
 }
 
@@ -69,11 +70,11 @@ impl Session {
 
     /// Queues a command. `payload` is the data of a write.
     pub fn submit(&mut self, request: Request, payload: Vec<u8>) -> Result<Cookie> {
-        let head = self
+        let header = self
             .machine
             .submit(request)
             .with_context(|| describe(&request))?;
-        Ok(self.queue(head, payload))
+        Ok(self.queue(header, payload))
     }
 
     /// Queues a block status command for some of the contexts only.
@@ -85,19 +86,19 @@ impl Session {
     ) -> Result<Cookie> {
         let mut payload = Vec::new();
         let flags = CommandFlags::NONE;
-        let head = self
+        let header = self
             .machine
             .block_status_of(contexts, offset, length, flags, &mut payload)
             .with_context(|| describe(&Request::block_status(offset, length)))?;
-        Ok(self.queue(head, payload))
+        Ok(self.queue(header, payload))
     }
 
-    fn queue(&mut self, head: Head, payload: Vec<u8>) -> Cookie {
-        self.outbox.push_back(Message { head, payload });
-        head.cookie()
+    fn queue(&mut self, header: Head, payload: Vec<u8>) -> Cookie {
+        self.outbox.push_back(Message { header, payload });
+        header.cookie()
     }
 
-    /// Memory to make a payload in.
+    /// A buffer for a payload.
     pub fn spare(&mut self) -> Vec<u8> {
         self.spare.pop().unwrap_or_default()
     }
@@ -115,7 +116,7 @@ impl Session {
         }
     }
 
-    /// Sends everything; replies that come meanwhile are delivered.
+    /// Sends everything, and delivers the replies that arrive meanwhile.
     pub fn send_all(&mut self, replies: &mut dyn Replies) -> Result<()> {
         self.send()?;
         while !self.outbox.is_empty() {
@@ -128,15 +129,15 @@ impl Session {
         Ok(())
     }
 
-    /// Sends until everything is sent, or the socket takes no more.
+    /// Sends until everything is sent, or the socket accepts no more.
     fn send(&mut self) -> Result<()> {
         while !self.outbox.is_empty() {
-            let mut skip = self.sent;
+            let mut already_sent = self.sent;
             let mut buffers = Vec::with_capacity(2 * self.outbox.len().min(BATCH));
             for message in self.outbox.iter().take(BATCH) {
-                for part in [message.head.as_bytes(), &message.payload] {
-                    let skipped = skip.min(part.len());
-                    skip -= skipped;
+                for part in [message.header.as_bytes(), &message.payload] {
+                    let skipped = already_sent.min(part.len());
+                    already_sent -= skipped;
                     if skipped < part.len() {
                         buffers.push(IoSlice::new(&part[skipped..]));
                     }
@@ -146,14 +147,14 @@ impl Session {
                 Some(n) => self.sent += n,
                 None => return Ok(()),
             }
-            self.forget_sent();
+            self.remove_sent();
         }
         Ok(())
     }
 
-    fn forget_sent(&mut self) {
+    fn remove_sent(&mut self) {
         while let Some(first) = self.outbox.front() {
-            let length = first.head.as_bytes().len() + first.payload.len();
+            let length = first.header.as_bytes().len() + first.payload.len();
             if self.sent < length {
                 return;
             }
@@ -166,7 +167,7 @@ impl Session {
         }
     }
 
-    /// Delivers what has arrived; whether that was anything.
+    /// Delivers what has arrived; returns whether there was an event.
     fn deliver(&mut self, replies: &mut dyn Replies) -> Result<bool> {
         let mut any = false;
         loop {
@@ -193,18 +194,19 @@ impl Session {
         }
     }
 
-    /// Reads what there is, and waits for it: payload to its place, all else to
-    /// the inbox.
+    /// Waits for input, and reads it: payload into its buffer, all else into the
+    /// inbox.
     fn read(&mut self, replies: &mut dyn Replies) -> Result<()> {
         let (place, most) = match self.machine.need() {
             Need::Payload {
                 cookie,
                 offset,
                 length,
-            } => (place(replies, cookie, offset, length as usize)?, LITTLE),
-            // More than needed, but little: what follows may be payload.
-            Need::Header(length) => (&mut [][..], length.max(LITTLE)),
-            Need::Nothing => (&mut [][..], LITTLE),
+            } => (place(replies, cookie, offset, length as usize)?, READ_AHEAD),
+            // Only a little more than needed: what follows may be payload, which
+            // would have to be copied.
+            Need::Header(length) => (&mut [][..], length.max(READ_AHEAD)),
+            Need::Nothing => (&mut [][..], READ_AHEAD),
         };
         let received = self.inbox.receive(&mut self.socket, place, most)?;
         if received.end {
@@ -223,10 +225,10 @@ impl Session {
         bail!("the server closed the connection")
     }
 
-    /// Ends the session as a client should.
+    /// Sends `NBD_CMD_DISC`.
     pub fn close(mut self) -> Result<()> {
-        let head = self.machine.disconnect()?;
-        self.queue(head, Vec::new());
+        let header = self.machine.disconnect()?;
+        self.queue(header, Vec::new());
         self.send()?;
         while !self.outbox.is_empty() {
             self.socket.wait(false)?;
@@ -236,17 +238,17 @@ impl Session {
     }
 }
 
-/// Says goodbye, if that can be said without waiting.
+/// Sends `NBD_CMD_DISC`, if that does not block.
 impl Drop for Session {
     fn drop(&mut self) {
-        if let (true, Ok(head)) = (self.outbox.is_empty(), self.machine.disconnect()) {
-            self.queue(head, Vec::new());
+        if let (true, Ok(header)) = (self.outbox.is_empty(), self.machine.disconnect()) {
+            self.queue(header, Vec::new());
             let _ = self.send();
         }
     }
 }
 
-/// Where `length` bytes of payload go.
+/// The buffer for `length` bytes of payload.
 fn place(
     replies: &mut dyn Replies,
     cookie: Cookie,
@@ -255,10 +257,10 @@ fn place(
 ) -> Result<&mut [u8]> {
     replies
         .place(cookie, offset, length)
-        .ok_or_else(|| anyhow!("payload for a command that reads nothing"))
+        .ok_or_else(|| anyhow!("the server sent a payload for a command that is not a read"))
 }
 
-/// A command as people call it.
+/// A command, for messages.
 pub fn describe(request: &Request) -> String {
     let Request {
         command,
@@ -274,7 +276,7 @@ pub fn describe(request: &Request) -> String {
     }
 }
 
-/// An error value as people call it.
+/// An error value, for messages.
 pub fn explain(error: ErrorValue) -> String {
     let meaning = match error.or_invalid() {
         ErrorValue::EPERM => "operation not permitted",

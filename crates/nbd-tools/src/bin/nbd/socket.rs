@@ -1,6 +1,6 @@
-//! The socket: TCP or Unix. Reading waits, because who reads has nothing else
-//! to do; that is one system call where readiness takes three. Sending never
-//! waits, for the server may want its replies read first.
+//! The socket: TCP or Unix. Reading blocks, because a caller that reads has nothing
+//! else to do: one system call instead of three with readiness. Sending never
+//! blocks, because the server may wait until its replies are read.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Write};
@@ -21,9 +21,9 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 /// How connections are made.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// How long the server may be silent.
+    /// How long the server may send nothing.
     pub timeout: Option<Duration>,
-    /// Where the bytes of the session are written down.
+    /// The file that the bytes of the session are appended to.
     pub record: Option<PathBuf>,
 }
 
@@ -76,22 +76,21 @@ impl Socket {
         })
     }
 
-    /// Waits until there is something to read, and reads at most what fits; 0
-    /// at the end.
+    /// Waits for at least one byte, and reads what fits; returns 0 at the end.
     pub fn read(&mut self, buffers: &mut [IoSliceMut<'_>]) -> Result<usize> {
         let n = loop {
             match rustix::io::readv(&self.fd, buffers) {
                 Ok(n) => break n,
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Err(self.silent()),
-                Err(error) => return Err(error).context("the connection broke"),
+                Err(Errno::AGAIN) => return Err(self.timed_out()),
+                Err(error) => return Err(error).context("the connection failed"),
             }
         };
-        self.note("S", n, buffers.iter().map(|buffer| &**buffer))?;
+        self.record("S", n, buffers.iter().map(|buffer| &**buffer))?;
         Ok(n)
     }
 
-    /// Writes as much as the socket takes now; `None` if it takes nothing.
+    /// Writes what the socket accepts now; `None` if it accepts nothing.
     pub fn write(&mut self, buffers: &[IoSlice<'_>]) -> Result<Option<usize>> {
         let mut control = SendAncillaryBuffer::default();
         let n = loop {
@@ -99,15 +98,15 @@ impl Socket {
                 Ok(n) => break n,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(None),
-                Err(error) => return Err(error).context("the connection broke while sending"),
+                Err(error) => return Err(error).context("the connection failed while sending"),
             }
         };
-        self.note("C", n, buffers.iter().map(|buffer| &**buffer))?;
+        self.record("C", n, buffers.iter().map(|buffer| &**buffer))?;
         Ok(Some(n))
     }
 
-    /// Waits until the socket takes more or, with `read`, there is something to
-    /// read, whichever is first; whether the latter.
+    /// Waits until the socket accepts more or, with `read`, has something to read;
+    /// returns whether it has something to read.
     pub fn wait(&self, read: bool) -> Result<bool> {
         let mut events = PollFlags::OUT;
         events.set(PollFlags::IN, read);
@@ -118,7 +117,7 @@ impl Socket {
         let mut fds = [PollFd::new(&self.fd, events)];
         loop {
             match poll(&mut fds, timeout.as_ref()) {
-                Ok(0) => return Err(self.silent()),
+                Ok(0) => return Err(self.timed_out()),
                 Ok(_) => return Ok(fds[0].revents() != PollFlags::OUT),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -126,15 +125,15 @@ impl Socket {
         }
     }
 
-    fn silent(&self) -> anyhow::Error {
+    fn timed_out(&self) -> anyhow::Error {
         anyhow!(
-            "the server was silent for {} seconds, the limit set by --timeout",
+            "the server sent nothing for {} seconds, the limit set by --timeout",
             self.timeout.unwrap_or_default().as_secs_f64()
         )
     }
 
     /// Appends the first `n` of these bytes to the record.
-    fn note<'b>(
+    fn record<'b>(
         &mut self,
         side: &str,
         n: usize,
@@ -189,6 +188,6 @@ fn abstract_unix(name: &[u8]) -> io::Result<UnixStream> {
 fn abstract_unix(_: &[u8]) -> io::Result<UnixStream> {
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
-        "only Linux has abstract sockets",
+        "abstract sockets need Linux",
     ))
 }

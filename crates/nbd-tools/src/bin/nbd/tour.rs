@@ -1,5 +1,8 @@
-//! What `nbd` shows without a command: client and server at work, in each
-//! framing, joined by two queues of bytes.
+//! What `nbd` shows without a command: a session of client and server in each
+//! framing, connected by two queues of bytes.
+
+mod model;
+mod server;
 
 use std::fmt::Write;
 
@@ -15,10 +18,10 @@ use nbd_tools::size;
 
 use crate::draw::{self, Palette};
 use crate::extents::{Placed, Status};
-use crate::model::Disk;
-use crate::out;
-use crate::server::{Link, Said, Server};
 use crate::session::Replies;
+use crate::stdout;
+use model::Disk;
+use server::{Link, Message, Server};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -26,7 +29,7 @@ const DATA: AllocationFlags = AllocationFlags::NONE;
 const ZERO: AllocationFlags = AllocationFlags::ZERO;
 const HOLE: AllocationFlags = AllocationFlags(AllocationFlags::HOLE.0 | AllocationFlags::ZERO.0);
 
-/// The model disk: 16 GiB, with a hole in it of more than 32 bits.
+/// The model disk: 16 GiB, with a hole whose length exceeds 32 bits.
 const DISK: &[(u64, AllocationFlags)] = &[
     (MIB, DATA),
     (255 * MIB, HOLE),
@@ -39,12 +42,12 @@ const DISK: &[(u64, AllocationFlags)] = &[
     (4608 * MIB, HOLE),
 ];
 
-/// Where the pattern goes: into the last hole, so that there is hole between
-/// its two halves.
+/// The offset of the pattern: in the last hole, so that there is a hole between its
+/// two halves.
 const PLACE: u64 = 14 * 1024 * MIB;
 const HALF: u64 = 64 * KIB;
 const HALVES: [u64; 2] = [PLACE, PLACE + 2 * HALF];
-/// What is read back: the halves, and the hole behind each.
+/// What is read back: the halves, and the hole after each.
 const READ: Request = Request::read(PLACE, 4 * HALF);
 
 pub fn run() -> Result<()> {
@@ -53,7 +56,7 @@ pub fn run() -> Result<()> {
     for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
         let shown = Shown::new(framing)?;
         writeln!(text, "\n{}", palette.paint(&shown.headline(), BOLD))?;
-        text += &wire(&shown.said, &palette);
+        text += &wire(&shown.messages, &palette);
         for line in shown.conclusion() {
             writeln!(text, "  {line}")?;
         }
@@ -63,35 +66,35 @@ pub fn run() -> Result<()> {
         }
     }
     text += HINTS;
-    out::write(text.as_bytes())
+    stdout::write(text.as_bytes())
 }
 
 const BOLD: &str = "1";
 
 const INTRODUCTION: &str = "\
-nbd-codec speaks NBD and does no I/O. Here its client and its server are joined
-by two queues of bytes. The server has a model of a sparse disk of 16 GiB. The
-client writes a pattern into a hole of it, in two halves with hole between them,
-maps the whole disk, reads the pattern back, compares it, and says goodbye.
+nbd-codec implements NBD and does no I/O. Here its client and its server are
+connected by two queues of bytes. The server has a model of a sparse disk of
+16 GiB. The client writes a pattern into a hole, in two halves with a hole between
+them, maps the whole disk, reads the pattern back, compares it, and disconnects.
 ";
 
 const HINTS: &str = "
 Against a real server:
   truncate -s 8G disk.img && qemu-nbd -t -b localhost -f raw disk.img &
-  nbd info nbd://localhost           what the export is and can
-  nbd map nbd://localhost            where its data is
-  nbd copy nbd://localhost copy.img  there and back, holes kept
+  nbd info nbd://localhost           describe the export
+  nbd map nbd://localhost            show its data and holes
+  nbd copy nbd://localhost copy.img  copy it; holes stay holes
   nbd --help                         all commands
 ";
 
-/// A session that was had.
+/// A finished session.
 struct Shown {
     framing: Framing,
     size: u64,
     extents: Vec<Placed>,
-    /// How many bytes of what was read back came as holes.
+    /// How many bytes were read back as holes.
     holes: u64,
-    said: Vec<Said>,
+    messages: Vec<Message>,
 }
 
 impl Shown {
@@ -119,24 +122,24 @@ impl Shown {
         client.submit(READ, &[])?;
         client.exchange(&mut read)?;
         read.verify()?;
-        client.goodbye()?;
+        client.disconnect()?;
         Ok(Self {
             framing,
             size: negotiated.size,
             extents: status.extents.into_iter().flatten().collect(),
             holes: read.holes,
-            said: client.link.said,
+            messages: client.link.messages,
         })
     }
 
     fn headline(&self) -> String {
-        let bytes: usize = self.said.iter().map(|said| said.bytes).sum();
+        let bytes: usize = self.messages.iter().map(|message| message.bytes).sum();
         let name = match self.framing {
             Framing::Simple => "Simple replies",
             Framing::Structured => "Structured replies",
             Framing::Extended => "Extended headers",
         };
-        format!("{name}: {} messages, {bytes} bytes", self.said.len())
+        format!("{name}: {} messages, {bytes} bytes", self.messages.len())
     }
 
     fn conclusion(&self) -> [String; 2] {
@@ -146,10 +149,10 @@ impl Shown {
         let map = match self.framing {
             Framing::Simple => "No block status, so no map.".into(),
             Framing::Structured => format!(
-                "{count} narrow extents, the longest {longest}: 32 bits end below 4 GiB, so long ones came in parts."
+                "{count} narrow extents, the longest {longest}: 32 bits limit an extent to less than 4 GiB."
             ),
             Framing::Extended => {
-                format!("{count} wide extents in one reply, the longest {longest}, whole.")
+                format!("{count} wide extents in one reply, the longest {longest}.")
             }
         };
         let read = format!(
@@ -161,39 +164,37 @@ impl Shown {
     }
 }
 
-/// Lets client and server agree.
+/// Runs the handshake.
 fn handshake(server: &mut Server<'_>, framing: Framing, link: &mut Link) -> Result<Negotiated> {
     let contexts = [ContextQuery::narrow("base:allocation")];
-    let mut plan = Plan::new("pretend");
+    let mut plan = Plan::new("disk");
     plan.contexts = &contexts;
-    // The best there is, to see it fall back; but without the detour where
-    // nothing comes of it.
     plan.framing = framing;
     let mut client = Connect::new(plan)?;
     loop {
         server.serve(link)?;
-        let answer = std::mem::take(&mut link.down);
+        let answer = std::mem::take(&mut link.to_client);
         let mut input = answer.as_slice();
         let mut ready = false;
         while let Some(event) = client.receive(&mut input)? {
             ready |= event == connect::Event::Ready;
         }
-        ensure!(input.is_empty(), "{} bytes are left over", input.len());
+        ensure!(input.is_empty(), "{} bytes are not consumed", input.len());
         if ready {
             break;
         }
         let mut request = Vec::new();
         if client.transmit(&mut request)? == 0 {
-            bail!("the handshake came to a halt");
+            bail!("the handshake makes no progress");
         }
         match OptionHeader::decode(&mut request.as_slice()) {
-            Ok(Some(header)) => link.ask(header.option, &[&request]),
-            _ => link.ask("client flags", &[&request]),
+            Ok(Some(header)) => link.send(header.option, &[&request]),
+            _ => link.send("client flags", &[&request]),
         }
     }
     match client.into_negotiated() {
         Ok(negotiated) => Ok(negotiated),
-        Err(_) => bail!("the handshake did not come to its end"),
+        Err(_) => bail!("the handshake has not ended"),
     }
 }
 
@@ -204,7 +205,7 @@ struct Client<'d> {
 }
 
 impl Client<'_> {
-    /// Two writes, both in flight before the first is answered.
+    /// Writes both halves; both commands are in flight before the first is answered.
     fn write_pattern(&mut self) -> Result<()> {
         for offset in HALVES {
             self.submit(Request::write(offset, HALF), &pattern(offset))?;
@@ -213,15 +214,16 @@ impl Client<'_> {
     }
 
     fn submit(&mut self, request: Request, payload: &[u8]) -> Result<()> {
-        let head = self.machine.submit(request)?;
-        self.link.ask(request.command, &[head.as_bytes(), payload]);
+        let header = self.machine.submit(request)?;
+        self.link
+            .send(request.command, &[header.as_bytes(), payload]);
         Ok(())
     }
 
-    /// Lets the server answer all that is in flight.
+    /// The server answers all commands in flight.
     fn exchange(&mut self, replies: &mut dyn Replies) -> Result<()> {
         self.server.serve(&mut self.link)?;
-        let answer = std::mem::take(&mut self.link.down);
+        let answer = std::mem::take(&mut self.link.to_client);
         let mut input = answer.as_slice();
         while let Some(event) = self.machine.receive(&mut input)? {
             match event {
@@ -231,25 +233,25 @@ impl Client<'_> {
                     data,
                 } => match replies.place(cookie, offset, data.len()) {
                     Some(place) => place.copy_from_slice(data),
-                    None => bail!("data that nobody asked for"),
+                    None => bail!("data without a read"),
                 },
                 event => replies.event(event)?,
             }
         }
         match self.machine.in_flight() {
             0 => Ok(()),
-            _ => bail!("the answer is not complete"),
+            _ => bail!("not all commands are answered"),
         }
     }
 
-    fn goodbye(&mut self) -> Result<()> {
-        let head = self.machine.disconnect()?;
-        self.link.ask("NBD_CMD_DISC", &[head.as_bytes()]);
+    fn disconnect(&mut self) -> Result<()> {
+        let header = self.machine.disconnect()?;
+        self.link.send("NBD_CMD_DISC", &[header.as_bytes()]);
         self.server.serve(&mut self.link)
     }
 }
 
-/// What is written at an offset: bytes like none of their neighbours.
+/// The data at an offset: pseudo-random bytes.
 fn pattern(offset: u64) -> Vec<u8> {
     let words = (offset..offset + HALF).step_by(8);
     words
@@ -257,7 +259,7 @@ fn pattern(offset: u64) -> Vec<u8> {
         .collect()
 }
 
-/// For writes, which must not fail.
+/// Replies to writes, which must not fail.
 struct Written;
 
 impl Replies for Written {
@@ -273,7 +275,7 @@ impl Replies for Written {
     }
 }
 
-/// The read, and its data.
+/// The reply to the read.
 struct ReadBack {
     data: Vec<u8>,
     holes: u64,
@@ -295,7 +297,7 @@ impl ReadBack {
         }
         ensure!(
             self.data == expected,
-            "what was read is not what was written"
+            "the data read differs from the data written"
         );
         Ok(())
     }
@@ -326,13 +328,13 @@ impl Replies for ReadBack {
     }
 }
 
-/// The messages, equal ones behind each other on one line.
-fn wire(said: &[Said], palette: &Palette) -> String {
-    let alike = |a: &Said, b: &Said| (a.client, &a.what) == (b.client, &b.what);
+/// The messages; consecutive equal ones share a line.
+fn wire(messages: &[Message], palette: &Palette) -> String {
+    let alike = |a: &Message, b: &Message| (a.client, &a.what) == (b.client, &b.what);
     let mut text = String::new();
-    for group in said.chunk_by(alike) {
+    for group in messages.chunk_by(alike) {
         let [first, ..] = group else { continue };
-        let bytes: usize = group.iter().map(|said| said.bytes).sum();
+        let bytes: usize = group.iter().map(|message| message.bytes).sum();
         let times = match group.len() {
             1 => String::new(),
             n => format!(" × {n}"),

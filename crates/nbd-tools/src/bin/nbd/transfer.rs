@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::progress::Progress;
 use crate::writer::Writer;
-use crate::{args, connection, out, reader};
+use crate::{args, connection, reader, stdout};
 
 pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
     let uri = connection::parse_uri(&args.uri)?;
@@ -21,7 +21,7 @@ pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
     };
     if end > size {
         bail!(
-            "{uri}: {} to {end} is beyond the export, which has {size} bytes",
+            "{uri}: the range {} to {end} exceeds the export, which has {size} bytes",
             args.offset
         );
     }
@@ -35,7 +35,7 @@ pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
     let progress = Progress::new("read", end - args.offset, args.output.is_some());
     reader::read(&mut session, args.offset..end, &mut |piece| {
         match &mut file {
-            None => out::write(&piece.data)?,
+            None => stdout::write(&piece.data)?,
             Some((path, file)) => file
                 .write_all(&piece.data)
                 .with_context(|| path.display().to_string())?,
@@ -63,15 +63,15 @@ pub fn write(args: &args::Write, common: &args::Common) -> Result<()> {
     let connection =
         connection::open(&uri, common.framing(), &[], &settings).with_context(place)?;
     let mut writer = Writer::new(connection.session).with_context(place)?;
-    let room = writer.size().saturating_sub(args.offset);
-    if length.is_some_and(|length| length > room) {
+    let space = writer.size().saturating_sub(args.offset);
+    if length.is_some_and(|length| length > space) {
         bail!(
-            "{uri}: the input has {} bytes, and behind offset {} the export has room for {room}",
+            "{uri}: the input has {} bytes, but the export has only {space} after offset {}",
             length.unwrap_or_default(),
             args.offset
         );
     }
-    let progress = Progress::new("write", length.unwrap_or(room), args.input.is_some());
+    let progress = Progress::new("write", length.unwrap_or(space), args.input.is_some());
     let mut at = args.offset;
     loop {
         let mut data = writer.spare();

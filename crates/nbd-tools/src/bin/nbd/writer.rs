@@ -11,8 +11,8 @@ use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
 use crate::reads::chunk;
 use crate::session::{Replies, Session, WINDOW, describe, explain};
 
-/// The most that one `WRITE_ZEROES` covers without extended headers, in bytes:
-/// as much as 32 bits can say in round figures.
+/// The most bytes that one `WRITE_ZEROES` covers without extended headers: the
+/// largest power of two that fits 32 bits.
 const ZEROES: u64 = 1 << 31;
 
 pub struct Writer {
@@ -44,7 +44,7 @@ impl Writer {
         self.session.negotiated().size
     }
 
-    /// What offsets and lengths are multiples of, in bytes.
+    /// Offsets and lengths must be multiples of this, in bytes.
     pub fn alignment(&self) -> u64 {
         self.session.negotiated().constraints().minimum.into()
     }
@@ -54,7 +54,7 @@ impl Writer {
         chunk(&self.session) as usize
     }
 
-    /// Memory to make data in.
+    /// A buffer for data.
     pub fn spare(&mut self) -> Vec<u8> {
         self.session.spare()
     }
@@ -64,7 +64,8 @@ impl Writer {
         self.submit(Request::write(offset, data.len() as u64), data)
     }
 
-    /// Writes zeroes: by command, or where the server has none as data.
+    /// Writes zeroes: with `WRITE_ZEROES` if the server supports it, otherwise as
+    /// data.
     pub fn zeroes(&mut self, mut offset: u64, mut length: u64) -> Result<()> {
         while length > 0 {
             let most = match (self.zeroes, self.session.negotiated().framing) {
@@ -87,8 +88,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits until everything is written, and permanent where the server has a
-    /// way to say so; then ends the session.
+    /// Waits until everything is written, flushes if the server supports it, and
+    /// ends the session.
     pub fn finish(mut self) -> Result<()> {
         self.wait_below(1)?;
         let flags = self.session.negotiated().flags;
@@ -103,7 +104,8 @@ impl Writer {
         self.wait_below(WINDOW)?;
         let cookie = self.session.submit(request, payload)?;
         self.pending.running.insert(cookie, request);
-        // Then the memory of the payload is free again, and still in the cache.
+        // After that, the buffer of the payload can be reused while it is in the
+        // processor's cache.
         self.session.send_all(&mut self.pending)
     }
 
@@ -112,8 +114,8 @@ impl Writer {
         loop {
             self.pending.check()?;
             while let Some(refused) = self.pending.refused.pop() {
-                // There are servers that advertise the command and do not do
-                // it, as nbdkit with oldstyle.
+                // Some servers advertise the command and reject it, such as nbdkit
+                // with oldstyle.
                 self.zeroes = false;
                 self.zeroes(refused.offset, refused.length)?;
             }
@@ -125,12 +127,12 @@ impl Writer {
     }
 }
 
-/// The commands in flight, and what has become of the others.
+/// The commands in flight, and the failures of others.
 #[derive(Default)]
 struct Pending {
     running: HashMap<Cookie, Request>,
     messages: HashMap<Cookie, String>,
-    /// Zeroes the server does not write by command.
+    /// `WRITE_ZEROES` commands that the server rejected.
     refused: Vec<Request>,
     failed: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! How often something took how long, to within 1.6 percent.
+//! A histogram of durations, accurate to 1.6 percent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use std::time::Duration;
 const FINE: usize = 1 << FINE_BITS;
 const FINE_BITS: u32 = 6;
 
-/// 2^42 ns is more than an hour; what takes longer is in the last bucket.
+/// 2^42 ns is more than an hour; the last bucket counts all longer durations.
 const BUCKETS: usize = FINE * (42 - FINE_BITS as usize);
 
-/// Counts by one thread, that others may look at meanwhile.
+/// Filled by one thread, while others may read it.
 pub struct Histogram {
     counts: Box<[AtomicU64]>,
     longest: AtomicU64,
@@ -24,7 +24,7 @@ impl Histogram {
         }
     }
 
-    /// Counts one. For one thread only: there is no lock in it.
+    /// Counts a duration. Only one thread may call this: the update is not atomic.
     #[inline]
     pub fn record(&self, nanoseconds: u64) {
         let count = &self.counts[bucket(nanoseconds)];
@@ -35,7 +35,7 @@ impl Histogram {
     }
 }
 
-/// What histograms hold at some time.
+/// The content of histograms at one time.
 #[derive(Clone)]
 pub struct Snapshot {
     counts: Vec<u64>,
@@ -43,7 +43,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// All of them together.
+    /// The sum of all `histograms`.
     pub fn of<'h>(histograms: impl Iterator<Item = &'h Histogram>) -> Self {
         let mut all = Self {
             counts: vec![0; BUCKETS],
@@ -58,8 +58,8 @@ impl Snapshot {
         all
     }
 
-    /// What was added since `earlier`. Of the longest time it is not known
-    /// when it was.
+    /// What was added since `earlier`. The longest duration is that of the whole
+    /// run.
     pub fn since(&self, earlier: &Self) -> Self {
         let pairs = self.counts.iter().zip(&earlier.counts);
         Self {
@@ -76,7 +76,7 @@ impl Snapshot {
         Duration::from_nanos(self.longest)
     }
 
-    /// So many percent took at most this time.
+    /// The duration that `percent` of all did not exceed.
     pub fn percentile(&self, percent: f64) -> Duration {
         let rank = (self.count() as f64 * percent / 100.0).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -90,7 +90,8 @@ impl Snapshot {
     }
 }
 
-/// Small numbers have a bucket each; of larger ones the highest bits count.
+/// Each small number has its own bucket; larger ones are grouped by their highest
+/// bits.
 fn bucket(number: u64) -> usize {
     let power = number.max(1).ilog2().saturating_sub(FINE_BITS);
     let index = power as usize * FINE + (number >> power) as usize;

@@ -1,4 +1,4 @@
-//! The socket of a connection under load: many messages in one system call.
+//! The socket of a connection under load: each system call sends many messages.
 
 use std::io::IoSlice;
 
@@ -6,65 +6,65 @@ use anyhow::Result;
 use nbd_codec::client::Head;
 
 use crate::connection::Link;
-use crate::inbox::{LITTLE, Received};
+use crate::inbox::{READ_AHEAD, Received};
 
-/// As much as a socket has for its reader, in round figures.
+/// About as much as the receive buffer of a socket.
 const CAPACITY: usize = 256 << 10;
 
-/// The system takes no more slices at once.
-const MOST_SLICES: usize = 1024;
+/// The most slices that a system call accepts.
+const MAX_SLICES: usize = 1024;
 
 pub struct Pipe {
     link: Link,
-    /// Heads of commands, one behind the other.
-    heads: Vec<u8>,
+    /// The headers to be sent.
+    headers: Vec<u8>,
     /// The length of each.
-    head: usize,
-    /// What follows each of them.
+    header_length: usize,
+    /// The payload that follows each of them.
     payload: Vec<u8>,
-    /// How much was sent, heads and payloads.
+    /// How many bytes of headers and payloads were sent.
     sent: usize,
 }
 
 impl Pipe {
-    /// With `payload` behind each command.
+    /// `payload` is sent after each header.
     pub fn new(mut link: Link, payload: Vec<u8>) -> Self {
         link.inbox.enlarge(CAPACITY);
         Self {
             link,
-            heads: Vec::new(),
-            head: 0,
+            headers: Vec::new(),
+            header_length: 0,
             payload,
             sent: 0,
         }
     }
 
-    /// What was received and not understood yet.
+    /// What was received and not consumed yet.
     pub fn unread(&self) -> &[u8] {
         self.link.inbox.unread()
     }
 
-    /// Says that only the last `left` bytes are still to be understood.
+    /// Drops all but the last `left` bytes.
     pub fn keep_last(&mut self, left: usize) {
         self.link.inbox.keep_last(left);
     }
 
-    /// To be sent.
-    pub fn queue(&mut self, head: &Head) {
-        self.head = head.as_bytes().len();
-        self.heads.extend_from_slice(head.as_bytes());
+    /// Queues a command.
+    pub fn queue(&mut self, header: &Head) {
+        self.header_length = header.as_bytes().len();
+        self.headers.extend_from_slice(header.as_bytes());
     }
 
     pub fn is_all_sent(&self) -> bool {
-        self.heads.is_empty()
+        self.headers.is_empty()
     }
 
-    /// Sends as much as the socket takes now.
+    /// Sends what the socket accepts now.
     pub fn send(&mut self) -> Result<()> {
-        while !self.heads.is_empty() {
+        while !self.headers.is_empty() {
             let sent = if self.payload.is_empty() {
-                let heads = IoSlice::new(&self.heads[self.sent..]);
-                self.link.socket.write(&[heads])?
+                let headers = IoSlice::new(&self.headers[self.sent..]);
+                self.link.socket.write(&[headers])?
             } else {
                 self.send_with_payload()?
             };
@@ -72,9 +72,9 @@ impl Pipe {
                 Some(n) => self.sent += n,
                 None => return Ok(()),
             }
-            let messages = self.heads.len() / self.head;
-            if self.sent == self.heads.len() + messages * self.payload.len() {
-                self.heads.clear();
+            let messages = self.headers.len() / self.header_length;
+            if self.sent == self.headers.len() + messages * self.payload.len() {
+                self.headers.clear();
                 self.sent = 0;
             }
         }
@@ -82,24 +82,27 @@ impl Pipe {
     }
 
     fn send_with_payload(&mut self) -> Result<Option<usize>> {
-        let message = self.head + self.payload.len();
-        let mut skip = self.sent % message;
-        let heads = &self.heads[self.sent / message * self.head..];
-        let mut slices = Vec::with_capacity(MOST_SLICES.min(heads.len() / self.head * 2));
-        for head in heads.chunks_exact(self.head).take(MOST_SLICES / 2) {
-            for part in [head, &self.payload] {
-                let skipped = skip.min(part.len());
-                skip -= skipped;
+        let message = self.header_length + self.payload.len();
+        let mut already_sent = self.sent % message;
+        let headers = &self.headers[self.sent / message * self.header_length..];
+        let mut slices = Vec::with_capacity(MAX_SLICES.min(headers.len() / self.header_length * 2));
+        for header in headers
+            .chunks_exact(self.header_length)
+            .take(MAX_SLICES / 2)
+        {
+            for part in [header, &self.payload] {
+                let skipped = already_sent.min(part.len());
+                already_sent -= skipped;
                 slices.push(IoSlice::new(&part[skipped..]));
             }
         }
         self.link.socket.write(&slices)
     }
 
-    /// Sends the last message, which has no payload, whatever the others had.
-    pub fn finish(&mut self, head: &Head) -> Result<()> {
+    /// Sends the last message, which has no payload.
+    pub fn finish(&mut self, header: &Head) -> Result<()> {
         self.payload.clear();
-        self.queue(head);
+        self.queue(header);
         loop {
             self.send()?;
             if self.is_all_sent() {
@@ -109,15 +112,19 @@ impl Pipe {
         }
     }
 
-    /// Waits until there is something to read, or until the socket takes more,
-    /// whichever is first; whether there is something to read.
+    /// Waits until there is something to read or the socket accepts more; returns
+    /// whether there is something to read.
     pub fn wait(&self) -> Result<bool> {
         self.link.socket.wait(true)
     }
 
-    /// Receives, and waits for it: first into `place`, if that is not empty.
+    /// Waits for input and reads it: first into `place`, which may be empty.
     pub fn receive(&mut self, place: &mut [u8]) -> Result<Received> {
-        let most = if place.is_empty() { CAPACITY } else { LITTLE };
+        let most = if place.is_empty() {
+            CAPACITY
+        } else {
+            READ_AHEAD
+        };
         self.link.inbox.receive(&mut self.link.socket, place, most)
     }
 }

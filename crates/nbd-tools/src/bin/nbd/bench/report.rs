@@ -1,14 +1,14 @@
-//! What people and scripts are told of it.
+//! The results, for users and scripts.
 
 use std::time::Duration;
 
+use nbd_tools::size;
 use serde_json::{Value, json};
 
 use super::Load;
 use super::histogram::Snapshot;
-use nbd_tools::size;
 
-/// The percentiles that are told.
+/// The percentiles to report.
 const PERCENTILES: [(&str, f64); 4] =
     [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
 
@@ -27,13 +27,13 @@ impl Report<'_> {
         self.iops() * self.load.size as f64
     }
 
-    /// Throughput and requests.
+    /// Throughput and IOPS.
     fn rate(&self) -> String {
         let throughput = size::rounded(self.bytes_per_second() as u64);
         format!("{throughput}/s  {:.0} IOPS", self.iops())
     }
 
-    /// For while it runs.
+    /// The line that is printed every second.
     pub fn line(&self) -> String {
         let mut line = self.rate();
         for (name, percent) in PERCENTILES {
@@ -43,7 +43,7 @@ impl Report<'_> {
         line
     }
 
-    /// For the end.
+    /// The final text.
     pub fn text(&self) -> String {
         let Load {
             mode,
@@ -69,7 +69,7 @@ impl Report<'_> {
         text
     }
 
-    /// For scripts.
+    /// The final result for scripts.
     pub fn json(&self) -> Value {
         let mut latency = serde_json::Map::new();
         for (name, percent) in PERCENTILES {

@@ -1,5 +1,5 @@
-//! One connection under load: as many requests in flight as are wanted, and
-//! for each reply the next request.
+//! One connection under load: it keeps a number of requests in flight, and submits
+//! the next request for each reply.
 
 use std::time::Instant;
 
@@ -13,12 +13,11 @@ use super::{Load, Stop};
 use crate::connection::Opened;
 use crate::session::{describe, explain};
 
-/// Payloads with so much still to come are read straight to a place of their
-/// own. Of smaller ones it is cheaper to take many at once.
+/// Payloads with at least this many bytes missing are read into their own buffer.
+/// Many smaller ones are read at a time, which takes less time.
 ///
-/// Either way they stay where they come first: who only looks at data (sums it
-/// up, passes it on) needs it no longer than that, and who keeps it has a copy
-/// of small ones to make.
+/// Neither is copied: a program that only inspects or forwards data needs no copy.
+/// One that keeps small payloads would have to copy them.
 const DIRECT: u64 = 32 << 10;
 
 pub struct Worker<'l> {
@@ -27,17 +26,17 @@ pub struct Worker<'l> {
     histogram: &'l Histogram,
     machine: Transmission<Vec<Slot>>,
     pipe: Pipe,
-    /// For large payloads, which all come to the same place.
+    /// The buffer for all large payloads.
     place: Vec<u8>,
-    /// Where in the export each slot reads or writes, and since when.
+    /// The offset of the request in each slot, and when it was submitted.
     running: Vec<(u64, u64)>,
-    /// How many requests were made.
+    /// How many requests were submitted.
     made: u64,
     next: Next,
     /// It is time to stop.
     due: bool,
     started: Instant,
-    /// The time, as of the last batch, in nanoseconds since then.
+    /// The time of the last batch, in nanoseconds since `started`.
     now: u64,
 }
 
@@ -82,7 +81,7 @@ impl<'l> Worker<'l> {
         })
     }
 
-    /// Until it is time to stop, and everything is answered.
+    /// Runs until it is time to stop and all requests are answered.
     pub fn run(mut self) -> Result<()> {
         self.started = Instant::now();
         loop {
@@ -99,8 +98,8 @@ impl<'l> Worker<'l> {
                 self.take()?;
             }
         }
-        let head = self.machine.disconnect()?;
-        self.pipe.finish(&head)
+        let header = self.machine.disconnect()?;
+        self.pipe.finish(&header)
     }
 
     fn submit(&mut self) -> Result<()> {
@@ -112,9 +111,9 @@ impl<'l> Worker<'l> {
             } else {
                 Request::read(offset, self.load.size)
             };
-            let head = self.machine.submit(request)?;
-            self.pipe.queue(&head);
-            self.running[slot_index(head.cookie())] = (offset, self.now);
+            let header = self.machine.submit(request)?;
+            self.pipe.queue(&header);
+            self.running[slot_index(header.cookie())] = (offset, self.now);
             self.made += 1;
         }
         Ok(())
@@ -139,7 +138,7 @@ impl<'l> Worker<'l> {
         Ok(())
     }
 
-    /// Takes all replies that have arrived.
+    /// Handles all replies that have arrived.
     fn take(&mut self) -> Result<()> {
         let mut input = self.pipe.unread();
         while let Some(event) = self.machine.receive(&mut input)? {
@@ -163,7 +162,7 @@ impl<'l> Worker<'l> {
     }
 }
 
-/// Where the next request goes.
+/// Chooses the offset of the next request.
 struct Next {
     random: Option<Random>,
     size: u64,
@@ -179,7 +178,7 @@ impl Next {
             random: load.mode.is_random().then(|| Random(u64::from(number))),
             size: load.size,
             places,
-            // In turns, connections begin at different places.
+            // Sequential connections begin at different offsets.
             at: places / u64::from(load.connections) * u64::from(number),
         }
     }
@@ -196,7 +195,7 @@ impl Next {
     }
 }
 
-/// Steele, Lea and Flood's SplitMix64: the same places in every run.
+/// SplitMix64 by Steele, Lea and Flood: the same offsets in every run.
 struct Random(u64);
 
 impl Random {
@@ -208,7 +207,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `end`, to the upper half of a long product.
+    /// A number below `end`: the upper half of a 128-bit product.
     fn below(&mut self, end: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }

@@ -1,6 +1,6 @@
-//! A worker that copies from an export. It has a connection of its own, and
-//! writes what it reads before it reads on: what has just come is still in the
-//! cache of its processor, and no other thread must be woken.
+//! A worker that copies from an export. It has its own connection, and writes what
+//! it has read before it reads more: that is still in the processor's cache, and no
+//! other thread has to be woken.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::extents::Status;
 use crate::reads::{Piece, Reads};
 use crate::session::{Replies, Session, WINDOW};
 
-/// With so many requests in flight more are made, many at once.
+/// With at most this many requests in flight, more are made, many at once.
 const LOW: usize = WINDOW * 3 / 4;
 
-/// Where zeroes are looked for in data, a block of so many bytes is a hole.
+/// The block size with which data is searched for zeroes.
 const BLOCK: u64 = 4096;
 
-/// As many zeroes as the largest block a server can insist on has.
+/// Zeroes for the largest minimum block size that a server may have.
 static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 
 pub struct Download {
@@ -36,13 +36,13 @@ pub struct Download {
     incoming: Incoming,
 }
 
-/// Who waits for replies.
+/// Receives the replies.
 struct Incoming {
     reads: Reads,
     map: Option<Map>,
 }
 
-/// The block status of a range, while it is asked for.
+/// The block status of a range, which is being requested.
 struct Map {
     range: Range<u64>,
     status: Status,
@@ -71,7 +71,7 @@ impl Download {
         let shared = Arc::clone(&self.shared);
         while self.submit()? {
             shared.source(self.session.step(&mut self.incoming))?;
-            shared.source(self.go_on_mapping())?;
+            shared.source(self.continue_mapping())?;
             while let Some(piece) = self.incoming.reads.next_ended() {
                 let piece = shared.source(piece)?;
                 let length = piece.data.len() as u64;
@@ -84,7 +84,7 @@ impl Download {
         shared.target(self.target.finish())
     }
 
-    /// Makes more requests; false if there is nothing more to do.
+    /// Makes more requests; returns false if there is nothing more to do.
     fn submit(&mut self) -> Result<bool> {
         let shared = Arc::clone(&self.shared);
         if self.session.in_flight() > LOW {
@@ -115,16 +115,16 @@ impl Download {
         };
         let status = Status::new(&[allocation], range.clone());
         self.incoming.map = Some(Map { range, status });
-        self.go_on_mapping()
+        self.continue_mapping()
     }
 
-    /// Asks for what of a map is still missing, or hands it over.
-    fn go_on_mapping(&mut self) -> Result<()> {
+    /// Requests what is missing of a map, or adds the complete map to the plan.
+    fn continue_mapping(&mut self) -> Result<()> {
         let map = self.incoming.map.as_mut();
         let Some(map) = map.filter(|map| !map.status.is_running()) else {
             return Ok(());
         };
-        if map.status.ask(&mut self.session, false)? {
+        if map.status.request(&mut self.session, false)? {
             return Ok(());
         }
         let zero = u64::from(AllocationFlags::ZERO.0);
@@ -138,8 +138,8 @@ impl Download {
         Ok(())
     }
 
-    /// Writes a piece without its holes, or, if nothing was known of holes,
-    /// without blocks that are all zeroes. Gives back its memory.
+    /// Writes a piece without its holes or, if the server has no block status,
+    /// without blocks that are all zeroes. Returns its buffer.
     fn write(&mut self, piece: Piece) -> Result<Vec<u8>> {
         let Piece {
             offset,
@@ -182,7 +182,7 @@ impl Replies for Incoming {
     }
 }
 
-/// The blocks of `data` that are all zeroes, by their place in it.
+/// The ranges of the blocks of `data` that are all zeroes.
 fn zero_blocks(data: &[u8], block: usize) -> Vec<Range<usize>> {
     let blocks = data.chunks(block).enumerate();
     blocks

@@ -1,25 +1,25 @@
-//! What is still to be copied. All workers take from it, and whoever finds it
-//! running low sees what comes next.
+//! What is still to be copied. All workers take parts from it; a worker that finds
+//! few parts maps the next range.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// How much data is known before it is read, in bytes; with less, more is
-/// asked for.
+/// If less data than this is mapped and not yet taken, in bytes, the next range is
+/// mapped.
 const AHEAD: u64 = 64 << 20;
 
 /// What a worker does next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Copy this.
+    /// Copy this range.
     Data(Range<u64>),
-    /// This is all zeroes.
+    /// Write zeroes to this range.
     Zeroes(Range<u64>),
-    /// Find out what is in this range, and [`add`](Plan::add) it.
+    /// Map this range, and [`add`](Plan::add) its parts.
     Map(Range<u64>),
-    /// There is nothing to do: for now, if the worker waits for replies, else
-    /// for good.
+    /// There is nothing to do: at the moment, if the worker has requests in
+    /// flight; otherwise the worker ends.
     Nothing,
 }
 
@@ -34,20 +34,20 @@ pub struct Plan {
 }
 
 struct State {
-    /// Parts that nobody has taken; true for zeroes.
+    /// Parts that no worker has taken; true for zeroes.
     parts: VecDeque<(Range<u64>, bool)>,
-    /// How much data is in them, in bytes.
+    /// The data in them, in bytes.
     ahead: u64,
-    /// How far the parts go.
+    /// The end of the mapped range.
     mapped: u64,
-    /// Somebody finds out what comes next.
+    /// A worker is mapping the next range.
     mapping: bool,
     workers: usize,
     stopped: bool,
 }
 
 impl Plan {
-    /// Of `size` bytes, for one worker to begin with.
+    /// A plan for `size` bytes and one worker.
     pub fn new(size: u64, chunk: u64, window: u64) -> Self {
         Self {
             size,
@@ -65,7 +65,7 @@ impl Plan {
         }
     }
 
-    /// The next thing to do. A worker that is `idle` waits for it.
+    /// The next thing to do. A worker that is `idle` waits while another one maps.
     pub fn next(&self, idle: bool) -> Next {
         let mut state = self.lock();
         loop {
@@ -89,7 +89,7 @@ impl Plan {
         }
     }
 
-    /// What is in the range of a [`Next::Map`], in order; true for zeroes.
+    /// Adds the parts of the range of a [`Next::Map`], in order; true for zeroes.
     pub fn add(&self, parts: Vec<(Range<u64>, bool)>) {
         let mut state = self.lock();
         let data = parts.iter().filter(|(_, zero)| !zero);
@@ -99,26 +99,26 @@ impl Plan {
         self.changed.notify_all();
     }
 
-    /// Another worker; false if there is nothing left to do.
-    pub fn enter(&self) -> bool {
+    /// Adds a worker; returns false if there is nothing left to do.
+    pub fn add_worker(&self) -> bool {
         let mut state = self.lock();
         let left = !state.is_empty(self.size) && !state.stopped;
         state.workers += usize::from(left);
         left
     }
 
-    /// A worker has done its part.
-    pub fn leave(&self) {
+    /// A worker has finished.
+    pub fn remove_worker(&self) {
         self.lock().workers -= 1;
     }
 
-    /// Whether all is done.
+    /// Whether everything is copied.
     pub fn is_done(&self) -> bool {
         let state = self.lock();
         state.is_empty(self.size) && state.workers == 0
     }
 
-    /// Nobody needs begin anything new.
+    /// Ends all workers.
     pub fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_all();
@@ -163,14 +163,14 @@ mod tests {
     const ZEROES: bool = true;
 
     #[test]
-    fn parts_are_taken_in_order_and_cut() {
+    fn parts_are_taken_in_order_and_split() {
         let plan = Plan::new(100, 8, 50);
         assert_eq!(plan.next(true), Next::Map(0..50));
-        // Somebody finds out.
+        // A worker is mapping.
         assert_eq!(plan.next(false), Next::Nothing);
         assert!(!plan.is_done());
         plan.add(vec![(0..20, DATA), (20..50, ZEROES)]);
-        // Little is known: the next map comes before the parts.
+        // Little data is mapped: the next map precedes the parts.
         assert_eq!(plan.next(true), Next::Map(50..100));
         assert_eq!(plan.next(false), Next::Data(0..8));
         assert_eq!(plan.next(false), Next::Data(8..16));
@@ -180,22 +180,22 @@ mod tests {
         plan.add(vec![(50..100, ZEROES)]);
         assert_eq!(plan.next(false), Next::Zeroes(50..100));
         assert_eq!(plan.next(true), Next::Nothing);
-        assert!(!plan.enter() && !plan.is_done());
-        plan.leave();
+        assert!(!plan.add_worker() && !plan.is_done());
+        plan.remove_worker();
         assert!(plan.is_done());
     }
 
     #[test]
-    fn maps_are_made_when_little_is_known() {
+    fn ranges_are_mapped_when_little_data_is_left() {
         let plan = Plan::new(4 * AHEAD, AHEAD, 2 * AHEAD);
         assert_eq!(plan.next(true), Next::Map(0..2 * AHEAD));
         plan.add(vec![(0..2 * AHEAD, DATA)]);
         assert_eq!(plan.next(true), Next::Data(0..AHEAD));
         assert_eq!(plan.next(true), Next::Data(AHEAD..2 * AHEAD));
         assert_eq!(plan.next(true), Next::Map(2 * AHEAD..4 * AHEAD));
-        assert!(plan.enter());
+        assert!(plan.add_worker());
         plan.stop();
         assert_eq!(plan.next(true), Next::Nothing);
-        assert!(!plan.enter());
+        assert!(!plan.add_worker());
     }
 }

@@ -13,35 +13,35 @@ pub struct Shared {
     pub from: Side,
     pub to: Side,
     pub size: u64,
-    /// What every offset and length is a multiple of, but for the end.
+    /// Offsets and lengths are multiples of this, except at the end.
     pub alignment: u64,
     pub progress: Progress,
     pub copied: AtomicU64,
 }
 
 impl Shared {
-    /// So many bytes more are copied.
+    /// `bytes` more bytes are copied.
     pub fn advance(&self, bytes: u64) {
         self.copied.fetch_add(bytes, Ordering::Relaxed);
         self.progress.add(bytes);
     }
 
-    /// Says of an error that it is the source's.
+    /// Adds to an error that the source caused it.
     pub fn source<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| self.from.to_string())
     }
 
-    /// Says of an error that it is the destination's.
+    /// Adds to an error that the destination caused it.
     pub fn target<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| self.to.to_string())
     }
 
-    /// All workers have ended.
+    /// Called when all workers have ended: fails if something was not copied.
     pub fn check(&self) -> Result<()> {
         let copied = self.copied.load(Ordering::Relaxed);
         if copied != self.size {
             bail!(
-                "{}: only {copied} of {} bytes were read",
+                "{}: only {copied} of {} bytes were copied",
                 self.from,
                 self.size
             );

@@ -1,4 +1,4 @@
-//! The two sides of a copy, as they are named.
+//! The two sides of a copy, as given on the command line.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,12 +13,12 @@ use crate::connection;
 pub enum Side {
     Export(Box<Uri>),
     File(PathBuf),
-    /// Nowhere, to see how fast the other side is.
+    /// Discards the data, to measure the other side.
     Null,
 }
 
 impl Side {
-    /// What looks like a URI is one.
+    /// Parses an argument; with `://` in it, it is a URI.
     pub fn parse(text: &str) -> Result<Self> {
         if text == "null:" {
             return Ok(Self::Null);

@@ -1,4 +1,4 @@
-//! What is copied from: an export or a file.
+//! The source of a copy: an export or a file.
 
 use std::fs::File;
 use std::ops::Range;
@@ -17,8 +17,8 @@ use crate::session::Session;
 use crate::{args, connection};
 
 /// How much of an export is mapped at a time, in bytes: a map of all of a large
-/// one could be larger than memory. (Not much less: a server that looks for
-/// holes may walk through all data behind the place that was asked for.)
+/// export could exceed the memory. (Not much less, because a server that searches
+/// for the next hole may have to walk through all the data that follows.)
 const WINDOW: u64 = 4 << 30;
 
 pub enum Source {
@@ -44,11 +44,11 @@ impl Source {
                 })
             }
             Side::File(path) => Ok(Self::File(Arc::new(File::open(path)?))),
-            Side::Null => bail!("nothing can be read from it"),
+            Side::Null => bail!("it cannot be read"),
         }
     }
 
-    /// The same for another worker; `None` if it takes another connection.
+    /// The same source for another worker; `None` if that needs a connection.
     pub fn share(&self) -> Option<Self> {
         match self {
             Self::Export { .. } => None,
@@ -68,12 +68,12 @@ impl Source {
     pub fn size(&self) -> Result<u64> {
         match self {
             Self::Export { session, .. } => Ok(session.negotiated().size),
-            // Of a block device the metadata says nothing, its end does.
+            // The metadata of a block device lacks its size.
             Self::File(file) => Ok(rustix::fs::seek(file, SeekFrom::End(0))?),
         }
     }
 
-    /// What every offset and length is a multiple of, but for the end.
+    /// Offsets and lengths must be multiples of this, except at the end.
     pub fn alignment(&self) -> u64 {
         match self {
             Self::Export { session, .. } => session.negotiated().constraints().minimum.into(),
@@ -93,39 +93,38 @@ impl Source {
     pub fn window(&self) -> u64 {
         match self {
             Self::Export { .. } => WINDOW,
-            // Cutting holes would make several commands of one.
+            // Splitting holes would need several commands instead of one.
             Self::File(_) => u64::MAX,
         }
     }
 }
 
-/// Whether what one connection writes, and flushes, is so for the others.
+/// Whether connections see what others wrote and flushed.
 pub fn is_multi_conn(session: &Session) -> bool {
     let flags = session.negotiated().flags;
     flags.contains(TransmissionFlags::CAN_MULTI_CONN)
 }
 
-/// What is in `range` of a file, in parts aligned to `alignment`; true for
-/// holes.
+/// The parts of `range` of a file, aligned to `alignment`; true for holes.
 pub fn map_file(file: &File, range: Range<u64>, alignment: u64) -> Result<Vec<(Range<u64>, bool)>> {
     let size = range.end;
     let first = next_hole(file, range.start, size)?;
     let holes = std::iter::successors(first, |hole| {
-        // An error shows where the data behind the hole is read.
+        // If this fails, reading the data that follows reports an error.
         next_hole(file, hole.end, size).ok().flatten()
     });
     Ok(aligned(holes, range, alignment))
 }
 
-/// The first hole at or behind `from`.
+/// The first hole at or after `from`.
 fn next_hole(file: &File, from: u64, size: u64) -> Result<Option<Range<u64>>> {
     if from >= size {
         return Ok(None);
     }
     let start = match rustix::fs::seek(file, SeekFrom::Hole(from)) {
         Ok(start) if start < size => start,
-        // The end of a file counts as a hole; and without the means to look
-        // for holes there are none.
+        // The end of a file counts as a hole. Without support for SEEK_HOLE,
+        // everything is data.
         Ok(_) | Err(Errno::INVAL | Errno::NXIO) => return Ok(None),
         Err(error) => return Err(error.into()),
     };

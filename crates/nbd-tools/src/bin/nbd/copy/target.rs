@@ -1,4 +1,4 @@
-//! What is copied to: an export, a file, or nothing.
+//! The destination of a copy: an export, a file, or nothing.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -16,16 +16,17 @@ use crate::{args, connection};
 
 pub enum Target {
     Export(Box<Writer>),
-    /// A file that is as long as the source, and all hole so far.
+    /// A file as long as the source, initially one hole.
     Sparse(Arc<File>),
     /// A block device.
     Device(Arc<File>),
-    /// Nowhere.
+    /// Discards the data.
     Null,
 }
 
 impl Target {
-    /// For `size` bytes from `source`, which makes or replaces a file.
+    /// Opens the destination for `size` bytes from `source`; creates or replaces a
+    /// file.
     pub fn open(side: &Side, source: &Source, size: u64, common: &args::Common) -> Result<Self> {
         match side {
             Side::Export(_) => Self::connect(side, size, common),
@@ -34,25 +35,24 @@ impl Target {
         }
     }
 
-    /// An export with room for `size` bytes.
+    /// Connects to an export of at least `size` bytes.
     pub fn connect(side: &Side, size: u64, common: &args::Common) -> Result<Self> {
         let Side::Export(uri) = side else {
-            bail!("{side} is no export");
+            bail!("{side} is not an export");
         };
         let connection = connection::open(uri, common.framing(), &[], &common.settings())?;
         let writer = Writer::new(connection.session)?;
-        check_room(writer.size(), size)?;
+        check_size(writer.size(), size)?;
         let alignment = writer.alignment();
         if !size.is_multiple_of(alignment) {
             bail!(
-                "the source has {size} bytes, and the export takes only multiples of {alignment}"
+                "the source has {size} bytes, but the export accepts only multiples of {alignment}"
             );
         }
         Ok(Self::Export(Box::new(writer)))
     }
 
-    /// A file, which is replaced, or a block device with room for `size`
-    /// bytes.
+    /// Opens a file, which is replaced, or a block device of at least `size` bytes.
     fn file(path: &Path, source: &Source, size: u64) -> Result<Self> {
         let file = OpenOptions::new()
             .write(true)
@@ -69,14 +69,14 @@ impl Target {
         if metadata.is_file() {
             file.set_len(0)?;
             file.set_len(size)
-                .with_context(|| format!("cannot make it {size} bytes long"))?;
+                .with_context(|| format!("cannot set its size to {size} bytes"))?;
             return Ok(Self::Sparse(Arc::new(file)));
         }
-        check_room(rustix::fs::seek(&file, SeekFrom::End(0))?, size)?;
+        check_size(rustix::fs::seek(&file, SeekFrom::End(0))?, size)?;
         Ok(Self::Device(Arc::new(file)))
     }
 
-    /// The same for another worker; `None` if it takes another connection.
+    /// The same destination for another worker; `None` if that needs a connection.
     pub fn share(&self) -> Option<Self> {
         match self {
             Self::Export(_) => None,
@@ -94,7 +94,7 @@ impl Target {
         }
     }
 
-    /// What every offset and length must be a multiple of.
+    /// Offsets and lengths must be multiples of this.
     pub fn alignment(&self) -> u64 {
         match self {
             Self::Export(writer) => writer.alignment(),
@@ -102,7 +102,7 @@ impl Target {
         }
     }
 
-    /// The longest data it takes, in bytes.
+    /// The longest data that one write accepts, in bytes.
     pub fn chunk(&self) -> u64 {
         match self {
             Self::Export(writer) => writer.chunk() as u64,
@@ -110,7 +110,7 @@ impl Target {
         }
     }
 
-    /// Writes data; gives back memory that is not needed any more.
+    /// Writes data; returns a buffer to be reused.
     pub fn write(&mut self, offset: u64, data: Vec<u8>) -> Result<Vec<u8>> {
         match self {
             Self::Export(writer) => {
@@ -124,7 +124,7 @@ impl Target {
         }
     }
 
-    /// Writes data that is part of something.
+    /// Writes a part of a buffer.
     pub fn write_part(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         match self {
             Self::Export(writer) => {
@@ -153,7 +153,7 @@ impl Target {
         }
     }
 
-    /// Everything is written.
+    /// Makes everything permanent, and ends the session.
     pub fn finish(self) -> Result<()> {
         match self {
             Self::Export(writer) => writer.finish(),
@@ -163,9 +163,9 @@ impl Target {
     }
 }
 
-fn check_room(room: u64, size: u64) -> Result<()> {
-    if room < size {
-        bail!("the destination is too small: it has {room} bytes, the source {size}");
+fn check_size(available: u64, size: u64) -> Result<()> {
+    if available < size {
+        bail!("the destination is too small: it has {available} bytes, the source {size}");
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 
-/// Whoever read standard output has had enough. No fault, and nothing to say.
+/// The reader of standard output has closed it. This is not reported.
 #[derive(Debug)]
 pub struct Closed;
 

@@ -1,5 +1,4 @@
-//! A model of a large disk: what is where, and only the blocks that were
-//! written in memory.
+//! A model of a large disk: a map of it, and the blocks that were written.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,22 +6,22 @@ use std::ops::Range;
 use nbd_codec::wire::extent::Extent64;
 use nbd_codec::wire::flags::AllocationFlags;
 
-/// Everything is done in whole blocks of so many bytes.
+/// The block size: offsets and lengths are multiples of it.
 pub const BLOCK: u64 = 4096;
 
 const DATA: u64 = 0;
 
 pub struct Disk {
     size: u64,
-    /// Flags of `base:allocation`, by where they begin to hold.
+    /// Flags of `base:allocation`, by the offset from which they apply.
     map: BTreeMap<u64, u64>,
-    /// What was written, by offset.
+    /// Written blocks, by offset.
     blocks: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Disk {
-    /// A disk with something on it: lengths in bytes, and flags. Data that
-    /// nobody wrote reads as its own offset, again and again.
+    /// A disk with extents of these lengths and flags. Data that was not written
+    /// reads as its own offset, repeatedly.
     pub fn new(layout: &[(u64, AllocationFlags)]) -> Self {
         let mut disk = Self {
             size: 0,
@@ -66,7 +65,7 @@ impl Disk {
         }
     }
 
-    /// What is from `offset` on, to the end of the disk.
+    /// The extents from `offset` to the end of the disk.
     pub fn extents(&self, offset: u64) -> impl Iterator<Item = Extent64> + Clone + '_ {
         let begins = self.map.range(offset + 1..).map(|(at, _)| *at);
         let starts = [offset].into_iter().chain(begins.clone());
@@ -83,13 +82,13 @@ impl Disk {
         last.map_or(DATA, |(_, flags)| *flags)
     }
 
-    /// From now on a range has these flags.
+    /// Sets the flags of a range.
     fn mark(&mut self, range: Range<u64>, flags: u64) {
-        let behind = self.flags_at(range.end);
+        let after = self.flags_at(range.end);
         self.map.retain(|at, _| !range.contains(at));
         self.map.insert(range.start, flags);
         if range.end < self.size {
-            self.map.insert(range.end, behind);
+            self.map.insert(range.end, after);
         }
     }
 }
