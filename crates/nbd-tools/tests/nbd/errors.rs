@@ -95,7 +95,9 @@ fn unknown_parameters_are_reported() {
     let peer = Peer::nbdkit(&["memory", "1M"]);
     let ended = run_nbd(["info", &format!("{}&sokcet=x", peer.uri(""))]).ok();
     assert!(
-        ended.stderr.contains("warning: unknown parameter \"sokcet\""),
+        ended
+            .stderr
+            .contains("warning: unknown parameter \"sokcet\""),
         "{}",
         ended.stderr
     );
