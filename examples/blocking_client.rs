@@ -1,5 +1,5 @@
-//! A client on blocking terms, with the standard library alone: one command at
-//! a time, and never a byte read that is not needed.
+//! A blocking client with the standard library alone: one command at a time, and
+//! only the bytes that are needed are read.
 //!
 //! Copies an export to standard output:
 //!
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 struct Client {
     stream: TcpStream,
     machine: Transmission<[Slot; 1]>,
-    /// What arrived and was not consumed: never more than a part of a header.
+    /// Received and not consumed: at most a part of a header.
     held: Vec<u8>,
 }
 
@@ -66,8 +66,8 @@ impl Client {
         self.command(request, &[], data)
     }
 
-    /// Sends a command and waits for its end. `payload` goes with a write;
-    /// `data` is what a read fills.
+    /// Sends a command and waits until it is done. `payload` is the data of a write;
+    /// `data` is the buffer of a read.
     fn command(
         &mut self,
         request: Request,
@@ -79,19 +79,19 @@ impl Client {
         self.stream.write_all(payload)?;
         let place = |offset: u64| (offset - request.offset) as usize;
         loop {
-            // Every event first, then whatever is to be read next.
+            // First all events, then the next read.
             let mut input = self.held.as_slice();
             let event = self.machine.receive(&mut input)?;
             let idle = event.is_none();
             let mut done = None;
             match event {
-                // The only command in flight: no need to look at its cookie.
+                // It is the only command in flight, so its cookie need not be checked.
                 Some(Event::Done { result, .. }) => done = Some(result),
                 Some(Event::Hole { offset, length, .. }) => {
                     data[place(offset)..][..length as usize].fill(0);
                 }
                 Some(Event::Error { message, .. }) => {
-                    // `Done` follows, and says which error it was.
+                    // `Done` follows, with the error value.
                     message.inspect(|text| eprintln!("server: {text}"));
                 }
                 _ => {}
@@ -106,7 +106,7 @@ impl Client {
             }
             match self.machine.need() {
                 Need::Payload { offset, length, .. } => {
-                    // Straight to where it belongs.
+                    // Read directly into the buffer.
                     let place = &mut data[place(offset)..][..length as usize];
                     self.stream.read_exact(place)?;
                     self.machine.advance(length)?;
@@ -122,8 +122,7 @@ impl Client {
     }
 }
 
-/// From the greeting to transmission, in the best framing that both sides
-/// know.
+/// The handshake, with the most capable framing that both sides support.
 fn handshake(stream: &mut TcpStream, export: &str) -> Result<Negotiated, Box<dyn Error>> {
     let mut machine = Connect::new(Plan::new(export))?;
     let mut held = Vec::new();
@@ -153,7 +152,7 @@ fn handshake(stream: &mut TcpStream, export: &str) -> Result<Negotiated, Box<dyn
         .map_err(|_| "the handshake has not ended".into())
 }
 
-/// Reads what is needed, or the first part of it.
+/// Reads what is needed, or a part of it.
 fn fill(stream: &mut TcpStream, held: &mut Vec<u8>, need: Need) -> io::Result<()> {
     let Need::Header(needed) = need else {
         return Ok(());

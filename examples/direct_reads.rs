@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     copy(&mut stream, negotiated, &mut file)
 }
 
-/// A read in flight, and where its data goes.
+/// A read in flight, and the buffer for its data.
 #[derive(Default)]
 struct Job {
     offset: u64,
@@ -40,7 +40,7 @@ struct Job {
 }
 
 impl Job {
-    /// The place of a part of it; `offset` from the start of the export.
+    /// The buffer for a part of it; `offset` is from the start of the export.
     fn place(&mut self, offset: u64, length: u64) -> &mut [u8] {
         let at = (offset - self.offset) as usize;
         &mut self.data[at..at + length as usize]
@@ -55,13 +55,13 @@ fn copy(
     let size = negotiated.size;
     let most = LENGTH.min(negotiated.constraints().maximum.into());
     let mut machine = Transmission::new(negotiated, [Slot::EMPTY; IN_FLIGHT], Limits::DEFAULT);
-    // One for each slot; the cookie of a command says which slot is its own.
+    // One for each slot; `slot_index` of a cookie is the slot of its command.
     let mut jobs: [Job; IN_FLIGHT] = Default::default();
     let mut held = Vec::new();
     let mut next = 0;
     loop {
-        // As many as there are slots. (They are short: the socket takes them,
-        // even while the server waits for us to read.)
+        // Fills all slots. (Requests are short: the socket accepts them even while
+        // the server waits until its replies are read.)
         let mut out = Vec::new();
         while next < size && machine.in_flight() < IN_FLIGHT {
             let length = most.min(size - next);
@@ -108,8 +108,8 @@ fn copy(
     }
 }
 
-/// Reads a header as far as it is needed, and never a byte of the payload
-/// behind it; or the payload, into its place.
+/// Reads as much of a header as is needed, and nothing of the payload that follows;
+/// or the payload, directly into its buffer.
 fn read_more(
     stream: &mut TcpStream,
     machine: &mut Transmission<[Slot; IN_FLIGHT]>,
@@ -127,15 +127,14 @@ fn read_more(
             if read == 0 {
                 machine.end_of_input()?;
             }
-            // What is missing is asked for again.
+            // What is missing is read by the next call.
             Ok(machine.advance(read as u64)?)
         }
         need => Ok(fill(stream, held, need)?),
     }
 }
 
-/// From the greeting to transmission, in the best framing that both sides
-/// know.
+/// The handshake, with the most capable framing that both sides support.
 fn handshake(stream: &mut TcpStream, export: &str) -> Result<Negotiated, Box<dyn Error>> {
     let mut machine = Connect::new(Plan::new(export))?;
     let mut held = Vec::new();
@@ -165,7 +164,7 @@ fn handshake(stream: &mut TcpStream, export: &str) -> Result<Negotiated, Box<dyn
         .map_err(|_| "the handshake has not ended".into())
 }
 
-/// Reads what is needed, or the first part of it.
+/// Reads what is needed, or a part of it.
 fn fill(stream: &mut TcpStream, held: &mut Vec<u8>, need: Need) -> io::Result<()> {
     let Need::Header(needed) = need else {
         return Ok(());

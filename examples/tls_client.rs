@@ -1,9 +1,9 @@
-//! A client that insists on TLS, with rustls: `STARTTLS` first of all, and the
-//! name of the export only behind it. The server's certificate must be good for
-//! HOST; a certificate of the client's own goes along where there is one.
+//! A client that requires TLS, with rustls: `STARTTLS` is the first option, and the
+//! name of the export is sent only after it. The certificate of the server must be
+//! valid for HOST; if the client has a certificate, it is presented.
 //!
-//! Copies an export to standard output. CERTIFICATES is a folder as QEMU,
-//! libnbd and nbdkit have it: `ca-cert.pem`, and perhaps `client-cert.pem` and
+//! Copies an export to standard output. CERTIFICATES is a folder in the layout of
+//! QEMU, libnbd and nbdkit: `ca-cert.pem`, and optionally `client-cert.pem` and
 //! `client-key.pem`.
 //!
 //! ```text
@@ -58,7 +58,7 @@ fn config(folder: &Path) -> Result<ClientConfig, Error> {
 
 type Tls<'t> = StreamOwned<ClientConnection, &'t mut TcpStream>;
 
-/// The handshake of NBD, with that of TLS in the middle of it.
+/// The NBD handshake, which the TLS handshake interrupts.
 fn connect<'t>(
     tcp: &'t mut TcpStream,
     mut tls: ClientConnection,
@@ -67,18 +67,18 @@ fn connect<'t>(
     let mut plan = Plan::new(export);
     plan.tls = TlsPolicy::Require;
     let mut machine = Connect::new(plan)?;
-    // The machine sees to it: no plain text comes to `Ready`.
+    // The state machine ensures this: without TLS there is no `Ready`.
     if negotiate(&mut machine, tcp)? != Turn::StartTls {
         return Err("the server has not started TLS".into());
     }
     while tls.is_handshaking() {
         if let Err(error) = tls.complete_io(tcp) {
-            // The session is over, whatever comes.
+            // The session has failed, even if this succeeds.
             machine.tls_failed();
             return Err(error.into());
         }
     }
-    // The certificate was checked: rustls fails the handshake otherwise.
+    // The certificate is valid: otherwise rustls has failed the handshake.
     machine.tls_established()?;
     let mut stream = StreamOwned::new(tls, tcp);
     negotiate(&mut machine, &mut stream)?;
@@ -92,7 +92,7 @@ enum Turn {
     Ready,
 }
 
-/// Goes on with the handshake, in plain text or not.
+/// Continues the handshake, in plain text or under TLS.
 fn negotiate(machine: &mut Connect<'_>, stream: &mut (impl Read + Write)) -> Result<Turn, Error> {
     let mut held = Vec::new();
     loop {
@@ -114,7 +114,7 @@ fn negotiate(machine: &mut Connect<'_>, stream: &mut (impl Read + Write)) -> Res
         stream.flush()?;
         match failed {
             Some(reason) => return Err(reason.into()),
-            // Never more than is needed: nothing is left over at the end.
+            // Only what is needed, so that nothing is left at the end.
             None if idle => fill(stream, &mut held, machine.need())?,
             None => {}
         }
@@ -169,7 +169,7 @@ fn copy(
     Ok(stream.write_all(machine.disconnect()?.as_bytes())?)
 }
 
-/// Reads what is needed, or the first part of it.
+/// Reads what is needed, or a part of it.
 fn fill(stream: &mut impl Read, held: &mut Vec<u8>, need: Need) -> io::Result<()> {
     let Need::Header(needed) = need else {
         return Ok(());

@@ -1,8 +1,8 @@
-//! A server that insists on TLS, with rustls and a thread for each client: in
-//! plain text there is nothing but `STARTTLS`. Clients show a certificate of
-//! the same authority.
+//! A server that requires TLS, with rustls and a thread for each client: in plain
+//! text it accepts only `STARTTLS`. Clients must present a certificate of the same
+//! authority.
 //!
-//! CERTIFICATES is a folder as QEMU and nbdkit have it: `ca-cert.pem`,
+//! CERTIFICATES is a folder in the layout of QEMU and nbdkit: `ca-cert.pem`,
 //! `server-cert.pem` and `server-key.pem`. SIZE is in bytes.
 //!
 //! ```text
@@ -30,7 +30,7 @@ type Error = Box<dyn std::error::Error>;
 type Disk = RwLock<Vec<u8>>;
 
 const EXPORT: &str = "memory";
-/// How long a client may say nothing before it has chosen an export.
+/// How long a client may send nothing during the handshake.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> Result<(), Error> {
@@ -43,7 +43,7 @@ fn main() -> Result<(), Error> {
     let listener = TcpListener::bind(address)?;
     println!("nbds://{}/{EXPORT}", listener.local_addr()?);
     for stream in listener.incoming() {
-        // A client that has left already is no reason to stop.
+        // The client may have disconnected already.
         let Ok(stream) = stream else { continue };
         let (config, disk) = (Arc::clone(&config), Arc::clone(&disk));
         thread::spawn(move || {
@@ -68,7 +68,7 @@ fn config(folder: &Path) -> Result<ServerConfig, Error> {
     Ok(config.with_single_cert(chain?, key)?)
 }
 
-/// The handshake of NBD, with that of TLS in the middle of it; then requests.
+/// The NBD handshake, which the TLS handshake interrupts; then transmission.
 fn serve(mut tcp: TcpStream, config: Arc<ServerConfig>, disk: &Disk) -> Result<(), Error> {
     tcp.set_nodelay(true)?;
     tcp.set_read_timeout(Some(PATIENCE))?;
@@ -87,8 +87,9 @@ fn serve(mut tcp: TcpStream, config: Arc<ServerConfig>, disk: &Disk) -> Result<(
     if negotiate(&mut machine, &mut tcp, &mut held, &export)? != Turn::StartTls {
         return Ok(());
     }
-    // Here `held` is empty, or the machine would have refused: what somebody
-    // put behind STARTTLS in plain text must not be taken for protected.
+    // `held` is empty here; otherwise the state machine would have failed: plain text
+    // after STARTTLS, which an attacker may have injected, must not be handled as if
+    // it were protected.
     let mut tls = ServerConnection::new(config)?;
     while tls.is_handshaking() {
         if let Err(error) = tls.complete_io(&mut tcp) {
@@ -112,11 +113,11 @@ fn serve(mut tcp: TcpStream, config: Arc<ServerConfig>, disk: &Disk) -> Result<(
 enum Turn {
     StartTls,
     Ready,
-    /// The client only looked.
+    /// The client ended the handshake without entering transmission.
     Over,
 }
 
-/// Goes on with the handshake, in plain text or not.
+/// Continues the handshake, in plain text or under TLS.
 fn negotiate(
     machine: &mut Handshake,
     stream: &mut (impl Read + Write),
@@ -162,7 +163,7 @@ fn negotiate(
     }
 }
 
-/// Does one request after the other.
+/// Executes requests, one at a time.
 fn transmit(
     stream: &mut (impl Read + Write),
     negotiated: Negotiated,
@@ -212,13 +213,13 @@ fn answer(request: Request, payload: &[u8], disk: &Disk, out: &mut Vec<u8>) {
             write.succeed()
         }
         Request::Flush(flush) => flush.succeed(),
-        // Nothing else is advertised.
+        // No other command is advertised.
         other => other.fail(ErrorValue::EINVAL, "not advertised"),
     };
     out.extend(reply.parts().concat());
 }
 
-/// Reads what there is; zero bytes at the end.
+/// Reads what is available; returns zero at the end.
 fn read_more(stream: &mut impl Read, held: &mut Vec<u8>) -> std::io::Result<usize> {
     let start = held.len();
     held.resize(start + (64 << 10), 0);

@@ -1,8 +1,8 @@
-//! A client for tokio: one task owns the connection, and any number of others
-//! give it commands and wait for their own replies.
+//! A client for tokio: one task owns the connection; any number of other tasks send
+//! commands to it and wait for their replies.
 //!
-//! Writes standard input to the front of an export, in parts and many at a
-//! time, then reads it back and compares:
+//! Writes standard input to the start of an export, with many requests in flight,
+//! then reads it back and compares:
 //!
 //! ```text
 //! cargo run --example tokio_client -- 127.0.0.1:10809 EXPORT < disk.img
@@ -42,12 +42,12 @@ async fn main() -> Result<(), Error> {
     let connection = tokio::spawn(run(stream, negotiated, held, jobs));
     let flushes = negotiated.flags.contains(TransmissionFlags::SEND_FLUSH);
     let result = copy(client, &input, flushes).await;
-    // If it was lost, it knows why.
+    // If the connection was lost, this is the reason.
     connection.await??;
     result
 }
 
-/// Writes it and compares it, through a connection that nobody else has.
+/// Writes the data and compares it, on a connection of its own.
 async fn copy(client: mpsc::Sender<Job>, input: &[u8], flushes: bool) -> Result<(), Error> {
     let parts = || (0..).step_by(PART).zip(input.chunks(PART));
     let mut writes = JoinSet::new();
@@ -66,22 +66,22 @@ async fn copy(client: mpsc::Sender<Job>, input: &[u8], flushes: bool) -> Result<
         let request = Request::read(offset, part.len() as u64);
         let data = command(&client, request, vec![0; part.len()]).await?;
         if data != part {
-            return Err(format!("what is at {offset} is not what was written").into());
+            return Err(format!("the data at {offset} differs from what was written").into());
         }
     }
     println!("{} bytes written, read back and equal", input.len());
     Ok(())
 }
 
-/// A command on its way to the task that owns the connection.
+/// A command for the task that owns the connection.
 struct Job {
     request: Request,
-    /// What is to be written, or the room for what is to be read.
+    /// The data to write, or the buffer to read into.
     data: Vec<u8>,
     reply: oneshot::Sender<Result<Vec<u8>, Error>>,
 }
 
-/// Gives a command away and waits for its end.
+/// Sends a command to the task and waits until it is done.
 async fn command(
     client: &mpsc::Sender<Job>,
     request: Request,
@@ -100,7 +100,7 @@ async fn command(
     end.await.map_err(|_| "the connection was lost")?
 }
 
-/// Sends and receives at the same time, until nobody has commands any more.
+/// Sends and receives at the same time, until no task can send commands.
 async fn run(
     mut stream: TcpStream,
     negotiated: Negotiated,
@@ -119,7 +119,7 @@ async fn run(
             return Ok(to.write_all(goodbye.as_bytes()).await?);
         }
         held.reserve(READ_AHEAD);
-        // Whatever is not chosen has done nothing.
+        // The branches that are not chosen have had no effect.
         tokio::select! {
             job = commands.recv(), if !closing && machine.in_flight() < IN_FLIGHT => match job {
                 Some(job) => submit(&mut machine, &mut jobs, job, &mut out),
@@ -147,12 +147,12 @@ fn submit(
             }
             jobs[slot_index(head.cookie())] = Some(job);
         }
-        // Nothing was sent: the refusal concerns this command only.
+        // Nothing was sent: the error affects this command only.
         Err(misuse) => drop(job.reply.send(Err(misuse.into()))),
     }
 }
 
-/// Takes everything out of what has arrived.
+/// Handles all that has arrived.
 fn receive(
     machine: &mut Transmission<[Slot; IN_FLIGHT]>,
     jobs: &mut [Option<Job>; IN_FLIGHT],
@@ -184,7 +184,7 @@ fn receive(
             Event::Done { cookie, result } => {
                 if let Some(job) = jobs[slot_index(cookie)].take() {
                     let result = result.map(|()| job.data).map_err(Error::from);
-                    // Whoever waited may have gone.
+                    // The waiting task may have been dropped.
                     let _ = job.reply.send(result);
                 }
             }
@@ -196,7 +196,7 @@ fn receive(
     Ok(())
 }
 
-/// From the greeting to transmission. What arrived behind it comes back too.
+/// The handshake. Also returns what was received after it.
 async fn handshake(stream: &mut TcpStream, export: &str) -> Result<(Negotiated, Vec<u8>), Error> {
     let mut machine = Connect::new(Plan::new(export))?;
     let mut held = Vec::new();

@@ -1,6 +1,6 @@
-//! A server for tokio: an export in memory, any number of connections, many
-//! requests in flight on each, and each answered when it is done: a long one
-//! does not hold up those behind it. SIZE is in bytes.
+//! A server for tokio: an export in memory, any number of connections, and many
+//! requests in flight on each. Each is answered when it is done, so that a long
+//! request does not delay later ones. SIZE is in bytes.
 //!
 //! ```text
 //! cargo run --release --example tokio_server -- 127.0.0.1:10809 67108864
@@ -22,8 +22,8 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 type Disk = Arc<RwLock<Vec<u8>>>;
 
 const EXPORT: &str = "memory";
-/// Most requests in flight on a connection, and the longest payload of each:
-/// together, the memory that a connection can take.
+/// The most requests in flight on a connection, and the longest payload of each.
+/// Their product is the most memory of a connection.
 const IN_FLIGHT: usize = 16;
 const MAXIMUM: u32 = 4 << 20;
 
@@ -38,7 +38,8 @@ async fn main() -> Result<(), Error> {
     println!("nbd://{}/{EXPORT}", listener.local_addr()?);
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
-            // One that has left already, or one too many: the others go on.
+            // The client has disconnected already, or there are too many: the
+            // others are still served.
             tokio::task::yield_now().await;
             continue;
         };
@@ -58,14 +59,14 @@ async fn serve(mut stream: TcpStream, disk: Disk, size: u64) -> Result<(), Error
     };
     let (from, to) = stream.into_split();
     let (replies, queue) = mpsc::channel(IN_FLIGHT);
-    // It ends when the last request in flight has given its reply away.
+    // It ends when the last request in flight has sent its reply.
     let writer = tokio::spawn(write(to, queue));
     let received = receive(from, negotiated, held, disk, replies).await;
     let written = writer.await?;
     received.and(written)
 }
 
-/// Writes replies, each in one piece, in the order in which they are done.
+/// Writes replies, each as a whole, in the order in which requests are done.
 async fn write(mut to: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) -> Result<(), Error> {
     while let Some(reply) = queue.recv().await {
         to.write_all(&reply).await?;
@@ -73,7 +74,7 @@ async fn write(mut to: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) -> Re
     Ok(())
 }
 
-/// Takes requests out of what arrives, and starts a task for each.
+/// Receives requests, and starts a task for each.
 async fn receive(
     mut from: impl AsyncReadExt + Unpin,
     negotiated: Negotiated,
@@ -96,7 +97,7 @@ async fn receive(
                     let (disk, replies) = (Arc::clone(&disk), replies.clone());
                     tokio::spawn(async move {
                         let reply = answer(request, &payload, &disk).await;
-                        // An error means that the connection is gone.
+                        // An error means that the connection is closed.
                         let _ = replies.send(reply).await;
                         drop(permit);
                     });
@@ -115,7 +116,7 @@ async fn receive(
     }
 }
 
-/// Does a request, which was checked already, and makes its reply.
+/// Executes a request, which the state machine has validated, and encodes the reply.
 async fn answer(request: Request, payload: &[u8], disk: &Disk) -> Vec<u8> {
     let place = |offset: u64, length: u64| offset as usize..(offset + length) as usize;
     let reply = match request {
@@ -135,14 +136,14 @@ async fn answer(request: Request, payload: &[u8], disk: &Disk) -> Vec<u8> {
             zeroes.succeed()
         }
         Request::Flush(flush) => flush.succeed(),
-        // Nothing else is advertised.
+        // No other command is advertised.
         other => other.fail(ErrorValue::EINVAL, "not advertised"),
     };
     reply.parts().concat()
 }
 
-/// From the greeting to transmission, and what arrived behind it. `None`: the
-/// client only looked.
+/// The handshake. Also returns what was received after it. `None`: the client ended
+/// the handshake without entering transmission.
 async fn handshake(
     stream: &mut TcpStream,
     size: u64,

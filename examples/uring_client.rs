@@ -1,6 +1,6 @@
-//! A client on `io_uring`, with 32 reads in flight. The kernel puts the data of
-//! each into the page-aligned buffer of its command, and from there into the
-//! file: the program never touches it.
+//! A client on `io_uring`, with 32 reads in flight. The kernel copies the data of
+//! each into the page-aligned buffer of its command, and from there into the file:
+//! the program never accesses it.
 //!
 //! Copies an export to a file:
 //!
@@ -8,10 +8,11 @@
 //! cargo run --release --example uring_client -- 127.0.0.1:10809 EXPORT disk.img
 //! ```
 //!
-//! This is what [`Need`] is for. Who hands a buffer to the kernel cannot use it
-//! meanwhile, and has to say before how much is to go there. `need` says which
-//! command the next bytes belong to, where in it, and how many they are, so the
-//! buffer goes along with the order, and comes back with what was received.
+//! This is what [`Need`] is for. A program that hands a buffer to the kernel cannot
+//! use it meanwhile, and has to know in advance how many bytes it will receive.
+//! `need` tells which command the next bytes belong to, where in it, and how many
+//! they are. So the buffer of that command is part of the receive operation, which
+//! returns it with the data.
 
 use std::error::Error;
 use std::fs::File;
@@ -23,12 +24,12 @@ use std::sync::Arc;
 use nbd_codec::client::connect::{self, Connect, Plan};
 use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
 use nbd_codec::{Framing, Limits, Need, Negotiated};
-use ring::{Buffers, Entry, Ring};
+use ring::{Entry, EntryBuilder, Ring};
 
 const IN_FLIGHT: usize = 32;
 const LENGTH: u64 = 256 << 10;
 
-/// As many again are being written to the file.
+/// As many more are being written to the file.
 const BUFFERS: usize = 2 * IN_FLIGHT;
 
 const PAGE: usize = 4096;
@@ -47,11 +48,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Copy::new(ring, stream, file, negotiated).run()
 }
 
-/// A read in flight, and where its data goes.
+/// A read in flight, and the buffer for its data.
 struct Job {
     offset: u64,
     length: usize,
-    /// With room to begin at a page.
+    /// A page longer than needed, so that the data can begin at a page.
     memory: Vec<u8>,
 }
 
@@ -69,22 +70,22 @@ impl Job {
         &mut self.memory[start..start + self.length]
     }
 
-    /// The place of a part of it; `offset` from the start of the export.
+    /// The buffer for a part of it; `offset` is from the start of the export.
     fn place(&mut self, offset: u64, length: u64) -> &mut [u8] {
         let at = (offset - self.offset) as usize;
         &mut self.data()[at..at + length as usize]
     }
 }
 
-/// What the kernel has in hand, with everything it needs for it. A buffer is
-/// here, or among the jobs, or spare; never in two places.
-enum Flight {
+/// What the kernel is to do, with everything it needs for it. A buffer is owned by
+/// an operation, by a job, or is spare.
+enum Operation {
     Send {
         socket: Arc<TcpStream>,
-        heads: Vec<u8>,
+        requests: Vec<u8>,
         sent: usize,
     },
-    /// A payload to its place, if one is due, and headers behind it.
+    /// Receives a payload into its buffer, if one is due, and the headers that follow.
     Receive {
         socket: Arc<TcpStream>,
         payload: Option<Payload>,
@@ -98,7 +99,7 @@ enum Flight {
     },
 }
 
-/// Of the command with this slot.
+/// A part of the payload of the command in this slot.
 struct Payload {
     slot: usize,
     job: Job,
@@ -106,17 +107,17 @@ struct Payload {
     length: u64,
 }
 
-/// The longest header with the offset of data behind it.
+/// The longest header, including the offset of a data chunk.
 const HEADERS: usize = 40;
 
-impl ring::Operation for Flight {
-    fn entry<'f>(&'f mut self, buffers: Buffers<'f>) -> Entry<'f> {
+impl ring::Submit for Operation {
+    fn entry<'f>(&'f mut self, builder: EntryBuilder<'f>) -> Entry<'f> {
         match self {
             Self::Send {
                 socket,
-                heads,
+                requests,
                 sent,
-            } => buffers.send((**socket).as_fd(), &heads[*sent..]),
+            } => builder.send((**socket).as_fd(), &requests[*sent..]),
             Self::Receive {
                 socket,
                 payload,
@@ -127,27 +128,27 @@ impl ring::Operation for Flight {
                     Some(payload) => payload.job.place(payload.offset, payload.length),
                     None => &mut [],
                 };
-                buffers.receive((**socket).as_fd(), place, &mut headers[..*most])
+                builder.receive((**socket).as_fd(), place, &mut headers[..*most])
             }
             Self::Write { file, job, written } => {
                 let offset = job.offset + *written as u64;
-                buffers.write((**file).as_fd(), offset, &job.data()[*written..])
+                builder.write((**file).as_fd(), offset, &job.data()[*written..])
             }
         }
     }
 }
 
 struct Copy {
-    ring: Ring<Flight>,
+    ring: Ring<Operation>,
     socket: Arc<TcpStream>,
     file: Arc<File>,
     machine: Transmission<[Slot; IN_FLIGHT]>,
-    /// One for each slot; the cookie of a command says which slot is its own.
+    /// One for each slot; `slot_index` of a cookie is the slot of its command.
     jobs: [Option<Job>; IN_FLIGHT],
     spare: Vec<Job>,
-    /// What was received and is no payload, or came with a header.
+    /// Received and not consumed: headers, and data that arrived with a header.
     held: Vec<u8>,
-    /// Where the next read begins.
+    /// The offset of the next read.
     next: u64,
     sending: bool,
     receiving: bool,
@@ -155,7 +156,7 @@ struct Copy {
 }
 
 impl Copy {
-    fn new(ring: Ring<Flight>, socket: TcpStream, file: File, negotiated: Negotiated) -> Self {
+    fn new(ring: Ring<Operation>, socket: TcpStream, file: File, negotiated: Negotiated) -> Self {
         Self {
             ring,
             socket: Arc::new(socket),
@@ -182,48 +183,48 @@ impl Copy {
             }
             // One system call for all of it.
             self.ring.wait()?;
-            for (flight, result) in self.ring.completed() {
-                self.land(flight, result?)?;
+            for (operation, result) in self.ring.completed() {
+                self.complete(operation, result?)?;
             }
         }
     }
 
-    /// As many reads as there are slots and buffers.
+    /// Submits reads while there are slots and buffers.
     fn submit(&mut self) -> Result<(), Box<dyn Error>> {
         let size = self.machine.negotiated().size;
         let most = LENGTH.min(self.machine.negotiated().constraints().maximum.into());
         if self.sending {
             return Ok(());
         }
-        let mut heads = Vec::new();
+        let mut requests = Vec::new();
         while self.next < size && self.machine.in_flight() < IN_FLIGHT {
             let Some(mut job) = self.spare.pop() else {
                 break;
             };
             let length = most.min(size - self.next);
             let head = self.machine.submit(Request::read(self.next, length))?;
-            heads.extend_from_slice(head.as_bytes());
+            requests.extend_from_slice(head.as_bytes());
             (job.offset, job.length) = (self.next, length as usize);
             self.jobs[slot_index(head.cookie())] = Some(job);
             self.next += length;
         }
-        if !heads.is_empty() {
+        if !requests.is_empty() {
             self.sending = true;
             let socket = Arc::clone(&self.socket);
             let sent = 0;
-            self.ring.start(Flight::Send {
+            self.ring.start(Operation::Send {
                 socket,
-                heads,
+                requests,
                 sent,
             })?;
         }
         Ok(())
     }
 
-    /// Takes what has arrived: headers, and the ends of commands.
+    /// Handles what has arrived: headers, and completed commands.
     fn take(&mut self) -> Result<(), Box<dyn Error>> {
         if self.receiving {
-            // The machine waits for a payload that has not come back yet.
+            // The state machine waits for a payload that is being received.
             return Ok(());
         }
         let mut input = self.held.as_slice();
@@ -238,7 +239,7 @@ impl Copy {
                         job.place(offset, length.into()).fill(0);
                     }
                 }
-                // What came with its header; mostly nothing.
+                // Data that arrived with its header.
                 Event::Data {
                     cookie,
                     offset,
@@ -254,7 +255,7 @@ impl Copy {
                         self.writing += 1;
                         let file = Arc::clone(&self.file);
                         let written = 0;
-                        self.ring.start(Flight::Write { file, job, written })?;
+                        self.ring.start(Operation::Write { file, job, written })?;
                     }
                 }
                 _ => {}
@@ -265,8 +266,8 @@ impl Copy {
         Ok(())
     }
 
-    /// Orders what the machine needs next. Behind a payload there is a header:
-    /// it may come along, so that a reply takes one order, not two.
+    /// Receives what the state machine needs next. A payload is followed by a header,
+    /// which is received with it, so that a reply takes one operation instead of two.
     fn receive(&mut self) -> Result<(), Box<dyn Error>> {
         if self.receiving || self.machine.in_flight() == 0 {
             return Ok(());
@@ -296,7 +297,7 @@ impl Copy {
             }
         };
         self.receiving = true;
-        Ok(self.ring.start(Flight::Receive {
+        Ok(self.ring.start(Operation::Receive {
             socket: Arc::clone(&self.socket),
             payload,
             headers: [0; HEADERS],
@@ -304,25 +305,25 @@ impl Copy {
         })?)
     }
 
-    /// Something has come back. What is missing is ordered again.
-    fn land(&mut self, flight: Flight, n: usize) -> Result<(), Box<dyn Error>> {
-        match flight {
-            Flight::Send {
+    /// An operation is completed. If it was partial, the remainder is started.
+    fn complete(&mut self, operation: Operation, n: usize) -> Result<(), Box<dyn Error>> {
+        match operation {
+            Operation::Send {
                 socket,
-                heads,
+                requests,
                 mut sent,
             } => {
                 sent += n;
-                self.sending = sent < heads.len();
+                self.sending = sent < requests.len();
                 if self.sending {
-                    self.ring.start(Flight::Send {
+                    self.ring.start(Operation::Send {
                         socket,
-                        heads,
+                        requests,
                         sent,
                     })?;
                 }
             }
-            Flight::Receive {
+            Operation::Receive {
                 payload, headers, ..
             } => {
                 self.receiving = false;
@@ -337,7 +338,7 @@ impl Copy {
                 }
                 self.held.extend_from_slice(&headers[..n - placed]);
             }
-            Flight::Write {
+            Operation::Write {
                 file,
                 job,
                 mut written,
@@ -347,7 +348,7 @@ impl Copy {
                     return Err(io::Error::from(io::ErrorKind::WriteZero).into());
                 }
                 if written < job.length {
-                    self.ring.start(Flight::Write { file, job, written })?;
+                    self.ring.start(Operation::Write { file, job, written })?;
                 } else {
                     self.writing -= 1;
                     self.spare.push(job);
@@ -358,8 +359,8 @@ impl Copy {
     }
 }
 
-/// From the greeting to transmission, in the best framing that both sides
-/// know; on blocking terms, for it is over soon.
+/// The handshake, with the most capable framing that both sides support. It is
+/// short, so it uses blocking calls.
 fn handshake(stream: &mut TcpStream, export: &str) -> Result<Negotiated, Box<dyn Error>> {
     let mut machine = Connect::new(Plan::new(export))?;
     let mut held = Vec::new();
@@ -389,7 +390,7 @@ fn handshake(stream: &mut TcpStream, export: &str) -> Result<Negotiated, Box<dyn
         .map_err(|_| "the handshake has not ended".into())
 }
 
-/// Reads what is needed, or the first part of it.
+/// Reads what is needed, or a part of it.
 fn fill(stream: &mut TcpStream, held: &mut Vec<u8>, need: Need) -> io::Result<()> {
     let Need::Header(needed) = need else {
         return Ok(());
@@ -407,7 +408,7 @@ fn fill(stream: &mut TcpStream, held: &mut Vec<u8>, need: Need) -> io::Result<()
 }
 
 /// An `io_uring` that owns what the kernel works on: sockets, files and memory,
-/// all in an [`Operation`](ring::Operation). [`Ring::start`] takes an operation,
+/// all in an operation that implements [`Submit`](ring::Submit). [`Ring::start`] takes an operation,
 /// [`Ring::completed`] returns it when the kernel has completed it. In between
 /// the program cannot access it. Operations that are pending when the ring is
 /// dropped are never freed.
@@ -425,11 +426,11 @@ mod ring {
     use io_uring::{IoUring, opcode, squeue};
 
     /// Something for the kernel to do, and everything it needs for it.
-    pub trait Operation: 'static {
+    pub trait Submit: 'static {
         /// Says what to do; called once, when the operation is at its final
         /// address. What the entry borrows stays borrowed until the operation
         /// is completed.
-        fn entry<'f>(&'f mut self, buffers: Buffers<'f>) -> Entry<'f>;
+        fn entry<'f>(&'f mut self, builder: EntryBuilder<'f>) -> Entry<'f>;
     }
 
     /// What the kernel is to do with memory and a file of an operation.
@@ -438,13 +439,13 @@ mod ring {
         operation: PhantomData<&'f mut ()>,
     }
 
-    /// Room for a list of buffers; it makes entries.
-    pub struct Buffers<'f> {
+    /// Makes entries, with memory for the structures that they point to.
+    pub struct EntryBuilder<'f> {
         slices: &'f mut [libc::iovec; 2],
         message: &'f mut libc::msghdr,
     }
 
-    impl<'f> Buffers<'f> {
+    impl<'f> EntryBuilder<'f> {
         /// Receives what there is into `first`, and what follows into `second`.
         pub fn receive(
             self,
@@ -489,7 +490,7 @@ mod ring {
         u32::try_from(length).unwrap_or(1 << 30)
     }
 
-    pub struct Ring<O: Operation> {
+    pub struct Ring<O: Submit> {
         uring: IoUring,
         /// Completed, and not yet returned.
         completed: Vec<(O, io::Result<usize>)>,
@@ -501,7 +502,7 @@ mod ring {
         message: libc::msghdr,
     }
 
-    impl<O: Operation> Ring<O> {
+    impl<O: Submit> Ring<O> {
         pub fn new(entries: u32) -> io::Result<Self> {
             Ok(Self {
                 uring: IoUring::new(entries)?,
@@ -527,7 +528,7 @@ mod ring {
                 slices,
                 message,
             } = unsafe { &mut *pending };
-            let entry = operation.entry(Buffers { slices, message });
+            let entry = operation.entry(EntryBuilder { slices, message });
             let entry = entry.entry.user_data(pending.expose_provenance() as u64);
             loop {
                 // SAFETY: all that the entry points to (memory, slices,

@@ -1,4 +1,4 @@
-//! The clients: what one writes, the others read.
+//! The clients: one writes, the others read what it wrote.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -15,11 +15,11 @@ use crate::place::{Bridge, Example, blank};
 
 const SIZE: usize = 16 * MIB as usize;
 
-/// Writes through the tokio client, reads through the other two.
+/// Writes with the tokio client, reads with the others.
 fn exercise(address: &str, export: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let (input, output) = (folder.path().join("input"), folder.path().join("output"));
-    // More than is in flight at once, and no whole number of parts.
+    // More than is in flight at a time, and not a multiple of the part size.
     let mut disk = noise(7, 3 * MIB as usize + 4096);
     fs::write(&input, &disk).expect("input");
     let text = format!("{} bytes written, read back and equal\n", disk.len());
@@ -42,8 +42,7 @@ fn exercise(address: &str, export: &str) {
     }
 }
 
-/// Whether there may be a ring: without one, `uring_client` does not get as far
-/// as the file.
+/// Whether `io_uring` is permitted: if so, `uring_client` fails later, at the file.
 fn uring_is_permitted() -> bool {
     let ended = run(example("uring_client").args(["127.0.0.1:1", "", "/dev/null/file"]));
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -70,7 +69,7 @@ fn with_the_tokio_server() {
 }
 
 #[test]
-fn with_serve_in_every_framing() {
+fn with_nbd_serve_in_every_framing() {
     for framing in ["simple", "structured", "extended"] {
         let args = [
             "--tcp=127.0.0.1:0",
@@ -84,18 +83,18 @@ fn with_serve_in_every_framing() {
 }
 
 #[test]
-fn with_serve_and_a_file() {
+fn with_nbd_serve_and_a_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let image = blank(folder.path(), SIZE as u64);
     let image = image.to_str().expect("UTF-8");
-    // Blocks that are neither the smallest nor the default.
+    // Block sizes that are neither the smallest nor the default.
     let args = ["--tcp=127.0.0.1:0", "--block-size=512:4096:128K", image];
     let server = Example::nbd_serve(&args);
     exercise(server.address(), "");
 }
 
 #[test]
-fn with_serve_in_oldstyle() {
+fn with_nbd_serve_in_oldstyle() {
     let args = ["--tcp=127.0.0.1:0", "--memory=16M", "--oldstyle"];
     let server = Example::nbd_serve(&args);
     exercise(server.address(), "");
@@ -119,14 +118,14 @@ fn with_nbdkit() {
 }
 
 #[test]
-fn with_nbdkit_that_speaks_simple_replies_only() {
+fn with_nbdkit_without_structured_replies() {
     needs!("nbdkit");
     let bridge = Bridge::new(Peer::nbdkit(&["--no-sr", "memory", "16M"]));
     exercise(&bridge.address(), "");
 }
 
 #[test]
-fn an_export_that_is_not_there() {
+fn an_unknown_export() {
     let server = Example::start("tokio_server", &["127.0.0.1:0", "65536"]);
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("output");
@@ -149,18 +148,18 @@ fn an_export_that_is_not_there() {
     }
 }
 
-/// Nobody waits for a server that has hung up.
+/// The clients fail if the server closes the connection.
 #[test]
-fn a_server_that_hangs_up() {
+fn a_server_that_closes_the_connection() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     let greeting = b"NBDMAGICIHAVEOPT\0\x03";
-    // It ends with the process of the test.
+    // The thread ends with the process.
     thread::spawn(move || {
         for (number, tcp) in listener.incoming().flatten().enumerate() {
-            // Before the greeting, in the middle of it, behind it.
-            let said = [0, 9, greeting.len()][number % 3];
-            let _ = (&tcp).write_all(&greeting[..said]);
+            // Before the greeting, within it, after it.
+            let length = [0, 9, greeting.len()][number % 3];
+            let _ = (&tcp).write_all(&greeting[..length]);
         }
     });
     let folder = tempfile::tempdir().expect("a folder");
@@ -181,7 +180,7 @@ fn a_server_that_hangs_up() {
 
 /// nbdkit's error filter fails every read.
 #[test]
-fn a_server_that_fails() {
+fn a_server_that_fails_reads() {
     needs!("nbdkit");
     let args = [
         "--filter=error",

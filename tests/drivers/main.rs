@@ -1,7 +1,7 @@
-//! The examples, as programs: against each other, and
-//! against the programs of others.
+//! The examples, as programs: with each other, and with the programs of other
+//! projects.
 //!
-//! Every test names the peers it needs. Where one is missing, the test says so
+//! Every test names the peers it needs. If one is missing, the test says so
 //! and does nothing; with `NBD_CODEC_PEERS=required` in the environment it
 //! fails.
 

@@ -12,10 +12,10 @@ use std::time::Duration;
 use nbd_test_support::peer::Peer;
 use nbd_test_support::program::{example, tool};
 
-/// A server of ours, on a port of its own. Ends with the value.
+/// A server of ours, on a port of its own. Dropping the value ends the server.
 pub struct Example {
     child: Child,
-    /// The line it began with: its URI.
+    /// Its URI, which is its first line of output.
     pub uri: String,
 }
 
@@ -56,7 +56,7 @@ impl Example {
             .clone_into(&mut this.uri);
         assert!(
             this.uri.starts_with("nbd"),
-            "{command:?} began with {:?}",
+            "{command:?} first wrote {:?}",
             this.uri
         );
         this
@@ -64,8 +64,8 @@ impl Example {
 
     /// Its `ADDR:PORT`.
     pub fn address(&self) -> &str {
-        let (_, rest) = self.uri.split_once("://").expect("a URI");
-        rest.split('/').next().unwrap_or_default()
+        let (_, authority) = self.uri.split_once("://").expect("a URI");
+        authority.split('/').next().unwrap_or_default()
     }
 }
 
@@ -87,10 +87,10 @@ impl Bridge {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("an address");
         let socket = peer.socket().to_owned();
-        // It ends with the process of the test.
+        // The thread ends with the process.
         thread::spawn(move || {
             for tcp in listener.incoming().flatten() {
-                // A peer that is gone closes the connection.
+                // If the peer has ended, the connection is closed.
                 let _ = join(tcp, &socket);
             }
         });

@@ -1,5 +1,5 @@
-//! The tokio server, under the clients of others, and under some that are no
-//! good.
+//! The tokio server with clients of other projects, and with clients that send
+//! invalid bytes.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -63,7 +63,7 @@ fn qemu_img_keeps_many_in_flight() {
         .args(["bench", "-f", "raw", "-d", "64"])
         .arg(&server.uri))
     .ok();
-    // 3000 times 8 KiB are more than the disk has: every byte was written.
+    // 3000 times 8 KiB exceed the size of the disk, so every byte was written.
     let pulled = run(example("blocking_client").arg(server.address()))
         .ok()
         .stdout;
@@ -84,7 +84,7 @@ fn nbdcopy_there_and_back() {
 }
 
 #[test]
-fn nbdinfo_understands_it() {
+fn nbdinfo_describes_the_export() {
     needs!("nbdinfo");
     let server = start();
     let info = run(Command::new("nbdinfo").args(["--json", &server.uri])).json();
@@ -95,9 +95,9 @@ fn nbdinfo_understands_it() {
     assert_eq!(export["block_size_maximum"], 4 * MIB);
 }
 
-/// Bad clients cost their own connection.
+/// Invalid clients affect only their own connection.
 #[test]
-fn clients_that_are_no_good() {
+fn invalid_clients() {
     let server = start();
     let mut stalled = Vec::new();
     for junk in [
@@ -118,10 +118,10 @@ fn clients_that_are_no_good() {
     assert_eq!(pulled.stdout.len(), 16 * MIB as usize);
 }
 
-/// A long request does not hold up the short ones behind it. Which one is
-/// done first is for the scheduler to say, so it is given a hundred chances.
+/// A long request does not delay later short ones. The scheduler decides which is
+/// done first, so this is tried a hundred times.
 #[test]
-fn replies_overtake_each_other() {
+fn replies_are_sent_out_of_order() {
     let server = start();
     let mut stream = TcpStream::connect(server.address()).expect("a connection");
     let limit = Some(Duration::from_secs(30));
@@ -138,8 +138,8 @@ fn replies_overtake_each_other() {
 
 type Cookies = Vec<nbd_codec::wire::number::Cookie>;
 
-/// One long read and seven short ones: in which order they were sent, and in
-/// which they were done.
+/// One long read and seven short ones: the order in which they were sent, and the
+/// order in which they were done.
 fn round(machine: &mut Transmission<[Slot; 8]>, stream: &mut TcpStream) -> (Cookies, Cookies) {
     let (mut asked, mut done, mut out) = (Vec::new(), Vec::new(), Vec::new());
     for length in [4 * MIB, 1, 1, 1, 1, 1, 1, 1] {
@@ -152,7 +152,7 @@ fn round(machine: &mut Transmission<[Slot; 8]>, stream: &mut TcpStream) -> (Cook
     let mut buffer = vec![0; 1 << 16];
     while machine.in_flight() > 0 {
         let n = stream.read(&mut buffer).expect("replies");
-        assert!(n > 0, "the server has gone");
+        assert!(n > 0, "the server closed the connection");
         held.extend(&buffer[..n]);
         let mut input = held.as_slice();
         while let Some(event) = machine.receive(&mut input).expect("replies") {
@@ -183,7 +183,7 @@ fn handshake(stream: &mut TcpStream) -> Negotiated {
         stream.write_all(&out).expect("sent");
         out.clear();
         let n = stream.read(&mut buffer).expect("an answer");
-        assert!(n > 0, "the server has gone");
+        assert!(n > 0, "the server closed the connection");
         held.extend(&buffer[..n]);
     }
 }

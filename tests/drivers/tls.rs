@@ -1,5 +1,4 @@
-//! `STARTTLS`, both sides, against each other and against the programs of
-//! others.
+//! `STARTTLS`: both sides with each other and with programs of other projects.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -33,7 +32,7 @@ fn pull(address: &str, export: &str, certificates: &Path) -> Ended {
         .arg(certificates))
 }
 
-/// The authority without a certificate for the client.
+/// The certificate authority without a client certificate.
 fn anonymous(certificates: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let name = "ca-cert.pem";
@@ -50,68 +49,71 @@ fn our_client_and_our_server() {
 }
 
 #[test]
-fn who_is_not_who_they_should_be() {
+fn invalid_certificates() {
     let certificates = certificates::folder();
     let server = serve(certificates.path());
-    // A server of another authority, a client of none.
+    // A server with a certificate of another authority, a client without one.
     let other = certificates::folder();
     let ended = pull(server.address(), "memory", other.path());
     assert_eq!((ended.code, ended.stdout.len()), (Some(1), 0), "{ended:?}");
     assert!(ended.stderr.contains("InvalidCertificate"), "{ended:?}");
-    let nobody = anonymous(certificates.path());
-    let ended = pull(server.address(), "memory", nobody.path());
+    let without = anonymous(certificates.path());
+    let ended = pull(server.address(), "memory", without.path());
     assert_eq!((ended.code, ended.stdout.len()), (Some(1), 0), "{ended:?}");
-    // The server goes on.
+    // The server continues.
     pull(server.address(), "memory", certificates.path()).ok();
 }
 
 #[test]
-fn no_plain_text() {
+fn plain_text_is_rejected() {
     let certificates = certificates::folder();
     let server = serve(certificates.path());
     let ended = run(example("blocking_client").args([server.address(), "memory"]));
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("ServerRequiresTls"), "{ended:?}");
-    // The other way round: a client that insists, a server that has none.
+    // A client that requires TLS, a server without it.
     let server = Example::start("tokio_server", &["127.0.0.1:0", "65536"]);
     let ended = pull(server.address(), "memory", certificates.path());
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("TlsRefused"), "{ended:?}");
 }
 
-/// What somebody put behind STARTTLS in plain text is never taken for what the
-/// client said under TLS.
+/// Plain text that an attacker injects after STARTTLS is never handled as if the
+/// client had sent it under TLS.
 #[test]
-fn plain_text_behind_starttls() {
+fn plain_text_after_starttls() {
     let certificates = certificates::folder();
     let server = serve(certificates.path());
     let starttls = b"\0\0\0\x03IHAVEOPT\0\0\0\x05\0\0\0\0";
     let list = b"IHAVEOPT\0\0\0\x03\0\0\0\0";
     let ack = b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x05\0\0\0\x01\0\0\0\0";
 
-    // In one piece: refused before it is acknowledged.
+    // In one piece: the server closes the connection without a reply.
     let mut stream = raw(&server);
     stream
         .write_all(&[&starttls[..], list].concat())
         .expect("sent");
-    assert_eq!(rest(&mut stream), b"");
+    assert_eq!(read_to_end(&mut stream), b"");
 
-    // Behind the acknowledgement: no handshake of TLS begins like that.
+    // After the acknowledgement: it is not a TLS handshake.
     let mut stream = raw(&server);
     stream.write_all(starttls).expect("sent");
     let mut answer = [0; 20];
     stream.read_exact(&mut answer).expect("an answer");
     assert_eq!(&answer, ack);
     stream.write_all(list).expect("sent");
-    let said = rest(&mut stream);
-    // At most an alert of TLS (record type 21) and the end.
-    assert!(matches!(said.first(), None | Some(21)), "{said:?}");
-    assert!(!said.windows(8).any(|part| part == &ack[..8]), "{said:?}");
+    let received = read_to_end(&mut stream);
+    // At most a TLS alert (record type 21) and the end.
+    assert!(matches!(received.first(), None | Some(21)), "{received:?}");
+    assert!(
+        !received.windows(8).any(|part| part == &ack[..8]),
+        "{received:?}"
+    );
 
     pull(server.address(), "memory", certificates.path()).ok();
 }
 
-/// A connection behind the greeting.
+/// A connection, after the greeting.
 fn raw(server: &Example) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).expect("a connection");
     let limit = Some(Duration::from_secs(30));
@@ -122,15 +124,14 @@ fn raw(server: &Example) -> TcpStream {
     stream
 }
 
-/// Everything to the end. (A connection that is closed with input unread is
-/// reset.)
-fn rest(stream: &mut TcpStream) -> Vec<u8> {
-    let mut said = Vec::new();
-    match stream.read_to_end(&mut said) {
+/// Reads until the end. (A connection that is closed with unread input is reset.)
+fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut received = Vec::new();
+    match stream.read_to_end(&mut received) {
         Ok(_) => {}
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
     }
-    said
+    received
 }
 
 #[test]
@@ -221,7 +222,7 @@ fn our_client_against_nbdkit() {
 fn against(bridge: &Bridge, certificates: &tempfile::TempDir, data: &[u8]) {
     let pulled = pull(&bridge.address(), "", certificates.path()).ok();
     assert!(pulled.stdout == data);
-    let nobody = anonymous(certificates.path());
-    let ended = pull(&bridge.address(), "", nobody.path());
+    let without = anonymous(certificates.path());
+    let ended = pull(&bridge.address(), "", without.path());
     assert_eq!((ended.code, ended.stdout.len()), (Some(1), 0), "{ended:?}");
 }

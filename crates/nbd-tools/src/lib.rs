@@ -1,4 +1,4 @@
-//! What the programs `nbd` and `nbd-serve` share. This is no stable interface.
+//! What the programs `nbd` and `nbd-serve` share. It is not a stable interface.
 
 #[doc(hidden)]
 pub mod size;

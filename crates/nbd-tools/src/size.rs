@@ -1,4 +1,4 @@
-//! Sizes as people write and read them.
+//! Sizes in bytes, with suffixes.
 
 /// The suffixes, each 1024 times the one before.
 const SUFFIXES: [char; 6] = ['K', 'M', 'G', 'T', 'P', 'E'];
