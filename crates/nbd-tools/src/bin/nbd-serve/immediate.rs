@@ -126,7 +126,7 @@ impl<'c> Immediate<'c> {
         Ok(())
     }
 
-    /// Whether a [`Job::Send`] is needed for replies that were not sent; resets
+    /// Whether a `Job::Send` is needed for replies that were not sent; resets
     /// the answer.
     pub fn take_unsent(&mut self) -> bool {
         std::mem::take(&mut self.unsent)
