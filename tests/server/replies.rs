@@ -265,12 +265,12 @@ fn a_read_in_chunks() {
         .unwrap();
     assert_eq!((chunks.offset(), chunks.length()), (OFFSET, LENGTH));
     assert!(!chunks.dont_fragment());
-    let head = chunks.data(0x1800, 0x400).unwrap();
+    let header = chunks.data(0x1800, 0x400).unwrap();
     assert_bytes(
-        head,
+        header,
         &format!("CHUNK MORE OFFSET_DATA {COOKIE} 0000_0408 0000_0000_0000_1800"),
     );
-    assert_eq!(head.payload_length(), 0x400);
+    assert_eq!(header.payload_length(), 0x400);
     assert_bytes(
         encoded(chunks.hole(0x1000, 0x800).unwrap()),
         &format!("CHUNK MORE OFFSET_HOLE {COOKIE} 4{{ 0000_0000_0000_1000 0000_0800 }}"),
@@ -348,9 +348,9 @@ fn a_read_with_errors_in_it() {
 fn simple_framing_has_no_chunks() {
     let read = request_of_type!(SIMPLE, Read, READ);
     let read = read.into_chunks().expect_err("chunks in simple framing");
-    let head = read.data();
-    assert_bytes(head, &format!("SIMPLE OK {COOKIE}"));
-    assert_eq!(head.payload_length(), LENGTH);
+    let header = read.data();
+    assert_bytes(header, &format!("SIMPLE OK {COOKIE}"));
+    assert_eq!(header.payload_length(), LENGTH);
 }
 
 pub(crate) fn wide(length: u64, flags: u64) -> Extent64 {
