@@ -245,26 +245,36 @@ mod owned {
         buffer: &mut BytesMut,
         payloads: Payloads,
     ) -> Result<Step<M::Owned, Bytes>, Error> {
-        if payloads == Payloads::Whole {
-            // What the state machine waits for is asked without input.
-            let missing = match machine.receive(&mut [].as_slice())? {
-                Step::ReadPayload { length, .. } => {
-                    let length = crate::wire::bytes::clip(length);
-                    length.checked_sub(buffer.len()).filter(|n| *n > 0)
-                }
-                Step::Read(_) => None,
-                step => return Ok(owned::<M>(step, &mut |_| Bytes::new())),
-            };
-            if let Some(missing) = missing {
-                buffer.reserve(missing);
-                return Ok(Step::read(missing));
-            }
-        }
         let before = buffer.len();
         let start = buffer.as_ptr().addr();
-        let mut input = &**buffer;
-        let step = machine.receive(&mut input)?;
-        let consumed = before.saturating_sub(input.len());
+        let mut consumed = 0_usize;
+        // The end of what is offered. For whole payloads: what each step asks
+        // for, which is never a header together with its payload.
+        let mut end = match payloads {
+            Payloads::Fragments => before,
+            Payloads::Whole => 0,
+        };
+        let step = loop {
+            let mut input = buffer.get(consumed..end).unwrap_or_default();
+            let step = machine.receive(&mut input)?;
+            consumed = end.saturating_sub(input.len());
+            let asked = match step {
+                Step::Read(n) => n.get(),
+                Step::ReadPayload { length, .. } => {
+                    let length = crate::wire::bytes::clip(length);
+                    let missing = length.saturating_sub(before.saturating_sub(consumed));
+                    if payloads == Payloads::Whole && missing > 0 {
+                        break Step::read(missing);
+                    }
+                    length
+                }
+                step => break step,
+            };
+            if end == before {
+                break step;
+            }
+            end = end.saturating_add(asked).min(before);
+        };
         let mut place = (0, 0);
         let mut step = owned::<M>(step, &mut |bytes| {
             place = (bytes.as_ptr().addr().saturating_sub(start), bytes.len());
@@ -281,6 +291,7 @@ mod owned {
         match &mut step {
             Step::Event(event) if length > 0 => M::attach(event, bytes),
             Step::Content(Content::Data { data, .. }) => *data = bytes,
+            Step::Read(n) if payloads == Payloads::Whole => buffer.reserve(n.get()),
             _ => {}
         }
         Ok(step)

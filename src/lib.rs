@@ -193,7 +193,8 @@ pub mod wire;
 pub use error::{Error, Misuse, Violation};
 pub use limits::Limits;
 pub use negotiated::{
-    Framing, HandshakeStyle, Negotiated, SelectedContexts, SelectedContextsError, StatusWidth,
+    Framing, HandshakeStyle, Negotiated, SelectedContext, SelectedContexts, SelectedContextsError,
+    StatusWidth,
 };
 pub use session_error::SessionError;
 pub use step::{Content, Receive, Step, UnexpectedStep};

@@ -226,7 +226,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     fn resized(&mut self, size: Option<u64>) {
         self.export.size = size.unwrap_or(self.export.size);
         self.resizing = None;
-        if !self.disconnected {
+        if !self.disconnected && !matches!(self.state, State::Failed(_)) {
             self.capabilities.fast_end = self.export.size;
         }
     }
