@@ -347,6 +347,15 @@ pub enum Misuse {
         /// What is expected, in bytes.
         expected: u64,
     },
+    /// Server: the receive buffer does not hold the longest request that the
+    /// client may send.
+    #[error(
+        "the receive buffer is too small for the requests of this export: {needed} bytes are needed"
+    )]
+    BufferTooSmall {
+        /// Fewest bytes of the buffer.
+        needed: usize,
+    },
     /// More bytes were reported than the inbox had space for.
     #[error("more bytes were reported than the inbox had space for, {space} bytes")]
     Overfilled {

@@ -205,6 +205,9 @@ mod owned {
     use crate::error::Error;
     use crate::step::{Content, Receive, Step};
 
+    /// Most bytes that are reserved at once: the default maximum payload.
+    const MOST_RESERVED: usize = 1 << 25;
+
     /// How payloads arrive.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub enum Payloads {
@@ -291,7 +294,10 @@ mod owned {
         match &mut step {
             Step::Event(event) if length > 0 => M::attach(event, bytes),
             Step::Content(Content::Data { data, .. }) => *data = bytes,
-            Step::Read(n) if payloads == Payloads::Whole => buffer.reserve(n.get()),
+            // A lenient client may have asked for more than there is memory.
+            Step::Read(n) if payloads == Payloads::Whole => {
+                buffer.reserve(n.get().min(MOST_RESERVED));
+            }
             _ => {}
         }
         Ok(step)

@@ -199,6 +199,11 @@ impl<D: AsRef<[u8]>> Content<D> {
 
 /// What the five state machines have in common, so that a driver can be
 /// generic. Each has the same methods of its own, with more to say about them.
+///
+/// In a driver that is generic over `M: Receive` a step holds the borrow of the
+/// inbox to the end of its `match`, because the event could have a destructor.
+/// There, copy what the step asks for out of it, and fill the inbox after the
+/// `match`.
 pub trait Receive {
     /// The state machine's event. It borrows the input, never the state
     /// machine.

@@ -7,8 +7,8 @@ use nbd_codec::server::{
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{Command, ContextId, Cookie, OptionReplyType, OptionType};
 use nbd_codec::{
-    Error, Framing, Limits, Negotiated, Receive, SelectedContext, SelectedContexts, StatusWidth,
-    Step,
+    Error, Framing, Limits, Misuse, Negotiated, Receive, SelectedContext, SelectedContexts,
+    StatusWidth, Step,
 };
 
 use crate::drive::read;
@@ -307,13 +307,14 @@ fn payloads_are_content_or_read_directly() {
     }
 }
 
-/// The longest request that does not come in pieces names 32 contexts. It fits
-/// every buffer that `Limits` name.
+/// The longest request that does not come in pieces names 32 contexts. A
+/// session starts only with a buffer that it fits.
 #[test]
 fn the_longest_request_fits_the_buffer() {
     for limits in [
         Limits::DEFAULT,
         Limits::for_buffer(168),
+        Limits::for_buffer(167),
         Limits::for_buffer(Limits::LEAST_BUFFER),
     ] {
         let mut negotiated = Negotiated::new(Framing::Extended, 1 << 20, WRITABLE);
@@ -324,7 +325,15 @@ fn the_longest_request_fits_the_buffer() {
             };
             negotiated.contexts.push(context).unwrap();
         }
-        let mut server = Transmission::new(negotiated, limits).unwrap();
+        let needed = 168;
+        let mut server = match Transmission::new(negotiated, limits) {
+            Ok(server) => server,
+            Err(misuse) => {
+                assert_eq!(misuse, Misuse::BufferTooSmall { needed });
+                assert!(limits.buffer() < needed);
+                continue;
+            }
+        };
         let ids: String = (0..32).map(|id| format!("{id:08x} ")).collect();
         let request = bytes(&format!(
             "EXTREQUEST 0020 BLOCK_STATUS 00*8 00*8 8{{ 0000_0000_0000_1000 {ids} }}"

@@ -59,8 +59,9 @@ enum State {
     Discard { answer: Answer, left: u32 },
     /// The caller's answer is due.
     Asked(Asked),
-    /// The outcome of TLS is due.
-    Tls,
+    /// The outcome of TLS is due, once the caller has been asked for it: then
+    /// the input was seen to be empty.
+    Tls { asked: bool },
     /// `Aborted` is due, or was reported.
     Aborted { reported: bool },
     /// `Ready` is due, or was reported.
@@ -224,7 +225,7 @@ impl Handshake {
 
     /// The step while no event is due: `held` bytes of the next message have
     /// arrived.
-    fn wait<'i>(&self, held: usize) -> Result<HandshakeStep<'i>, Error> {
+    fn wait<'i>(&mut self, held: usize) -> Result<HandshakeStep<'i>, Error> {
         if self.pending.is_some() {
             return Ok(Step::Transmit);
         }
@@ -234,7 +235,10 @@ impl Handshake {
             State::Discard { left, .. } => {
                 Step::read(clip(u64::from(left)).min(self.config.limits.buffer()))
             }
-            State::Tls => Step::StartTls,
+            State::Tls { .. } => {
+                self.state = State::Tls { asked: true };
+                Step::StartTls
+            }
             State::Aborted { .. } | State::Ready { .. } => Step::Finished,
             State::Asked(_) => return Err(Error::Unanswered),
         })
@@ -284,7 +288,7 @@ impl Handshake {
         if let Some(error) = self.failed {
             return Err(Misuse::Failed(error));
         }
-        if self.state != State::Tls || self.pending.is_some() {
+        if self.state != (State::Tls { asked: true }) {
             return Err(Misuse::State("no TLS handshake is under way"));
         }
         self.agreed.tls = true;

@@ -61,7 +61,7 @@ impl Handshake {
         input: &mut &'i [u8],
     ) -> Result<Option<HandshakeEvent<'i>>, Error> {
         loop {
-            if self.state == State::Tls && !input.is_empty() {
+            if matches!(self.state, State::Tls { .. }) && !input.is_empty() {
                 return Err(Violation::PlaintextAfterStartTls.into());
             }
             if self.pending.is_some() {
@@ -108,7 +108,7 @@ impl Handshake {
                     return Ok(Some(HandshakeEvent::Ready { export }));
                 }
                 State::Asked(_)
-                | State::Tls
+                | State::Tls { .. }
                 | State::Aborted { reported: true }
                 | State::Ready { reported: true, .. } => return Ok(None),
             }
@@ -265,7 +265,7 @@ impl Handshake {
         self.state = match (answer.option, answer.reply) {
             (OptionType::ABORT, _) => State::Aborted { reported: false },
             // TLS is handed over here, when the reply has been transmitted.
-            (OptionType::STARTTLS, OptionReplyType::ACK) => State::Tls,
+            (OptionType::STARTTLS, OptionReplyType::ACK) => State::Tls { asked: false },
             _ => State::Option,
         };
         self.want = OptionHeader::SIZE;
