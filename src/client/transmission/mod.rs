@@ -106,6 +106,8 @@ pub struct Transmission<S> {
     limits: Limits,
     slots: Slots<S>,
     state: State,
+    /// Bytes of the next header and its prefix, as far as it is known.
+    want: usize,
     /// The size a resize in flight asks for.
     resizing: Option<u64>,
     capabilities: Capabilities,
@@ -126,6 +128,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             limits,
             slots: Slots::new(slots),
             state: State::Header,
+            want: 0,
             resizing: None,
             seed: 0,
             lenient: false,

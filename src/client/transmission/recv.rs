@@ -28,12 +28,12 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// # Errors
     ///
     /// [`Error`]: the session is over, and every later call returns the same.
-    #[inline]
+    #[inline(always)]
     pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
         if let State::Header | State::Discard(_) = self.state
-            && let Some(step) = self.header(input)
+            && !self.header(input)
         {
-            return Ok(step);
+            return Ok(self.before_header(input.len()));
         }
         match self.state {
             State::Data { part, offset } if input.is_empty() => Ok(Step::ReadPayload {
@@ -47,9 +47,9 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     }
 
     /// Takes a header, and leaves in the state what follows it, the failure of
-    /// the session included; or returns the step that comes before.
+    /// the session included; false if more input is needed.
     #[inline(never)]
-    fn header<'i>(&mut self, input: &mut &'i [u8]) -> Option<ClientStep<'i>> {
+    fn header(&mut self, input: &mut &[u8]) -> bool {
         let mut rest = *input;
         let taken = match self.state {
             State::Header => self.header_fast(&mut rest),
@@ -60,7 +60,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         };
         *input = rest;
         self.state = State::Data { part, offset };
-        None
+        true
     }
 
     /// Fast path: the data of a read that comes in order. Returns what the
@@ -127,34 +127,43 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
 
     /// Slow path of [`header`](Self::header).
     #[inline(never)]
-    fn header_slow<'i>(&mut self, input: &mut &'i [u8]) -> Option<ClientStep<'i>> {
+    fn header_slow(&mut self, input: &mut &[u8]) -> bool {
         if let State::Discard(part) = self.state {
             self.discard(part, input);
             match self.state {
                 State::Header => {}
-                State::Discard(part) => return Some(self.read_piece(part.left)),
-                _ => return None,
+                State::Discard(_) => return false,
+                _ => return true,
             }
         }
+        self.want = self.least_header();
         if input.is_empty() {
-            return Some(self.between_replies());
+            return false;
         }
         match self.take_header(input) {
-            Ok(Taken::Yes) => None,
-            Ok(Taken::Short(needed)) => Some(Step::read(needed.saturating_sub(input.len()))),
+            Ok(Taken::Yes) => true,
+            Ok(Taken::Short(needed)) => {
+                self.want = needed;
+                false
+            }
             Err(error) => {
                 self.fail(error);
-                None
+                true
             }
         }
     }
 
-    /// No byte of the next reply has arrived.
-    fn between_replies<'i>(&self) -> ClientStep<'i> {
-        if self.disconnected && self.slots.in_flight() == 0 {
+    /// The step before a header that has not arrived whole: `held` bytes of it
+    /// have.
+    #[inline(never)]
+    fn before_header<'i>(&self, held: usize) -> ClientStep<'i> {
+        if let State::Discard(part) = self.state {
+            return self.read_piece(part.left);
+        }
+        if self.disconnected && self.slots.in_flight() == 0 && held == 0 {
             return Step::Finished;
         }
-        Step::read(self.least_header())
+        Step::read(self.want.saturating_sub(held))
     }
 
     /// The fewest bytes that a header of this framing has.
