@@ -108,12 +108,12 @@ impl From<TextError> for Misuse {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {
-    /// Bytes where the peer has nothing to say.
-    #[error("bytes where the peer has nothing to say")]
+    /// Bytes that nothing was sent for.
+    #[error("bytes that nothing was sent for")]
     Unsolicited,
-    /// Bytes behind `STARTTLS` or its acknowledgement that are not protected by
-    /// TLS: somebody may have injected them.
-    #[error("plain text behind STARTTLS")]
+    /// Bytes after `STARTTLS` or its acknowledgement that are not protected by
+    /// TLS: an attacker may have injected them.
+    #[error("plain text after STARTTLS")]
     PlaintextAfterStartTls,
     /// A reply to an option other than the one that was sent.
     #[error("{sent} was answered by a reply to {answered}")]
@@ -124,7 +124,7 @@ pub enum Violation {
         answered: OptionType,
     },
     /// A reply of a type that the option does not have.
-    #[error("{option} was answered by {reply}, which is no answer to it")]
+    #[error("{option} was answered by {reply}, which is not a reply to it")]
     UnexpectedReply {
         /// The option.
         option: OptionType,
@@ -140,13 +140,13 @@ pub enum Violation {
         .0.minimum, .0.preferred, .0.maximum
     )]
     BlockSizes(BlockSizes),
-    /// Metadata contexts that cannot be.
+    /// Invalid metadata contexts.
     #[error(transparent)]
     SelectedContexts(#[from] SelectedContextsError),
-    /// A message in a framing that was not agreed on.
-    #[error("a message of another framing than {negotiated}, which was agreed on")]
+    /// A message in a framing that was not negotiated.
+    #[error("a message of another framing than {negotiated}, which was negotiated")]
     OtherFraming {
-        /// What was agreed on.
+        /// What was negotiated.
         negotiated: Framing,
     },
     /// A reply to no command in flight: never sent, or completed already.
@@ -158,12 +158,12 @@ pub enum Violation {
     /// The offset of an extended header is not the request's.
     #[error("the reply for cookie {0} repeats another offset than the request had")]
     OtherOffset(Cookie),
-    /// A status chunk of the width that was not agreed on.
+    /// A status chunk of the width that was not negotiated.
     #[error("{chunk} with {framing} framing")]
     OtherWidth {
         /// The chunk's type.
         chunk: ChunkType,
-        /// What was agreed on.
+        /// What was negotiated.
         framing: Framing,
     },
     /// A chunk type that does not answer the command.
@@ -174,7 +174,7 @@ pub enum Violation {
         /// The command.
         command: Command,
     },
-    /// A chunk type nobody knows, that is not an error.
+    /// An unknown chunk type that is not an error.
     #[error("unknown {0}")]
     UnknownChunk(ChunkType),
     /// `NBD_REPLY_TYPE_NONE` that is not the last chunk.
@@ -189,7 +189,7 @@ pub enum Violation {
         length: u64,
     },
     /// Content, or the offset of an error, outside the request.
-    #[error("a chunk for cookie {0} lies outside the request")]
+    #[error("a chunk for cookie {0} is outside the request")]
     OutOfBounds(Cookie),
     /// Content chunks of one reply overlap.
     #[error("content chunks for cookie {0} overlap")]
@@ -198,7 +198,7 @@ pub enum Violation {
     #[error("the read with cookie {0} was declared complete with parts missing")]
     Incomplete(Cookie),
     /// More than one content chunk although the read forbade fragments.
-    #[error("the read with cookie {0} was fragmented in spite of DF")]
+    #[error("the read with cookie {0} was fragmented despite DF")]
     Fragmented(Cookie),
     /// A status chunk for a context that was not selected, or not asked for.
     #[error("block status for metadata context {0}, which was not asked for")]
@@ -212,8 +212,8 @@ pub enum Violation {
     /// More than one extent, or a longer one, although one was asked for.
     #[error("the block status reply for cookie {0} ignores REQ_ONE")]
     NotOne(Cookie),
-    /// An extent that begins behind the end of the request.
-    #[error("an extent for cookie {0} begins behind the end of the request")]
+    /// An extent that begins past the end of the request.
+    #[error("an extent for cookie {0} begins past the end of the request")]
     ExtentBeyond(Cookie),
     /// More than 32 bits of status in a context that has no more.
     #[error("64-bit status in metadata context {0}, which has 32 bits")]
@@ -229,9 +229,9 @@ pub enum Violation {
     ExportNameWithExtended,
     /// Server: an export's name in `EXPORT_NAME` that breaks the rules for
     /// strings. (Other options are answered instead.)
-    #[error("the name of the export is {0}")]
+    #[error("the name of the export is invalid: {0}")]
     ExportName(TextError),
-    /// Server: option data that is longer than anybody can mean it.
+    /// Server: option data of implausible length.
     #[error("{option} with {length} bytes of data is beyond the limit")]
     OptionTooLong {
         /// The option.
@@ -254,14 +254,14 @@ pub enum Violation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
-    /// It is not the time for this call.
+    /// The call is not possible in this state.
     #[error("not possible now: {0}")]
     State(&'static str),
     /// The message does not fit the sink, or has no encoding.
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// A name breaks the rules for strings.
-    #[error("the name is {0}")]
+    #[error("the name is invalid: {0}")]
     Text(TextError),
     /// The option needs fixed newstyle, which the server does not speak.
     #[error("{0} needs fixed newstyle, which the server does not speak")]
@@ -311,8 +311,8 @@ pub enum Misuse {
         /// The minimum block size in bytes.
         minimum: u32,
     },
-    /// The range ends behind the end of the export.
-    #[error("the range ends behind the export, which has {size} bytes")]
+    /// The range ends past the end of the export.
+    #[error("the range ends past the end of the export, which has {size} bytes")]
     OutOfBounds {
         /// The export's size in bytes.
         size: u64,
@@ -332,7 +332,7 @@ pub enum Misuse {
     /// The framing has no way to say it, as a length of 4 GiB in 32 bits.
     #[error("{framing} framing cannot express the request; split it")]
     NotExpressible {
-        /// What was agreed on.
+        /// What was negotiated.
         framing: Framing,
     },
     /// As many commands are in flight as there are slots.
@@ -362,8 +362,8 @@ pub enum Misuse {
         /// The space in bytes.
         space: usize,
     },
-    /// Server: this reply is no answer to the option under way.
-    #[error("{0} is no answer to the option under way")]
+    /// Server: this reply is not a reply to the option under way.
+    #[error("{0} is not a reply to the option under way")]
     Answer(OptionReplyType),
     /// Server: block sizes that break the rules of "Size constraints".
     #[error(
@@ -376,9 +376,9 @@ pub enum Misuse {
     #[error("a metadata context is called namespace:leaf, and is narrow in base:")]
     ContextName,
     /// Server: a chunk outside the request it answers.
-    #[error("the chunk lies outside the request")]
+    #[error("the chunk is outside the request")]
     OutsideRequest,
-    /// Server: content that was sent already, or lies around an error that was
+    /// Server: content that was sent already, or that holds an error that was
     /// reported already.
     #[error("content chunks of one reply must not overlap, nor follow an error they hold")]
     Overlap,
@@ -394,8 +394,8 @@ pub enum Misuse {
     /// Server: a status chunk without extents, or an extent without length.
     #[error("a status chunk has at least one extent, and none is empty")]
     EmptyExtent,
-    /// Server: an extent that begins behind the end of the request.
-    #[error("an extent begins behind the end of the request; cut the list")]
+    /// Server: an extent that begins past the end of the request.
+    #[error("an extent begins past the end of the request; truncate the list")]
     ExtentBeyond,
     /// Server: more extents than one chunk may have.
     #[error("more than {maximum} extents in one chunk")]

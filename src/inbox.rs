@@ -3,7 +3,7 @@
 //! | type | memory | data |
 //! |---|---|---|
 //! | [`Inbox`] | the caller's: `[u8; N]`, `&mut [u8]`, `Vec<u8>` | borrowed from it |
-//! | [`BytesInbox`] (`alloc`) | `BytesMut`, which grows | owned: `Bytes` that share its memory |
+//! | `BytesInbox` (feature `alloc`) | `BytesMut`, which grows | owned: `Bytes` that share its memory |
 //!
 //! ```
 //! use nbd_codec::client::{Config, ConnectEvent, Connector};

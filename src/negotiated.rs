@@ -74,7 +74,7 @@ pub struct SelectedContext {
 /// granted them.
 #[derive(Clone, Copy)]
 pub struct SelectedContexts {
-    /// The numbers; what stands behind `len` means nothing.
+    /// The numbers; those from `len` on have no meaning.
     ids: [ContextId; Self::CAPACITY],
     /// One bit for each: whether it is wide.
     wide: u32,
@@ -176,7 +176,7 @@ impl SelectedContexts {
         })
     }
 
-    /// Where the context with this number stands in the list.
+    /// The position of the context with this number in the list.
     #[must_use]
     pub fn position(&self, id: ContextId) -> Option<usize> {
         self.ids().iter().position(|other| *other == id)

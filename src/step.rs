@@ -10,7 +10,7 @@ use crate::wire::number::Cookie;
 ///
 /// `E` is the state machine's event, `D` the type of its data: a slice of the
 /// input, or `Bytes` where the caller wants to own it
-/// ([`receive_owned`](crate::inbox::receive_owned)).
+/// (`inbox::receive_owned`).
 ///
 /// An event tells; every other step asks for something. So a driver may ignore
 /// events, and loses no data by it. It handles the other steps by name and

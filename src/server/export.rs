@@ -166,7 +166,7 @@ impl<'a> MetaContext<'a> {
 }
 
 /// Splits a context's name or a query into a namespace, which is printable and
-/// not empty, and what is behind its colon.
+/// not empty, and what follows its colon.
 fn split(text: Text<'_>) -> Option<(&[u8], &[u8])> {
     let bytes = text.as_bytes();
     let colon = bytes.iter().position(|byte| *byte == b':')?;

@@ -118,8 +118,8 @@ fn export_name_is_refused_by_disconnecting() {
         )),
     );
     for (name, over) in [
-        ("00", "the name of the export is contains a NUL character"),
-        ("ff", "the name of the export is not valid UTF-8"),
+        ("00", "the name of the export is invalid: contains a NUL character"),
+        ("ff", "the name of the export is invalid: not valid UTF-8"),
     ] {
         play_with(
             DISK,

@@ -329,7 +329,7 @@ fn magic_numbers_of_other_framings_end_the_session() {
     let extended = "the peer sent bytes that are not an NBD message: wrong magic number in extended request: not NBD, or the stream is out of sync";
     let other = |framing: Framing| {
         format!(
-            "the peer broke the protocol: a message of another framing than {framing}, which was agreed on"
+            "the peer broke the protocol: a message of another framing than {framing}, which was negotiated"
         )
     };
     for framing in COMPACT {

@@ -123,8 +123,8 @@ pub struct Handshake {
     /// Whether the option under way has brought `NBD_INFO_EXPORT`.
     informed: bool,
     /// For which export the contexts were selected, and which one `GO` or
-    /// `EXPORT_NAME` asks for. Both names are the caller's own: nobody can
-    /// forge one that is taken for the other.
+    /// `EXPORT_NAME` asks for. Both names are the caller's own: the server
+    /// cannot forge one that is taken for the other.
     contexts_for: Option<Name>,
     chosen: Name,
 }

@@ -87,9 +87,9 @@ enum Pending {
 
 /// The server's side of the handshake phase.
 ///
-/// Write what [`transmit`](Self::transmit) puts out, the greeting first of
-/// all; config what arrives to [`receive`](Self::receive) and answer its
-/// events; until [`HandshakeEvent::Ready`].
+/// Offer what arrives to [`receive`](Self::receive) and take the step that it
+/// answers with, until [`HandshakeEvent::Ready`]. The first one is
+/// [`Step::Transmit`]: the greeting.
 #[derive(Debug)]
 pub struct Handshake {
     config: Config,

@@ -144,9 +144,9 @@ macro_rules! block_status {
             }
 
             /// The front of a list of extents that may be sent: it ends with
-            /// the extent that reaches the end of the question, or with what
+            /// the extent that reaches the end of the request, or with what
             /// one chunk may hold; with `REQ_ONE` it is the first extent, and
-            /// that is shortened to the question. Nothing is split or joined.
+            /// that is shortened to the request. Nothing is split or joined.
             pub fn truncate<I>(&self, extents: I) -> impl Iterator<Item = $extent> + Clone + use<I>
             where
                 I: Iterator<Item = $extent> + Clone,
@@ -167,17 +167,17 @@ macro_rules! block_status {
                 })
             }
 
-            /// Answers for one context: extents one behind the other from the
-            /// question's offset on. The last may reach beyond the question,
+            /// Replies for one context: extents, each beginning where the one
+            /// before it ends, from the request's offset on. The last may reach past the end of the request,
             /// none may begin there ([`truncate`](Self::truncate) sees to it); they may
             /// also cover less, and the client asks again for the rest.
             ///
-            /// Returns the token while contexts are missing, and `None` when
+            /// Returns the request while contexts are missing, and `None` when
             /// the reply is complete.
             ///
             /// # Errors
             ///
-            /// [`Misuse`], with the token as it was; nothing was written:
+            /// [`Misuse`], with the request as it was; nothing was written:
             /// `Context` for one that is not asked about, or answered;
             /// `EmptyExtent`, `TooManyExtents`, `NotOne`, `ExtentBeyond`,
             /// `Misaligned` and `StatusTooWide` for extents that must not be

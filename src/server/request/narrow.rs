@@ -14,7 +14,7 @@ pub const PIECE: u32 = 0xffff_0000;
 /// length has no pieces.
 ///
 /// A reply seldom has use for all of them: hand them through
-/// [`BlockStatus32Request::cut`](super::BlockStatus32Request::cut).
+/// [`truncate`](super::BlockStatus32Request::truncate).
 ///
 /// ```
 /// use nbd_codec::server::narrow;

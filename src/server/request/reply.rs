@@ -9,7 +9,7 @@ use crate::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
 use crate::wire::text::MAX_TEXT;
 use crate::wire::{EncodeError, Sink, check_room};
 
-/// What every request knows of itself; the tokens are made of it.
+/// What every request has: the private part of the request types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::server) struct RequestInfo {
     pub(in crate::server) framing: Framing,
@@ -24,7 +24,7 @@ pub(in crate::server) struct RequestInfo {
 }
 
 impl RequestInfo {
-    /// Whether a piece of the export lies within the request.
+    /// Whether a piece of the export is within the request.
     pub(in crate::server) fn holds(&self, offset: u64, length: u64) -> bool {
         offset
             .checked_sub(self.offset)
@@ -97,20 +97,20 @@ impl RequestInfo {
             Some(_) => (ChunkType::ERROR_OFFSET, 14),
         };
         let length = u32::from(message).saturating_add(fixed);
-        let head = self
+        let header = self
             .header(chunk, last, length)
             .put(error.0.to_be_bytes())
             .put(message.to_be_bytes());
-        let split = head.length();
+        let split = header.length();
         let front = match at {
-            None => head,
-            Some(offset) => head.put(offset.to_be_bytes()),
+            None => header,
+            Some(offset) => header.put(offset.to_be_bytes()),
         };
         Reply { front, split, text }
     }
 }
 
-/// The longest head: an extended header, the fields of an error, an offset.
+/// The longest header: an extended header, the fields of an error, an offset.
 const ROOM: usize = 46;
 
 pub(in crate::server) type Front = HeaderBuffer<ROOM>;
@@ -120,7 +120,7 @@ pub(in crate::server) type Front = HeaderBuffer<ROOM>;
 #[must_use = "a client waits for the reply until it is written"]
 pub struct Reply<'t> {
     front: Front,
-    /// Where the text stands in it.
+    /// Where the text is inserted in it.
     split: u8,
     text: &'t str,
 }
@@ -135,15 +135,15 @@ impl<'t> Reply<'t> {
         }
     }
 
-    /// The bytes to write, in their order: head, text, tail. The last two are
+    /// The bytes to write, in their order: header, text, tail. The last two are
     /// empty but for errors with a text.
     #[must_use]
     pub fn parts(&self) -> [&[u8]; 3] {
         let bytes = self.front.as_bytes();
-        let (head, tail) = bytes
+        let (header, tail) = bytes
             .split_at_checked(usize::from(self.split))
             .unwrap_or((bytes, &[]));
-        [head, self.text.as_bytes(), tail]
+        [header, self.text.as_bytes(), tail]
     }
 
     /// How many bytes there are to write.
@@ -180,7 +180,7 @@ impl From<Reply<'_>> for ::bytes::Bytes {
 }
 
 /// The front of a message that carries data of the export. The data must be
-/// written right behind it: `[head, data]`.
+/// written directly after it: `[header, data]`.
 ///
 /// Whatever happens then, all of it must be written. If the data turns out not
 /// to be there in the middle of it, write zeroes for the rest and fail the

@@ -74,9 +74,9 @@ enum State {
 
 /// The server's side of the transmission phase.
 ///
-/// Config what arrives to [`receive`](Self::receive) until it wants more; or
-/// ask [`need`](Self::need) and read exactly that. The requests it hands out
-/// make their own replies; it keeps no account of them.
+/// Offer what arrives to [`receive`](Self::receive) and take the step that it
+/// answers with. The requests it hands out make their own replies; it does not
+/// track them.
 #[derive(Debug)]
 pub struct Transmission {
     rules: Rules,
