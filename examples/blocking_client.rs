@@ -11,9 +11,10 @@ use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
-use nbd_codec::client::connect::{self, Connect, Plan};
-use nbd_codec::client::{Event, Request, Slot, Transmission};
-use nbd_codec::{Limits, Need, Negotiated};
+use nbd_codec::client::{Config, ConnectEvent, Connector};
+use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
+use nbd_codec::inbox::Inbox;
+use nbd_codec::{Limits, Negotiated, Step};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
@@ -45,19 +46,19 @@ fn main() -> Result<(), Box<dyn Error>> {
 struct Client {
     stream: TcpStream,
     machine: Transmission<[Slot; 1]>,
-    /// Received and not consumed: at most a part of a header.
-    held: Vec<u8>,
+    inbox: Inbox<Vec<u8>>,
 }
 
 impl Client {
     fn connect(address: &str, export: &str) -> Result<Self, Box<dyn Error>> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        let negotiated = handshake(&mut stream, export)?;
+        let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
+        let negotiated = handshake(&mut stream, &mut inbox, export)?;
         Ok(Self {
             stream,
             machine: Transmission::new(negotiated, [Slot::EMPTY], Limits::DEFAULT),
-            held: Vec::new(),
+            inbox,
         })
     }
 
@@ -74,97 +75,62 @@ impl Client {
         payload: &[u8],
         data: &mut [u8],
     ) -> Result<(), Box<dyn Error>> {
-        let head = self.machine.submit(request)?;
-        self.stream.write_all(head.as_bytes())?;
-        self.stream.write_all(payload)?;
-        let place = |offset: u64| (offset - request.offset) as usize;
+        let Self {
+            stream,
+            machine,
+            inbox,
+        } = self;
+        stream.write_all(machine.submit(request)?.as_bytes())?;
+        stream.write_all(payload)?;
         loop {
-            // First all events, then the next read.
-            let mut input = self.held.as_slice();
-            let event = self.machine.receive(&mut input)?;
-            let idle = event.is_none();
-            let mut done = None;
-            match event {
+            match inbox.receive(machine)? {
                 // It is the only command in flight, so its cookie need not be checked.
-                Some(Event::Done { result, .. }) => done = Some(result),
-                Some(Event::Hole { offset, length, .. }) => {
-                    data[place(offset)..][..length as usize].fill(0);
-                }
-                Some(Event::Error { message, .. }) => {
+                Step::Event(TransmissionEvent::Done { result, .. }) => return Ok(result?),
+                Step::Event(TransmissionEvent::Error { message, .. }) => {
                     // `Done` follows, with the error value.
                     message.inspect(|text| eprintln!("server: {text}"));
                 }
-                _ => {}
-            }
-            let used = self.held.len() - input.len();
-            self.held.drain(..used);
-            if let Some(result) = done {
-                return Ok(result?);
-            }
-            if !idle {
-                continue;
-            }
-            match self.machine.need() {
-                Need::Payload { offset, length, .. } => {
+                Step::Event(_) => {}
+                Step::Content(content) => assert!(content.copy_to(request.offset, data)),
+                Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+                Step::ReadPayload { offset, length, .. } => {
                     // Read directly into the buffer.
-                    let place = &mut data[place(offset)..][..length as usize];
-                    self.stream.read_exact(place)?;
-                    self.machine.advance(length)?;
+                    let start = (offset - request.offset) as usize;
+                    stream.read_exact(&mut data[start..][..length as usize])?;
+                    machine.advance(length)?;
                 }
-                need => fill(&mut self.stream, &mut self.held, need)?,
+                other => return Err(other.unexpected().into()),
             }
         }
     }
 
     fn disconnect(mut self) -> Result<(), Box<dyn Error>> {
-        let head = self.machine.disconnect()?;
-        Ok(self.stream.write_all(head.as_bytes())?)
+        let header = self.machine.disconnect()?;
+        Ok(self.stream.write_all(header.as_bytes())?)
     }
 }
 
 /// The handshake, with the most capable framing that both sides support.
-fn handshake(stream: &mut TcpStream, export: &str) -> Result<Negotiated, Box<dyn Error>> {
-    let mut machine = Connect::new(Plan::new(export))?;
-    let mut held = Vec::new();
+fn handshake(
+    stream: &mut TcpStream,
+    inbox: &mut Inbox<Vec<u8>>,
+    export: &str,
+) -> Result<Negotiated, Box<dyn Error>> {
+    let mut connector = Connector::new(Config::new(export))?;
+    let mut out = Vec::new();
     loop {
-        let mut input = held.as_slice();
-        let event = machine.receive(&mut input)?;
-        let idle = event.is_none();
-        let mut failed = None;
-        match event {
-            Some(connect::Event::Ready) => break,
-            Some(connect::Event::Failed { reason, .. }) => failed = Some(reason),
-            _ => {}
+        match inbox.receive(&mut connector)? {
+            Step::Event(ConnectEvent::Ready) => break,
+            Step::Event(ConnectEvent::Failed { reason, .. }) => return Err(reason.into()),
+            Step::Event(_) => {}
+            Step::Transmit => drop(connector.transmit(&mut out)?),
+            Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+            other => return Err(other.unexpected().into()),
         }
-        let used = held.len() - input.len();
-        held.drain(..used);
-        let mut out = Vec::new();
-        machine.transmit(&mut out)?;
         stream.write_all(&out)?;
-        match failed {
-            Some(reason) => return Err(reason.into()),
-            None if idle => fill(stream, &mut held, machine.need())?,
-            None => {}
-        }
+        out.clear();
     }
-    machine
+    connector
         .into_negotiated()
         .map_err(|_| "the handshake has not ended".into())
-}
-
-/// Reads what is needed, or a part of it.
-fn fill(stream: &mut TcpStream, held: &mut Vec<u8>, need: Need) -> io::Result<()> {
-    let Need::Header(needed) = need else {
-        return Ok(());
-    };
-    let missing = needed.saturating_sub(held.len()).min(8192);
-    let start = held.len();
-    held.resize(start + missing, 0);
-    let read = stream.read(&mut held[start..])?;
-    held.truncate(start + read);
-    if missing > 0 && read == 0 {
-        Err(io::ErrorKind::UnexpectedEof.into())
-    } else {
-        Ok(())
-    }
 }

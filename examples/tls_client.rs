@@ -15,9 +15,10 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 
-use nbd_codec::client::connect::{self, Connect, Plan, TlsPolicy};
-use nbd_codec::client::{Event, Request, Slot, Transmission};
-use nbd_codec::{Limits, Need, Negotiated};
+use nbd_codec::client::{Config, ConnectEvent, Connector};
+use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
+use nbd_codec::inbox::Inbox;
+use nbd_codec::{Limits, Negotiated, Step};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -64,9 +65,7 @@ fn connect<'t>(
     mut tls: ClientConnection,
     export: &str,
 ) -> Result<(Tls<'t>, Negotiated), Error> {
-    let mut plan = Plan::new(export);
-    plan.tls = TlsPolicy::Require;
-    let mut machine = Connect::new(plan)?;
+    let mut machine = Connector::new(Config::new(export).require_tls())?;
     // The state machine ensures this: without TLS there is no `Ready`.
     if negotiate(&mut machine, tcp)? != Turn::StartTls {
         return Err("the server has not started TLS".into());
@@ -92,32 +91,24 @@ enum Turn {
     Ready,
 }
 
-/// Continues the handshake, in plain text or under TLS.
-fn negotiate(machine: &mut Connect<'_>, stream: &mut (impl Read + Write)) -> Result<Turn, Error> {
-    let mut held = Vec::new();
+/// Continues the handshake, in plain text or under TLS. It reads exactly, so that
+/// nothing is left in the inbox at the end.
+fn negotiate(machine: &mut Connector<'_>, stream: &mut (impl Read + Write)) -> Result<Turn, Error> {
+    let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
+    let mut out = Vec::new();
     loop {
-        let mut input = held.as_slice();
-        let event = machine.receive(&mut input)?;
-        let idle = event.is_none();
-        let mut failed = None;
-        match event {
-            Some(connect::Event::StartTls) => return Ok(Turn::StartTls),
-            Some(connect::Event::Ready) => return Ok(Turn::Ready),
-            Some(connect::Event::Failed { reason, .. }) => failed = Some(reason),
-            _ => {}
+        match inbox.receive(machine)? {
+            Step::Event(ConnectEvent::Ready) => return Ok(Turn::Ready),
+            Step::Event(ConnectEvent::Failed { reason, .. }) => return Err(reason.into()),
+            Step::Event(_) => {}
+            Step::StartTls => return Ok(Turn::StartTls),
+            Step::Transmit => drop(machine.transmit(&mut out)?),
+            Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+            other => return Err(other.unexpected().into()),
         }
-        let used = held.len() - input.len();
-        held.drain(..used);
-        let mut out = Vec::new();
-        machine.transmit(&mut out)?;
         stream.write_all(&out)?;
         stream.flush()?;
-        match failed {
-            Some(reason) => return Err(reason.into()),
-            // Only what is needed, so that nothing is left at the end.
-            None if idle => fill(stream, &mut held, machine.need())?,
-            None => {}
-        }
+        out.clear();
     }
 }
 
@@ -130,58 +121,31 @@ fn copy(
     let size = negotiated.size;
     let most = u64::from(negotiated.constraints().maximum).min(1 << 20);
     let mut machine = Transmission::new(negotiated, [Slot::EMPTY], Limits::DEFAULT);
-    let (mut held, mut data) = (Vec::new(), Vec::new());
+    let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
+    let mut data = Vec::new();
     let mut start = 0;
     while start < size {
         let length = most.min(size - start);
         data.resize(length as usize, 0);
-        let head = machine.submit(Request::read(start, length))?;
-        stream.write_all(head.as_bytes())?;
+        let header = machine.submit(Request::read(start, length))?;
+        stream.write_all(header.as_bytes())?;
         stream.flush()?;
-        let place = |offset: u64| (offset - start) as usize;
-        let mut done = None;
-        while done.is_none() {
-            let mut input = held.as_slice();
-            let event = machine.receive(&mut input)?;
-            let idle = event.is_none();
-            match event {
-                Some(Event::Done { result, .. }) => done = Some(result),
-                Some(Event::Hole { offset, length, .. }) => {
-                    data[place(offset)..][..length as usize].fill(0);
-                }
-                _ => {}
-            }
-            let used = held.len() - input.len();
-            held.drain(..used);
-            match machine.need() {
-                _ if !idle => {}
-                Need::Payload { offset, length, .. } => {
-                    stream.read_exact(&mut data[place(offset)..][..length as usize])?;
+        loop {
+            match inbox.receive(&mut machine)? {
+                Step::Event(TransmissionEvent::Done { result, .. }) => break result?,
+                Step::Event(_) => {}
+                Step::Content(content) => assert!(content.copy_to(start, &mut data)),
+                Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+                Step::ReadPayload { offset, length, .. } => {
+                    let at = (offset - start) as usize;
+                    stream.read_exact(&mut data[at..][..length as usize])?;
                     machine.advance(length)?;
                 }
-                need => fill(stream, &mut held, need)?,
+                other => return Err(other.unexpected().into()),
             }
         }
-        done.unwrap_or(Ok(()))?;
         to.write_all(&data)?;
         start += length;
     }
     Ok(stream.write_all(machine.disconnect()?.as_bytes())?)
-}
-
-/// Reads what is needed, or a part of it.
-fn fill(stream: &mut impl Read, held: &mut Vec<u8>, need: Need) -> io::Result<()> {
-    let Need::Header(needed) = need else {
-        return Ok(());
-    };
-    let missing = needed.saturating_sub(held.len()).min(8192);
-    let start = held.len();
-    held.resize(start + missing, 0);
-    let read = stream.read(&mut held[start..])?;
-    held.truncate(start + read);
-    if missing > 0 && read == 0 {
-        Err(io::ErrorKind::UnexpectedEof.into())
-    } else {
-        Ok(())
-    }
 }

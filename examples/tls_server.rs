@@ -16,11 +16,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use nbd_codec::server::handshake::{Event as Wish, Handshake};
-use nbd_codec::server::{Event, Export, Offer, Request, TlsMode, Transmission};
+use nbd_codec::inbox::Inbox;
+use nbd_codec::server::{Config, Export, Handshake, HandshakeEvent, TlsMode};
+use nbd_codec::server::{Request, Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{ErrorValue, OptionReplyType};
-use nbd_codec::{Limits, Need, Negotiated};
+use nbd_codec::{Limits, Negotiated, Step};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -32,6 +33,7 @@ type Disk = RwLock<Vec<u8>>;
 const EXPORT: &str = "memory";
 /// How long a client may send nothing during the handshake.
 const PATIENCE: Duration = Duration::from_secs(10);
+const READ_AHEAD: usize = 64 << 10;
 
 fn main() -> Result<(), Error> {
     let args: Vec<_> = std::env::args().skip(1).collect();
@@ -79,15 +81,13 @@ fn serve(mut tcp: TcpStream, config: Arc<ServerConfig>, disk: &Disk) -> Result<(
         size as u64,
         flags | TransmissionFlags::CAN_MULTI_CONN,
     );
-    let mut offer = Offer::default();
-    offer.tls = TlsMode::Forced;
-    let mut machine = Handshake::new(offer)?;
+    let mut machine = Handshake::new(Config::new().tls(TlsMode::Forced))?;
 
-    let mut held = Vec::new();
-    if negotiate(&mut machine, &mut tcp, &mut held, &export)? != Turn::StartTls {
+    let mut inbox = Inbox::new(vec![0; READ_AHEAD]);
+    if negotiate(&mut machine, &mut tcp, &mut inbox, &export)? != Turn::StartTls {
         return Ok(());
     }
-    // `held` is empty here; otherwise the state machine would have failed: plain text
+    // The inbox is empty here; otherwise the state machine would have failed: plain text
     // after STARTTLS, which an attacker may have injected, must not be handled as if
     // it were protected.
     let mut tls = ServerConnection::new(config)?;
@@ -99,12 +99,12 @@ fn serve(mut tcp: TcpStream, config: Arc<ServerConfig>, disk: &Disk) -> Result<(
     }
     machine.tls_established()?;
     let mut stream = StreamOwned::new(tls, tcp);
-    if negotiate(&mut machine, &mut stream, &mut held, &export)? != Turn::Ready {
+    if negotiate(&mut machine, &mut stream, &mut inbox, &export)? != Turn::Ready {
         return Ok(());
     }
     let negotiated = machine.into_negotiated().map_err(|_| "not ready")?;
     stream.sock.set_read_timeout(None)?;
-    transmit(&mut stream, negotiated, held, disk)?;
+    transmit(&mut stream, negotiated, &mut inbox, disk)?;
     stream.conn.send_close_notify();
     Ok(stream.flush()?)
 }
@@ -121,45 +121,37 @@ enum Turn {
 fn negotiate(
     machine: &mut Handshake,
     stream: &mut (impl Read + Write),
-    held: &mut Vec<u8>,
+    inbox: &mut Inbox<Vec<u8>>,
     export: &Export<'_>,
 ) -> Result<Turn, Error> {
     let mut out = Vec::new();
     loop {
-        machine.transmit(&mut out)?;
+        match inbox.receive(machine)? {
+            Step::Event(HandshakeEvent::List) => {
+                machine.list(export, &mut out)?;
+                machine.finish_list(&mut out)?;
+            }
+            Step::Event(HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query)) => {
+                let unknown = OptionReplyType::ERR_UNKNOWN;
+                match query.export() {
+                    "" | EXPORT => drop(machine.grant(&query, export, &mut out)?),
+                    _ => drop(machine.refuse(unknown, "no such export", &mut out)?),
+                }
+            }
+            Step::Event(HandshakeEvent::Ready { .. }) => return Ok(Turn::Ready),
+            Step::Event(_) => {}
+            Step::StartTls => return Ok(Turn::StartTls),
+            Step::Transmit => drop(machine.transmit(&mut out)?),
+            Step::Read(_) => {
+                let n = stream.read(inbox.space())?;
+                inbox.filled(n)?;
+            }
+            Step::Finished => return Ok(Turn::Over),
+            other => return Err(other.unexpected().into()),
+        }
         stream.write_all(&out)?;
         stream.flush()?;
         out.clear();
-        let mut input = held.as_slice();
-        let event = machine.receive(&mut input)?;
-        let idle = event.is_none() && machine.need() != Need::Nothing;
-        let mut turn = None;
-        match event {
-            Some(Wish::List) => {
-                machine.list(export, &mut out)?;
-                machine.done(&mut out)?;
-            }
-            Some(Wish::Export(inquiry) | Wish::MetaContexts(inquiry)) => {
-                match inquiry.export() {
-                    "" | EXPORT => machine.grant(&inquiry, export, &mut out)?,
-                    _ => {
-                        machine.refuse(OptionReplyType::ERR_UNKNOWN, "no such export", &mut out)?
-                    }
-                };
-            }
-            Some(Wish::StartTls) => turn = Some(Turn::StartTls),
-            Some(Wish::Ready) => turn = Some(Turn::Ready),
-            Some(Wish::Aborted) => turn = Some(Turn::Over),
-            _ => {}
-        }
-        let used = held.len() - input.len();
-        held.drain(..used);
-        if let Some(turn) = turn {
-            return Ok(turn);
-        }
-        if idle && read_more(stream, held)? == 0 {
-            machine.end_of_input()?;
-        }
     }
 }
 
@@ -167,32 +159,34 @@ fn negotiate(
 fn transmit(
     stream: &mut (impl Read + Write),
     negotiated: Negotiated,
-    mut held: Vec<u8>,
+    inbox: &mut Inbox<Vec<u8>>,
     disk: &Disk,
 ) -> Result<(), Error> {
     let mut machine = Transmission::new(negotiated, Limits::DEFAULT)?;
-    let (mut payload, mut out) = (Vec::new(), Vec::new());
+    let (mut start, mut payload, mut out) = (0, Vec::new(), Vec::new());
     loop {
-        let mut input = held.as_slice();
-        while let Some(event) = machine.receive(&mut input)? {
-            match event {
-                Event::Payload { .. } => payload.clear(),
-                Event::Data { data, .. } => payload.extend(data),
-                Event::Request(request) => {
-                    answer(request, &payload, disk, &mut out);
-                    stream.write_all(&out)?;
-                    out.clear();
-                }
-                Event::Rejected { reply, .. } => stream.write_all(&reply.parts().concat())?,
-                Event::Disconnect => return Ok(()),
-                _ => {}
+        match inbox.receive(&mut machine)? {
+            Step::Event(TransmissionEvent::WritePayload { offset, length, .. }) => {
+                start = offset;
+                payload.resize(length as usize, 0);
             }
-        }
-        stream.flush()?;
-        let used = held.len() - input.len();
-        held.drain(..used);
-        if read_more(stream, &mut held)? == 0 {
-            return Ok(machine.end_of_input()?);
+            Step::Content(content) => assert!(content.copy_to(start, &mut payload)),
+            Step::Event(TransmissionEvent::Request(request)) => {
+                answer(request, &payload, disk, &mut out);
+                stream.write_all(&out)?;
+                out.clear();
+            }
+            Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
+                stream.write_all(&reply.parts().concat())?;
+            }
+            Step::Event(_) => {}
+            Step::Read(_) | Step::ReadPayload { .. } => {
+                stream.flush()?;
+                let n = stream.read(inbox.space())?;
+                inbox.filled(n)?;
+            }
+            Step::Finished => return Ok(()),
+            other => return Err(other.unexpected().into()),
         }
     }
 }
@@ -217,13 +211,4 @@ fn answer(request: Request, payload: &[u8], disk: &Disk, out: &mut Vec<u8>) {
         other => other.fail(ErrorValue::EINVAL, "not advertised"),
     };
     out.extend(reply.parts().concat());
-}
-
-/// Reads what is available; returns zero at the end.
-fn read_more(stream: &mut impl Read, held: &mut Vec<u8>) -> std::io::Result<usize> {
-    let start = held.len();
-    held.resize(start + (64 << 10), 0);
-    let read = stream.read(&mut held[start..]);
-    held.truncate(start + read.as_ref().unwrap_or(&0));
-    read
 }

@@ -10,10 +10,11 @@
 
 use std::io::{self, Read};
 
-use nbd_codec::client::connect::{self, Connect, Plan};
-use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
+use nbd_codec::client::{Config, ConnectEvent, Connector};
+use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent, slot_index};
+use nbd_codec::inbox::Inbox;
 use nbd_codec::wire::flags::TransmissionFlags;
-use nbd_codec::{Limits, Negotiated};
+use nbd_codec::{Limits, Negotiated, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -37,10 +38,11 @@ async fn main() -> Result<(), Error> {
 
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let (negotiated, held) = handshake(&mut stream, &export).await?;
+    let mut inbox = Inbox::new(vec![0; READ_AHEAD]);
+    let negotiated = handshake(&mut stream, &mut inbox, &export).await?;
     let (client, jobs) = mpsc::channel(IN_FLIGHT);
-    let connection = tokio::spawn(run(stream, negotiated, held, jobs));
     let flushes = negotiated.flags.contains(TransmissionFlags::SEND_FLUSH);
+    let connection = tokio::spawn(run(stream, negotiated, inbox, jobs));
     let result = copy(client, &input, flushes).await;
     // If the connection was lost, this is the reason.
     connection.await??;
@@ -104,7 +106,7 @@ async fn command(
 async fn run(
     mut stream: TcpStream,
     negotiated: Negotiated,
-    mut held: Vec<u8>,
+    mut inbox: Inbox<Vec<u8>>,
     mut commands: mpsc::Receiver<Job>,
 ) -> Result<(), Error> {
     let (mut from, mut to) = stream.split();
@@ -113,21 +115,19 @@ async fn run(
     let mut out = Vec::new();
     let mut closing = false;
     loop {
-        receive(&mut machine, &mut jobs, &mut held)?;
+        receive(&mut machine, &mut jobs, &inbox)?;
         if closing && out.is_empty() && machine.in_flight() == 0 {
-            let goodbye = machine.disconnect()?;
-            return Ok(to.write_all(goodbye.as_bytes()).await?);
+            let disc = machine.disconnect()?;
+            return Ok(to.write_all(disc.as_bytes()).await?);
         }
-        held.reserve(READ_AHEAD);
         // The branches that are not chosen have had no effect.
         tokio::select! {
             job = commands.recv(), if !closing && machine.in_flight() < IN_FLIGHT => match job {
                 Some(job) => submit(&mut machine, &mut jobs, job, &mut out),
                 None => closing = true,
             },
-            read = from.read_buf(&mut held) => if read? == 0 {
-                return Ok(machine.end_of_input()?);
-            },
+            // Zero bytes, the end, are reported by the next step.
+            read = from.read(inbox.space()) => inbox.filled(read?)?,
             written = to.write(&out), if !out.is_empty() => drop(out.drain(..written?)),
         }
     }
@@ -140,12 +140,12 @@ fn submit(
     out: &mut Vec<u8>,
 ) {
     match machine.submit(job.request) {
-        Ok(head) => {
-            out.extend(head.as_bytes());
-            if head.payload_length() > 0 {
+        Ok(header) => {
+            out.extend(header.as_bytes());
+            if header.payload_length() > 0 {
                 out.extend(&job.data);
             }
-            jobs[slot_index(head.cookie())] = Some(job);
+            jobs[slot_index(header.cookie())] = Some(job);
         }
         // Nothing was sent: the error affects this command only.
         Err(misuse) => drop(job.reply.send(Err(misuse.into()))),
@@ -156,78 +156,54 @@ fn submit(
 fn receive(
     machine: &mut Transmission<[Slot; IN_FLIGHT]>,
     jobs: &mut [Option<Job>; IN_FLIGHT],
-    held: &mut Vec<u8>,
-) -> Result<(), nbd_codec::Error> {
-    let mut input = held.as_slice();
-    while let Some(event) = machine.receive(&mut input)? {
-        match event {
-            Event::Data {
-                cookie,
-                offset,
-                data,
-            } => {
-                if let Some(job) = &mut jobs[slot_index(cookie)] {
-                    let at = (offset - job.request.offset) as usize;
-                    job.data[at..at + data.len()].copy_from_slice(data);
-                }
-            }
-            Event::Hole {
-                cookie,
-                offset,
-                length,
-            } => {
-                if let Some(job) = &mut jobs[slot_index(cookie)] {
-                    let at = (offset - job.request.offset) as usize;
-                    job.data[at..at + length as usize].fill(0);
-                }
-            }
-            Event::Done { cookie, result } => {
+    inbox: &Inbox<Vec<u8>>,
+) -> Result<(), Error> {
+    loop {
+        match inbox.receive(machine)? {
+            Step::Event(TransmissionEvent::Done { cookie, result }) => {
                 if let Some(job) = jobs[slot_index(cookie)].take() {
                     let result = result.map(|()| job.data).map_err(Error::from);
                     // The waiting task may have been dropped.
                     let _ = job.reply.send(result);
                 }
             }
-            _ => {}
+            Step::Event(_) => {}
+            Step::Content(content) => {
+                if let Some(job) = &mut jobs[slot_index(content.cookie())] {
+                    assert!(content.copy_to(job.request.offset, &mut job.data));
+                }
+            }
+            Step::Read(_) | Step::ReadPayload { .. } => return Ok(()),
+            // The server closed the connection, and nothing was in flight.
+            other => return Err(other.unexpected().into()),
         }
     }
-    let used = held.len() - input.len();
-    held.drain(..used);
-    Ok(())
 }
 
-/// The handshake. Also returns what was received after it.
-async fn handshake(stream: &mut TcpStream, export: &str) -> Result<(Negotiated, Vec<u8>), Error> {
-    let mut machine = Connect::new(Plan::new(export))?;
-    let mut held = Vec::new();
+/// The handshake. What arrives after it stays in the inbox.
+async fn handshake(
+    stream: &mut TcpStream,
+    inbox: &mut Inbox<Vec<u8>>,
+    export: &str,
+) -> Result<Negotiated, Error> {
+    let mut connector = Connector::new(Config::new(export))?;
     let mut out = Vec::new();
     loop {
-        let mut input = held.as_slice();
-        let (mut ready, mut failed) = (false, None);
-        while let Some(event) = machine.receive(&mut input)? {
-            match event {
-                connect::Event::Ready => {
-                    ready = true;
-                    break;
-                }
-                connect::Event::Failed { reason, .. } => failed = Some(reason),
-                _ => {}
+        match inbox.receive(&mut connector)? {
+            Step::Event(ConnectEvent::Ready) => break,
+            Step::Event(ConnectEvent::Failed { reason, .. }) => return Err(reason.into()),
+            Step::Event(_) => {}
+            Step::Transmit => drop(connector.transmit(&mut out)?),
+            Step::Read(_) => {
+                let n = stream.read(inbox.space()).await?;
+                inbox.filled(n)?;
             }
+            other => return Err(other.unexpected().into()),
         }
-        let used = held.len() - input.len();
-        held.drain(..used);
-        if ready {
-            let negotiated = machine.into_negotiated().map_err(|_| "not ready")?;
-            return Ok((negotiated, held));
-        }
-        while machine.transmit(&mut out)? > 0 {}
         stream.write_all(&out).await?;
         out.clear();
-        if let Some(reason) = failed {
-            return Err(reason.into());
-        }
-        if stream.read_buf(&mut held).await? == 0 {
-            machine.end_of_input()?;
-        }
     }
+    connector
+        .into_negotiated()
+        .map_err(|_| "the handshake has not ended".into())
 }

@@ -8,11 +8,13 @@
 
 use std::sync::Arc;
 
-use nbd_codec::server::handshake::{Event as Wish, Handshake};
-use nbd_codec::server::{Event, Export, Offer, Request, Transmission};
+use bytes::Bytes;
+use nbd_codec::inbox::{BytesInbox, Inbox, Payloads};
+use nbd_codec::server::{Config, Export, Handshake, HandshakeEvent};
+use nbd_codec::server::{Request, Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{ErrorValue, OptionReplyType};
-use nbd_codec::{Limits, Need, Negotiated};
+use nbd_codec::{Content, Limits, Negotiated, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
@@ -26,6 +28,7 @@ const EXPORT: &str = "memory";
 /// Their product is the most memory of a connection.
 const IN_FLIGHT: usize = 16;
 const MAXIMUM: u32 = 4 << 20;
+const READ_AHEAD: usize = 256 << 10;
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
@@ -54,14 +57,15 @@ async fn main() -> Result<(), Error> {
 
 async fn serve(mut stream: TcpStream, disk: Disk, size: u64) -> Result<(), Error> {
     stream.set_nodelay(true)?;
-    let Some((negotiated, held)) = handshake(&mut stream, size).await? else {
+    let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
+    let Some(negotiated) = handshake(&mut stream, &mut inbox, size).await? else {
         return Ok(());
     };
     let (from, to) = stream.into_split();
     let (replies, queue) = mpsc::channel(IN_FLIGHT);
     // It ends when the last request in flight has sent its reply.
     let writer = tokio::spawn(write(to, queue));
-    let received = receive(from, negotiated, held, disk, replies).await;
+    let received = receive(from, negotiated, inbox.held(), disk, replies).await;
     let written = writer.await?;
     received.and(written)
 }
@@ -78,40 +82,42 @@ async fn write(mut to: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) -> Re
 async fn receive(
     mut from: impl AsyncReadExt + Unpin,
     negotiated: Negotiated,
-    mut held: Vec<u8>,
+    held: &[u8],
     disk: Disk,
     replies: mpsc::Sender<Vec<u8>>,
 ) -> Result<(), Error> {
     let mut machine = Transmission::new(negotiated, Limits::DEFAULT)?;
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
-    let mut payload = Vec::new();
+    // Payloads arrive whole, and are not copied.
+    let mut inbox = BytesInbox::new(Payloads::Whole);
+    inbox.buffer().extend_from_slice(held);
+    let mut payload = Bytes::new();
     loop {
-        let mut input = held.as_slice();
-        while let Some(event) = machine.receive(&mut input)? {
-            match event {
-                Event::Payload { length, .. } => payload.reserve_exact(length as usize),
-                Event::Data { data, .. } => payload.extend(data),
-                Event::Request(request) => {
-                    let permit = Arc::clone(&room).acquire_owned().await?;
-                    let payload = std::mem::take(&mut payload);
-                    let (disk, replies) = (Arc::clone(&disk), replies.clone());
-                    tokio::spawn(async move {
-                        let reply = answer(request, &payload, &disk).await;
-                        // An error means that the connection is closed.
-                        let _ = replies.send(reply).await;
-                        drop(permit);
-                    });
-                }
-                Event::Rejected { reply, .. } => replies.send(reply.parts().concat()).await?,
-                Event::Disconnect => return Ok(()),
-                _ => {}
+        match inbox.receive(&mut machine)? {
+            Step::Content(Content::Data { data, .. }) => payload = data,
+            Step::Event(TransmissionEvent::Request(request)) => {
+                let permit = Arc::clone(&room).acquire_owned().await?;
+                let payload = std::mem::take(&mut payload);
+                let (disk, replies) = (Arc::clone(&disk), replies.clone());
+                tokio::spawn(async move {
+                    let reply = answer(request, &payload, &disk).await;
+                    // An error means that the connection is closed.
+                    let _ = replies.send(reply).await;
+                    drop(permit);
+                });
             }
-        }
-        let used = held.len() - input.len();
-        held.drain(..used);
-        held.reserve(256 << 10);
-        if from.read_buf(&mut held).await? == 0 {
-            return Ok(machine.end_of_input()?);
+            Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
+                replies.send(reply.parts().concat()).await?;
+            }
+            Step::Event(_) => {}
+            Step::Read(_) | Step::ReadPayload { .. } => {
+                inbox.buffer().reserve(READ_AHEAD);
+                if from.read_buf(inbox.buffer()).await? == 0 {
+                    inbox.close();
+                }
+            }
+            Step::Finished => return Ok(()),
+            other => return Err(other.unexpected().into()),
         }
     }
 }
@@ -142,51 +148,44 @@ async fn answer(request: Request, payload: &[u8], disk: &Disk) -> Vec<u8> {
     reply.parts().concat()
 }
 
-/// The handshake. Also returns what was received after it. `None`: the client ended
+/// The handshake. What arrives after it stays in the inbox. `None`: the client ended
 /// the handshake without entering transmission.
 async fn handshake(
     stream: &mut TcpStream,
+    inbox: &mut Inbox<Vec<u8>>,
     size: u64,
-) -> Result<Option<(Negotiated, Vec<u8>)>, Error> {
+) -> Result<Option<Negotiated>, Error> {
     let flags = TransmissionFlags::SEND_FLUSH
         | TransmissionFlags::SEND_WRITE_ZEROES
         | TransmissionFlags::SEND_DF
         | TransmissionFlags::CAN_MULTI_CONN;
     let mut export = Export::new(EXPORT, size, flags);
     export.block_sizes.maximum = MAXIMUM;
-    let mut machine = Handshake::new(Offer::default())?;
-    let (mut held, mut out) = (Vec::new(), Vec::new());
+    let mut handshake = Handshake::new(Config::new())?;
+    let mut out = Vec::new();
     loop {
-        machine.transmit(&mut out)?;
+        match inbox.receive(&mut handshake)? {
+            Step::Event(HandshakeEvent::List) => {
+                handshake.list(&export, &mut out)?;
+                handshake.finish_list(&mut out)?;
+            }
+            Step::Event(HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query)) => {
+                let unknown = OptionReplyType::ERR_UNKNOWN;
+                match query.export() {
+                    "" | EXPORT => drop(handshake.grant(&query, &export, &mut out)?),
+                    _ => drop(handshake.refuse(unknown, "no such export", &mut out)?),
+                }
+            }
+            Step::Event(_) => {}
+            Step::Transmit => drop(handshake.transmit(&mut out)?),
+            Step::Read(_) => {
+                let n = stream.read(inbox.space()).await?;
+                inbox.filled(n)?;
+            }
+            Step::Finished => return Ok(handshake.into_negotiated().ok()),
+            other => return Err(other.unexpected().into()),
+        }
         stream.write_all(&out).await?;
         out.clear();
-        let mut input = held.as_slice();
-        let event = machine.receive(&mut input)?;
-        let idle = event.is_none() && machine.need() != Need::Nothing;
-        let mut over = false;
-        match event {
-            Some(Wish::List) => {
-                machine.list(&export, &mut out)?;
-                machine.done(&mut out)?;
-            }
-            Some(Wish::Export(inquiry) | Wish::MetaContexts(inquiry)) => {
-                match inquiry.export() {
-                    "" | EXPORT => machine.grant(&inquiry, &export, &mut out)?,
-                    _ => {
-                        machine.refuse(OptionReplyType::ERR_UNKNOWN, "no such export", &mut out)?
-                    }
-                };
-            }
-            Some(Wish::Ready | Wish::Aborted) => over = true,
-            _ => {}
-        }
-        let used = held.len() - input.len();
-        held.drain(..used);
-        if over {
-            return Ok(machine.into_negotiated().ok().map(|agreed| (agreed, held)));
-        }
-        if idle && stream.read_buf(&mut held).await? == 0 {
-            machine.end_of_input()?;
-        }
     }
 }

@@ -8,10 +8,10 @@
 //! cargo run --release --example uring_client -- 127.0.0.1:10809 EXPORT disk.img
 //! ```
 //!
-//! This is what [`Need`] is for. A program that hands a buffer to the kernel cannot
-//! use it meanwhile, and has to know in advance how many bytes it will receive.
-//! `need` tells which command the next bytes belong to, where in it, and how many
-//! they are. So the buffer of that command is part of the receive operation, which
+//! This is what [`Step::ReadPayload`] is for. A program that hands a buffer to the
+//! kernel cannot use it meanwhile, and has to know in advance how many bytes it will
+//! receive. The step names the command that the next bytes belong to, where in it,
+//! and how many they are. So the buffer of that command is part of the receive operation, which
 //! returns it with the data.
 
 use std::error::Error;
@@ -21,9 +21,10 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use nbd_codec::client::connect::{self, Connect, Plan};
-use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
-use nbd_codec::{Framing, Limits, Need, Negotiated};
+use nbd_codec::client::{Config, ConnectEvent, Connector};
+use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent, slot_index};
+use nbd_codec::inbox::Inbox;
+use nbd_codec::{Framing, Limits, Negotiated, Step};
 use ring::{Entry, EntryBuilder, Ring};
 
 const IN_FLIGHT: usize = 32;
@@ -138,6 +139,18 @@ impl ring::Submit for Operation {
     }
 }
 
+/// What to receive next.
+enum Wanted {
+    /// At most this many bytes of a header.
+    Header(usize),
+    /// A payload, and the header after it.
+    Payload {
+        slot: usize,
+        offset: u64,
+        length: u64,
+    },
+}
+
 struct Copy {
     ring: Ring<Operation>,
     socket: Arc<TcpStream>,
@@ -174,12 +187,14 @@ impl Copy {
 
     fn run(mut self) -> Result<(), Box<dyn Error>> {
         loop {
-            self.take()?;
+            let wanted = self.take()?;
             self.submit()?;
-            self.receive()?;
+            if let Some(wanted) = wanted {
+                self.receive(wanted)?;
+            }
             if self.machine.in_flight() == 0 && self.writing == 0 {
-                let goodbye = self.machine.disconnect()?;
-                return Ok((&*self.socket).write_all(goodbye.as_bytes())?);
+                let disc = self.machine.disconnect()?;
+                return Ok((&*self.socket).write_all(disc.as_bytes())?);
             }
             // One system call for all of it.
             self.ring.wait()?;
@@ -202,10 +217,10 @@ impl Copy {
                 break;
             };
             let length = most.min(size - self.next);
-            let head = self.machine.submit(Request::read(self.next, length))?;
-            requests.extend_from_slice(head.as_bytes());
+            let header = self.machine.submit(Request::read(self.next, length))?;
+            requests.extend_from_slice(header.as_bytes());
             (job.offset, job.length) = (self.next, length as usize);
-            self.jobs[slot_index(head.cookie())] = Some(job);
+            self.jobs[slot_index(header.cookie())] = Some(job);
             self.next += length;
         }
         if !requests.is_empty() {
@@ -221,35 +236,17 @@ impl Copy {
         Ok(())
     }
 
-    /// Handles what has arrived: headers, and completed commands.
-    fn take(&mut self) -> Result<(), Box<dyn Error>> {
+    /// Handles what has arrived: headers, and completed commands. Returns what to
+    /// receive next.
+    fn take(&mut self) -> Result<Option<Wanted>, Box<dyn Error>> {
         if self.receiving {
             // The state machine waits for a payload that is being received.
-            return Ok(());
+            return Ok(None);
         }
         let mut input = self.held.as_slice();
-        while let Some(event) = self.machine.receive(&mut input)? {
-            match event {
-                Event::Hole {
-                    cookie,
-                    offset,
-                    length,
-                } => {
-                    if let Some(job) = &mut self.jobs[slot_index(cookie)] {
-                        job.place(offset, length.into()).fill(0);
-                    }
-                }
-                // Data that arrived with its header.
-                Event::Data {
-                    cookie,
-                    offset,
-                    data,
-                } => {
-                    if let Some(job) = &mut self.jobs[slot_index(cookie)] {
-                        job.place(offset, data.len() as u64).copy_from_slice(data);
-                    }
-                }
-                Event::Done { cookie, result } => {
+        let wanted = loop {
+            match self.machine.receive(&mut input)? {
+                Step::Event(TransmissionEvent::Done { cookie, result }) => {
                     result?;
                     if let Some(job) = self.jobs[slot_index(cookie)].take() {
                         self.writing += 1;
@@ -258,30 +255,48 @@ impl Copy {
                         self.ring.start(Operation::Write { file, job, written })?;
                     }
                 }
-                _ => {}
+                Step::Event(_) => {}
+                // A hole, or data that arrived with its header.
+                Step::Content(content) => {
+                    if let Some(job) = &mut self.jobs[slot_index(content.cookie())] {
+                        assert!(content.copy_to(job.offset, job.data()));
+                    }
+                }
+                Step::Read(n) => break Wanted::Header(n.get().min(HEADERS)),
+                Step::ReadPayload {
+                    cookie,
+                    offset,
+                    length,
+                } => {
+                    let slot = slot_index(cookie);
+                    break Wanted::Payload {
+                        slot,
+                        offset,
+                        length,
+                    };
+                }
+                other => return Err(other.unexpected().into()),
             }
-        }
+        };
         let used = self.held.len() - input.len();
         self.held.drain(..used);
-        Ok(())
+        Ok(Some(wanted))
     }
 
-    /// Receives what the state machine needs next. A payload is followed by a header,
-    /// which is received with it, so that a reply takes one operation instead of two.
-    fn receive(&mut self) -> Result<(), Box<dyn Error>> {
-        if self.receiving || self.machine.in_flight() == 0 {
+    /// Starts to receive. A payload is followed by a header, which is received with
+    /// it, so that a reply takes one operation instead of two.
+    fn receive(&mut self, wanted: Wanted) -> Result<(), Box<dyn Error>> {
+        if self.machine.in_flight() == 0 {
             return Ok(());
         }
         let mut payload = None;
-        let most = match self.machine.need() {
-            Need::Nothing => return Ok(()),
-            Need::Header(needed) => needed.saturating_sub(self.held.len()).min(HEADERS),
-            Need::Payload {
-                cookie,
+        let most = match wanted {
+            Wanted::Header(n) => n,
+            Wanted::Payload {
+                slot,
                 offset,
                 length,
             } => {
-                let slot = slot_index(cookie);
                 let job = self.jobs[slot].take().ok_or("a payload without a read")?;
                 payload = Some(Payload {
                     slot,
@@ -360,51 +375,26 @@ impl Copy {
 }
 
 /// The handshake, with the most capable framing that both sides support. It is
-/// short, so it uses blocking calls.
+/// short, so it uses blocking calls, and reads exactly.
 fn handshake(stream: &mut TcpStream, export: &str) -> Result<Negotiated, Box<dyn Error>> {
-    let mut machine = Connect::new(Plan::new(export))?;
-    let mut held = Vec::new();
+    let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
+    let mut connector = Connector::new(Config::new(export))?;
+    let mut out = Vec::new();
     loop {
-        let mut input = held.as_slice();
-        let event = machine.receive(&mut input)?;
-        let idle = event.is_none();
-        let mut failed = None;
-        match event {
-            Some(connect::Event::Ready) => break,
-            Some(connect::Event::Failed { reason, .. }) => failed = Some(reason),
-            _ => {}
+        match inbox.receive(&mut connector)? {
+            Step::Event(ConnectEvent::Ready) => break,
+            Step::Event(ConnectEvent::Failed { reason, .. }) => return Err(reason.into()),
+            Step::Event(_) => {}
+            Step::Transmit => drop(connector.transmit(&mut out)?),
+            Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+            other => return Err(other.unexpected().into()),
         }
-        let used = held.len() - input.len();
-        held.drain(..used);
-        let mut out = Vec::new();
-        machine.transmit(&mut out)?;
         stream.write_all(&out)?;
-        match failed {
-            Some(reason) => return Err(reason.into()),
-            None if idle => fill(stream, &mut held, machine.need())?,
-            None => {}
-        }
+        out.clear();
     }
-    machine
+    connector
         .into_negotiated()
         .map_err(|_| "the handshake has not ended".into())
-}
-
-/// Reads what is needed, or a part of it.
-fn fill(stream: &mut TcpStream, held: &mut Vec<u8>, need: Need) -> io::Result<()> {
-    let Need::Header(needed) = need else {
-        return Ok(());
-    };
-    let missing = needed.saturating_sub(held.len()).min(8192);
-    let start = held.len();
-    held.resize(start + missing, 0);
-    let read = stream.read(&mut held[start..])?;
-    held.truncate(start + read);
-    if missing > 0 && read == 0 {
-        Err(io::ErrorKind::UnexpectedEof.into())
-    } else {
-        Ok(())
-    }
 }
 
 /// An `io_uring` that owns what the kernel works on: sockets, files and memory,

@@ -8,9 +8,9 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use nbd_codec::client::connect::{self, Connect, Plan};
-use nbd_codec::client::{Event, Request, Slot, Transmission};
-use nbd_codec::{Limits, Negotiated};
+use nbd_codec::client::{Config, Connector, Request, Slot, Transmission, TransmissionEvent};
+use nbd_codec::inbox::Inbox;
+use nbd_codec::{Limits, Negotiated, Step};
 use nbd_test_support::images::{MIB, noise};
 use nbd_test_support::needs;
 use nbd_test_support::program::{example, run};
@@ -126,10 +126,11 @@ fn replies_are_sent_out_of_order() {
     let mut stream = TcpStream::connect(server.address()).expect("a connection");
     let limit = Some(Duration::from_secs(30));
     stream.set_read_timeout(limit).expect("a limit");
-    let negotiated = handshake(&mut stream);
-    let mut machine = Transmission::new(negotiated, [Slot::EMPTY; 8], Limits::DEFAULT);
+    let mut inbox = Inbox::new(vec![0; 1 << 16]);
+    let negotiated = handshake(&mut stream, &mut inbox);
+    let mut session = Transmission::new(negotiated, [Slot::EMPTY; 8], Limits::DEFAULT);
     let overtaken = (0..100).any(|_| {
-        let (asked, done) = round(&mut machine, &mut stream);
+        let (asked, done) = round(&mut session, &mut inbox, &mut stream);
         thread::sleep(Duration::from_millis(1));
         asked != done
     });
@@ -140,50 +141,51 @@ type Cookies = Vec<nbd_codec::wire::number::Cookie>;
 
 /// One long read and seven short ones: the order in which they were sent, and the
 /// order in which they were done.
-fn round(machine: &mut Transmission<[Slot; 8]>, stream: &mut TcpStream) -> (Cookies, Cookies) {
+fn round(
+    session: &mut Transmission<[Slot; 8]>,
+    inbox: &mut Inbox<Vec<u8>>,
+    stream: &mut TcpStream,
+) -> (Cookies, Cookies) {
     let (mut asked, mut done, mut out) = (Vec::new(), Vec::new(), Vec::new());
     for length in [4 * MIB, 1, 1, 1, 1, 1, 1, 1] {
-        let head = machine.submit(Request::read(0, length)).expect("a read");
-        out.extend(head.as_bytes());
-        asked.push(head.cookie());
+        let header = session.submit(Request::read(0, length)).expect("a read");
+        out.extend(header.as_bytes());
+        asked.push(header.cookie());
     }
     stream.write_all(&out).expect("sent");
-    let mut held = Vec::new();
-    let mut buffer = vec![0; 1 << 16];
-    while machine.in_flight() > 0 {
-        let n = stream.read(&mut buffer).expect("replies");
-        assert!(n > 0, "the server closed the connection");
-        held.extend(&buffer[..n]);
-        let mut input = held.as_slice();
-        while let Some(event) = machine.receive(&mut input).expect("replies") {
-            if let Event::Done { cookie, result } = event {
+    while session.in_flight() > 0 {
+        match inbox.receive(session).expect("replies") {
+            Step::Event(TransmissionEvent::Done { cookie, result }) => {
                 assert_eq!(result, Ok(()));
                 done.push(cookie);
             }
+            Step::Event(_) | Step::Content(_) => {}
+            Step::Read(_) | Step::ReadPayload { .. } => read(stream, inbox),
+            other => panic!("{other:?}"),
         }
-        held = input.to_vec();
     }
     (asked, done)
 }
 
-fn handshake(stream: &mut TcpStream) -> Negotiated {
-    let mut machine = Connect::new(Plan::new("memory")).expect("a plan");
-    let (mut held, mut out, mut buffer) = (Vec::new(), Vec::new(), [0; 512]);
+fn handshake(stream: &mut TcpStream, inbox: &mut Inbox<Vec<u8>>) -> Negotiated {
+    let mut connector = Connector::new(Config::new("memory")).expect("a configuration");
+    let mut out = Vec::new();
     loop {
-        let mut input: &[u8] = &held;
-        let mut ready = false;
-        while let Some(event) = machine.receive(&mut input).expect("a handshake") {
-            ready |= event == connect::Event::Ready;
+        match inbox.receive(&mut connector).expect("a handshake") {
+            Step::Event(_) => {}
+            Step::Transmit => drop(connector.transmit(&mut out).expect("room")),
+            Step::Read(_) => read(stream, inbox),
+            Step::Finished => return connector.into_negotiated().expect("ready"),
+            other => panic!("{other:?}"),
         }
-        held = input.to_vec();
-        if ready {
-            return machine.into_negotiated().expect("ready");
-        }
-        while machine.transmit(&mut out).expect("room") > 0 {}
         stream.write_all(&out).expect("sent");
         out.clear();
-        let n = stream.read(&mut buffer).expect("an answer");
-        assert!(n > 0, "the server closed the connection");
-        held.extend(&buffer[..n]);
     }
+}
+
+/// Reads what is available. If the server has closed the connection, the next step is
+/// an error.
+fn read(stream: &mut TcpStream, inbox: &mut Inbox<Vec<u8>>) {
+    let n = stream.read(inbox.space()).expect("replies");
+    inbox.filled(n).expect("space");
 }

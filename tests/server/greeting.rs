@@ -118,7 +118,10 @@ fn export_name_is_refused_by_disconnecting() {
         )),
     );
     for (name, over) in [
-        ("00", "the name of the export is invalid: contains a NUL character"),
+        (
+            "00",
+            "the name of the export is invalid: contains a NUL character",
+        ),
         ("ff", "the name of the export is invalid: not valid UTF-8"),
     ] {
         play_with(
