@@ -27,7 +27,10 @@ fn exercise(peer: &Peer, export: &str, framing: Framing) {
 
     // Zeroes in the middle, with a hole and without.
     for flags in [CommandFlags::NONE, CommandFlags::NO_HOLE] {
-        client.done(Request::write_zeroes(MIB + 4096, 8192).with(flags), &[]);
+        client.done(
+            Request::write_zeroes(MIB + 4096, 8192).with_flags(flags),
+            &[],
+        );
         let mut expected = data.clone();
         expected[4096..12288].fill(0);
         assert!(
@@ -37,13 +40,13 @@ fn exercise(peer: &Peer, export: &str, framing: Framing) {
         client.done(Request::write(MIB, MIB), &data);
     }
     if can(TransmissionFlags::SEND_FUA) {
-        let request = Request::write(5 * MIB, 4096).with(CommandFlags::FUA);
+        let request = Request::write(5 * MIB, 4096).with_flags(CommandFlags::FUA);
         client.done(request, &data[..4096]);
         assert!(client.done(Request::read(5 * MIB, 4096), &[]) == data[..4096]);
     }
     if can(TransmissionFlags::SEND_DF) && framing >= Framing::Structured {
         // Half data, half hole, in one chunk.
-        let request = Request::read(2 * MIB - 4096, 8192).with(CommandFlags::DF);
+        let request = Request::read(2 * MIB - 4096, 8192).with_flags(CommandFlags::DF);
         let expected = [&data[data.len() - 4096..], &[0; 4096]].concat();
         assert!(client.done(request, &[]) == expected);
     }

@@ -1,20 +1,22 @@
 //! A minimal client: one command at a time, and exact reads.
 
 use std::io::{Read, Write};
+use std::num::NonZeroUsize;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use nbd_codec::client::connect::{self, Connect, Plan};
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::{
+    Config, ConnectEvent, Connector, Request, Slot, Transmission, TransmissionEvent,
+};
+use nbd_codec::inbox::Inbox;
 use nbd_codec::wire::number::ErrorValue;
-use nbd_codec::{Framing, Limits, Misuse, Need, Negotiated};
+use nbd_codec::{Content, Framing, Limits, Misuse, Negotiated, Step};
 use nbd_test_support::peer::Peer;
 
 pub struct Client {
     stream: UnixStream,
     machine: Transmission<[Slot; 4]>,
-    /// What was read and not consumed.
-    input: Vec<u8>,
+    inbox: Inbox<Vec<u8>>,
 }
 
 impl Client {
@@ -22,33 +24,28 @@ impl Client {
         let mut stream = UnixStream::connect(peer.socket()).expect("a connection");
         let limit = Some(Duration::from_secs(30));
         stream.set_read_timeout(limit).expect("a time limit");
-        let mut plan = Plan::new(export);
-        plan.framing = framing;
-        let mut machine = Connect::new(plan).expect("a plan");
-        let mut input = Vec::new();
+        let config = Config::new(export).framing(framing);
+        let mut machine = Connector::new(config).expect("a configuration");
+        let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
         loop {
-            let mut rest = input.as_slice();
-            let event = machine.receive(&mut rest).expect("a handshake");
-            let left = rest.len();
-            match event {
-                Some(connect::Event::Ready) => break,
-                Some(connect::Event::Failed { reason, .. }) => panic!("{reason}"),
-                _ => {}
-            }
-            let again = event.is_some();
-            input.drain(..input.len() - left);
-            let mut outgoing = Vec::new();
-            while machine.transmit(&mut outgoing).expect("room") > 0 {}
-            stream.write_all(&outgoing).expect("sent");
-            if !again {
-                read_more(&mut stream, &mut input, machine.need());
+            match inbox.receive(&mut machine).expect("a handshake") {
+                Step::Event(ConnectEvent::Ready) => break,
+                Step::Event(ConnectEvent::Failed { reason, .. }) => panic!("{reason}"),
+                Step::Event(_) => {}
+                Step::Transmit => {
+                    let mut outgoing = Vec::new();
+                    machine.transmit(&mut outgoing).expect("room");
+                    stream.write_all(&outgoing).expect("sent");
+                }
+                Step::Read(n) => read_exactly(&mut stream, &mut inbox, n),
+                other => panic!("{other:?}"),
             }
         }
         let negotiated = machine.into_negotiated().expect("ready");
         Self {
             stream,
             machine: Transmission::new(negotiated, [Slot::EMPTY; 4], Limits::DEFAULT),
-            input: Vec::new(),
+            inbox,
         }
     }
 
@@ -74,36 +71,24 @@ impl Client {
         self.stream.write_all(payload).expect("sent");
 
         let mut data = vec![0xee; request.length as usize];
-        let place = |offset: u64| (offset - request.offset) as usize;
         loop {
-            let mut rest = self.input.as_slice();
-            let event = self.machine.receive(&mut rest).expect("a reply");
-            let left = rest.len();
-            match event {
-                Some(Event::Data { .. }) => panic!("nothing of a payload was read too early"),
-                Some(Event::Hole { offset, length, .. }) => {
-                    data[place(offset)..][..length as usize].fill(0);
-                }
-                Some(Event::Done { cookie, result }) => {
+            match self.inbox.receive(&mut self.machine).expect("a reply") {
+                Step::Content(Content::Data { .. }) => panic!("a payload was read too early"),
+                Step::Content(hole) => assert!(hole.copy_to(request.offset, &mut data)),
+                Step::Event(TransmissionEvent::Done { cookie, result }) => {
                     assert_eq!(cookie, header.cookie());
-                    assert_eq!(left, 0, "nothing was read too early");
-                    self.input.clear();
+                    assert!(self.inbox.held().is_empty(), "something was read too early");
                     return Ok(result.map(|()| data));
                 }
-                _ => {}
-            }
-            let again = event.is_some();
-            self.input.drain(..self.input.len() - left);
-            if again {
-                continue;
-            }
-            match self.machine.need() {
-                Need::Payload { offset, length, .. } => {
-                    let place = &mut data[place(offset)..][..length as usize];
+                Step::Event(_) => {}
+                Step::Read(n) => read_exactly(&mut self.stream, &mut self.inbox, n),
+                Step::ReadPayload { offset, length, .. } => {
+                    let start = (offset - request.offset) as usize;
+                    let place = &mut data[start..][..length as usize];
                     self.stream.read_exact(place).expect("payload");
                     self.machine.advance(length).expect("payload was due");
                 }
-                need => read_more(&mut self.stream, &mut self.input, need),
+                other => panic!("{other:?}"),
             }
         }
     }
@@ -126,13 +111,10 @@ impl Client {
     }
 }
 
-/// Reads exactly what is needed and no more.
-fn read_more(stream: &mut UnixStream, input: &mut Vec<u8>, need: Need) {
-    let Need::Header(n) = need else {
-        panic!("the machine waits, and needs {need:?}");
-    };
-    let have = input.len();
-    assert!(have < n, "needs {n} bytes and has {have}");
-    input.resize(n, 0);
-    stream.read_exact(&mut input[have..]).expect("more");
+/// Reads the `n` bytes that the state machine asks for, and no more.
+fn read_exactly(stream: &mut UnixStream, inbox: &mut Inbox<Vec<u8>>, n: NonZeroUsize) {
+    let space = inbox.space_for(n);
+    assert_eq!(space.len(), n.get(), "the message fits the inbox");
+    stream.read_exact(space).expect("more");
+    inbox.filled(n.get()).expect("there was space");
 }

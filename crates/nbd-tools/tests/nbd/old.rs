@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use nbd_codec::{Framing, Style};
+use nbd_codec::{Framing, HandshakeStyle};
 use nbd_test_support::images::{MIB, assert_as_sparse, assert_same, noise, scattered, sparse};
 use nbd_test_support::needs;
 use nbd_test_support::peer::Peer;
@@ -13,17 +13,25 @@ use crate::driver::Client;
 use crate::nbd::run_nbd;
 
 /// Options of nbdkit, and the resulting handshake.
-const STYLES: [(&[&str], Style, Framing); 5] = [
-    (&["--oldstyle"], Style::Oldstyle, Framing::Simple),
+const STYLES: [(&[&str], HandshakeStyle, Framing); 5] = [
+    (&["--oldstyle"], HandshakeStyle::Oldstyle, Framing::Simple),
     // Neither fixed newstyle nor NO_ZEROES: EXPORT_NAME is the only option.
-    (&["--mask-handshake=0"], Style::Newstyle, Framing::Simple),
-    (&["--mask-handshake=2"], Style::Newstyle, Framing::Simple),
+    (
+        &["--mask-handshake=0"],
+        HandshakeStyle::Newstyle,
+        Framing::Simple,
+    ),
+    (
+        &["--mask-handshake=2"],
+        HandshakeStyle::Newstyle,
+        Framing::Simple,
+    ),
     (
         &["--mask-handshake=1"],
-        Style::FixedNewstyle,
+        HandshakeStyle::FixedNewstyle,
         Framing::Structured,
     ),
-    (&["--no-sr"], Style::FixedNewstyle, Framing::Simple),
+    (&["--no-sr"], HandshakeStyle::FixedNewstyle, Framing::Simple),
 ];
 
 #[test]
@@ -68,7 +76,7 @@ fn nbd_describes_and_copies_in_every_style() {
 
         // With oldstyle, nbdkit advertises FLUSH and rejects it, so a copy to it
         // cannot be made permanent.
-        if style != Style::Oldstyle {
+        if style != HandshakeStyle::Oldstyle {
             let peer = Peer::nbdkit(&[args, &["memory", "32M"]].concat());
             let uri = peer.uri("");
             run_nbd(["copy".as_ref(), image.as_os_str(), uri.as_ref()]).ok();

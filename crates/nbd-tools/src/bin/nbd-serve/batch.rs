@@ -1,4 +1,4 @@
-//! Outgoing replies: headerers and short replies in one buffer, payloads where they
+//! Outgoing replies: headers and short replies in one buffer, payloads where they
 //! are.
 
 use std::ops::Range;
@@ -68,7 +68,7 @@ impl Batch {
         &mut self.bytes[self.end..end]
     }
 
-    /// Adds a headerer, followed by what was filled into [`space`](Self::space).
+    /// Adds a header, followed by what was filled into [`space`](Self::space).
     pub fn put_filled(&mut self, header: &[u8], length: usize) {
         let data = self.end..self.end + length;
         self.end = data.end;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use nbd_codec::Framing;
-use nbd_codec::server::{self, Handshake, MetaContext, Offer};
+use nbd_codec::server::{self, Config, Handshake, MetaContext};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_tools::size;
@@ -68,9 +68,7 @@ impl Export {
         if self.oldstyle {
             return Ok(Handshake::oldstyle(&self.describe())?);
         }
-        let mut offer = Offer::default();
-        offer.framing = self.framing;
-        Ok(Handshake::new(offer)?)
+        Ok(Handshake::new(Config::new().framing(self.framing))?)
     }
 
     /// How many bytes of payload a connection may hold at a time; at least one

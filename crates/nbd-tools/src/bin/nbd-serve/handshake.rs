@@ -4,10 +4,9 @@ use std::io::{Read, Write};
 use std::mem;
 
 use anyhow::Result;
-use nbd_codec::server::Handshake;
-use nbd_codec::server::handshake::Event;
+use nbd_codec::server::{Handshake, HandshakeEvent};
 use nbd_codec::wire::number::OptionReplyType;
-use nbd_codec::{Need, Negotiated};
+use nbd_codec::{Negotiated, Step};
 
 use crate::export::Export;
 use crate::inbox::Inbox;
@@ -23,7 +22,7 @@ pub struct OngoingHandshake {
 }
 
 /// What to do next, after all of [`OngoingHandshake::out`] is sent.
-pub enum Step {
+pub enum Progress {
     /// Call [`step`](OngoingHandshake::step) again: the inbox may hold more.
     Continue,
     /// Receive more, then call [`step`](OngoingHandshake::step) again.
@@ -51,32 +50,33 @@ impl OngoingHandshake {
         inbox: &mut Inbox,
         export: &Export,
         is_shutting_down: bool,
-    ) -> Result<Step> {
+    ) -> Result<Progress> {
         let machine = &mut self.machine;
         loop {
             if is_shutting_down {
                 machine.shut_down();
             }
-            machine.transmit(&mut self.out)?;
             if self.out.len() >= SEND_THRESHOLD {
-                return Ok(Step::Continue);
+                return Ok(Progress::Continue);
             }
             let mut input = inbox.unread();
-            let event = machine.receive(&mut input)?;
-            let more_to_come = event.is_none() && machine.need() != Need::Nothing;
-            let mut over = None;
-            match event {
-                None => {}
-                Some(Event::Ready) => over = Some(Step::Ended(Some(*machine.agreed()))),
-                Some(Event::Aborted) => over = Some(Step::Ended(None)),
-                Some(event) => answer(machine, &event, export, &mut self.out)?,
+            let mut progress = None;
+            match machine.receive(&mut input)? {
+                Step::Event(HandshakeEvent::Ready { .. }) => {
+                    progress = Some(Progress::Ended(Some(*machine.agreed())));
+                }
+                Step::Event(HandshakeEvent::Aborted) => progress = Some(Progress::Ended(None)),
+                Step::Event(event) => answer(machine, &event, export, &mut self.out)?,
+                Step::Transmit => {
+                    machine.transmit(&mut self.out)?;
+                }
+                Step::Read(_) => progress = Some(Progress::Receive),
+                other => return Err(other.unexpected().into()),
             }
             let left = input.len();
             inbox.keep_last(left);
-            match over {
-                Some(over) => return Ok(over),
-                None if more_to_come => return Ok(Step::Receive),
-                None => {}
+            if let Some(progress) = progress {
+                return Ok(progress);
             }
         }
     }
@@ -99,31 +99,31 @@ pub fn run(
         let step = handshake.step(inbox, export, is_shutting_down());
         link.write_all(&handshake.out())?;
         match step? {
-            Step::Continue => {}
-            Step::Ended(negotiated) => return Ok(negotiated),
-            Step::Receive if inbox.fill(link)? == 0 => {
+            Progress::Continue => {}
+            Progress::Ended(negotiated) => return Ok(negotiated),
+            Progress::Receive if inbox.fill(link)? == 0 => {
                 handshake.end_of_input()?;
                 return Ok(None);
             }
-            Step::Receive => {}
+            Progress::Receive => {}
         }
     }
 }
 
 fn answer(
     machine: &mut Handshake,
-    event: &Event<'_>,
+    event: &HandshakeEvent<'_>,
     export: &Export,
     out: &mut Vec<u8>,
 ) -> Result<()> {
     match event {
-        Event::List => {
+        HandshakeEvent::List => {
             machine.list(&export.describe(), out)?;
-            machine.done(out)?;
+            machine.finish_list(out)?;
         }
-        Event::Export(inquiry) | Event::MetaContexts(inquiry) => {
-            if export.is_called(inquiry.export()) {
-                machine.grant(inquiry, &export.describe(), out)?;
+        HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query) => {
+            if export.is_called(query.export()) {
+                machine.grant(query, &export.describe(), out)?;
             } else {
                 let unknown = OptionReplyType::ERR_UNKNOWN;
                 machine.refuse(unknown, "no export has this name", out)?;

@@ -7,7 +7,7 @@
 use std::io;
 
 use nbd_codec::Framing;
-use nbd_codec::server::{Read, Reply, Write};
+use nbd_codec::server::{ReadRequest, Reply, WriteRequest};
 
 use crate::batch::{Batch, MAX_SLICES};
 use crate::disk::Disk;
@@ -19,10 +19,10 @@ const LARGEST: u32 = 256 << 10;
 
 /// Replies are sent before they have more bytes than this, and when no request
 /// is left.
-const CAPACITY: usize = LARGEST as usize + HEAD;
+const CAPACITY: usize = LARGEST as usize + HEADER;
 
 /// The longest header.
-const HEAD: usize = 64;
+const HEADER: usize = 64;
 
 /// The most slices of a reply: one for each page, one more if it begins within a
 /// page, and one for the header.
@@ -70,13 +70,13 @@ impl<'c> Immediate<'c> {
     }
 
     /// Reads and answers, or returns the request.
-    pub fn read(&mut self, token: Read) -> io::Result<Result<(), Read>> {
+    pub fn read(&mut self, token: ReadRequest) -> io::Result<Result<(), ReadRequest>> {
         let length = token.length();
         if !self.takes(length) || !self.is_whole(&token) {
             return Ok(Err(token));
         }
         let length = length as usize;
-        self.make_room(HEAD + length)?;
+        self.make_room(HEADER + length)?;
         if self.disk.lends() {
             let (offset, length) = (token.offset(), token.length().into());
             self.replies.put(token.data().as_bytes());
@@ -94,14 +94,18 @@ impl<'c> Immediate<'c> {
     }
 
     /// Whether the data is sent as one chunk: if it is short, or has no holes.
-    fn is_whole(&self, token: &Read) -> bool {
+    fn is_whole(&self, token: &ReadRequest) -> bool {
         let length = token.length();
         let may_be_split = self.may_split && length >= SPARSE && !token.dont_fragment();
         !may_be_split || self.disk.is_data(token.offset(), length.into())
     }
 
     /// Writes and answers, or returns the request.
-    pub fn write(&mut self, token: Write, data: &[u8]) -> io::Result<Result<(), Write>> {
+    pub fn write(
+        &mut self,
+        token: WriteRequest,
+        data: &[u8],
+    ) -> io::Result<Result<(), WriteRequest>> {
         // FUA waits for the storage.
         let length = data.len() as u32;
         if !self.takes(length) || token.fua() || !self.disk.try_write(token.offset(), data) {

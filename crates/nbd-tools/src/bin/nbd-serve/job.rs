@@ -3,7 +3,8 @@
 use std::io;
 
 use nbd_codec::server::{
-    BlockStatus32, BlockStatus64, Chunks, Read, Reply, Request, Write, WriteZeroes, narrow,
+    BlockStatus32Request, BlockStatus64Request, ChunkedRead, ReadRequest, Reply, Request,
+    WriteRequest, WriteZeroesRequest, narrow,
 };
 use nbd_codec::wire::EncodeError;
 use nbd_codec::wire::extent::Extent64;
@@ -148,21 +149,21 @@ fn sync(fua: bool, disk: &dyn Disk) -> io::Result<()> {
     if fua { disk.flush() } else { Ok(()) }
 }
 
-fn write(write: &Write, data: &[u8], disk: &dyn Disk) -> io::Result<()> {
+fn write(write: &WriteRequest, data: &[u8], disk: &dyn Disk) -> io::Result<()> {
     disk.write(write.offset(), data)?;
     sync(write.fua(), disk)
 }
 
-fn write_zeroes(zeroes: &WriteZeroes, disk: &dyn Disk) -> io::Result<()> {
+fn write_zeroes(zeroes: &WriteZeroesRequest, disk: &dyn Disk) -> io::Result<()> {
     let how = Zero {
         hole: !zeroes.no_hole(),
-        fast: zeroes.fast(),
+        fast: zeroes.fast_zero(),
     };
     disk.zero(zeroes.offset(), zeroes.length(), how)?;
     sync(zeroes.fua(), disk)
 }
 
-fn read(token: Read, disk: &dyn Disk, block: u32, out: &mut Vec<Message>) {
+fn read(token: ReadRequest, disk: &dyn Disk, block: u32, out: &mut Vec<Message>) {
     let (offset, length) = (token.offset(), token.length());
     let may_be_sparse = length >= SPARSE && !token.dont_fragment();
     let pieces = may_be_sparse.then(|| pieces(offset, length, disk, block));
@@ -193,7 +194,7 @@ fn pieces(offset: u64, length: u32, disk: &dyn Disk, block: u32) -> Option<Vec<E
     (holes && pieces.len() <= PIECES).then_some(pieces)
 }
 
-fn read_whole(token: Read, disk: &dyn Disk, out: &mut Vec<Message>) {
+fn read_whole(token: ReadRequest, disk: &dyn Disk, out: &mut Vec<Message>) {
     let mut data = Buffer::new(token.length() as usize);
     match disk.read(token.offset(), &mut data) {
         Ok(()) => put(out, Content::Data(token.data(), data)),
@@ -205,12 +206,12 @@ fn read_whole(token: Read, disk: &dyn Disk, out: &mut Vec<Message>) {
 }
 
 fn read_pieces(
-    mut token: Chunks,
+    mut token: ChunkedRead,
     mut at: u64,
     pieces: &[Extent],
     disk: &dyn Disk,
     out: &mut Vec<Message>,
-) -> Result<(), (Chunks, io::Error)> {
+) -> Result<(), (ChunkedRead, io::Error)> {
     for piece in pieces {
         // It is part of a read, whose length has 32 bits.
         let length = piece.length as u32;
@@ -233,7 +234,7 @@ fn read_pieces(
     }
     match token.finish() {
         Ok(reply) => put(out, Content::Reply(reply)),
-        Err(returned) => return Err((returned.token, io::Error::other(returned.misuse))),
+        Err(rejected) => return Err((rejected.request, io::Error::other(rejected.reason))),
     }
     Ok(())
 }
@@ -273,12 +274,12 @@ macro_rules! status {
             let mut left = Some(token);
             for context in contexts {
                 let Some(token) = left.take() else { break };
-                let extents = token.cut(extents.iter().copied().flat_map($in_its_width));
-                match token.answer(context, extents, &mut bytes) {
+                let extents = token.truncate(extents.iter().copied().flat_map($in_its_width));
+                match token.reply(context, extents, &mut bytes) {
                     Ok(next) => left = next,
-                    Err(returned) => {
-                        let text = returned.misuse.to_string();
-                        return fail(out, &returned.token.fail(ErrorValue::EIO, &text));
+                    Err(rejected) => {
+                        let text = rejected.reason.to_string();
+                        return fail(out, &rejected.request.fail(ErrorValue::EIO, &text));
                     }
                 }
             }
@@ -287,9 +288,9 @@ macro_rules! status {
     };
 }
 
-status!(status64, BlockStatus64, Some::<Extent64>);
+status!(status64, BlockStatus64Request, Some::<Extent64>);
 // The flags of base:allocation fit 32 bits, so every extent can be split.
-status!(status32, BlockStatus32, |wide| narrow::split(wide)
+status!(status32, BlockStatus32Request, |wide| narrow::split(wide)
     .into_iter()
     .flatten());
 

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nbd_codec::server::{Head, Reply};
+use nbd_codec::server::{Reply, ReplyHeader};
 
 use crate::batch::{Batch, MAX_SLICES};
 use crate::budget::Permit;
@@ -35,7 +35,7 @@ pub struct Message {
 
 pub enum Content {
     Reply(Reply<'static>),
-    Data(Head, Buffer),
+    Data(ReplyHeader, Buffer),
     /// Block status, or an error with its text.
     Bytes(Vec<u8>),
     /// Replies by [`Outbox::send_soon`] that the socket did not accept.

@@ -6,8 +6,8 @@ use std::mem;
 use std::sync::Arc;
 
 use anyhow::Result;
-use nbd_codec::server::{Event, Request, Transmission};
-use nbd_codec::{Limits, Need, Negotiated};
+use nbd_codec::server::{Request, Transmission, TransmissionEvent};
+use nbd_codec::{Content, Limits, Negotiated, Step};
 
 use crate::batch::Batch;
 use crate::budget::{Budget, Permit};
@@ -105,15 +105,16 @@ impl Reader {
     /// Waits for bytes; a payload is read directly into its buffer.
     fn receive(&mut self) -> Result<usize> {
         let source = &mut *self.source;
-        match (self.machine.need(), &mut self.incoming) {
-            (Need::Payload { .. }, Some(incoming)) => {
+        // It is set only when the last step was `ReadPayload`.
+        match &mut self.incoming {
+            Some(incoming) => {
                 let place = &mut incoming.data[incoming.filled..];
                 let (payload, after) = self.inbox.fill_after(place, source)?;
                 incoming.filled += payload;
                 self.machine.advance(payload as u64)?;
                 Ok(payload + after)
             }
-            _ => Ok(self.inbox.fill(source)?),
+            None => Ok(self.inbox.fill(source)?),
         }
     }
 }
@@ -211,16 +212,16 @@ fn take_all(
     let mut input = inbox.unread();
     // The payload of a small write, all of which is in the inbox.
     let mut small = &[][..];
-    while let Some(event) = machine.receive(&mut input)? {
-        match event {
-            Event::Disconnect => return Ok(false),
-            Event::Payload { length, .. } => {
+    loop {
+        match machine.receive(&mut input)? {
+            Step::Event(TransmissionEvent::Disconnect) | Step::Finished => return Ok(false),
+            Step::Event(TransmissionEvent::WritePayload { length, .. }) => {
                 let whole = input.len() >= length as usize;
                 if !(whole && work.immediate.takes(length)) {
                     *incoming = Some(work.incoming(length as usize)?);
                 }
             }
-            Event::Data { data, .. } => match incoming {
+            Step::Content(Content::Data { data, .. }) => match incoming {
                 None => small = data,
                 Some(incoming) => {
                     let end = incoming.filled + data.len();
@@ -228,14 +229,16 @@ fn take_all(
                     incoming.filled = end;
                 }
             },
-            Event::Request(request) => {
+            Step::Event(TransmissionEvent::Request(request)) => {
                 work.request(request, mem::take(&mut small), incoming.take())?;
             }
-            Event::Rejected { reply, .. } => {
+            Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
                 let permit = work.admit(0)?;
                 work.jobs.push(Job::Reply { reply, permit });
             }
-            _ => {}
+            Step::Event(_) => {}
+            Step::Read(_) | Step::ReadPayload { .. } => break,
+            other => return Err(other.unexpected().into()),
         }
     }
     let left = input.len();

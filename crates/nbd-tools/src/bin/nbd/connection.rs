@@ -3,13 +3,11 @@
 use std::io::IoSlice;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nbd_codec::client::Connect;
-use nbd_codec::client::connect::{Event, Failure, Plan, TlsPolicy};
-use nbd_codec::client::handshake::ContextQuery;
+use nbd_codec::client::{Config, ConnectError, ConnectEvent, Connector, MetaContextQuery};
 use nbd_codec::uri::Uri;
 use nbd_codec::wire::number::ContextId;
 use nbd_codec::wire::text::Text;
-use nbd_codec::{Error, Framing, Negotiated};
+use nbd_codec::{Error, Framing, Negotiated, Step};
 
 use crate::inbox::Inbox;
 use crate::session::Session;
@@ -67,48 +65,53 @@ pub fn negotiate(
 ) -> Result<Opened> {
     let queries: Vec<_> = contexts
         .iter()
-        .map(|name| ContextQuery::new(name))
+        .map(|name| MetaContextQuery::new(name))
         .collect();
-    let mut plan = Plan::new(uri.export());
-    plan.contexts = &queries;
-    plan.tls = TlsPolicy::Never;
-    plan.framing = framing;
+    let config = Config::new(uri.export())
+        .contexts(&queries)
+        .framing(framing);
 
     let mut link = Link::connect(uri, settings)?;
-    let mut machine = Connect::new(plan)?;
+    let mut machine = Connector::new(config)?;
     let mut granted = Vec::new();
     loop {
         let mut input = link.inbox.unread();
-        let event = machine.receive(&mut input)?;
-        let (left, short) = (input.len(), event.is_none());
-        let (mut ready, mut failed) = (false, None);
-        match event {
-            Some(Event::Ready) => ready = true,
-            Some(Event::Failed { reason, message }) => {
-                failed = Some(refused(reason, message, uri.export()));
+        let step = machine.receive(&mut input)?;
+        let left = input.len();
+        match step {
+            Step::Event(ConnectEvent::Ready) => {
+                link.inbox.keep_last(left);
+                break;
             }
-            Some(Event::Context { id, name, .. }) => granted.push((id, name.to_string())),
-            _ => {}
+            Step::Event(ConnectEvent::Failed { reason, message }) => {
+                let error = refused(reason, message, uri.export());
+                // NBD_OPT_ABORT, perhaps. The handshake has failed, whether or not
+                // the server receives it.
+                let mut abort = Vec::new();
+                machine.transmit(&mut abort)?;
+                let _ = link.send(&abort);
+                return Err(error);
+            }
+            Step::Event(ConnectEvent::Context { id, name, .. }) => {
+                granted.push((id, name.to_string()));
+                link.inbox.keep_last(left);
+            }
+            Step::Event(_) => link.inbox.keep_last(left),
+            Step::Transmit => {
+                link.inbox.keep_last(left);
+                // All messages that are due with one system call.
+                let mut outgoing = Vec::new();
+                while machine.transmit(&mut outgoing)? > 0 {}
+                link.send(&outgoing)?;
+            }
+            Step::Read(_) => {
+                link.inbox.keep_last(left);
+                if !link.fill()? {
+                    machine.end_of_input().map_err(closed)?;
+                }
+            }
+            other => return Err(other.unexpected().into()),
         }
-        link.inbox.keep_last(left);
-        if ready {
-            break;
-        }
-        if !short && failed.is_none() {
-            continue;
-        }
-        let mut outgoing = Vec::new();
-        while machine.transmit(&mut outgoing)? > 0 {}
-        if let Some(error) = failed {
-            // NBD_OPT_ABORT, perhaps. The handshake has failed, whether or not
-            // the server receives it.
-            let _ = link.send(&outgoing);
-            return Err(error);
-        }
-        if outgoing.is_empty() && !link.fill()? {
-            machine.end_of_input().map_err(closed)?;
-        }
-        link.send(&outgoing)?;
     }
     let negotiated = machine
         .into_negotiated()
@@ -123,7 +126,7 @@ pub fn negotiate(
 /// The error for an end of input during the handshake.
 pub fn closed(error: Error) -> anyhow::Error {
     match error {
-        Error::Closed => {
+        Error::Closed | Error::ClosedDuring(_) => {
             anyhow!("the server closed the connection during the handshake; its log may say why")
         }
         other => other.into(),
@@ -131,10 +134,10 @@ pub fn closed(error: Error) -> anyhow::Error {
 }
 
 /// The error for a failed handshake, with advice.
-pub fn refused(reason: Failure, message: Option<Text<'_>>, export: &str) -> anyhow::Error {
+pub fn refused(reason: ConnectError, message: Option<Text<'_>>, export: &str) -> anyhow::Error {
     let advice = match reason {
-        Failure::UnknownExport => "; `nbd list` shows the exports of the server",
-        Failure::ServerRequiresTls => ", which this tool does not support",
+        ConnectError::UnknownExport => "; `nbd list` shows the exports of the server",
+        ConnectError::ServerRequiresTls => ", which this tool does not support",
         _ => "",
     };
     let text = match message {

@@ -2,22 +2,21 @@
 //! transmission.
 
 use anyhow::{Context, Result, bail};
-use nbd_codec::client::Handshake;
-use nbd_codec::client::handshake::Event;
+use nbd_codec::client::{Config, Handshake, HandshakeEvent};
 use nbd_codec::uri::Uri;
 use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
 use nbd_codec::wire::greeting::Greeting;
 use nbd_codec::wire::number::{InfoType, OptionReplyType};
 use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest, Queries};
 use nbd_codec::wire::option_reply::{BlockSizes, Info};
-use nbd_codec::{Framing, Limits, Negotiated, Style};
+use nbd_codec::{Framing, HandshakeStyle, Negotiated, Step};
 
 use crate::connection::{self, Link, closed, refused};
 use crate::socket::Settings;
 
 /// A server and some of its exports.
 pub struct Server {
-    pub style: Style,
+    pub style: HandshakeStyle,
     pub tls: bool,
     pub framing: Framing,
     pub exports: Vec<Export>,
@@ -55,7 +54,7 @@ pub fn one(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
 pub fn all(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
     let mut negotiation = Negotiation::start(uri, framing, settings)?;
     let mut server = negotiation.server();
-    if server.style != Style::FixedNewstyle {
+    if server.style != HandshakeStyle::FixedNewstyle {
         bail!(
             "the server uses the {} handshake, which cannot list exports; `nbd info` describes one",
             server.style
@@ -63,7 +62,7 @@ pub fn all(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
     }
     let mut listed = Vec::new();
     let answer = negotiation.send(&OptionRequest::List, |event| {
-        if let Event::Server { name, description } = event {
+        if let HandshakeEvent::Server { name, description } = event {
             listed.push((name.to_string(), description.to_string()));
         }
     })?;
@@ -159,12 +158,12 @@ impl Negotiation {
     fn start(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Self> {
         let mut this = Self {
             link: Link::connect(uri, settings)?,
-            machine: Handshake::new(false, Limits::DEFAULT),
+            machine: Handshake::new(&Config::new(uri.export())),
         };
         let mut greeted = None;
         while greeted.is_none() {
             this.event(|event| {
-                if let Event::Greeting(greeting) = event {
+                if let HandshakeEvent::Greeting(greeting) = event {
                     greeted = Some(greeting);
                 }
             })?;
@@ -175,7 +174,7 @@ impl Negotiation {
                 .send_client_flags(ClientFlags::KNOWN, &mut flags)?;
             this.link.send(&flags)?;
         }
-        if this.machine.agreed().style == Style::FixedNewstyle {
+        if this.machine.agreed().style == HandshakeStyle::FixedNewstyle {
             let extended = framing == Framing::Extended
                 && this
                     .send(&OptionRequest::ExtendedHeaders, |_| {})?
@@ -200,7 +199,7 @@ impl Negotiation {
     /// Describes an export; returns false if the server does not support this, or
     /// its reply is not reliable.
     fn describe(&mut self, export: &mut Export) -> Result<bool> {
-        if self.machine.agreed().style != Style::FixedNewstyle {
+        if self.machine.agreed().style != HandshakeStyle::FixedNewstyle {
             return Ok(false);
         }
         let name = export.name.clone();
@@ -213,7 +212,7 @@ impl Negotiation {
             let contexts = &mut export.contexts;
             // A server without contexts rejects the option, which is fine.
             self.send(&OptionRequest::ListMetaContext(request), |event| {
-                if let Event::MetaContext { name, .. } = event {
+                if let HandshakeEvent::MetaContext { name, .. } = event {
                     contexts.push(name.to_string());
                 }
             })?;
@@ -225,8 +224,8 @@ impl Negotiation {
         let description = &mut export.description;
         let mut sizes = None;
         let answer = self.send(&OptionRequest::Info(request), |event| match event {
-            Event::Info(Info::Description(text)) => *description = text.to_string(),
-            Event::Info(Info::BlockSize(stated)) => sizes = Some(stated),
+            HandshakeEvent::Info(Info::Description(text)) => *description = text.to_string(),
+            HandshakeEvent::Info(Info::BlockSize(stated)) => sizes = Some(stated),
             _ => {}
         })?;
         match answer {
@@ -248,7 +247,7 @@ impl Negotiation {
     fn send(
         &mut self,
         option: &OptionRequest<'_>,
-        mut each: impl FnMut(Event<'_>),
+        mut each: impl FnMut(HandshakeEvent<'_>),
     ) -> Result<Option<Refusal>> {
         let mut outgoing = Vec::new();
         self.machine.send(option, &mut outgoing)?;
@@ -256,8 +255,8 @@ impl Negotiation {
         let mut answer = None;
         while answer.is_none() {
             self.event(|event| match event {
-                Event::Ack(_) => answer = Some(None),
-                Event::Refused { error, message, .. } => {
+                HandshakeEvent::Ack(_) => answer = Some(None),
+                HandshakeEvent::Refused { error, message, .. } => {
                     let message = message.map_or(String::new(), |text| text.to_string());
                     answer = Some(Some(Refusal { error, message }));
                 }
@@ -268,26 +267,31 @@ impl Negotiation {
     }
 
     /// Waits for one event and handles it.
-    fn event(&mut self, handle: impl FnOnce(Event<'_>)) -> Result<()> {
+    fn event(&mut self, handle: impl FnOnce(HandshakeEvent<'_>)) -> Result<()> {
         loop {
             let mut input = self.link.inbox.unread();
-            let event = self.machine.receive(&mut input)?;
+            let step = self.machine.receive(&mut input)?;
             let left = input.len();
-            if let Some(event) = event {
-                handle(event);
-                self.link.inbox.keep_last(left);
-                return Ok(());
-            }
-            self.link.inbox.keep_last(left);
-            if !self.link.fill()? {
-                self.machine.end_of_input().map_err(closed)?;
+            match step {
+                Step::Event(event) => {
+                    handle(event);
+                    self.link.inbox.keep_last(left);
+                    return Ok(());
+                }
+                Step::Read(_) => {
+                    self.link.inbox.keep_last(left);
+                    if !self.link.fill()? {
+                        self.machine.end_of_input().map_err(closed)?;
+                    }
+                }
+                other => return Err(other.unexpected().into()),
             }
         }
     }
 
     /// Sends `NBD_OPT_ABORT`, if the handshake style has it.
     fn abort(mut self) -> Result<()> {
-        if self.machine.agreed().style == Style::FixedNewstyle {
+        if self.machine.agreed().style == HandshakeStyle::FixedNewstyle {
             let mut outgoing = Vec::new();
             self.machine.send(&OptionRequest::Abort, &mut outgoing)?;
             // The server may have closed the connection already.

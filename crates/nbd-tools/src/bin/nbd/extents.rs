@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use anyhow::{Result, bail};
-use nbd_codec::client::{Event, Request};
+use nbd_codec::client::{Request, TransmissionEvent};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{ContextId, Cookie};
 use nbd_codec::{Framing, Negotiated};
@@ -111,12 +111,12 @@ impl Status {
     }
 
     /// Whether an event belongs to the request in flight.
-    pub fn is_answered_by(&self, event: &Event<'_>) -> bool {
+    pub fn is_answered_by(&self, event: &TransmissionEvent<'_>) -> bool {
         match event {
-            Event::Extents32 { cookie, .. }
-            | Event::Extents64 { cookie, .. }
-            | Event::Error { cookie, .. }
-            | Event::Done { cookie, .. } => self.running == Some(*cookie),
+            TransmissionEvent::Extents32 { cookie, .. }
+            | TransmissionEvent::Extents64 { cookie, .. }
+            | TransmissionEvent::Error { cookie, .. }
+            | TransmissionEvent::Done { cookie, .. } => self.running == Some(*cookie),
             _ => false,
         }
     }
@@ -178,9 +178,9 @@ impl Replies for Status {
         None
     }
 
-    fn event(&mut self, event: Event<'_>) -> Result<()> {
+    fn event(&mut self, event: TransmissionEvent<'_>) -> Result<()> {
         match event {
-            Event::Extents32 {
+            TransmissionEvent::Extents32 {
                 context,
                 mut offset,
                 extents,
@@ -200,7 +200,7 @@ impl Replies for Status {
                     offset = offset.saturating_add(length);
                 }
             }
-            Event::Extents64 {
+            TransmissionEvent::Extents64 {
                 context,
                 mut offset,
                 extents,
@@ -219,12 +219,12 @@ impl Replies for Status {
                     offset = offset.saturating_add(length);
                 }
             }
-            Event::Error { error, message, .. } => {
+            TransmissionEvent::Error { error, message, .. } => {
                 let text = message.filter(|text| !text.is_empty());
                 let text = text.map_or(String::new(), |text| format!(" (server: {text})"));
                 self.failed = Some(format!("{}{text}", explain(error)));
             }
-            Event::Done { result, .. } => {
+            TransmissionEvent::Done { result, .. } => {
                 self.running = None;
                 if let (Err(error), None) = (result, &self.failed) {
                     self.failed = Some(explain(error));

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use anyhow::{Result, anyhow, bail};
-use nbd_codec::client::{Event, Request, slot_index};
+use nbd_codec::client::{Request, TransmissionEvent, slot_index};
 use nbd_codec::wire::number::Cookie;
 
 use crate::session::{Replies, Session, WINDOW, describe, explain};
@@ -107,6 +107,10 @@ fn find(running: &mut [Option<Read>], cookie: Cookie) -> Option<&mut Read> {
     read.filter(|read| read.cookie == cookie)
 }
 
+fn unexpected() -> anyhow::Error {
+    anyhow!("an event for a read that is not in flight")
+}
+
 /// A part of a read.
 struct Part<'r> {
     bytes: &'r mut [u8],
@@ -135,20 +139,17 @@ impl Replies for Reads {
         Some(self.part(cookie, offset, length)?.bytes)
     }
 
-    fn event(&mut self, event: Event<'_>) -> Result<()> {
-        let unexpected = || anyhow!("an event for a read that is not in flight");
+    fn hole(&mut self, cookie: Cookie, offset: u64, length: usize) -> Result<()> {
+        let part = self.part(cookie, offset, length);
+        let part = part.ok_or_else(unexpected)?;
+        part.bytes.fill(0);
+        part.holes.push(part.place);
+        Ok(())
+    }
+
+    fn event(&mut self, event: TransmissionEvent<'_>) -> Result<()> {
         match event {
-            Event::Hole {
-                cookie,
-                offset,
-                length,
-            } => {
-                let part = self.part(cookie, offset, length as usize);
-                let part = part.ok_or_else(unexpected)?;
-                part.bytes.fill(0);
-                part.holes.push(part.place);
-            }
-            Event::Error {
+            TransmissionEvent::Error {
                 cookie,
                 offset,
                 message,
@@ -162,7 +163,7 @@ impl Replies for Reads {
                     read.message += &format!(" (server: {text})");
                 }
             }
-            Event::Done { cookie, result } => {
+            TransmissionEvent::Done { cookie, result } => {
                 let read = self.running.get_mut(slot_index(cookie));
                 let read = read.and_then(Option::take).ok_or_else(unexpected)?;
                 self.ended.push_back(read.finish(result.map_err(explain)));

@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nbd_codec::client::{Event, Head, Request, Slot, Transmission};
+use nbd_codec::client::{Request, RequestHeader, Slot, Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{ContextId, Cookie, ErrorValue};
-use nbd_codec::{Limits, Need, Negotiated};
+use nbd_codec::{Content, Limits, Negotiated, Step};
 
 use crate::inbox::{Inbox, READ_AHEAD};
 use crate::socket::Socket;
@@ -26,14 +26,20 @@ pub trait Replies {
     /// The buffer for a part of the payload of a read.
     fn place(&mut self, cookie: Cookie, offset: u64, length: usize) -> Option<&mut [u8]>;
 
-    /// Handles an event other than [`Event::Data`], whose bytes go to
-    /// [`place`](Self::place).
-    fn event(&mut self, event: Event<'_>) -> Result<()>;
+    /// Handles a hole in the payload of a read.
+    fn hole(&mut self, cookie: Cookie, offset: u64, length: usize) -> Result<()> {
+        let place = self.place(cookie, offset, length).ok_or_else(not_a_read)?;
+        place.fill(0);
+        Ok(())
+    }
+
+    /// Handles an event.
+    fn event(&mut self, event: TransmissionEvent<'_>) -> Result<()>;
 }
 
 /// A message to be sent.
 struct Message {
-    header: Head,
+    header: RequestHeader,
     payload: Vec<u8>,
 }
 
@@ -41,11 +47,25 @@ pub struct Session {
     socket: Socket,
     machine: Transmission<[Slot; WINDOW]>,
     inbox: Inbox,
+    /// What to read next.
+    next: Next,
     outbox: VecDeque<Message>,
     /// How many bytes of the first message were sent.
     sent: usize,
     /// Buffers of payloads that were sent.
     spare: Vec<Vec<u8>>,
+}
+
+/// What the last step of the state machine asks for.
+enum Next {
+    /// This many bytes at least, for the inbox.
+    Bytes(usize),
+    /// A part of the payload of a read, for its buffer.
+    Payload {
+        cookie: Cookie,
+        offset: u64,
+        length: usize,
+    },
 }
 
 impl Session {
@@ -54,6 +74,7 @@ impl Session {
             socket,
             machine: Transmission::new(negotiated, [Slot::EMPTY; WINDOW], Limits::DEFAULT),
             inbox,
+            next: Next::Bytes(0),
             outbox: VecDeque::new(),
             sent: 0,
             spare: Vec::new(),
@@ -93,7 +114,7 @@ impl Session {
         Ok(self.queue(header, payload))
     }
 
-    fn queue(&mut self, header: Head, payload: Vec<u8>) -> Cookie {
+    fn queue(&mut self, header: RequestHeader, payload: Vec<u8>) -> Cookie {
         self.outbox.push_back(Message { header, payload });
         header.cookie()
     }
@@ -172,23 +193,41 @@ impl Session {
         let mut any = false;
         loop {
             let mut input = self.inbox.unread();
-            let event = self.machine.receive(&mut input)?;
+            let step = self.machine.receive(&mut input)?;
             let left = input.len();
-            let more = event.is_some();
-            match event {
-                Some(Event::Data {
+            let mut next = None;
+            match step {
+                Step::Event(event) => {
+                    replies.event(event)?;
+                    any = true;
+                }
+                Step::Content(Content::Data {
                     cookie,
                     offset,
                     data,
                 }) => place(replies, cookie, offset, data.len())?.copy_from_slice(data),
-                Some(event) => {
-                    replies.event(event)?;
-                    any = true;
+                Step::Content(Content::Hole {
+                    cookie,
+                    offset,
+                    length,
+                }) => replies.hole(cookie, offset, length as usize)?,
+                Step::Read(n) => next = Some(Next::Bytes(n.get())),
+                Step::ReadPayload {
+                    cookie,
+                    offset,
+                    length,
+                } => {
+                    next = Some(Next::Payload {
+                        cookie,
+                        offset,
+                        length: length as usize,
+                    });
                 }
-                None => {}
+                other => return Err(other.unexpected().into()),
             }
             self.inbox.keep_last(left);
-            if !more {
+            if let Some(next) = next {
+                self.next = next;
                 return Ok(any);
             }
         }
@@ -197,16 +236,15 @@ impl Session {
     /// Waits for input, and reads it: payload into its buffer, all else into the
     /// inbox.
     fn read(&mut self, replies: &mut dyn Replies) -> Result<()> {
-        let (place, most) = match self.machine.need() {
-            Need::Payload {
+        let (place, most) = match self.next {
+            Next::Payload {
                 cookie,
                 offset,
                 length,
-            } => (place(replies, cookie, offset, length as usize)?, READ_AHEAD),
+            } => (place(replies, cookie, offset, length)?, READ_AHEAD),
             // Only a little more than needed: what follows may be payload, which
             // would have to be copied.
-            Need::Header(length) => (&mut [][..], length.max(READ_AHEAD)),
-            Need::Nothing => (&mut [][..], READ_AHEAD),
+            Next::Bytes(n) => (&mut [][..], n.max(READ_AHEAD)),
         };
         let received = self.inbox.receive(&mut self.socket, place, most)?;
         if received.end {
@@ -255,9 +293,11 @@ fn place(
     offset: u64,
     length: usize,
 ) -> Result<&mut [u8]> {
-    replies
-        .place(cookie, offset, length)
-        .ok_or_else(|| anyhow!("the server sent a payload for a command that is not a read"))
+    replies.place(cookie, offset, length).ok_or_else(not_a_read)
+}
+
+fn not_a_read() -> anyhow::Error {
+    anyhow!("the server sent a payload for a command that is not a read")
 }
 
 /// A command, for messages.

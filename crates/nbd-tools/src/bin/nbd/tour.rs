@@ -7,13 +7,14 @@ mod server;
 use std::fmt::Write;
 
 use anyhow::{Result, bail, ensure};
-use nbd_codec::client::connect::{self, Connect, Plan};
-use nbd_codec::client::handshake::ContextQuery;
-use nbd_codec::client::{Event, Request, Slot, Transmission};
+use nbd_codec::client::{
+    Config, ConnectEvent, Connector, MetaContextQuery, Request, Slot, Transmission,
+    TransmissionEvent,
+};
 use nbd_codec::wire::flags::AllocationFlags;
 use nbd_codec::wire::number::Cookie;
 use nbd_codec::wire::option::OptionHeader;
-use nbd_codec::{Framing, Limits, Negotiated};
+use nbd_codec::{Content, Framing, Limits, Negotiated, Step};
 use nbd_tools::size;
 
 use crate::draw::{self, Palette};
@@ -166,18 +167,20 @@ impl Shown {
 
 /// Runs the handshake.
 fn handshake(server: &mut Server<'_>, framing: Framing, link: &mut Link) -> Result<Negotiated> {
-    let contexts = [ContextQuery::narrow("base:allocation")];
-    let mut plan = Plan::new("disk");
-    plan.contexts = &contexts;
-    plan.framing = framing;
-    let mut client = Connect::new(plan)?;
+    let contexts = [MetaContextQuery::narrow("base:allocation")];
+    let config = Config::new("disk").contexts(&contexts).framing(framing);
+    let mut client = Connector::new(config)?;
     loop {
         server.serve(link)?;
         let answer = std::mem::take(&mut link.to_client);
         let mut input = answer.as_slice();
         let mut ready = false;
-        while let Some(event) = client.receive(&mut input)? {
-            ready |= event == connect::Event::Ready;
+        loop {
+            match client.receive(&mut input)? {
+                Step::Event(event) => ready |= event == ConnectEvent::Ready,
+                Step::Transmit | Step::Read(_) | Step::Finished => break,
+                other => return Err(other.unexpected().into()),
+            }
         }
         ensure!(input.is_empty(), "{} bytes are not consumed", input.len());
         if ready {
@@ -225,17 +228,24 @@ impl Client<'_> {
         self.server.serve(&mut self.link)?;
         let answer = std::mem::take(&mut self.link.to_client);
         let mut input = answer.as_slice();
-        while let Some(event) = self.machine.receive(&mut input)? {
-            match event {
-                Event::Data {
+        loop {
+            match self.machine.receive(&mut input)? {
+                Step::Event(event) => replies.event(event)?,
+                Step::Content(Content::Data {
                     cookie,
                     offset,
                     data,
-                } => match replies.place(cookie, offset, data.len()) {
+                }) => match replies.place(cookie, offset, data.len()) {
                     Some(place) => place.copy_from_slice(data),
                     None => bail!("data without a read"),
                 },
-                event => replies.event(event)?,
+                Step::Content(Content::Hole {
+                    cookie,
+                    offset,
+                    length,
+                }) => replies.hole(cookie, offset, length as usize)?,
+                Step::Read(_) | Step::ReadPayload { .. } => break,
+                other => return Err(other.unexpected().into()),
             }
         }
         match self.machine.in_flight() {
@@ -267,9 +277,9 @@ impl Replies for Written {
         None
     }
 
-    fn event(&mut self, event: Event<'_>) -> Result<()> {
+    fn event(&mut self, event: TransmissionEvent<'_>) -> Result<()> {
         match event {
-            Event::Done { result, .. } => Ok(result?),
+            TransmissionEvent::Done { result, .. } => Ok(result?),
             _ => Ok(()),
         }
     }
@@ -309,20 +319,17 @@ impl Replies for ReadBack {
         self.data.get_mut(at..at + length)
     }
 
-    fn event(&mut self, event: Event<'_>) -> Result<()> {
+    fn hole(&mut self, cookie: Cookie, offset: u64, length: usize) -> Result<()> {
+        self.holes += length as u64;
+        if let Some(place) = self.place(cookie, offset, length) {
+            place.fill(0);
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: TransmissionEvent<'_>) -> Result<()> {
         match event {
-            Event::Hole {
-                cookie,
-                offset,
-                length,
-            } => {
-                self.holes += u64::from(length);
-                if let Some(place) = self.place(cookie, offset, length as usize) {
-                    place.fill(0);
-                }
-                Ok(())
-            }
-            Event::Done { result, .. } => Ok(result?),
+            TransmissionEvent::Done { result, .. } => Ok(result?),
             _ => Ok(()),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Result, bail};
 use nbd_codec::Framing;
-use nbd_codec::client::{Event, Request};
+use nbd_codec::client::{Request, TransmissionEvent};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
 
@@ -151,16 +151,16 @@ impl Replies for Pending {
         None
     }
 
-    fn event(&mut self, event: Event<'_>) -> Result<()> {
+    fn event(&mut self, event: TransmissionEvent<'_>) -> Result<()> {
         match event {
-            Event::Error {
+            TransmissionEvent::Error {
                 cookie,
                 message: Some(text),
                 ..
             } if !text.is_empty() => {
                 self.messages.insert(cookie, format!(" (server: {text})"));
             }
-            Event::Done { cookie, result } => {
+            TransmissionEvent::Done { cookie, result } => {
                 let request = self.running.remove(&cookie);
                 let message = self.messages.remove(&cookie).unwrap_or_default();
                 let (Err(error), Some(request)) = (result, request) else {

@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::Mutex;
 
-use nbd_codec::server::{Event, Transmission};
+use nbd_codec::server::{Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
 use nbd_codec::wire::reply::SimpleReply;
 use nbd_codec::wire::request::CompactRequest;
-use nbd_codec::{Framing, Limits, Negotiated};
+use nbd_codec::{Framing, Limits, Negotiated, Step};
 
 use crate::budget::Budget;
 use crate::buffer::Buffer;
@@ -109,8 +109,8 @@ fn run(
     let mut input = &bytes[..];
     let request = loop {
         match machine.receive(&mut input).expect("an event") {
-            Some(Event::Request(request)) => break request,
-            Some(Event::Payload { .. } | Event::Data { .. }) => {}
+            Step::Event(TransmissionEvent::Request(request)) => break request,
+            Step::Event(TransmissionEvent::WritePayload { .. }) | Step::Content(_) => {}
             other => panic!("{other:?}"),
         }
     };

@@ -18,7 +18,7 @@ use super::requests::{Requests, Work};
 use crate::batch::Batch;
 use crate::connection::{describe, report_end};
 use crate::disk::Disk;
-use crate::handshake::{OngoingHandshake, Step};
+use crate::handshake::{OngoingHandshake, Progress};
 use crate::inbox::Inbox;
 use crate::job;
 use crate::server::{Registration, Server};
@@ -206,14 +206,14 @@ impl Client {
                 return Ok(Next::Wait);
             }
             let server = resources.server;
-            let step = handshake.step(inbox, &server.export, server.is_shutting_down());
+            let progress = handshake.step(inbox, &server.export, server.is_shutting_down());
             self.replies.next.put(&handshake.out());
-            match step? {
-                Step::Continue if self.replies.next.is_empty() => return Ok(Next::Receive),
-                Step::Continue => return Ok(Next::Wait),
-                Step::Receive => return Ok(Next::Receive),
-                Step::Ended(None) => return Ok(Next::Disconnected),
-                Step::Ended(Some(negotiated)) => {
+            match progress? {
+                Progress::Continue if self.replies.next.is_empty() => return Ok(Next::Receive),
+                Progress::Continue => return Ok(Next::Wait),
+                Progress::Receive => return Ok(Next::Receive),
+                Progress::Ended(None) => return Ok(Next::Disconnected),
+                Progress::Ended(Some(negotiated)) => {
                     server.report_verbose(|| format!("{}: {}", self.name, describe(&negotiated)));
                     self.phase = Phase::Transmission(Box::new(Requests::new(negotiated)?));
                 }

@@ -41,14 +41,14 @@ pub struct Incoming {
 
 pub struct Read {
     pub file: Arc<File>,
-    pub token: server::Read,
+    pub token: server::ReadRequest,
     pub data: Buffer,
     pub filled: usize,
 }
 
 pub struct Write {
     pub file: Arc<File>,
-    pub token: server::Write,
+    pub token: server::WriteRequest,
     pub data: Buffer,
     pub written: usize,
 }

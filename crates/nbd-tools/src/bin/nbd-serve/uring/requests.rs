@@ -5,8 +5,10 @@ use std::mem;
 use std::sync::Arc;
 
 use anyhow::Result;
-use nbd_codec::server::{Event, Read, Reply, Request, Transmission, Write};
-use nbd_codec::{Limits, Negotiated};
+use nbd_codec::server::{
+    ReadRequest, Reply, Request, Transmission, TransmissionEvent, WriteRequest,
+};
+use nbd_codec::{Content, Limits, Negotiated, Step};
 
 use super::client::{Next, Resources};
 use super::operation::{self, Incoming, Operation};
@@ -99,13 +101,15 @@ impl Requests {
             if input.len() < self.due {
                 return Ok(Next::Receive);
             }
-            let Some(event) = self.machine.receive(input)? else {
-                return Ok(Next::Receive);
-            };
-            match event {
-                Event::Disconnect => return Ok(Next::Disconnected),
-                Event::Payload { length, .. } => self.waiting = Some(Waiting::Payload(length)),
-                Event::Data { data, .. } => match &mut self.incoming {
+            match self.machine.receive(input)? {
+                Step::Read(_) | Step::ReadPayload { .. } => return Ok(Next::Receive),
+                Step::Event(TransmissionEvent::Disconnect) | Step::Finished => {
+                    return Ok(Next::Disconnected);
+                }
+                Step::Event(TransmissionEvent::WritePayload { length, .. }) => {
+                    self.waiting = Some(Waiting::Payload(length));
+                }
+                Step::Content(Content::Data { data, .. }) => match &mut self.incoming {
                     None => {
                         self.due = 0;
                         small = data;
@@ -120,7 +124,7 @@ impl Requests {
                     }
                 },
                 // It is already admitted, with its payload.
-                Event::Request(Request::Write(token)) => {
+                Step::Event(TransmissionEvent::Request(Request::Write(token))) => {
                     self.requests += 1;
                     let data = match self.incoming.take() {
                         Some(incoming) => Data::Large(incoming.data),
@@ -128,15 +132,16 @@ impl Requests {
                     };
                     work.write(token, data)?;
                 }
-                Event::Request(request) => {
+                Step::Event(TransmissionEvent::Request(request)) => {
                     self.requests += 1;
                     self.waiting = Some(Waiting::Request(request));
                 }
-                Event::Rejected { reply, .. } => {
+                Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
                     self.requests += 1;
                     self.waiting = Some(Waiting::Rejected(reply));
                 }
-                _ => {}
+                Step::Event(_) => {}
+                other => return Err(other.unexpected().into()),
             }
         }
     }
@@ -186,14 +191,14 @@ impl Work<'_, '_> {
     }
 
     /// Whether the data is sent as one chunk: if it is short, or has no holes.
-    fn is_whole(&self, token: &Read) -> bool {
+    fn is_whole(&self, token: &ReadRequest) -> bool {
         let length = token.length();
         let may_be_split = self.may_split && length >= SPARSE && !token.dont_fragment();
         let disk = &self.resources.server.export.disk;
         !may_be_split || disk.is_data(token.offset(), length.into())
     }
 
-    fn read(&mut self, token: Read, cost: usize) -> std::io::Result<()> {
+    fn read(&mut self, token: ReadRequest, cost: usize) -> std::io::Result<()> {
         let disk = &self.resources.server.export.disk;
         let (offset, length) = (token.offset(), token.length());
         let batch = &mut self.replies.next;
@@ -239,7 +244,7 @@ impl Work<'_, '_> {
         }
     }
 
-    fn write(&mut self, token: Write, data: Data<'_>) -> std::io::Result<()> {
+    fn write(&mut self, token: WriteRequest, data: Data<'_>) -> std::io::Result<()> {
         let disk = &self.resources.server.export.disk;
         let bytes = match &data {
             Data::Small(bytes) => bytes,

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 
 use anyhow::Result;
-use nbd_codec::client::Head;
+use nbd_codec::client::RequestHeader;
 
 use crate::connection::Link;
 use crate::inbox::{READ_AHEAD, Received};
@@ -50,7 +50,7 @@ impl Pipe {
     }
 
     /// Queues a command.
-    pub fn queue(&mut self, header: &Head) {
+    pub fn queue(&mut self, header: &RequestHeader) {
         self.header_length = header.as_bytes().len();
         self.headers.extend_from_slice(header.as_bytes());
     }
@@ -100,7 +100,7 @@ impl Pipe {
     }
 
     /// Sends the last message, which has no payload.
-    pub fn finish(&mut self, header: &Head) -> Result<()> {
+    pub fn finish(&mut self, header: &RequestHeader) -> Result<()> {
         self.payload.clear();
         self.queue(header);
         loop {

@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use nbd_codec::client::{Event, Request, Slot, Transmission, slot_index};
-use nbd_codec::{Limits, Need};
+use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent, slot_index};
+use nbd_codec::{Limits, Step};
 
 use super::histogram::Histogram;
 use super::pipe::Pipe;
@@ -26,6 +26,8 @@ pub struct Worker<'l> {
     histogram: &'l Histogram,
     machine: Transmission<Vec<Slot>>,
     pipe: Pipe,
+    /// How many bytes are missing of the payload that arrives.
+    payload: u64,
     /// The buffer for all large payloads.
     place: Vec<u8>,
     /// The offset of the request in each slot, and when it was submitted.
@@ -71,6 +73,7 @@ impl<'l> Worker<'l> {
                 Limits::DEFAULT,
             ),
             pipe: Pipe::new(opened.link, payload),
+            payload: 0,
             place,
             running: vec![(0, 0); depth],
             made: 0,
@@ -120,12 +123,11 @@ impl<'l> Worker<'l> {
     }
 
     fn receive(&mut self) -> Result<()> {
-        let place = match self.machine.need() {
-            Need::Payload { length, .. } if length >= DIRECT => {
-                let length = self.place.len().min(length as usize);
-                &mut self.place[..length]
-            }
-            _ => &mut [],
+        let place = if self.payload >= DIRECT {
+            let length = self.place.len().min(self.payload as usize);
+            &mut self.place[..length]
+        } else {
+            &mut []
         };
         let received = self.pipe.receive(place)?;
         if received.end {
@@ -141,21 +143,26 @@ impl<'l> Worker<'l> {
     /// Handles all replies that have arrived.
     fn take(&mut self) -> Result<()> {
         let mut input = self.pipe.unread();
-        while let Some(event) = self.machine.receive(&mut input)? {
-            let Event::Done { cookie, result } = event else {
-                continue;
-            };
-            let (offset, since) = self.running[slot_index(cookie)];
-            if let Err(error) = result {
-                let request = if self.load.mode.writes() {
-                    Request::write(offset, self.load.size)
-                } else {
-                    Request::read(offset, self.load.size)
-                };
-                bail!("{} failed: {}", describe(&request), explain(error));
+        self.payload = loop {
+            match self.machine.receive(&mut input)? {
+                Step::Event(TransmissionEvent::Done { cookie, result }) => {
+                    let (offset, since) = self.running[slot_index(cookie)];
+                    if let Err(error) = result {
+                        let request = if self.load.mode.writes() {
+                            Request::write(offset, self.load.size)
+                        } else {
+                            Request::read(offset, self.load.size)
+                        };
+                        bail!("{} failed: {}", describe(&request), explain(error));
+                    }
+                    self.histogram.record(self.now - since);
+                }
+                Step::Event(_) | Step::Content(_) => {}
+                Step::Read(_) => break 0,
+                Step::ReadPayload { length, .. } => break length,
+                other => return Err(other.unexpected().into()),
             }
-            self.histogram.record(self.now - since);
-        }
+        };
         let left = input.len();
         self.pipe.keep_last(left);
         Ok(())

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
-use nbd_codec::client::Event;
+use nbd_codec::client::TransmissionEvent;
 use nbd_codec::wire::flags::AllocationFlags;
 use nbd_codec::wire::number::{ContextId, Cookie};
 
@@ -174,7 +174,11 @@ impl Replies for Incoming {
         self.reads.place(cookie, offset, length)
     }
 
-    fn event(&mut self, event: Event<'_>) -> Result<()> {
+    fn hole(&mut self, cookie: Cookie, offset: u64, length: usize) -> Result<()> {
+        self.reads.hole(cookie, offset, length)
+    }
+
+    fn event(&mut self, event: TransmissionEvent<'_>) -> Result<()> {
         match &mut self.map {
             Some(map) if map.status.is_answered_by(&event) => map.status.event(event),
             _ => self.reads.event(event),

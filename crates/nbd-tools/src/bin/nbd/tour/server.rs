@@ -2,14 +2,15 @@
 //! the real state machines; only the disk is a model.
 
 use anyhow::{Result, anyhow, bail};
-use nbd_codec::server::handshake::{Event as HandshakeEvent, Handshake};
-use nbd_codec::server::{Event, Export, MetaContext, Offer, Read, Request, Transmission, narrow};
-use nbd_codec::wire::extent::Extent64;
+use nbd_codec::server::{
+    Config, Export, Handshake, HandshakeEvent, MetaContext, ReadRequest, Request, Transmission,
+    TransmissionEvent,
+};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::greeting::NewstyleGreeting;
 use nbd_codec::wire::number::{ChunkType, ContextId};
 use nbd_codec::wire::option_reply::{BlockSizes, OptionReplyHeader};
-use nbd_codec::{Framing, Limits, Need};
+use nbd_codec::{Content, Framing, Limits, Step};
 
 use super::model::{BLOCK, Disk};
 
@@ -75,11 +76,9 @@ enum Phase {
 impl<'d> Server<'d> {
     /// A server that supports `best` and all framings below.
     pub fn new(best: Framing, disk: &'d mut Disk) -> Result<Self> {
-        let mut offer = Offer::default();
-        offer.framing = best;
         Ok(Self {
             disk,
-            phase: Phase::Handshake(Handshake::new(offer)?),
+            phase: Phase::Handshake(Handshake::new(Config::new().framing(best))?),
             payload: Vec::new(),
         })
     }
@@ -101,11 +100,10 @@ impl<'d> Server<'d> {
     /// Handles one event of the handshake; returns false if more input is needed.
     fn negotiate(&mut self, mut machine: Handshake, link: &mut Link) -> Result<bool> {
         let mut out = Vec::new();
-        machine.transmit(&mut out)?;
+        let mut more = true;
         let input = std::mem::take(&mut link.to_server);
         let mut rest = input.as_slice();
-        let event = machine.receive(&mut rest)?;
-        let waiting = event.is_none() && machine.need() != Need::Nothing;
+        let step = machine.receive(&mut rest)?;
         let mut export = Export::new("disk", self.disk.size(), TransmissionFlags::SEND_DF);
         export.contexts = CONTEXTS;
         export.block_sizes = BlockSizes {
@@ -113,11 +111,14 @@ impl<'d> Server<'d> {
             preferred: 1 << 16,
             maximum: 1 << 25,
         };
-        match event {
-            Some(HandshakeEvent::Export(inquiry) | HandshakeEvent::MetaContexts(inquiry)) => {
-                machine.grant(&inquiry, &export, &mut out)?;
+        match step {
+            Step::Transmit => {
+                machine.transmit(&mut out)?;
             }
-            Some(HandshakeEvent::Ready) => {
+            Step::Event(HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query)) => {
+                machine.grant(&query, &export, &mut out)?;
+            }
+            Step::Event(HandshakeEvent::Ready { .. }) => {
                 link.to_server = rest.to_vec();
                 let negotiated = machine
                     .into_negotiated()
@@ -125,31 +126,31 @@ impl<'d> Server<'d> {
                 self.phase = Phase::Transmission(Transmission::new(negotiated, Limits::DEFAULT)?);
                 return Ok(true);
             }
-            Some(other) => bail!("unexpected event {other:?}"),
-            None => {}
+            Step::Read(_) => more = false,
+            other => bail!("unexpected step {other:?}"),
         }
         link.to_server = rest.to_vec();
         send(&out, link)?;
         self.phase = Phase::Handshake(machine);
-        Ok(!waiting)
+        Ok(more)
     }
 
     /// Handles one event of transmission; returns false if more input is needed.
     fn transmit(&mut self, mut machine: Transmission, link: &mut Link) -> Result<bool> {
         let input = std::mem::take(&mut link.to_server);
         let mut rest = input.as_slice();
-        let event = machine.receive(&mut rest)?;
+        let step = machine.receive(&mut rest)?;
         link.to_server = rest.to_vec();
-        let more = event.is_some();
-        match event {
-            Some(Event::Payload { .. }) => self.payload.clear(),
-            Some(Event::Data { data, .. }) => self.payload.extend(data),
-            Some(Event::Request(request)) => {
+        let mut more = true;
+        match step {
+            Step::Event(TransmissionEvent::WritePayload { .. }) => self.payload.clear(),
+            Step::Content(Content::Data { data, .. }) => self.payload.extend(data),
+            Step::Event(TransmissionEvent::Request(request)) => {
                 self.answer(request, machine.negotiated().framing, link)?
             }
-            Some(Event::Disconnect) => return Ok(false),
-            Some(other) => bail!("unexpected event {other:?}"),
-            None => {}
+            Step::Event(TransmissionEvent::Disconnect) => return Ok(false),
+            Step::Read(_) | Step::ReadPayload { .. } => more = false,
+            other => bail!("unexpected step {other:?}"),
         }
         self.phase = Phase::Transmission(machine);
         Ok(more)
@@ -167,17 +168,15 @@ impl<'d> Server<'d> {
                 link.reply(what, &write.succeed().parts());
             }
             Request::BlockStatus32(status) => {
-                // The extents of the model are wide: this splits them.
-                let pieces = |extent: Extent64| narrow::split(extent).into_iter().flatten();
-                let map = self.disk.extents(status.offset()).flat_map(pieces);
+                let map = self.disk.extents(status.offset());
                 let mut reply = Vec::new();
-                status.answer_from(ALLOCATION, map, &mut reply)?;
+                status.reply_wide(ALLOCATION, map, &mut reply)?;
                 link.reply(ChunkType::BLOCK_STATUS, &[&reply]);
             }
             Request::BlockStatus64(status) => {
                 let map = self.disk.extents(status.offset());
                 let mut reply = Vec::new();
-                status.answer_from(ALLOCATION, map, &mut reply)?;
+                status.reply_wide(ALLOCATION, map, &mut reply)?;
                 link.reply(ChunkType::BLOCK_STATUS_EXT, &[&reply]);
             }
             other => bail!("{other:?} was not advertised"),
@@ -185,7 +184,7 @@ impl<'d> Server<'d> {
         Ok(())
     }
 
-    fn read(&self, read: Read, link: &mut Link) -> Result<()> {
+    fn read(&self, read: ReadRequest, link: &mut Link) -> Result<()> {
         let (mut at, length) = (read.offset(), read.length().into());
         let end = at + length;
         let mut chunks = match read.into_chunks() {
