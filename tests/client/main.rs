@@ -19,6 +19,7 @@ mod invariants_both;
 mod long_replies;
 mod machines;
 mod options;
+mod property;
 mod reads;
 mod retract;
 mod script;
