@@ -31,7 +31,7 @@ pub enum HandshakeEvent<'i> {
     List,
     /// `INFO`, `GO`, `EXPORT_NAME`: [`grant`](Handshake::grant) it or
     /// [`refuse`](Handshake::refuse). [`Ready`](Self::Ready) follows if it was
-    /// granted and [starts_transmission](ExportQuery::starts_transmission) transmission.
+    /// granted and [starts transmission](ExportQuery::starts_transmission).
     Export(ExportQuery<'i>),
     /// `LIST_META_CONTEXT`, `SET_META_CONTEXT`: to be answered like
     /// [`Export`](Self::Export). No reason to open an export yet.
