@@ -14,7 +14,7 @@ use std::net::TcpStream;
 use nbd_codec::client::{Config, ConnectEvent, Connector};
 use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
 use nbd_codec::inbox::Inbox;
-use nbd_codec::{Limits, Negotiated, Step};
+use nbd_codec::{Limits, Negotiated, SessionError, Step};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
@@ -24,89 +24,80 @@ fn main() -> Result<(), Box<dyn Error>> {
     let export = args.next().unwrap_or_default();
 
     let mut client = Client::connect(&address, &export)?;
-    let size = client.machine.negotiated().size;
-    let most = client
-        .machine
-        .negotiated()
-        .constraints()
-        .maximum
-        .min(1 << 20);
-    let mut buffer = vec![0; most as usize];
+    let negotiated = client.session.negotiated();
+    let size = negotiated.size;
+    let maximum = negotiated.constraints().maximum.min(1 << 20);
+    let mut buffer = vec![0; maximum as usize];
     let mut offset = 0;
     while offset < size {
-        let length = (size - offset).min(u64::from(most));
+        let length = (size - offset).min(maximum.into());
         let part = &mut buffer[..length as usize];
         client.read(offset, part)?;
         io::stdout().write_all(part)?;
         offset += length;
     }
-    client.disconnect()
+    Ok(client.disconnect()?)
 }
 
 struct Client {
     stream: TcpStream,
-    machine: Transmission<[Slot; 1]>,
+    session: Transmission<[Slot; 1]>,
     inbox: Inbox<Vec<u8>>,
 }
 
 impl Client {
-    fn connect(address: &str, export: &str) -> Result<Self, Box<dyn Error>> {
+    fn connect(address: &str, export: &str) -> io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
         let negotiated = handshake(&mut stream, &mut inbox, export)?;
         Ok(Self {
             stream,
-            machine: Transmission::new(negotiated, [Slot::EMPTY], Limits::DEFAULT),
+            session: Transmission::new(negotiated, [Slot::EMPTY], Limits::DEFAULT),
             inbox,
         })
     }
 
-    fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), Box<dyn Error>> {
+    fn read(&mut self, offset: u64, data: &mut [u8]) -> io::Result<()> {
         let request = Request::read(offset, data.len() as u64);
         self.command(request, &[], data)
     }
 
     /// Sends a command and waits until it is done. `payload` is the data of a write;
     /// `data` is the buffer of a read.
-    fn command(
-        &mut self,
-        request: Request,
-        payload: &[u8],
-        data: &mut [u8],
-    ) -> Result<(), Box<dyn Error>> {
-        let Self {
-            stream,
-            machine,
-            inbox,
-        } = self;
-        stream.write_all(machine.submit(request)?.as_bytes())?;
-        stream.write_all(payload)?;
+    fn command(&mut self, request: Request, payload: &[u8], data: &mut [u8]) -> io::Result<()> {
+        let header = self.session.submit(request)?;
+        self.stream.write_all(header.as_bytes())?;
+        self.stream.write_all(payload)?;
+        let start = request.offset;
         loop {
-            match inbox.receive(machine)? {
+            match self.inbox.receive(&mut self.session)? {
                 // It is the only command in flight, so its cookie need not be checked.
-                Step::Event(TransmissionEvent::Done { result, .. }) => return Ok(result?),
+                Step::Event(TransmissionEvent::Done { result, .. }) => {
+                    return Ok(result.map_err(SessionError::from)?);
+                }
                 Step::Event(TransmissionEvent::Error { message, .. }) => {
                     // `Done` follows, with the error value.
                     message.inspect(|text| eprintln!("server: {text}"));
                 }
                 Step::Event(_) => {}
-                Step::Content(content) => assert!(content.copy_to(request.offset, data)),
-                Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+                // The session has checked that it is within the request.
+                Step::Content(content) => assert!(content.copy_to(start, data)),
+                Step::Read(n) => drop(self.inbox.fill(n, |space| self.stream.read(space))?),
                 Step::ReadPayload { offset, length, .. } => {
                     // Read directly into the buffer.
-                    let start = (offset - request.offset) as usize;
-                    stream.read_exact(&mut data[start..][..length as usize])?;
-                    machine.advance(length)?;
+                    let place = &mut data[(offset - start) as usize..][..length as usize];
+                    self.stream.read_exact(place)?;
+                    self.session.advance(length)?;
                 }
                 other => return Err(other.unexpected().into()),
             }
         }
     }
 
-    fn disconnect(mut self) -> Result<(), Box<dyn Error>> {
-        let header = self.machine.disconnect()?;
-        Ok(self.stream.write_all(header.as_bytes())?)
+    fn disconnect(mut self) -> io::Result<()> {
+        let header = self.session.disconnect()?;
+        self.stream.write_all(header.as_bytes())
     }
 }
 
@@ -115,22 +106,25 @@ fn handshake(
     stream: &mut TcpStream,
     inbox: &mut Inbox<Vec<u8>>,
     export: &str,
-) -> Result<Negotiated, Box<dyn Error>> {
+) -> io::Result<Negotiated> {
     let mut connector = Connector::new(Config::new(export))?;
-    let mut out = Vec::new();
+    let (mut out, mut failed) = (Vec::new(), None);
     loop {
         match inbox.receive(&mut connector)? {
-            Step::Event(ConnectEvent::Ready) => break,
-            Step::Event(ConnectEvent::Failed { reason, .. }) => return Err(reason.into()),
+            Step::Event(ConnectEvent::Failed { reason, .. }) => failed = Some(reason),
             Step::Event(_) => {}
             Step::Transmit => drop(connector.transmit(&mut out)?),
             Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+            Step::Finished => break,
             other => return Err(other.unexpected().into()),
         }
         stream.write_all(&out)?;
         out.clear();
     }
-    connector
-        .into_negotiated()
-        .map_err(|_| "the handshake has not ended".into())
+    match failed {
+        Some(reason) => Err(reason.into()),
+        None => Ok(connector
+            .into_negotiated()
+            .map_err(|_| SessionError::NotReady)?),
+    }
 }

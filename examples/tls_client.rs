@@ -18,7 +18,7 @@ use std::sync::Arc;
 use nbd_codec::client::{Config, ConnectEvent, Connector};
 use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
 use nbd_codec::inbox::Inbox;
-use nbd_codec::{Limits, Negotiated, Step};
+use nbd_codec::{Limits, Negotiated, SessionError, Step};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -36,8 +36,9 @@ fn main() -> Result<(), Error> {
 
     let mut tcp = TcpStream::connect(address)?;
     tcp.set_nodelay(true)?;
-    let (mut stream, negotiated) = connect(&mut tcp, tls, export)?;
-    copy(&mut stream, negotiated, &mut io::stdout())?;
+    let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
+    let (mut stream, negotiated) = connect(&mut tcp, tls, &mut inbox, export)?;
+    copy(&mut stream, &mut inbox, negotiated, &mut io::stdout())?;
     stream.conn.send_close_notify();
     Ok(stream.flush()?)
 }
@@ -63,83 +64,80 @@ type Tls<'t> = StreamOwned<ClientConnection, &'t mut TcpStream>;
 fn connect<'t>(
     tcp: &'t mut TcpStream,
     mut tls: ClientConnection,
+    inbox: &mut Inbox<Vec<u8>>,
     export: &str,
-) -> Result<(Tls<'t>, Negotiated), Error> {
-    let mut machine = Connector::new(Config::new(export).require_tls())?;
-    // The state machine ensures this: without TLS there is no `Ready`.
-    if negotiate(&mut machine, tcp)? != Turn::StartTls {
-        return Err("the server has not started TLS".into());
-    }
+) -> io::Result<(Tls<'t>, Negotiated)> {
+    let mut connector = Connector::new(Config::new(export).require_tls())?;
+    // As TLS is required, this ends with `Step::StartTls` or an error.
+    negotiate(&mut connector, inbox, tcp)?;
     while tls.is_handshaking() {
         if let Err(error) = tls.complete_io(tcp) {
             // The session has failed, even if this succeeds.
-            machine.tls_failed();
-            return Err(error.into());
+            connector.tls_failed();
+            return Err(error);
         }
     }
     // The certificate is valid: otherwise rustls has failed the handshake.
-    machine.tls_established()?;
+    connector.tls_established()?;
     let mut stream = StreamOwned::new(tls, tcp);
-    negotiate(&mut machine, &mut stream)?;
-    let negotiated = machine.into_negotiated().map_err(|_| "not ready")?;
-    Ok((stream, negotiated))
+    negotiate(&mut connector, inbox, &mut stream)?;
+    let negotiated = connector.into_negotiated();
+    Ok((stream, negotiated.map_err(|_| SessionError::NotReady)?))
 }
 
-#[derive(PartialEq)]
-enum Turn {
-    StartTls,
-    Ready,
-}
-
-/// Continues the handshake, in plain text or under TLS. It reads exactly, so that
-/// nothing is left in the inbox at the end.
-fn negotiate(machine: &mut Connector<'_>, stream: &mut (impl Read + Write)) -> Result<Turn, Error> {
-    let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
-    let mut out = Vec::new();
+/// Continues the handshake, in plain text until TLS is to be started, or under TLS
+/// until its end.
+fn negotiate(
+    connector: &mut Connector<'_>,
+    inbox: &mut Inbox<Vec<u8>>,
+    stream: &mut (impl Read + Write),
+) -> io::Result<()> {
+    let (mut out, mut failed) = (Vec::new(), None);
     loop {
-        match inbox.receive(machine)? {
-            Step::Event(ConnectEvent::Ready) => return Ok(Turn::Ready),
-            Step::Event(ConnectEvent::Failed { reason, .. }) => return Err(reason.into()),
+        match inbox.receive(connector)? {
+            Step::Event(ConnectEvent::Failed { reason, .. }) => failed = Some(reason),
             Step::Event(_) => {}
-            Step::StartTls => return Ok(Turn::StartTls),
-            Step::Transmit => drop(machine.transmit(&mut out)?),
+            Step::Transmit => drop(connector.transmit(&mut out)?),
             Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+            Step::StartTls | Step::Finished => break,
             other => return Err(other.unexpected().into()),
         }
-        stream.write_all(&out)?;
-        stream.flush()?;
-        out.clear();
+        send(stream, &mut out)?;
     }
+    failed.map_or(Ok(()), |reason| Err(reason.into()))
 }
 
 /// Reads the whole export, one command at a time.
 fn copy(
     stream: &mut (impl Read + Write),
+    inbox: &mut Inbox<Vec<u8>>,
     negotiated: Negotiated,
     to: &mut impl Write,
-) -> Result<(), Error> {
+) -> io::Result<()> {
     let size = negotiated.size;
-    let most = u64::from(negotiated.constraints().maximum).min(1 << 20);
-    let mut machine = Transmission::new(negotiated, [Slot::EMPTY], Limits::DEFAULT);
-    let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
+    let maximum = u64::from(negotiated.constraints().maximum).min(1 << 20);
+    let mut session = Transmission::new(negotiated, [Slot::EMPTY], Limits::DEFAULT);
     let mut data = Vec::new();
     let mut start = 0;
     while start < size {
-        let length = most.min(size - start);
+        let length = maximum.min(size - start);
         data.resize(length as usize, 0);
-        let header = machine.submit(Request::read(start, length))?;
+        let header = session.submit(Request::read(start, length))?;
         stream.write_all(header.as_bytes())?;
         stream.flush()?;
         loop {
-            match inbox.receive(&mut machine)? {
-                Step::Event(TransmissionEvent::Done { result, .. }) => break result?,
+            match inbox.receive(&mut session)? {
+                Step::Event(TransmissionEvent::Done { result, .. }) => {
+                    break result.map_err(SessionError::from)?;
+                }
                 Step::Event(_) => {}
+                // The session has checked that it is within the request.
                 Step::Content(content) => assert!(content.copy_to(start, &mut data)),
                 Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
                 Step::ReadPayload { offset, length, .. } => {
-                    let at = (offset - start) as usize;
-                    stream.read_exact(&mut data[at..][..length as usize])?;
-                    machine.advance(length)?;
+                    let place = &mut data[(offset - start) as usize..][..length as usize];
+                    stream.read_exact(place)?;
+                    session.advance(length)?;
                 }
                 other => return Err(other.unexpected().into()),
             }
@@ -147,5 +145,12 @@ fn copy(
         to.write_all(&data)?;
         start += length;
     }
-    Ok(stream.write_all(machine.disconnect()?.as_bytes())?)
+    stream.write_all(session.disconnect()?.as_bytes())
+}
+
+/// Sends what is due.
+fn send(stream: &mut impl Write, out: &mut Vec<u8>) -> io::Result<()> {
+    stream.write_all(out)?;
+    out.clear();
+    stream.flush()
 }

@@ -9,7 +9,7 @@
 //! cargo run --example tls_server -- 127.0.0.1:10809 67108864 CERTIFICATES
 //! ```
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,11 +17,11 @@ use std::thread;
 use std::time::Duration;
 
 use nbd_codec::inbox::Inbox;
-use nbd_codec::server::{Config, Export, Handshake, HandshakeEvent, TlsMode};
-use nbd_codec::server::{Request, Transmission, TransmissionEvent};
+use nbd_codec::server::{Config, Export, Handshake, HandshakeEvent, Request, TlsMode};
+use nbd_codec::server::{Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{ErrorValue, OptionReplyType};
-use nbd_codec::{Limits, Negotiated, Step};
+use nbd_codec::{Content, Limits, Misuse, Negotiated, Step};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -33,7 +33,8 @@ type Disk = RwLock<Vec<u8>>;
 const EXPORT: &str = "memory";
 /// How long a client may send nothing during the handshake.
 const PATIENCE: Duration = Duration::from_secs(10);
-const READ_AHEAD: usize = 64 << 10;
+/// How much is read at a time.
+const BUFFER: usize = 64 << 10;
 
 fn main() -> Result<(), Error> {
     let args: Vec<_> = std::env::args().skip(1).collect();
@@ -81,113 +82,110 @@ fn serve(mut tcp: TcpStream, config: Arc<ServerConfig>, disk: &Disk) -> Result<(
         size as u64,
         flags | TransmissionFlags::CAN_MULTI_CONN,
     );
-    let mut machine = Handshake::new(Config::new().tls(TlsMode::Forced))?;
+    let mut handshake = Handshake::new(Config::new().tls(TlsMode::Forced))?;
+    let mut inbox = Inbox::new(vec![0; BUFFER]);
 
-    let mut inbox = Inbox::new(vec![0; READ_AHEAD]);
-    if negotiate(&mut machine, &mut tcp, &mut inbox, &export)? != Turn::StartTls {
+    if !negotiate(&mut handshake, &mut inbox, &mut tcp, &export)? {
         return Ok(());
     }
-    // The inbox is empty here; otherwise the state machine would have failed: plain text
-    // after STARTTLS, which an attacker may have injected, must not be handled as if
-    // it were protected.
+    // The inbox is empty here; otherwise the state machine would have failed: plain
+    // text after STARTTLS, which an attacker may have injected, must not be handled as
+    // if it were protected.
     let mut tls = ServerConnection::new(config)?;
     while tls.is_handshaking() {
         if let Err(error) = tls.complete_io(&mut tcp) {
-            machine.tls_failed();
+            handshake.tls_failed();
             return Err(error.into());
         }
     }
-    machine.tls_established()?;
+    handshake.tls_established()?;
     let mut stream = StreamOwned::new(tls, tcp);
-    if negotiate(&mut machine, &mut stream, &mut inbox, &export)? != Turn::Ready {
-        return Ok(());
+    negotiate(&mut handshake, &mut inbox, &mut stream, &export)?;
+    // The client may have ended the handshake without entering transmission.
+    if let Ok(negotiated) = handshake.into_negotiated() {
+        stream.sock.set_read_timeout(None)?;
+        transmit(&mut stream, &mut inbox, negotiated, disk)?;
     }
-    let negotiated = machine.into_negotiated().map_err(|_| "not ready")?;
-    stream.sock.set_read_timeout(None)?;
-    transmit(&mut stream, negotiated, &mut inbox, disk)?;
     stream.conn.send_close_notify();
     Ok(stream.flush()?)
 }
 
-#[derive(PartialEq)]
-enum Turn {
-    StartTls,
-    Ready,
-    /// The client ended the handshake without entering transmission.
-    Over,
-}
-
-/// Continues the handshake, in plain text or under TLS.
+/// Continues the handshake. Returns whether TLS is to be started; otherwise the
+/// handshake is finished.
 fn negotiate(
-    machine: &mut Handshake,
-    stream: &mut (impl Read + Write),
+    handshake: &mut Handshake,
     inbox: &mut Inbox<Vec<u8>>,
+    stream: &mut (impl Read + Write),
     export: &Export<'_>,
-) -> Result<Turn, Error> {
+) -> io::Result<bool> {
     let mut out = Vec::new();
     loop {
-        match inbox.receive(machine)? {
-            Step::Event(HandshakeEvent::List) => {
-                machine.list(export, &mut out)?;
-                machine.finish_list(&mut out)?;
-            }
-            Step::Event(HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query)) => {
-                let unknown = OptionReplyType::ERR_UNKNOWN;
-                match query.export() {
-                    "" | EXPORT => drop(machine.grant(&query, export, &mut out)?),
-                    _ => drop(machine.refuse(unknown, "no such export", &mut out)?),
-                }
-            }
-            Step::Event(HandshakeEvent::Ready { .. }) => return Ok(Turn::Ready),
-            Step::Event(_) => {}
-            Step::StartTls => return Ok(Turn::StartTls),
-            Step::Transmit => drop(machine.transmit(&mut out)?),
-            Step::Read(_) => {
-                let n = stream.read(inbox.space())?;
-                inbox.filled(n)?;
-            }
-            Step::Finished => return Ok(Turn::Over),
+        match inbox.receive(handshake)? {
+            Step::Event(event) => react(handshake, event, export, &mut out)?,
+            Step::Transmit => drop(handshake.transmit(&mut out)?),
+            Step::Read(_) => read_more(stream, inbox)?,
+            Step::StartTls => return Ok(true),
+            Step::Finished => return Ok(false),
             other => return Err(other.unexpected().into()),
         }
-        stream.write_all(&out)?;
-        stream.flush()?;
-        out.clear();
+        send(stream, &mut out)?;
     }
+}
+
+/// Answers what the client asks about exports.
+fn react(
+    handshake: &mut Handshake,
+    event: HandshakeEvent<'_>,
+    export: &Export<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Misuse> {
+    match event {
+        HandshakeEvent::List => {
+            handshake.list(export, out)?;
+            handshake.finish_list(out)?;
+        }
+        HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query) => {
+            match query.export() {
+                "" | EXPORT => drop(handshake.grant(&query, export, out)?),
+                _ => drop(handshake.refuse(OptionReplyType::ERR_UNKNOWN, "no such export", out)?),
+            }
+        }
+        // Ready or aborted: `Step::Finished` follows.
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Executes requests, one at a time.
 fn transmit(
     stream: &mut (impl Read + Write),
-    negotiated: Negotiated,
     inbox: &mut Inbox<Vec<u8>>,
+    negotiated: Negotiated,
     disk: &Disk,
-) -> Result<(), Error> {
-    let mut machine = Transmission::new(negotiated, Limits::DEFAULT)?;
-    let (mut start, mut payload, mut out) = (0, Vec::new(), Vec::new());
+) -> io::Result<()> {
+    let mut session = Transmission::new(negotiated, Limits::DEFAULT)?;
+    let (mut payload, mut out) = (Vec::new(), Vec::new());
     loop {
-        match inbox.receive(&mut machine)? {
-            Step::Event(TransmissionEvent::WritePayload { offset, length, .. }) => {
-                start = offset;
-                payload.resize(length as usize, 0);
-            }
-            Step::Content(content) => assert!(content.copy_to(start, &mut payload)),
+        match inbox.receive(&mut session)? {
+            Step::Event(TransmissionEvent::WritePayload { .. }) => payload.clear(),
+            Step::Content(Content::Data { data, .. }) => payload.extend(data),
             Step::Event(TransmissionEvent::Request(request)) => {
                 answer(request, &payload, disk, &mut out);
-                stream.write_all(&out)?;
-                out.clear();
             }
             Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
-                stream.write_all(&reply.parts().concat())?;
+                out.extend(reply.parts().concat());
             }
-            Step::Event(_) => {}
+            Step::Event(_) => {} // Disconnect: `Step::Finished` follows.
+            // The payload of a write arrives in the inbox, like all else.
             Step::Read(_) | Step::ReadPayload { .. } => {
                 stream.flush()?;
-                let n = stream.read(inbox.space())?;
-                inbox.filled(n)?;
+                read_more(stream, inbox)?;
             }
             Step::Finished => return Ok(()),
             other => return Err(other.unexpected().into()),
         }
+        stream.write_all(&out)?;
+        out.clear();
     }
 }
 
@@ -211,4 +209,17 @@ fn answer(request: Request, payload: &[u8], disk: &Disk, out: &mut Vec<u8>) {
         other => other.fail(ErrorValue::EINVAL, "not advertised"),
     };
     out.extend(reply.parts().concat());
+}
+
+/// Reads what is available.
+fn read_more(stream: &mut impl Read, inbox: &mut Inbox<Vec<u8>>) -> io::Result<()> {
+    let n = stream.read(inbox.space())?;
+    Ok(inbox.filled(n)?)
+}
+
+/// Sends what is due.
+fn send(stream: &mut impl Write, out: &mut Vec<u8>) -> io::Result<()> {
+    stream.write_all(out)?;
+    out.clear();
+    stream.flush()
 }

@@ -14,7 +14,7 @@ use nbd_codec::client::{Config, ConnectEvent, Connector};
 use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent, slot_index};
 use nbd_codec::inbox::Inbox;
 use nbd_codec::wire::flags::TransmissionFlags;
-use nbd_codec::{Limits, Negotiated, Step};
+use nbd_codec::{Limits, Negotiated, SessionError, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -41,8 +41,8 @@ async fn main() -> Result<(), Error> {
     let mut inbox = Inbox::new(vec![0; READ_AHEAD]);
     let negotiated = handshake(&mut stream, &mut inbox, &export).await?;
     let (client, jobs) = mpsc::channel(IN_FLIGHT);
+    let connection = tokio::spawn(run(stream, inbox, negotiated, jobs));
     let flushes = negotiated.flags.contains(TransmissionFlags::SEND_FLUSH);
-    let connection = tokio::spawn(run(stream, negotiated, inbox, jobs));
     let result = copy(client, &input, flushes).await;
     // If the connection was lost, this is the reason.
     connection.await??;
@@ -105,28 +105,27 @@ async fn command(
 /// Sends and receives at the same time, until no task can send commands.
 async fn run(
     mut stream: TcpStream,
-    negotiated: Negotiated,
     mut inbox: Inbox<Vec<u8>>,
+    negotiated: Negotiated,
     mut commands: mpsc::Receiver<Job>,
 ) -> Result<(), Error> {
     let (mut from, mut to) = stream.split();
-    let mut machine = Transmission::new(negotiated, [Slot::EMPTY; IN_FLIGHT], Limits::DEFAULT);
+    let mut session = Transmission::new(negotiated, [Slot::EMPTY; IN_FLIGHT], Limits::DEFAULT);
     let mut jobs: [Option<Job>; IN_FLIGHT] = Default::default();
     let mut out = Vec::new();
     let mut closing = false;
     loop {
-        receive(&mut machine, &mut jobs, &inbox)?;
-        if closing && out.is_empty() && machine.in_flight() == 0 {
-            let disc = machine.disconnect()?;
-            return Ok(to.write_all(disc.as_bytes()).await?);
+        receive(&mut session, &mut inbox, &mut jobs)?;
+        if closing && out.is_empty() && session.in_flight() == 0 {
+            let header = session.disconnect()?;
+            return Ok(to.write_all(header.as_bytes()).await?);
         }
         // The branches that are not chosen have had no effect.
         tokio::select! {
-            job = commands.recv(), if !closing && machine.in_flight() < IN_FLIGHT => match job {
-                Some(job) => submit(&mut machine, &mut jobs, job, &mut out),
+            job = commands.recv(), if !closing && session.in_flight() < IN_FLIGHT => match job {
+                Some(job) => submit(&mut session, &mut jobs, job, &mut out),
                 None => closing = true,
             },
-            // Zero bytes, the end, are reported by the next step.
             read = from.read(inbox.space()) => inbox.filled(read?)?,
             written = to.write(&out), if !out.is_empty() => drop(out.drain(..written?)),
         }
@@ -134,12 +133,12 @@ async fn run(
 }
 
 fn submit(
-    machine: &mut Transmission<[Slot; IN_FLIGHT]>,
+    session: &mut Transmission<[Slot; IN_FLIGHT]>,
     jobs: &mut [Option<Job>; IN_FLIGHT],
     job: Job,
     out: &mut Vec<u8>,
 ) {
-    match machine.submit(job.request) {
+    match session.submit(job.request) {
         Ok(header) => {
             out.extend(header.as_bytes());
             if header.payload_length() > 0 {
@@ -154,12 +153,12 @@ fn submit(
 
 /// Handles all that has arrived.
 fn receive(
-    machine: &mut Transmission<[Slot; IN_FLIGHT]>,
+    session: &mut Transmission<[Slot; IN_FLIGHT]>,
+    inbox: &mut Inbox<Vec<u8>>,
     jobs: &mut [Option<Job>; IN_FLIGHT],
-    inbox: &Inbox<Vec<u8>>,
-) -> Result<(), Error> {
+) -> Result<(), SessionError> {
     loop {
-        match inbox.receive(machine)? {
+        match inbox.receive(session)? {
             Step::Event(TransmissionEvent::Done { cookie, result }) => {
                 if let Some(job) = jobs[slot_index(cookie)].take() {
                     let result = result.map(|()| job.data).map_err(Error::from);
@@ -170,40 +169,47 @@ fn receive(
             Step::Event(_) => {}
             Step::Content(content) => {
                 if let Some(job) = &mut jobs[slot_index(content.cookie())] {
+                    // The session has checked that it is within the request.
                     assert!(content.copy_to(job.request.offset, &mut job.data));
                 }
             }
+            // The inbox is empty, or holds a part of a message.
             Step::Read(_) | Step::ReadPayload { .. } => return Ok(()),
-            // The server closed the connection, and nothing was in flight.
             other => return Err(other.unexpected().into()),
         }
     }
 }
 
-/// The handshake. What arrives after it stays in the inbox.
+/// The handshake. What was received after it stays in the inbox.
 async fn handshake(
     stream: &mut TcpStream,
     inbox: &mut Inbox<Vec<u8>>,
     export: &str,
 ) -> Result<Negotiated, Error> {
     let mut connector = Connector::new(Config::new(export))?;
-    let mut out = Vec::new();
+    let (mut out, mut failed) = (Vec::new(), None);
     loop {
         match inbox.receive(&mut connector)? {
-            Step::Event(ConnectEvent::Ready) => break,
-            Step::Event(ConnectEvent::Failed { reason, .. }) => return Err(reason.into()),
+            Step::Event(ConnectEvent::Failed { reason, .. }) => failed = Some(reason),
             Step::Event(_) => {}
             Step::Transmit => drop(connector.transmit(&mut out)?),
-            Step::Read(_) => {
-                let n = stream.read(inbox.space()).await?;
-                inbox.filled(n)?;
-            }
+            Step::Read(_) => read_more(stream, inbox).await?,
+            Step::Finished => break,
             other => return Err(other.unexpected().into()),
         }
         stream.write_all(&out).await?;
         out.clear();
     }
-    connector
-        .into_negotiated()
-        .map_err(|_| "the handshake has not ended".into())
+    match failed {
+        Some(reason) => Err(reason.into()),
+        None => Ok(connector
+            .into_negotiated()
+            .map_err(|_| SessionError::NotReady)?),
+    }
+}
+
+/// Reads what is available.
+async fn read_more(stream: &mut TcpStream, inbox: &mut Inbox<Vec<u8>>) -> Result<(), Error> {
+    let n = stream.read(inbox.space()).await?;
+    Ok(inbox.filled(n)?)
 }

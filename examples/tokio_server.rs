@@ -8,13 +8,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use nbd_codec::inbox::{BytesInbox, Inbox, Payloads};
-use nbd_codec::server::{Config, Export, Handshake, HandshakeEvent};
-use nbd_codec::server::{Request, Transmission, TransmissionEvent};
+use nbd_codec::inbox::Inbox;
+use nbd_codec::server::{Config, Export, Handshake, HandshakeEvent, Request};
+use nbd_codec::server::{Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{ErrorValue, OptionReplyType};
-use nbd_codec::{Content, Limits, Negotiated, Step};
+use nbd_codec::{Limits, Misuse, Negotiated, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
@@ -28,7 +27,8 @@ const EXPORT: &str = "memory";
 /// Their product is the most memory of a connection.
 const IN_FLIGHT: usize = 16;
 const MAXIMUM: u32 = 4 << 20;
-const READ_AHEAD: usize = 256 << 10;
+/// How much is read at a time.
+const BUFFER: usize = 64 << 10;
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
@@ -57,7 +57,7 @@ async fn main() -> Result<(), Error> {
 
 async fn serve(mut stream: TcpStream, disk: Disk, size: u64) -> Result<(), Error> {
     stream.set_nodelay(true)?;
-    let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
+    let mut inbox = Inbox::new(vec![0; BUFFER]);
     let Some(negotiated) = handshake(&mut stream, &mut inbox, size).await? else {
         return Ok(());
     };
@@ -65,7 +65,7 @@ async fn serve(mut stream: TcpStream, disk: Disk, size: u64) -> Result<(), Error
     let (replies, queue) = mpsc::channel(IN_FLIGHT);
     // It ends when the last request in flight has sent its reply.
     let writer = tokio::spawn(write(to, queue));
-    let received = receive(from, negotiated, inbox.held(), disk, replies).await;
+    let received = receive(from, inbox, negotiated, disk, replies).await;
     let written = writer.await?;
     received.and(written)
 }
@@ -81,20 +81,28 @@ async fn write(mut to: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) -> Re
 /// Receives requests, and starts a task for each.
 async fn receive(
     mut from: impl AsyncReadExt + Unpin,
+    mut inbox: Inbox<Vec<u8>>,
     negotiated: Negotiated,
-    held: &[u8],
     disk: Disk,
     replies: mpsc::Sender<Vec<u8>>,
 ) -> Result<(), Error> {
-    let mut machine = Transmission::new(negotiated, Limits::DEFAULT)?;
+    let mut session = Transmission::new(negotiated, Limits::DEFAULT)?;
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
-    // Payloads arrive whole, and are not copied.
-    let mut inbox = BytesInbox::new(Payloads::Whole);
-    inbox.buffer().extend_from_slice(held);
-    let mut payload = Bytes::new();
+    // The data of the write that arrives, and its offset.
+    let (mut start, mut payload) = (0, Vec::new());
     loop {
-        match inbox.receive(&mut machine)? {
-            Step::Content(Content::Data { data, .. }) => payload = data,
+        match inbox.receive(&mut session)? {
+            Step::Event(TransmissionEvent::WritePayload { offset, length, .. }) => {
+                (start, payload) = (offset, vec![0; length as usize]);
+            }
+            // What has arrived with the header.
+            Step::Content(data) => assert!(data.copy_to(start, &mut payload)),
+            // What follows, directly into the buffer.
+            Step::ReadPayload { offset, length, .. } => {
+                let place = &mut payload[(offset - start) as usize..][..length as usize];
+                from.read_exact(place).await?;
+                session.advance(length)?;
+            }
             Step::Event(TransmissionEvent::Request(request)) => {
                 let permit = Arc::clone(&room).acquire_owned().await?;
                 let payload = std::mem::take(&mut payload);
@@ -109,13 +117,8 @@ async fn receive(
             Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
                 replies.send(reply.parts().concat()).await?;
             }
-            Step::Event(_) => {}
-            Step::Read(_) | Step::ReadPayload { .. } => {
-                inbox.buffer().reserve(READ_AHEAD);
-                if from.read_buf(inbox.buffer()).await? == 0 {
-                    inbox.close();
-                }
-            }
+            Step::Event(_) => {} // Disconnect: `Step::Finished` follows.
+            Step::Read(_) => read_more(&mut from, &mut inbox).await?,
             Step::Finished => return Ok(()),
             other => return Err(other.unexpected().into()),
         }
@@ -148,8 +151,8 @@ async fn answer(request: Request, payload: &[u8], disk: &Disk) -> Vec<u8> {
     reply.parts().concat()
 }
 
-/// The handshake. What arrives after it stays in the inbox. `None`: the client ended
-/// the handshake without entering transmission.
+/// The handshake. What was received after it stays in the inbox. `None`: the client
+/// ended the handshake without entering transmission.
 async fn handshake(
     stream: &mut TcpStream,
     inbox: &mut Inbox<Vec<u8>>,
@@ -165,27 +168,46 @@ async fn handshake(
     let mut out = Vec::new();
     loop {
         match inbox.receive(&mut handshake)? {
-            Step::Event(HandshakeEvent::List) => {
-                handshake.list(&export, &mut out)?;
-                handshake.finish_list(&mut out)?;
-            }
-            Step::Event(HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query)) => {
-                let unknown = OptionReplyType::ERR_UNKNOWN;
-                match query.export() {
-                    "" | EXPORT => drop(handshake.grant(&query, &export, &mut out)?),
-                    _ => drop(handshake.refuse(unknown, "no such export", &mut out)?),
-                }
-            }
-            Step::Event(_) => {}
+            Step::Event(event) => react(&mut handshake, event, &export, &mut out)?,
             Step::Transmit => drop(handshake.transmit(&mut out)?),
-            Step::Read(_) => {
-                let n = stream.read(inbox.space()).await?;
-                inbox.filled(n)?;
-            }
+            Step::Read(_) => read_more(stream, inbox).await?,
             Step::Finished => return Ok(handshake.into_negotiated().ok()),
             other => return Err(other.unexpected().into()),
         }
         stream.write_all(&out).await?;
         out.clear();
     }
+}
+
+/// Answers what the client asks about exports.
+fn react(
+    handshake: &mut Handshake,
+    event: HandshakeEvent<'_>,
+    export: &Export<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Misuse> {
+    match event {
+        HandshakeEvent::List => {
+            handshake.list(export, out)?;
+            handshake.finish_list(out)?;
+        }
+        HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query) => {
+            match query.export() {
+                "" | EXPORT => drop(handshake.grant(&query, export, out)?),
+                _ => drop(handshake.refuse(OptionReplyType::ERR_UNKNOWN, "no such export", out)?),
+            }
+        }
+        // Ready or aborted: `Step::Finished` follows.
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Reads what is available.
+async fn read_more(
+    from: &mut (impl AsyncReadExt + Unpin),
+    inbox: &mut Inbox<Vec<u8>>,
+) -> Result<(), Error> {
+    let n = from.read(inbox.space()).await?;
+    Ok(inbox.filled(n)?)
 }

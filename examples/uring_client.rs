@@ -10,9 +10,9 @@
 //!
 //! This is what [`Step::ReadPayload`] is for. A program that hands a buffer to the
 //! kernel cannot use it meanwhile, and has to know in advance how many bytes it will
-//! receive. The step names the command that the next bytes belong to, where in it,
-//! and how many they are. So the buffer of that command is part of the receive operation, which
-//! returns it with the data.
+//! receive. The step tells which command the next bytes belong to, where in it, and
+//! how many they are. So the buffer of that command is part of the receive operation,
+//! which returns it with the data; and so is the inbox, for the header that follows.
 
 use std::error::Error;
 use std::fs::File;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use nbd_codec::client::{Config, ConnectEvent, Connector};
 use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent, slot_index};
 use nbd_codec::inbox::Inbox;
-use nbd_codec::{Framing, Limits, Negotiated, Step};
+use nbd_codec::{Framing, Limits, Negotiated, SessionError, Step};
 use ring::{Entry, EntryBuilder, Ring};
 
 const IN_FLIGHT: usize = 32;
@@ -44,9 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let file = File::create(path)?;
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
-    let negotiated = handshake(&mut stream, export)?;
+    let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
+    let negotiated = handshake(&mut stream, &mut inbox, export)?;
     file.set_len(negotiated.size)?;
-    Copy::new(ring, stream, file, negotiated).run()
+    Copy::new(ring, stream, file, inbox, negotiated).run()
 }
 
 /// A read in flight, and the buffer for its data.
@@ -90,8 +91,9 @@ enum Operation {
     Receive {
         socket: Arc<TcpStream>,
         payload: Option<Payload>,
-        headers: [u8; HEADERS],
-        most: usize,
+        inbox: Inbox<Vec<u8>>,
+        /// At most how many bytes of headers.
+        limit: usize,
     },
     Write {
         file: Arc<File>,
@@ -108,9 +110,6 @@ struct Payload {
     length: u64,
 }
 
-/// The longest header, including the offset of a data chunk.
-const HEADERS: usize = 40;
-
 impl ring::Submit for Operation {
     fn entry<'f>(&'f mut self, builder: EntryBuilder<'f>) -> Entry<'f> {
         match self {
@@ -122,14 +121,16 @@ impl ring::Submit for Operation {
             Self::Receive {
                 socket,
                 payload,
-                headers,
-                most,
+                inbox,
+                limit,
             } => {
+                let space = inbox.space();
+                let limit = space.len().min(*limit);
                 let place = match payload {
                     Some(payload) => payload.job.place(payload.offset, payload.length),
                     None => &mut [],
                 };
-                builder.receive((**socket).as_fd(), place, &mut headers[..*most])
+                builder.receive((**socket).as_fd(), place, &mut space[..limit])
             }
             Self::Write { file, job, written } => {
                 let offset = job.offset + *written as u64;
@@ -139,62 +140,52 @@ impl ring::Submit for Operation {
     }
 }
 
-/// What to receive next.
-enum Wanted {
-    /// At most this many bytes of a header.
-    Header(usize),
-    /// A payload, and the header after it.
-    Payload {
-        slot: usize,
-        offset: u64,
-        length: u64,
-    },
-}
-
 struct Copy {
     ring: Ring<Operation>,
     socket: Arc<TcpStream>,
     file: Arc<File>,
-    machine: Transmission<[Slot; IN_FLIGHT]>,
+    session: Transmission<[Slot; IN_FLIGHT]>,
     /// One for each slot; `slot_index` of a cookie is the slot of its command.
     jobs: [Option<Job>; IN_FLIGHT],
     spare: Vec<Job>,
-    /// Received and not consumed: headers, and data that arrived with a header.
-    held: Vec<u8>,
+    /// Headers, and data that arrived with a header; `None` while the kernel receives
+    /// into it.
+    inbox: Option<Inbox<Vec<u8>>>,
     /// The offset of the next read.
     next: u64,
     sending: bool,
-    receiving: bool,
     writing: usize,
 }
 
 impl Copy {
-    fn new(ring: Ring<Operation>, socket: TcpStream, file: File, negotiated: Negotiated) -> Self {
+    fn new(
+        ring: Ring<Operation>,
+        socket: TcpStream,
+        file: File,
+        inbox: Inbox<Vec<u8>>,
+        negotiated: Negotiated,
+    ) -> Self {
         Self {
             ring,
             socket: Arc::new(socket),
             file: Arc::new(file),
-            machine: Transmission::new(negotiated, [Slot::EMPTY; IN_FLIGHT], Limits::DEFAULT),
+            session: Transmission::new(negotiated, [Slot::EMPTY; IN_FLIGHT], Limits::DEFAULT),
             jobs: Default::default(),
             spare: (0..BUFFERS).map(|_| Job::new()).collect(),
-            held: Vec::new(),
+            inbox: Some(inbox),
             next: 0,
             sending: false,
-            receiving: false,
             writing: 0,
         }
     }
 
     fn run(mut self) -> Result<(), Box<dyn Error>> {
         loop {
-            let wanted = self.take()?;
             self.submit()?;
-            if let Some(wanted) = wanted {
-                self.receive(wanted)?;
-            }
-            if self.machine.in_flight() == 0 && self.writing == 0 {
-                let disc = self.machine.disconnect()?;
-                return Ok((&*self.socket).write_all(disc.as_bytes())?);
+            self.receive()?;
+            if self.session.in_flight() == 0 && self.writing == 0 {
+                let header = self.session.disconnect()?;
+                return Ok((&*self.socket).write_all(header.as_bytes())?);
             }
             // One system call for all of it.
             self.ring.wait()?;
@@ -206,18 +197,18 @@ impl Copy {
 
     /// Submits reads while there are slots and buffers.
     fn submit(&mut self) -> Result<(), Box<dyn Error>> {
-        let size = self.machine.negotiated().size;
-        let most = LENGTH.min(self.machine.negotiated().constraints().maximum.into());
+        let size = self.session.negotiated().size;
+        let maximum = LENGTH.min(self.session.negotiated().constraints().maximum.into());
         if self.sending {
             return Ok(());
         }
         let mut requests = Vec::new();
-        while self.next < size && self.machine.in_flight() < IN_FLIGHT {
+        while self.next < size && self.session.in_flight() < IN_FLIGHT {
             let Some(mut job) = self.spare.pop() else {
                 break;
             };
-            let length = most.min(size - self.next);
-            let header = self.machine.submit(Request::read(self.next, length))?;
+            let length = maximum.min(size - self.next);
+            let header = self.session.submit(Request::read(self.next, length))?;
             requests.extend_from_slice(header.as_bytes());
             (job.offset, job.length) = (self.next, length as usize);
             self.jobs[slot_index(header.cookie())] = Some(job);
@@ -236,18 +227,15 @@ impl Copy {
         Ok(())
     }
 
-    /// Handles what has arrived: headers, and completed commands. Returns what to
-    /// receive next.
-    fn take(&mut self) -> Result<Option<Wanted>, Box<dyn Error>> {
-        if self.receiving {
-            // The state machine waits for a payload that is being received.
-            return Ok(None);
-        }
-        let mut input = self.held.as_slice();
-        let wanted = loop {
-            match self.machine.receive(&mut input)? {
+    /// Handles what has arrived, and receives what the session needs next.
+    fn receive(&mut self) -> Result<(), Box<dyn Error>> {
+        while self.session.in_flight() > 0 {
+            let Some(inbox) = &self.inbox else {
+                return Ok(());
+            };
+            match inbox.receive(&mut self.session)? {
                 Step::Event(TransmissionEvent::Done { cookie, result }) => {
-                    result?;
+                    result.map_err(SessionError::from)?;
                     if let Some(job) = self.jobs[slot_index(cookie)].take() {
                         self.writing += 1;
                         let file = Arc::clone(&self.file);
@@ -259,65 +247,50 @@ impl Copy {
                 // A hole, or data that arrived with its header.
                 Step::Content(content) => {
                     if let Some(job) = &mut self.jobs[slot_index(content.cookie())] {
-                        assert!(content.copy_to(job.offset, job.data()));
+                        let start = job.offset;
+                        assert!(content.copy_to(start, job.data()));
                     }
                 }
-                Step::Read(n) => break Wanted::Header(n.get().min(HEADERS)),
+                Step::Read(n) => self.start_receive(None, n.get())?,
+                // A payload is followed by a header, which is received with it, so that
+                // a reply takes one operation instead of two.
                 Step::ReadPayload {
                     cookie,
                     offset,
                     length,
                 } => {
                     let slot = slot_index(cookie);
-                    break Wanted::Payload {
+                    let job = self.jobs[slot].take().ok_or("a payload without a read")?;
+                    let payload = Payload {
                         slot,
+                        job,
                         offset,
                         length,
                     };
+                    let header = match self.session.negotiated().framing {
+                        Framing::Simple => 16,
+                        Framing::Structured => 20 + 8,
+                        Framing::Extended => 32 + 8,
+                    };
+                    self.start_receive(Some(payload), header)?;
                 }
-                other => return Err(other.unexpected().into()),
+                other => return Err(SessionError::from(other.unexpected()).into()),
             }
-        };
-        let used = self.held.len() - input.len();
-        self.held.drain(..used);
-        Ok(Some(wanted))
+        }
+        Ok(())
     }
 
-    /// Starts to receive. A payload is followed by a header, which is received with
-    /// it, so that a reply takes one operation instead of two.
-    fn receive(&mut self, wanted: Wanted) -> Result<(), Box<dyn Error>> {
-        if self.machine.in_flight() == 0 {
+    fn start_receive(&mut self, payload: Option<Payload>, limit: usize) -> io::Result<()> {
+        let Some(inbox) = self.inbox.take() else {
             return Ok(());
-        }
-        let mut payload = None;
-        let most = match wanted {
-            Wanted::Header(n) => n,
-            Wanted::Payload {
-                slot,
-                offset,
-                length,
-            } => {
-                let job = self.jobs[slot].take().ok_or("a payload without a read")?;
-                payload = Some(Payload {
-                    slot,
-                    job,
-                    offset,
-                    length,
-                });
-                match self.machine.negotiated().framing {
-                    Framing::Simple => 16,
-                    Framing::Structured => 20 + 8,
-                    Framing::Extended => 32 + 8,
-                }
-            }
         };
-        self.receiving = true;
-        Ok(self.ring.start(Operation::Receive {
-            socket: Arc::clone(&self.socket),
+        let socket = Arc::clone(&self.socket);
+        self.ring.start(Operation::Receive {
+            socket,
             payload,
-            headers: [0; HEADERS],
-            most,
-        })?)
+            inbox,
+            limit,
+        })
     }
 
     /// An operation is completed. If it was partial, the remainder is started.
@@ -339,19 +312,21 @@ impl Copy {
                 }
             }
             Operation::Receive {
-                payload, headers, ..
+                payload, mut inbox, ..
             } => {
-                self.receiving = false;
                 if n == 0 {
-                    self.machine.end_of_input()?;
+                    self.session.end_of_input()?;
                 }
                 let mut placed = 0;
                 if let Some(payload) = payload {
                     placed = n.min(payload.length as usize);
-                    self.machine.advance(placed as u64)?;
+                    self.session.advance(placed as u64)?;
                     self.jobs[payload.slot] = Some(payload.job);
                 }
-                self.held.extend_from_slice(&headers[..n - placed]);
+                if n > placed {
+                    inbox.filled(n - placed)?;
+                }
+                self.inbox = Some(inbox);
             }
             Operation::Write {
                 file,
@@ -375,26 +350,32 @@ impl Copy {
 }
 
 /// The handshake, with the most capable framing that both sides support. It is
-/// short, so it uses blocking calls, and reads exactly.
-fn handshake(stream: &mut TcpStream, export: &str) -> Result<Negotiated, Box<dyn Error>> {
-    let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
+/// short, so it uses blocking calls.
+fn handshake(
+    stream: &mut TcpStream,
+    inbox: &mut Inbox<Vec<u8>>,
+    export: &str,
+) -> io::Result<Negotiated> {
     let mut connector = Connector::new(Config::new(export))?;
-    let mut out = Vec::new();
+    let (mut out, mut failed) = (Vec::new(), None);
     loop {
         match inbox.receive(&mut connector)? {
-            Step::Event(ConnectEvent::Ready) => break,
-            Step::Event(ConnectEvent::Failed { reason, .. }) => return Err(reason.into()),
+            Step::Event(ConnectEvent::Failed { reason, .. }) => failed = Some(reason),
             Step::Event(_) => {}
             Step::Transmit => drop(connector.transmit(&mut out)?),
             Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+            Step::Finished => break,
             other => return Err(other.unexpected().into()),
         }
         stream.write_all(&out)?;
         out.clear();
     }
-    connector
-        .into_negotiated()
-        .map_err(|_| "the handshake has not ended".into())
+    match failed {
+        Some(reason) => Err(reason.into()),
+        None => Ok(connector
+            .into_negotiated()
+            .map_err(|_| SessionError::NotReady)?),
+    }
 }
 
 /// An `io_uring` that owns what the kernel works on: sockets, files and memory,
