@@ -235,7 +235,7 @@ impl Handshake {
             .map_err(|error| Violation::from(error).into())
     }
 
-    /// SelectedContexts hold only for the export they were selected for.
+    /// Contexts hold only for the export they were selected for.
     pub(super) fn drop_foreign_contexts(&mut self) {
         if self.contexts_for != Some(self.chosen) {
             self.agreed.contexts.clear();

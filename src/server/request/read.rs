@@ -87,7 +87,7 @@ const SEED: u64 = 0;
 
 /// A reply to a read under way: chunks, then one of the calls that consume it.
 ///
-/// ChunkedRead of different replies may be written in turns; the parts of one
+/// Chunks of different replies may be written in turns; the parts of one
 /// chunk may not. That the read is complete is checked before the reply can
 /// end with success.
 #[derive(Debug, PartialEq, Eq)]
