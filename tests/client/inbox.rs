@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use nbd_codec::client::{Config, ConnectEvent, Connector, Handshake, TransmissionEvent};
+use nbd_codec::client::{Config, ConnectEvent, Connector, Handshake, Request, TransmissionEvent};
 use nbd_codec::inbox::Inbox;
 use nbd_codec::wire::number::OptionType;
 use nbd_codec::{Error, Framing, Limits, Misuse, Step, UnexpectedStep};
@@ -29,9 +29,9 @@ fn a_full_buffer_is_not_the_end() {
     small.space().copy_from_slice(&reply[..16]);
     assert_eq!(small.filled(16), Ok(()));
     for _ in 0..2 {
-        // Header and offset: 28 bytes.
+        // The header alone has 20 bytes.
         let full = small.receive(&mut client.machine).unwrap_err();
-        assert!(matches!(full, Error::BufferFull { needed: 20 | 28 }));
+        assert_eq!(full, Error::BufferFull { needed: 20 });
         assert!(!full.is_fatal());
         assert_eq!(small.held(), &reply[..16]);
     }
@@ -75,6 +75,74 @@ fn overfilled() {
     assert_eq!(inbox.filled(0), Ok(()));
     let mut handshake = Handshake::new(&Config::new(""));
     assert_ne!(inbox.receive(&mut handshake), Err(Error::Closed));
+}
+
+/// Without space nothing is read, and the connection is not taken for closed.
+#[test]
+fn no_space_to_fill() {
+    let mut inbox = Inbox::new([0; 16]);
+    let n = NonZeroUsize::new(40).unwrap();
+    let read = |space: &mut [u8]| {
+        assert_eq!(space.len(), 16);
+        Ok::<_, ()>(16)
+    };
+    assert_eq!(inbox.fill(n, read), Ok(16));
+    assert_eq!(
+        inbox.fill(n, |_| -> Result<_, ()> { panic!("read without space") }),
+        Ok(0)
+    );
+    let mut handshake = Handshake::new(&Config::new(""));
+    assert_ne!(inbox.receive(&mut handshake), Err(Error::Closed));
+}
+
+/// Zero bytes that are reported close the connection, as a read of zero bytes
+/// does; an error of the reader does not.
+#[test]
+fn zero_bytes_close() {
+    let closed = |close: fn(&mut Inbox<[u8; 64]>)| {
+        let mut inbox = Inbox::new([0; 64]);
+        close(&mut inbox);
+        let mut handshake = Handshake::new(&Config::new(""));
+        let step = inbox.receive(&mut handshake);
+        step == Err(Error::Closed)
+    };
+    assert!(closed(|inbox| assert_eq!(inbox.filled(0), Ok(()))));
+    assert!(closed(|inbox| {
+        assert_eq!(inbox.fill(NonZeroUsize::MIN, |_| Ok::<_, ()>(0)), Ok(0));
+    }));
+    assert!(!closed(|inbox| {
+        assert_eq!(
+            inbox.fill(NonZeroUsize::MIN, |_| Err("interrupted")),
+            Err("interrupted")
+        );
+    }));
+    assert!(!closed(|_| {}));
+}
+
+/// Events and content borrow the inbox, not the state machine: a command is
+/// submitted while one is held.
+#[test]
+fn submitting_while_an_event_is_held() {
+    let (mut client, reply) = reading(Framing::Structured);
+    let mut inbox = Inbox::new([0; 64]);
+    inbox.space()[..reply.len()].copy_from_slice(&reply);
+    inbox.filled(reply.len()).unwrap();
+    let Ok(Step::Content(content)) = inbox.receive(&mut client.machine) else {
+        panic!("no content");
+    };
+    assert!(client.machine.submit(Request::flush()).is_ok());
+    let Ok(Step::Event(event)) = inbox.receive(&mut client.machine) else {
+        panic!("no event");
+    };
+    assert!(client.machine.submit(Request::read(0, 512)).is_ok());
+    assert!(matches!(
+        event,
+        TransmissionEvent::Done { result: Ok(()), .. }
+    ));
+    let mut block = [0; 4];
+    assert!(content.copy_to(0, &mut block));
+    assert_eq!(block, [1, 2, 3, 4]);
+    assert_eq!(client.machine.in_flight(), 2);
 }
 
 /// A read of zero bytes, wherever the connection is.
@@ -310,6 +378,33 @@ mod owned {
         assert_eq!((offset, data.len()), (4096, 500));
         // 20 bytes of header, 8 of offset.
         assert_eq!(data.as_ptr(), memory.start.wrapping_add(28));
+    }
+
+    /// A whole payload that arrived in many pieces is one piece, in the memory
+    /// of the buffer.
+    #[test]
+    fn a_whole_payload_shares_the_memory_of_the_buffer() {
+        for size in [1, 3, 100, 527, 528] {
+            let (mut client, replies) = session();
+            let mut buffer = BytesMut::with_capacity(8192);
+            let memory = buffer.as_ptr_range().start;
+            let mut seen = None;
+            // Header, offset and data.
+            for piece in replies[..528].chunks(size) {
+                buffer.extend_from_slice(piece);
+                assert_eq!(seen, None, "before the payload is whole");
+                match receive_owned(&mut client.machine, &mut buffer, Payloads::Whole).unwrap() {
+                    Step::Content(Content::Data { offset, data, .. }) => {
+                        assert_eq!(data.as_ptr(), memory.wrapping_add(28));
+                        seen = Some((offset, data));
+                    }
+                    // What is missing of the payload, or of its header.
+                    step => assert!(step.read_limit().unwrap().get() <= 500, "{step:?}"),
+                }
+            }
+            assert_eq!(seen, Some((4096, Bytes::from(vec![1; 500]))), "{size}");
+            assert!(buffer.is_empty());
+        }
     }
 
     /// A connection that is closed within a payload.

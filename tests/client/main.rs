@@ -27,5 +27,6 @@ mod seen;
 mod sessions;
 mod splitting;
 mod status;
+mod step;
 mod tls;
 mod transcript;

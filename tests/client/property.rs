@@ -604,21 +604,15 @@ fn content(at: u64, mut left: u64, pieces: &[(u64, bool)]) -> Vec<String> {
     chunks
 }
 
-/// A status chunk for context `id`.
+/// A status chunk for context `id`, with extents of these lengths.
 fn status(framing: Framing, id: u32, lengths: &[u32]) -> String {
-    let extents = lengths.iter().zip(0..4u32);
-    let count = lengths.len().min(4);
-    match framing {
-        Framing::Extended => {
-            let extents = extents.map(|(length, flags)| format!(" {length}:64 {flags}:64"));
-            let extents = extents.collect::<String>();
-            format!("BLOCK_STATUS_EXT {id}:32 {count}:32{extents}")
-        }
-        _ => {
-            let extents = extents.map(|(length, flags)| format!(" {length}:32 {flags}:32"));
-            format!("BLOCK_STATUS {id}:32{}", extents.collect::<String>())
-        }
-    }
+    let count = lengths.len();
+    let (start, bits) = match framing {
+        Framing::Extended => (format!("BLOCK_STATUS_EXT {id}:32 {count}:32"), 64),
+        _ => (format!("BLOCK_STATUS {id}:32"), 32),
+    };
+    let extent = |length| format!(" {length}:{bits} {}:{bits}", length % 4);
+    start + &lengths.iter().map(extent).collect::<String>()
 }
 
 /// The chunks of the reply to command `number`, without the first word.
@@ -819,11 +813,13 @@ proptest! {
     #[test]
     fn every_reader_sees_the_same_options(
         greeting in greeting(),
+        chunks in vec(exchange("STRUCTURED_REPLY"), 0..2),
         exchanges in vec(select(&OPTIONS[..]).prop_flat_map(exchange), 0..8),
         tls in any::<bool>(),
         reader in reader(),
         size in buffer(),
     ) {
+        let exchanges = [chunks, exchanges].concat();
         compare(|limits| negotiating(&greeting, &exchanges, tls, limits), &reader, size);
     }
 
