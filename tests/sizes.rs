@@ -58,8 +58,8 @@ sizes! {
         Limits = 24;
         SelectedContexts = 136;
         Negotiated = 168;
-        Transmission<[Slot; 0]> = 336;
-        Transmission<[Slot; 16]> = 1360;
+        Transmission<[Slot; 0]> = 344;
+        Transmission<[Slot; 16]> = 1368;
         Handshake = 304;
         Connector<'static> = 384;
         Inbox<[u8; 0]> = 24;

@@ -538,11 +538,11 @@ fn request(option: OptionType, send: impl FnOnce(&OptionRequest<'_>) -> bool) ->
 /// Sends the options in turn; those that cannot be sent are left out.
 fn negotiating(
     greeting: &[u8],
-    exchanges: &[(OptionType, Vec<u8>)],
+    exchanges: Vec<(OptionType, Vec<u8>)>,
     tls: bool,
     limits: Limits,
 ) -> Session<Manual> {
-    let mut exchanges = exchanges.to_vec().into_iter();
+    let mut exchanges = exchanges.into_iter();
     let mut greeted = false;
     Session {
         machine: Manual::with_limits(Config::new("").lenient(true), limits),
@@ -820,7 +820,8 @@ proptest! {
         size in buffer(),
     ) {
         let exchanges = [chunks, exchanges].concat();
-        compare(|limits| negotiating(&greeting, &exchanges, tls, limits), &reader, size);
+        let start = |limits| negotiating(&greeting, exchanges.clone(), tls, limits);
+        compare(start, &reader, size);
     }
 
     #[test]
