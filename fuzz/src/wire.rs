@@ -255,7 +255,7 @@ fn chunk(chunk: &Chunk) -> Result<()> {
     };
     let bytes = encoded(|sink| chunk.encode(sink));
     match Chunk::decode(chunk.chunk(), &bytes) {
-        Ok(decoded) => assert_eq!((decoded, broken), (*chunk, false)),
+        Ok(decoded) => assert_eq!((decoded, broken), (chunk.clone(), false)),
         Err(error) => assert!(broken, "{error}"),
     }
     Ok(())
