@@ -90,34 +90,22 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Inbox<B> {
         &'i self,
         machine: &mut M,
     ) -> Result<Step<M::Event<'i>, &'i [u8]>, Error> {
-        let held = self.held();
-        let mut input = held;
+        let mut input = self.held();
         let step = machine.receive(&mut input)?;
         self.start.set(self.end.saturating_sub(input.len()));
-        match step {
-            Step::Read(n) => self.wait(machine, input.len(), n),
-            Step::ReadPayload { .. } if self.closed => {
-                machine.end_of_input().map(|()| Step::Finished)
-            }
-            step => Ok(step),
-        }
-    }
-
-    /// More input is needed: whether it can come, and whether there is room.
-    fn wait<E, M: Receive>(
-        &self,
-        machine: &mut M,
-        held: usize,
-        n: NonZeroUsize,
-    ) -> Result<Step<E, &[u8]>, Error> {
+        let wanted = match &step {
+            Step::Read(n) => n.get(),
+            Step::ReadPayload { .. } => 0,
+            _ => return Ok(step),
+        };
         if self.closed {
             return machine.end_of_input().map(|()| Step::Finished);
         }
-        if held >= self.buffer.as_ref().len() {
-            let needed = held.saturating_add(n.get());
+        if wanted > 0 && input.len() >= self.buffer.as_ref().len() {
+            let needed = input.len().saturating_add(wanted);
             return Err(Error::BufferFull { needed });
         }
-        Ok(Step::Read(n))
+        Ok(step)
     }
 
     /// What has arrived and is not consumed.
@@ -136,10 +124,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Inbox<B> {
         let buffer = self.buffer.as_mut();
         if start > 0 {
             let held = self.end.saturating_sub(start);
-            // Both ends are within the buffer.
-            if self.end <= buffer.len() && start <= self.end {
-                buffer.copy_within(start..self.end, 0);
-            }
+            move_to_front(buffer, start, held);
             self.end = held;
         }
         buffer.get_mut(self.end..).unwrap_or_default()
@@ -195,6 +180,25 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Inbox<B> {
         self.closed = n == 0;
         self.end = self.end.saturating_add(n);
         Ok(n)
+    }
+}
+
+/// Moves `n` bytes from `start` to the front: a part of one message.
+#[cfg(target_pointer_width = "64")]
+fn move_to_front(buffer: &mut [u8], start: usize, n: usize) {
+    let end = start.saturating_add(n);
+    if end <= buffer.len() {
+        buffer.copy_within(start..end, 0);
+    }
+}
+
+/// As above, byte by byte: `memmove` would be 658 bytes of flash.
+#[cfg(not(target_pointer_width = "64"))]
+fn move_to_front(buffer: &mut [u8], start: usize, n: usize) {
+    let cells = core::cell::Cell::from_mut(buffer).as_slice_of_cells();
+    let (to, from) = (cells.iter(), cells.iter().skip(start));
+    for (to, from) in to.zip(from).take(n) {
+        to.set(from.get());
     }
 }
 

@@ -70,6 +70,7 @@ impl Limits {
     /// How many bytes a receive buffer holds at least, so that every step can
     /// be taken.
     #[must_use]
+    #[inline(never)]
     pub fn buffer(&self) -> usize {
         let option = self.option_data.saturating_add(OPTION_HEADER);
         let error = self.error_message.saturating_add(ERROR_OFFSET);

@@ -97,6 +97,29 @@ impl<E, D> Step<E, D> {
     }
 }
 
+/// What a handshake waits for while no event is due.
+pub(crate) enum Wait {
+    /// `n` more bytes of the message under way.
+    Read(usize),
+    Transmit,
+    StartTls,
+    Finished,
+    /// The caller's answer, or its next option.
+    Caller,
+}
+
+impl Wait {
+    pub(crate) fn step<E, D>(self) -> Result<Step<E, D>, Error> {
+        Ok(match self {
+            Self::Read(n) => Step::read(n),
+            Self::Transmit => Step::Transmit,
+            Self::StartTls => Step::StartTls,
+            Self::Finished => Step::Finished,
+            Self::Caller => return Err(Error::Unanswered),
+        })
+    }
+}
+
 /// A step that the driver does not handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum UnexpectedStep {

@@ -5,7 +5,7 @@ use super::config::{Config, MetaContextQuery, TlsPolicy};
 use super::handshake::{Handshake, HandshakeEvent};
 use crate::error::{Error, Misuse};
 use crate::negotiated::{Framing, HandshakeStyle, Negotiated, StatusWidth};
-use crate::step::{Step, receive};
+use crate::step::{Step, Wait, receive};
 use crate::wire::Sink;
 use crate::wire::flags::{ClientFlags, HandshakeFlags};
 use crate::wire::greeting::Greeting;
@@ -188,21 +188,23 @@ impl<'a> Connector<'a> {
     /// [`Error`]: the session is over, and every later call returns the same.
     pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<ConnectStep<'i>, Error> {
         loop {
-            match self.handshake.receive(input) {
-                Ok(Step::Event(event)) => {
+            match self.handshake.poll(input) {
+                Ok(Some(event)) => {
                     if let Some(event) = self.react(event) {
                         return Ok(Step::Event(event));
                     }
                 }
-                Ok(Step::Read(n)) => return Ok(Step::Read(n)),
-                Ok(Step::StartTls) => return Ok(Step::StartTls),
-                // The other steps are of transmission.
-                Ok(_) => return Ok(Step::Finished),
-                Err(Error::Unanswered) if self.next.is_some() => return Ok(Step::Transmit),
-                Err(Error::Unanswered | Error::Closed) if self.ended => return Ok(Step::Finished),
+                Ok(None) => break,
+                Err(Error::Closed) if self.ended => return Ok(Step::Finished),
                 Err(error) => return Err(error),
             }
         }
+        match self.handshake.wait(input.len()) {
+            Wait::Caller if self.next.is_some() => Wait::Transmit,
+            Wait::Caller => Wait::Finished,
+            wait => wait,
+        }
+        .step()
     }
 
     /// Reports that the peer closed the connection.

@@ -10,7 +10,7 @@ use crate::error::{Error, Misuse, Violation};
 use crate::limits::Limits;
 use crate::name::Name;
 use crate::negotiated::{Framing, Negotiated, StatusWidth};
-use crate::step::{Step, receive};
+use crate::step::{Step, Wait, receive};
 use crate::wire::bytes::{clip, take_slice};
 use crate::wire::flags::{HandshakeFlags, TransmissionFlags};
 use crate::wire::greeting::{ExportNameReply, Greeting, NewstyleGreeting, RESERVED_ZEROES};
@@ -222,34 +222,42 @@ impl Handshake {
     /// [`Error`]: the session is over, and every later call returns the same;
     /// but for [`Error::Unanswered`] where the client has to send.
     pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<HandshakeStep<'i>, Error> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
-        match self.next_event(input) {
-            Ok(Some(event)) => Ok(Step::Event(event)),
-            Ok(None) => self.wait(input.len()),
-            Err(error) => {
-                self.failed = Some(error);
-                Err(error)
-            }
+        match self.poll(input)? {
+            Some(event) => Ok(Step::Event(event)),
+            None => self.wait(input.len()).step(),
         }
     }
 
-    /// The step while no event is due: `held` bytes of the next message have
-    /// arrived.
-    fn wait<'i>(&self, held: usize) -> Result<HandshakeStep<'i>, Error> {
-        Ok(match self.state {
+    /// The next event, or `None` while none is due.
+    pub(super) fn poll<'i>(
+        &mut self,
+        input: &mut &'i [u8],
+    ) -> Result<Option<HandshakeEvent<'i>>, Error> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let result = self.next_event(input);
+        if let Err(error) = result {
+            self.failed = Some(error);
+        }
+        result
+    }
+
+    /// What comes first while no event is due: `held` bytes of the next message
+    /// have arrived.
+    #[inline(never)]
+    pub(super) fn wait(&self, held: usize) -> Wait {
+        let discard = match self.state {
             State::Greeting | State::Replies(_) | State::ExportName => {
-                Step::read(self.want.saturating_sub(held))
+                return Wait::Read(self.want.saturating_sub(held));
             }
-            State::Zeroes(left) => Step::read(left.min(self.limits.buffer())),
-            State::Discard { left, .. } => {
-                Step::read(clip(u64::from(left)).min(self.limits.buffer()))
-            }
-            State::Tls => Step::StartTls,
-            State::Ready { .. } | State::Aborted => Step::Finished,
-            State::ClientFlags | State::Idle => return Err(Error::Unanswered),
-        })
+            State::Zeroes(left) => left,
+            State::Discard { left, .. } => clip(u64::from(left)),
+            State::Tls => return Wait::StartTls,
+            State::Ready { .. } | State::Aborted => return Wait::Finished,
+            State::ClientFlags | State::Idle => return Wait::Caller,
+        };
+        Wait::Read(discard.min(self.limits.buffer()))
     }
 
     /// Reports that the peer closed the connection.

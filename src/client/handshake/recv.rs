@@ -90,9 +90,9 @@ impl Handshake {
             return Ok(Flow::Short);
         };
         let reply = OptionReply::decode(header.reply, data)?;
-        let event = self.apply(sent, reply)?;
+        let flow = self.apply(sent, reply)?;
         *input = rest;
-        Ok(event.map_or(Flow::Again, Flow::Event))
+        Ok(flow)
     }
 
     /// A reply that is longer than the caller has room for. What the state
@@ -138,12 +138,8 @@ impl Handshake {
         HandshakeEvent::Discarded { reply, length }
     }
 
-    fn apply<'i>(
-        &mut self,
-        sent: OptionType,
-        reply: OptionReply<'i>,
-    ) -> Result<Option<HandshakeEvent<'i>>, Error> {
-        Ok(Some(match reply {
+    fn apply<'i>(&mut self, sent: OptionType, reply: OptionReply<'i>) -> Result<Flow<'i>, Error> {
+        Ok(Flow::Event(match reply {
             OptionReply::Ack => return self.ack(sent),
             OptionReply::Server { name, description } => {
                 HandshakeEvent::Server { name, description }
@@ -161,7 +157,7 @@ impl Handshake {
         }))
     }
 
-    fn ack(&mut self, sent: OptionType) -> Result<Option<HandshakeEvent<'static>>, Error> {
+    fn ack(&mut self, sent: OptionType) -> Result<Flow<'static>, Error> {
         self.state = State::Idle;
         match sent {
             OptionType::STARTTLS => {
@@ -170,7 +166,7 @@ impl Handshake {
                 self.agreed.forget();
                 self.contexts_for = None;
                 self.state = State::Tls;
-                return Ok(None);
+                return Ok(Flow::Again);
             }
             OptionType::INFO | OptionType::GO if !self.informed => {
                 return Err(Violation::NoExportInfo.into());
@@ -186,7 +182,7 @@ impl Handshake {
             OptionType::ABORT => self.state = State::Aborted,
             _ => {}
         }
-        Ok(Some(HandshakeEvent::Ack(sent)))
+        Ok(Flow::Event(HandshakeEvent::Ack(sent)))
     }
 
     fn refused<'i>(

@@ -13,7 +13,7 @@ use super::export::Export;
 use crate::error::{Error, Misuse};
 use crate::name::Name;
 use crate::negotiated::{Framing, HandshakeStyle, Negotiated};
-use crate::step::{Step, receive};
+use crate::step::{Step, Wait, receive};
 use crate::wire::bytes::clip;
 use crate::wire::flags::{ClientFlags, HandshakeFlags, TransmissionFlags};
 use crate::wire::greeting::{NewstyleGreeting, OldstyleGreeting, RESERVED_ZEROES};
@@ -215,7 +215,7 @@ impl Handshake {
         }
         match self.next_event(input) {
             Ok(Some(event)) => Ok(Step::Event(event)),
-            Ok(None) => self.wait(input.len()),
+            Ok(None) => self.wait(input.len()).step(),
             Err(error) => {
                 self.failed = Some(error);
                 Err(error)
@@ -223,25 +223,26 @@ impl Handshake {
         }
     }
 
-    /// The step while no event is due: `held` bytes of the next message have
-    /// arrived.
-    fn wait<'i>(&mut self, held: usize) -> Result<HandshakeStep<'i>, Error> {
+    /// What comes first while no event is due: `held` bytes of the next message
+    /// have arrived.
+    #[inline(never)]
+    fn wait(&mut self, held: usize) -> Wait {
         if self.pending.is_some() {
-            return Ok(Step::Transmit);
+            return Wait::Transmit;
         }
-        Ok(match self.state {
-            State::ClientFlags => Step::read(ClientFlags::SIZE.saturating_sub(held)),
-            State::Option => Step::read(self.want.saturating_sub(held)),
+        match self.state {
+            State::ClientFlags => Wait::Read(ClientFlags::SIZE.saturating_sub(held)),
+            State::Option => Wait::Read(self.want.saturating_sub(held)),
             State::Discard { left, .. } => {
-                Step::read(clip(u64::from(left)).min(self.config.limits.buffer()))
+                Wait::Read(clip(u64::from(left)).min(self.config.limits.buffer()))
             }
             State::Tls { .. } => {
                 self.state = State::Tls { asked: true };
-                Step::StartTls
+                Wait::StartTls
             }
-            State::Aborted { .. } | State::Ready { .. } => Step::Finished,
-            State::Asked(_) => return Err(Error::Unanswered),
-        })
+            State::Aborted { .. } | State::Ready { .. } => Wait::Finished,
+            State::Asked(_) => Wait::Caller,
+        }
     }
 
     /// Reports that the peer closed the connection.
