@@ -424,15 +424,19 @@ fn abort_is_refused() {
 #[test]
 fn closed_after_a_failure() {
     let failed = format!("{GREETED}{EXTENDED}{GO}S: rep GO ERR_UNKNOWN\n");
-    for transcript in [failed.clone(), format!("{failed}C: opt ABORT\n")] {
-        assert_eq!(
-            connect(Config::new("disk"), &transcript).end_of_input(),
-            Ok(())
-        );
+    let aborted = format!("{failed}C: opt ABORT\n");
+    let acknowledged = format!("{aborted}S: rep ABORT ACK\n");
+    for transcript in [failed, aborted, acknowledged] {
+        let mut connector = connect(Config::new("disk"), &transcript);
+        for _ in 0..3 {
+            assert_eq!(connector.end_of_input(), Ok(()));
+            assert_eq!(connector.receive(&mut &b""[..]), Ok(Step::Finished));
+        }
+        assert!(connector.into_negotiated().is_err());
     }
 }
 
-/// SelectedContexts that cannot be asked for are not asked for, and named.
+/// Contexts that cannot be asked for are left out, and named.
 #[test]
 fn unsupported_contexts() {
     let wanted = [

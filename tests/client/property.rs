@@ -32,8 +32,7 @@ struct Reader {
     most: usize,
     /// Takes every step twice: the first time, nothing is done.
     repeats: bool,
-    /// Ignores the events whose text has a length with one of these remainders
-    /// of 8, one bit for each.
+    /// Which events it ignores, by a hash of 8 values: one bit for each.
     ignores: u8,
 }
 
@@ -68,7 +67,7 @@ struct Session<M> {
     greeting: Vec<u8>,
 }
 
-/// What a session comes to.
+/// The outcome of a session.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     seen: Vec<Seen>,
@@ -318,7 +317,7 @@ fn buffer() -> impl Strategy<Value = u32> {
 
 // ------------------------------------------------------ what the server sends
 
-/// What a server gets wrong, in one of its lines or bytes.
+/// A fault of the server, in one of its lines or bytes.
 #[derive(Debug, Clone)]
 enum Fault {
     None,
@@ -375,7 +374,7 @@ impl Fault {
 
 const WORST: [&str; 4] = ["0", "0x10000", "0x1000000", "0xffffffff"];
 
-/// `longest` is one more length that a header can claim.
+/// `longest` is the longest length that a header can claim.
 fn fault(longest: &'static str) -> impl Strategy<Value = Fault> {
     let lengths = [WORST.as_slice(), &[longest]].concat();
     prop_oneof![
@@ -392,7 +391,7 @@ fn fault(longest: &'static str) -> impl Strategy<Value = Fault> {
 fn text() -> impl Strategy<Value = usize> {
     prop_oneof![
         3 => 0..100usize,
-        1 => select(vec![0, 44, 45, 236, 4096, 4097, 8196, 8197, 10_000]),
+        1 => select(vec![0, 44, 45, 56, 57, 236, 4096, 4097, 8196, 8197, 10_000]),
     ]
 }
 
@@ -615,7 +614,7 @@ fn status(framing: Framing, id: u32, lengths: &[u32]) -> String {
     start + &lengths.iter().map(extent).collect::<String>()
 }
 
-/// The chunks of the reply to command `number`, without the first word.
+/// The chunks of content or status in reply to `command`: type and payload.
 fn chunks(framing: Framing, command: &'static str) -> BoxedStrategy<Vec<String>> {
     let words = script::words(command);
     let number = |at: usize| words.get(at).map_or(0, |word| script::number(word));

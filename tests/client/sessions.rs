@@ -49,6 +49,13 @@ fn finished_after_disconnect() {
         for _ in 0..2 {
             assert_eq!(client.receive(&mut &b""[..]), Ok(Step::Finished));
         }
+        let mut closed = Client::new(export(framing));
+        once(&mut closed, &format!("C: FLUSH\nC: DISC\nS: {ok} #0"));
+        for _ in 0..3 {
+            assert_eq!(closed.end_of_input(), Ok(()));
+            assert_eq!(closed.receive(&mut &b""[..]), Ok(Step::Finished));
+        }
+        assert_eq!(closed.machine.pop_unanswered(), None);
         let unknown = Violation::UnknownCookie(client.sent[0].0);
         assert_eq!(client.receive(&mut &reply[..]), Err(unknown.into()));
     }

@@ -1,16 +1,16 @@
-//! Steps that repeat, and errors that do: what the caller has not done is asked
-//! for again, and the end of a session stays its end.
+//! Steps and errors that repeat until the caller has done what they ask for.
 
 use std::fmt::Debug;
+use std::num::NonZeroUsize;
 
 use nbd_codec::client::{Config, Connector, Handshake, TlsPolicy};
 use nbd_codec::wire::flags::ClientFlags;
-use nbd_codec::wire::number::OptionType;
+use nbd_codec::wire::number::{Cookie, OptionType};
 use nbd_codec::wire::option::OptionRequest;
-use nbd_codec::{Error, Misuse, Receive, Step};
+use nbd_codec::{Content, Error, Misuse, Receive, Step, UnexpectedStep};
 
 use super::connect::{GREETED, connect};
-use super::machines::{Bytes, Client, FIXED_NEWSTYLE, FRAMINGS, Manual, export};
+use super::machines::{Bytes, FIXED_NEWSTYLE, Manual};
 use super::script::{self, NoCommands};
 use super::transcript::{Machine, once};
 
@@ -31,74 +31,6 @@ where
     let first = answers.next().unwrap();
     assert!(answers.all(|answer| answer == first), "{first:?} first");
     first
-}
-
-/// A clean end can be reported again, and nothing more is received.
-fn assert_ended<M: Receive>(machine: &mut M)
-where
-    for<'i> M::Event<'i>: Debug,
-{
-    for _ in 0..3 {
-        assert_eq!(machine.end_of_input(), Ok(()));
-        assert_eq!(repeated(machine), Ok(Step::Finished));
-    }
-}
-
-/// A handshake that the client aborted, whether the server replied or not.
-#[test]
-fn the_end_of_an_aborted_handshake() {
-    for reply in ["", "S: rep ABORT ACK"] {
-        let mut manual = Manual::greeted(Config::new(""));
-        once(&mut manual, &format!("C: opt ABORT\n{reply}"));
-        assert_ended(&mut manual.handshake);
-        let sent = manual
-            .handshake
-            .send(&OptionRequest::List, &mut Bytes::default());
-        assert!(sent.is_err());
-    }
-}
-
-/// A connection that failed, before and after the client has sent `ABORT`.
-#[test]
-fn the_end_of_a_failed_connection() {
-    let refused = format!(
-        r#"{GREETED}
-        C: opt EXTENDED_HEADERS
-        S: rep EXTENDED_HEADERS ACK
-        C: opt GO 0:32 1:16 BLOCK_SIZE:16
-        S: rep GO ERR_UNKNOWN
-        "#
-    );
-    for more in ["", "C: opt ABORT", "C: opt ABORT\nS: rep ABORT ACK"] {
-        let mut connector = connect(Config::new(""), &format!("{refused}{more}"));
-        assert_ended(&mut connector);
-        assert!(connector.into_negotiated().is_err());
-    }
-}
-
-/// A session without commands in flight, closed by either side. No command can
-/// be submitted then.
-#[test]
-fn the_end_of_transmission() {
-    for framing in FRAMINGS {
-        for disconnects in [false, true] {
-            let mut client = Client::new(export(framing));
-            let ok = match framing {
-                nbd_codec::Framing::Simple => "simple OK #0",
-                _ => "last NONE #0",
-            };
-            once(&mut client, &format!("C: FLUSH\nS: {ok}"));
-            assert!(matches!(repeated(&mut client.machine), Ok(Step::Read(_))));
-            if disconnects {
-                once(&mut client, "C: DISC");
-                assert_eq!(repeated(&mut client.machine), Ok(Step::Finished));
-            }
-            assert_ended(&mut client.machine);
-            let flush = nbd_codec::client::Request::flush();
-            assert!(client.machine.submit(flush).is_err());
-            assert_eq!(client.machine.pop_unanswered(), None);
-        }
-    }
 }
 
 /// Where the server closes the connection instead of replying, the error names
@@ -250,28 +182,38 @@ fn transmit_repeats_until_the_message_is_written() {
     assert_eq!(connector.transmit(&mut Bytes::default()), Ok(0));
 }
 
-/// After the end, and not before it, each command without a reply is named
-/// once; those that were done are not.
+/// Each step that a driver does not handle has an error of its own, and those
+/// that read say how much.
 #[test]
-fn unanswered_commands_are_named_once() {
-    for framing in FRAMINGS {
-        let mut client = Client::new(export(framing));
-        once(&mut client, "C: READ 0 512\nC: FLUSH\nC: WRITE 0 512");
-        let ok = match framing {
-            nbd_codec::Framing::Simple => "simple OK #1",
-            _ => "last NONE #1",
-        };
-        once(&mut client, &format!("S: {ok}"));
-        assert_eq!(client.machine.pop_unanswered(), None);
-        assert_eq!(client.machine.in_flight(), 2);
-        assert_eq!(client.machine.end_of_input(), Err(Error::Closed));
-        let mut named: Vec<_> = std::iter::from_fn(|| client.machine.pop_unanswered()).collect();
-        named.sort();
-        let mut due = vec![client.sent[0].0, client.sent[2].0];
-        due.sort();
-        assert_eq!(named, due);
-        assert_eq!(client.machine.pop_unanswered(), None);
-        assert_eq!(client.machine.in_flight(), 0);
-        assert_eq!(repeated(&mut client.machine), Err(Error::Closed));
+fn steps_that_a_driver_does_not_handle() {
+    let cookie = Cookie(1);
+    let content = Content::Hole {
+        cookie,
+        offset: 0,
+        length: 1,
+    };
+    let payload = |length| Step::ReadPayload {
+        cookie,
+        offset: 0,
+        length,
+    };
+    let n = NonZeroUsize::new(20);
+    let steps: [(Step<(), &[u8]>, _, _); 8] = [
+        (Step::Event(()), UnexpectedStep::Event, None),
+        (Step::Content(content), UnexpectedStep::Content, None),
+        (Step::Transmit, UnexpectedStep::Transmit, None),
+        (Step::Read(n.unwrap()), UnexpectedStep::Read, n),
+        (payload(20), UnexpectedStep::ReadPayload, n),
+        (
+            payload(u64::MAX),
+            UnexpectedStep::ReadPayload,
+            Some(NonZeroUsize::MAX),
+        ),
+        (Step::StartTls, UnexpectedStep::StartTls, None),
+        (Step::Finished, UnexpectedStep::Finished, None),
+    ];
+    for (step, unexpected, limit) in steps {
+        assert_eq!(step.unexpected(), unexpected);
+        assert_eq!(step.read_limit(), limit);
     }
 }
