@@ -213,6 +213,9 @@ impl<M: Machine> Driver<'_, M> {
             let due = match step {
                 Ok(Step::Event(event)) => {
                     self.steps += 1;
+                    // What is asked for ends with the message.
+                    let message = matches!(event, Seen::Line(_));
+                    assert!(self.reader.ahead || !message || held == 0, "{event:?}");
                     if !self.reader.ignores(&event) {
                         event.push(&mut self.seen);
                     }
