@@ -32,7 +32,7 @@ type Disk = RwLock<Vec<u8>>;
 
 const EXPORT: &str = "memory";
 /// How long a client may send nothing during the handshake.
-const PATIENCE: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much is read at a time.
 const BUFFER: usize = 64 << 10;
 
@@ -74,7 +74,7 @@ fn config(folder: &Path) -> Result<ServerConfig, Error> {
 /// The NBD handshake, which the TLS handshake interrupts; then transmission.
 fn serve(mut tcp: TcpStream, config: Arc<ServerConfig>, disk: &Disk) -> Result<(), Error> {
     tcp.set_nodelay(true)?;
-    tcp.set_read_timeout(Some(PATIENCE))?;
+    tcp.set_read_timeout(Some(READ_TIMEOUT))?;
     let size = disk.read().unwrap_or_else(PoisonError::into_inner).len();
     let flags = TransmissionFlags::SEND_FLUSH | TransmissionFlags::SEND_DF;
     let export = Export::new(

@@ -72,7 +72,7 @@ impl RequestInfo {
         }
     }
 
-    /// Judges the extents of a chunk by the rules of the specification.
+    /// Checks the extents of a chunk by the rules of the specification.
     fn sum(&self, extents: impl Iterator<Item = Extent64>, size: u32) -> Result<Sum, Misuse> {
         let maximum = self.most_extents(size);
         let mask = u64::from(self.minimum).saturating_sub(1);

@@ -30,7 +30,7 @@ pub const PIECE: u32 = 0xffff_0000;
 ///
 /// # Errors
 ///
-/// [`TooWide`] if the flags need more than 32 bits: no split mends that.
+/// [`TooWide`] if the flags need more than 32 bits: no split changes that.
 pub fn split(extent: Extent64) -> Result<Pieces, TooWide> {
     match u32::try_from(extent.flags) {
         Ok(flags) => Ok(Pieces {

@@ -111,9 +111,9 @@ impl RequestInfo {
 }
 
 /// The longest header: an extended header, the fields of an error, an offset.
-const ROOM: usize = 46;
+const LONGEST_FRONT: usize = 46;
 
-pub(in crate::server) type Front = HeaderBuffer<ROOM>;
+pub(in crate::server) type Front = HeaderBuffer<LONGEST_FRONT>;
 
 /// A whole message, ready to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
