@@ -152,6 +152,7 @@
 //! | `std` | yes | conversions into `std::io::Error`, `std` in the dependencies |
 //! | `arbitrary` | no | `arbitrary::Arbitrary` for wire values, for fuzzers and property tests |
 #![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![deny(
     missing_docs,
