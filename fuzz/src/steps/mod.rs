@@ -190,7 +190,7 @@ fn client_transmission(script: &mut client::transmission::script::Script, first:
     };
     let (stream, sizes) = (&expected.received, &first.sizes.0);
     let buffer = first.buffer(limits.buffer());
-    let summary = summaries(machine, stream, buffer, sizes, !script.setup.lenient);
+    let summary = summaries(machine, stream, buffer, sizes);
     assert_eq!(summary.content, content(&expected.outcome.events));
     let done = |event: &&ReplyEvent| event.is_done();
     let done = expected.outcome.events.iter().filter(done).count();
@@ -210,15 +210,11 @@ fn without_extent_error(end: End) -> End {
 }
 
 /// All ways to read, with borrowed and with owned content.
-///
-/// `Payloads::Whole` reserves memory for a payload once its header has arrived.
-/// It is left out for lenient clients, whose payloads have no maximum.
 fn summaries<M>(
     machine: impl Fn() -> M,
     stream: &[u8],
     buffer: usize,
     sizes: &[u8],
-    whole_payloads: bool,
 ) -> Summary
 where
     M: ReceiveOwned,
@@ -243,9 +239,6 @@ where
     };
     let fragments = owned(Payloads::Fragments);
     assert_eq!(first, fragments);
-    if !whole_payloads {
-        return first;
-    }
     let mut whole = owned(Payloads::Whole);
     if whole.end == End::Failed(Error::Closed) {
         // The last payload is incomplete.
@@ -333,7 +326,7 @@ fn run_server(run: crate::server::Run) {
             };
             let (stream, sizes) = (&whole.received, &first.sizes.0);
             let buffer = first.buffer(script.setup.least_buffer());
-            let summary = summaries(machine, stream, buffer, sizes, true);
+            let summary = summaries(machine, stream, buffer, sizes);
             // The requests of this caller did not resize the export.
             if whole.changes.is_empty() && !whole.has_reported_payload() {
                 assert_eq!(summary.content, content(&whole.payloads()));
