@@ -2,6 +2,7 @@
 //! without an allocator, with live peers. Each test runs the code of the
 //! example itself.
 
+mod embedded_client;
 mod futures_client;
 
 /// Numbers that look random, the same in every run (xorshift).
