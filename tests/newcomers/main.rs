@@ -3,6 +3,7 @@
 //! example itself.
 
 mod embedded_client;
+mod framed;
 mod futures_client;
 
 /// Numbers that look random, the same in every run (xorshift).
