@@ -81,7 +81,8 @@ async fn send(link: &mut impl Write, bytes: &[u8]) -> Result<()> {
 
 fn main() -> std::io::Result<()> {
     let mut args = std::env::args().skip(1);
-    let address = args.next().expect("the address of a server");
+    let usage = "usage: embedded_client ADDR:PORT [EXPORT]";
+    let address = args.next().ok_or_else(|| std::io::Error::other(usage))?;
     smol::block_on(async {
         let stream = smol::net::TcpStream::connect(address).await?;
         let link = embedded_io_adapters::futures_03::FromFutures::new(stream);

@@ -5,6 +5,7 @@
 //! cargo run --example framed -- serve 127.0.0.1:10809
 //! cargo run --example framed -- copy 127.0.0.1:10809 > disk.img
 //! ```
+
 use std::io::{self, Write};
 use std::{mem::take, num::NonZeroUsize, sync::Mutex};
 
@@ -14,7 +15,7 @@ use nbd_codec::client::OwnedTransmissionEvent::Done;
 use nbd_codec::client::{self, ConnectEvent, Connector, Slot};
 use nbd_codec::inbox::{Inbox, Payloads, ReceiveOwned, receive_owned};
 use nbd_codec::server::HandshakeEvent::{Export, List, MetaContexts, Ready};
-use nbd_codec::server::{self, Handshake, Request, TransmissionEvent};
+use nbd_codec::server::{self, Handshake, Request, TransmissionEvent as Event};
 use nbd_codec::wire::{flags::TransmissionFlags as Flags, number::ErrorValue};
 use nbd_codec::{Content, Limits, SessionError, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,10 +39,8 @@ async fn main() -> io::Result<()> {
         (Some("copy"), Some(address)) => {
             let mut client = connect(TcpStream::connect(address).await?).await?;
             let mut image = vec![0; client.codec().0.negotiated().size as usize];
-            copy(&mut client, |content| {
-                assert!(content.copy_to(0, &mut image))
-            })
-            .await?;
+            let put = |content: Content<Bytes>| assert!(content.copy_to(0, &mut image));
+            copy(&mut client, put).await?;
             io::stdout().write_all(&image)
         }
         _ => Err(io::Error::other("usage: framed serve|copy ADDR:PORT")),
@@ -54,6 +53,7 @@ pub struct Codec<M>(pub M);
 impl<M: ReceiveOwned> Decoder for Codec<M> {
     type Item = Step<M::Owned, Bytes>;
     type Error = io::Error;
+
     fn decode(&mut self, buffer: &mut BytesMut) -> io::Result<Option<Self::Item>> {
         let step = receive_owned(&mut self.0, buffer, Payloads::Whole)?;
         Ok(step.read_limit().is_none().then_some(step))
@@ -62,6 +62,7 @@ impl<M: ReceiveOwned> Decoder for Codec<M> {
 
 impl<M, H: AsRef<[u8]>, P: AsRef<[u8]>> Encoder<(H, P)> for Codec<M> {
     type Error = io::Error;
+
     fn encode(&mut self, (header, payload): (H, P), buffer: &mut BytesMut) -> io::Result<()> {
         buffer.extend_from_slice(header.as_ref());
         buffer.extend_from_slice(payload.as_ref());
@@ -98,9 +99,7 @@ pub async fn copy(client: &mut Client, mut put: impl FnMut(Content<Bytes>)) -> i
     let size = client.codec().0.negotiated().size;
     let mut parts = (0..size).step_by(PART as usize);
     loop {
-        while client.codec().0.in_flight() < 16
-            && let Some(offset) = parts.next()
-        {
+        for offset in parts.by_ref().take(16 - client.codec().0.in_flight()) {
             let read = client::Request::read(offset, PART.min(size - offset));
             let header = client.codec_mut().0.submit(read)?;
             client.send((header, "")).await?;
@@ -140,18 +139,17 @@ pub async fn serve(mut stream: TcpStream) -> io::Result<()> {
     let session = server::Transmission::new(negotiated, Limits::DEFAULT)?;
     let (mut client, mut payload) = (Framed::new(stream, Codec(session)), Bytes::new());
     while let Some(step) = client.next().await {
-        let (header, data) = match step? {
-            Step::Event(TransmissionEvent::Request(request)) => reply(request, &payload),
-            Step::Event(TransmissionEvent::Rejected { reply, .. }) => (reply.into(), vec![]),
-            // Its request follows.
-            Step::Content(Content::Data { data, .. }) => {
-                payload = data;
-                continue;
+        match step? {
+            // The request of a write follows its payload.
+            Step::Content(Content::Data { data, .. }) => payload = data,
+            Step::Event(Event::Request(request)) => client.send(reply(request, &payload)).await?,
+            Step::Event(Event::Rejected { reply, .. }) => {
+                client.send((Bytes::from(reply), "")).await?
             }
-            Step::Event(_) => continue,
-            _ => break,
-        };
-        client.send((header, data)).await?;
+            Step::Event(_) => {}
+            Step::Finished => break,
+            other => return Err(other.unexpected().into()),
+        }
     }
     Ok(client.codec_mut().0.end_of_input()?)
 }
@@ -174,7 +172,7 @@ fn reply(request: Request, payload: &[u8]) -> (Bytes, Vec<u8>) {
     (reply.into(), vec![])
 }
 
-/// Reads nothing that comes after the server.
+/// Reads nothing that comes after the handshake, so that `Framed` reads it.
 async fn fill(inbox: &mut Inbox<Vec<u8>>, n: NonZeroUsize, from: &mut TcpStream) -> io::Result<()> {
     let n = from.read(inbox.space_for(n)).await?;
     Ok(inbox.filled(n)?)

@@ -5,6 +5,7 @@
 mod embedded_client;
 mod framed;
 mod futures_client;
+mod programs;
 
 /// Numbers that look random, the same in every run (xorshift).
 struct Random(u64);
