@@ -31,7 +31,7 @@
 //!             other => return Err(other.unexpected().into()),
 //!         }
 //!     }
-//!     Ok(connector.into_negotiated().map_err(|_| SessionError::NotReady)?)
+//!     Ok(connector.into_negotiated().map_err(SessionError::from)?)
 //! }
 //! ```
 
@@ -151,10 +151,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Inbox<B> {
         if n > space {
             return Err(Misuse::Overfilled { space });
         }
-        if n == 0 && space > 0 {
-            self.closed = true;
+        if space > 0 {
+            self.read(n);
         }
-        self.end = self.end.saturating_add(n);
         Ok(())
     }
 
@@ -172,14 +171,40 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Inbox<B> {
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
         let space = self.space_for(n);
-        if space.is_empty() {
+        let room = space.len();
+        if room == 0 {
             return Ok(0);
         }
-        let room = space.len();
         let n = read(space)?.min(room);
-        self.closed = n == 0;
-        self.end = self.end.saturating_add(n);
+        self.read(n);
         Ok(n)
+    }
+
+    /// As [`fill`](Self::fill), for readers that are awaited. If the future is
+    /// dropped, nothing was read as far as the inbox knows.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`.
+    pub async fn fill_async<E>(
+        &mut self,
+        n: NonZeroUsize,
+        read: impl AsyncFnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let space = self.space_for(n);
+        let room = space.len();
+        if room == 0 {
+            return Ok(0);
+        }
+        let n = read(space).await?.min(room);
+        self.read(n);
+        Ok(n)
+    }
+
+    /// `n` bytes were read where there was space.
+    fn read(&mut self, n: usize) {
+        self.closed |= n == 0;
+        self.end = self.end.saturating_add(n);
     }
 }
 

@@ -55,7 +55,7 @@
 //!             other => return Err(other.unexpected().into()),
 //!         }
 //!     }
-//!     let negotiated = connector.into_negotiated().map_err(|_| SessionError::NotReady)?;
+//!     let negotiated = connector.into_negotiated().map_err(SessionError::from)?;
 //!
 //!     let mut session = Transmission::new(negotiated, [Slot::EMPTY; 1], Limits::DEFAULT);
 //!     let mut block = [0; 512];

@@ -1,7 +1,8 @@
 //! One error type for the signature of a driver.
 
-use crate::client::ConnectError;
+use crate::client::{self, ConnectError};
 use crate::error::{Error, Misuse};
+use crate::server;
 use crate::step::UnexpectedStep;
 use crate::wire::EncodeError;
 use crate::wire::number::ErrorValue;
@@ -37,6 +38,18 @@ impl From<ErrorValue> for SessionError {
         Self::Command(error)
     }
 }
+
+/// A handshake that was asked too early for what it negotiated.
+macro_rules! not_ready {
+    ($($handshake:ty)*) => {$(
+        impl From<$handshake> for SessionError {
+            fn from(_: $handshake) -> Self {
+                Self::NotReady
+            }
+        }
+    )*};
+}
+not_ready! { client::Connector<'_> client::Handshake server::Handshake }
 
 impl From<EncodeError> for SessionError {
     fn from(error: EncodeError) -> Self {

@@ -76,7 +76,7 @@
 //!         stream.write_all(&out)?;
 //!         out.clear();
 //!     }
-//!     let negotiated = handshake.into_negotiated().map_err(|_| SessionError::NotReady)?;
+//!     let negotiated = handshake.into_negotiated().map_err(SessionError::from)?;
 //!
 //!     let mut session = Transmission::new(negotiated, Limits::DEFAULT)?;
 //!     let (mut start, mut payload) = (0, Vec::new()); // the data of the write that arrives
