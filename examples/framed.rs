@@ -6,16 +6,15 @@
 //! cargo run --example framed -- copy 127.0.0.1:10809 > disk.img
 //! ```
 
-use std::sync::Mutex;
-use std::{io, io::Write};
+use std::{io, io::Write, mem::take, sync::Mutex};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use nbd_codec::client::{self, ConnectEvent, Connector, OwnedTransmissionEvent::Done, Slot};
 use nbd_codec::inbox::{Inbox, Payloads, ReceiveOwned, receive_owned};
 use nbd_codec::server::HandshakeEvent::{Export, List, MetaContexts, Ready};
-use nbd_codec::server::{self, Handshake, Request, TransmissionEvent as Event};
-use nbd_codec::wire::{flags::TransmissionFlags as Flags, number::ErrorValue};
+use nbd_codec::server::{self, Handshake, Request::*, TransmissionEvent::*};
+use nbd_codec::wire::{flags::TransmissionFlags, number::ErrorValue};
 use nbd_codec::{Content, Limits, SessionError, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,19 +25,18 @@ static DISK: Mutex<[u8; 16 << 20]> = Mutex::new([0; 16 << 20]);
 #[tokio::main]
 async fn main() -> io::Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["serve", address] => {
-            let listener = TcpListener::bind(address).await?;
-            println!("nbd://{}", listener.local_addr()?);
-            loop {
-                tokio::spawn(serve(listener.accept().await?.0));
-            }
-        }
-        ["copy", address] => {
-            let image = copy(&mut connect(TcpStream::connect(address).await?).await?).await?;
-            io::stdout().write_all(&image)
-        }
-        _ => Err(io::Error::other("usage: framed serve|copy ADDR:PORT")),
+    let (role, address) = match &args[..] {
+        [role, address] => (role.as_str(), address),
+        _ => return Err(io::Error::other("usage: framed serve|copy ADDR:PORT")),
+    };
+    if role == "copy" {
+        let image = copy(&mut connect(TcpStream::connect(address).await?).await?).await?;
+        return io::stdout().write_all(&image);
+    }
+    let listener = TcpListener::bind(address).await?;
+    println!("nbd://{}", listener.local_addr()?);
+    loop {
+        tokio::spawn(serve(listener.accept().await?.0));
     }
 }
 
@@ -75,7 +73,7 @@ pub async fn connect(mut stream: TcpStream) -> io::Result<Client> {
             ),
             other => return Err(other.unexpected().into()),
         }
-        stream.write_all(&std::mem::take(&mut out)).await?;
+        stream.write_all(&take(&mut out)).await?;
     }
     let negotiated = connector.into_negotiated().map_err(SessionError::from)?;
     let session = client::Transmission::new(negotiated, [Slot::EMPTY], Limits::DEFAULT);
@@ -106,7 +104,7 @@ pub async fn copy(client: &mut Client) -> io::Result<Vec<u8>> {
 
 /// Serves the disk to one client.
 pub async fn serve(mut stream: TcpStream) -> io::Result<()> {
-    let disk = server::Export::new("", 16 << 20, Flags::SEND_FLUSH | Flags::CAN_MULTI_CONN);
+    let disk = server::Export::new("", 16 << 20, TransmissionFlags::CAN_MULTI_CONN);
     let mut server = Handshake::new(server::Config::new())?;
     let (mut inbox, mut out) = (Inbox::new(vec![0; Limits::DEFAULT.buffer()]), Vec::new());
     loop {
@@ -122,20 +120,30 @@ pub async fn serve(mut stream: TcpStream) -> io::Result<()> {
             ),
             other => return Err(other.unexpected().into()),
         }
-        stream.write_all(&std::mem::take(&mut out)).await?;
+        stream.write_all(&take(&mut out)).await?;
     }
     let negotiated = server.into_negotiated().map_err(SessionError::from)?;
     let session = server::Transmission::new(negotiated, Limits::DEFAULT)?;
     let (mut client, mut payload) = (Framed::new(stream, Codec(session)), Bytes::new());
-    while let Some(step) = client.next().await {
-        let reply = match step? {
-            // The request of a write follows its payload.
+    while let Some(step) = client.next().await.transpose()? {
+        let reply = match step {
+            // It is followed by the request of the write.
             Step::Content(Content::Data { data, .. }) => {
                 payload = data;
                 continue;
             }
-            Step::Event(Event::Request(request)) => reply(request, &payload),
-            Step::Event(Event::Rejected { reply, .. }) => reply.parts().concat(),
+            Step::Event(Request(Read(read))) => {
+                let range =
+                    read.offset() as usize..(read.offset() + u64::from(read.length())) as usize;
+                [read.data().as_bytes(), &DISK.lock().unwrap()[range]].concat()
+            }
+            Step::Event(Request(Write(write))) => {
+                let at = write.offset() as usize;
+                DISK.lock().unwrap()[at..][..payload.len()].copy_from_slice(&payload);
+                write.succeed().parts().concat()
+            }
+            Step::Event(Request(other)) => other.fail(ErrorValue::EINVAL, "").parts().concat(),
+            Step::Event(Rejected { reply, .. }) => reply.parts().concat(),
             Step::Event(_) => continue,
             Step::Finished => break,
             other => return Err(other.unexpected().into()),
@@ -143,21 +151,4 @@ pub async fn serve(mut stream: TcpStream) -> io::Result<()> {
         client.get_mut().write_all(&reply).await?;
     }
     Ok(client.codec_mut().0.end_of_input()?)
-}
-
-fn reply(request: Request, payload: &[u8]) -> Vec<u8> {
-    let mut disk = DISK.lock().unwrap();
-    let reply = match request {
-        Request::Read(read) => {
-            let data = &disk[read.offset() as usize..][..read.length() as usize];
-            return [read.data().as_bytes(), data].concat();
-        }
-        Request::Write(write) => {
-            disk[write.offset() as usize..][..payload.len()].copy_from_slice(payload);
-            write.succeed()
-        }
-        Request::Flush(flush) => flush.succeed(),
-        other => other.fail(ErrorValue::EINVAL, ""),
-    };
-    reply.parts().concat()
 }
