@@ -14,7 +14,7 @@ use nbd_codec::client::{
 use nbd_codec::wire::extent::Extent64;
 use nbd_codec::wire::flags::{AllocationFlags, TransmissionFlags};
 use nbd_codec::wire::number::Cookie;
-use nbd_codec::{Framing, Step};
+use nbd_codec::{Content, Framing, Step};
 use nbd_codec_firmware::board::{self, Uart};
 use nbd_codec_firmware::{BUFFER, Failure, Inbox, LIMITS};
 
@@ -176,13 +176,12 @@ impl Client<'_> {
                     }
                 }
                 Step::Event(_) => {}
-                Step::Content(content) => {
-                    let (offset, length) = (content.offset(), content.length());
-                    let place = place(self.data, &self.lanes, content.cookie(), offset, length)?;
-                    if !content.copy_to(offset, place) {
-                        return Err(Failure::Command);
-                    }
-                }
+                // Data is never in the inbox: it reads no more than a step asks.
+                Step::Content(Content::Hole {
+                    cookie,
+                    offset,
+                    length,
+                }) => place(self.data, &self.lanes, cookie, offset, length.into())?.fill(0),
                 Step::Read(n) => self.link.fill(&mut self.inbox, n),
                 Step::ReadPayload {
                     cookie,

@@ -152,14 +152,10 @@ fn serve(
             Step::Event(E::Rejected { reply, .. }) => write(link, &reply),
             Step::Event(E::Disconnect) => return Ok(()),
             Step::Event(_) => {}
-            Step::Content(content) => {
-                if !content.copy_to(0, ram) {
-                    return Err(Failure::Command);
-                }
-            }
             Step::Read(n) => link.fill(inbox, n),
             Step::ReadPayload { offset, length, .. } => {
-                // From the line to its place, without a buffer.
+                // From the line to its place, without a buffer. Data is never
+                // in the inbox: it reads no more than a step asks.
                 link.read(piece(ram, offset, length)?);
                 session.advance(length)?;
             }
