@@ -5,7 +5,7 @@ use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::{ReplyFlags, TransmissionFlags};
 use nbd_codec::wire::number::{ChunkType, Cookie, ErrorValue};
 use nbd_codec::wire::reply::{ExtendedHeader, SimpleReply, StructuredHeader};
-use nbd_codec::{Framing, Limits, Negotiated, Step};
+use nbd_codec::{Content, Framing, Limits, Negotiated, Step};
 use std::collections::VecDeque;
 use std::hint::black_box;
 
@@ -94,11 +94,9 @@ fn reads(framing: Framing, depth: u64, n: u64) {
         }
         let mut input = peer.reply();
         loop {
-            match session.receive(&mut input).expect("a legal reply") {
-                Step::Event(TransmissionEvent::Done { result, .. }) => {
-                    break result.expect("no error");
-                }
-                Step::ReadPayload { length, .. } => {
+            match session.receive(&mut input) {
+                Ok(Step::Event(TransmissionEvent::Done { result: Ok(()), .. })) => break,
+                Ok(Step::ReadPayload { length, .. }) => {
                     session.advance(length).expect("the payload");
                 }
                 _ => unreachable!("the header is there, and payloads are read directly"),
@@ -139,9 +137,10 @@ fn fragments(n: u64) {
         assert!(matches!(header, Ok(Step::ReadPayload { length: BIG, .. })));
         loop {
             let mut input = black_box(&buffer[..]);
-            match session.receive(&mut input).expect("a legal reply") {
-                Step::Event(TransmissionEvent::Done { .. }) => break,
-                step => drop(black_box(step)),
+            match session.receive(&mut input) {
+                Ok(Step::Content(Content::Data { data, .. })) => drop(black_box(data)),
+                Ok(Step::Event(TransmissionEvent::Done { .. })) => break,
+                other => panic!("{other:?}"),
             }
         }
     }
@@ -156,11 +155,15 @@ fn direct(n: u64) {
         let size = reply(Framing::Simple, header.cookie(), 0, BIG, &mut bytes);
         let mut input = &bytes[..size];
         loop {
-            match session.receive(&mut input).expect("a legal reply") {
-                Step::ReadPayload { length, .. } => {
-                    session.advance(length.min(64 * 1024)).expect("the payload");
+            match session.receive(&mut input) {
+                Ok(Step::ReadPayload { mut length, .. }) => {
+                    while length > 0 {
+                        let piece = length.min(64 * 1024);
+                        session.advance(piece).expect("the payload");
+                        length -= piece;
+                    }
                 }
-                Step::Event(TransmissionEvent::Done { .. }) => break,
+                Ok(Step::Event(TransmissionEvent::Done { .. })) => break,
                 _ => unreachable!("the header is there, and payloads are read directly"),
             }
         }

@@ -77,15 +77,15 @@ fn status(framing: Framing, chunk: &[u8], n: u64) {
             let mut input = &chunk[from..to];
             loop {
                 use TransmissionEvent as E;
-                match session.receive(&mut input).expect("a legal reply") {
-                    Step::Event(E::Extents32 { extents, .. }) => {
+                match session.receive(&mut input) {
+                    Ok(Step::Event(E::Extents32 { extents, .. })) => {
                         total += extents.map(|extent| u64::from(extent.length)).sum::<u64>();
                     }
-                    Step::Event(E::Extents64 { extents, .. }) => {
+                    Ok(Step::Event(E::Extents64 { extents, .. })) => {
                         total += extents.map(|extent| extent.length).sum::<u64>();
                     }
-                    Step::Event(_) => {}
-                    _ => break,
+                    Ok(Step::Event(E::Done { .. }) | Step::Read(_)) => break,
+                    other => panic!("{other:?}"),
                 }
             }
             from = to - input.len();

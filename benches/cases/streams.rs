@@ -129,12 +129,10 @@ fn client_reads(n: u64) {
         wire.write_all(header.as_bytes()).expect("room");
         wire.flush().expect("room");
         loop {
-            match inbox.receive(&mut session).expect("a legal reply") {
-                Step::Event(TransmissionEvent::Done { result, .. }) => {
-                    break result.expect("no error");
-                }
-                Step::Read(n) => drop(inbox.fill(n, |space| wire.read(space))),
-                Step::ReadPayload { length, .. } => {
+            match inbox.receive(&mut session) {
+                Ok(Step::Event(TransmissionEvent::Done { result: Ok(()), .. })) => break,
+                Ok(Step::Read(n)) => drop(inbox.fill(n, |space| wire.read(space))),
+                Ok(Step::ReadPayload { length, .. }) => {
                     let place = &mut buffer[..length as usize];
                     wire.read_exact(place).expect("the payload");
                     session.advance(length).expect("the payload");
@@ -184,9 +182,9 @@ fn server_reads(n: u64) {
     let mut buffer = vec![0; 64 * 1024];
     for _ in 0..n {
         let read = loop {
-            match inbox.receive(&mut session).expect("a legal request") {
-                Step::Event(TransmissionEvent::Request(Request::Read(read))) => break read,
-                Step::Read(n) => drop(inbox.fill(n, |space| wire.read(space))),
+            match inbox.receive(&mut session) {
+                Ok(Step::Event(TransmissionEvent::Request(Request::Read(read)))) => break read,
+                Ok(Step::Read(n)) => drop(inbox.fill(n, |space| wire.read(space))),
                 other => panic!("{other:?}"),
             }
         };
@@ -226,8 +224,8 @@ fn client_handshakes(n: u64) {
         let mut handshake = Handshake::new(&Config::new("disk"));
         let mut inbox = Inbox::new([0; 256]);
         loop {
-            match inbox.receive(&mut handshake).expect("a legal message") {
-                Step::Event(HandshakeEvent::Greeting(_)) => {
+            match inbox.receive(&mut handshake) {
+                Ok(Step::Event(HandshakeEvent::Greeting(_))) => {
                     let mut out = [0; 64];
                     let mut room = &mut out[..];
                     let flags = ClientFlags::FIXED_NEWSTYLE;
@@ -238,8 +236,8 @@ fn client_handshakes(n: u64) {
                     wire.write_all(&out[..size]).expect("room");
                     wire.flush().expect("room");
                 }
-                Step::Event(HandshakeEvent::Ready) => break,
-                Step::Read(n) => drop(inbox.fill(n, |space| wire.read(space))),
+                Ok(Step::Event(HandshakeEvent::Ready)) => break,
+                Ok(Step::Read(n)) => drop(inbox.fill(n, |space| wire.read(space))),
                 other => panic!("{other:?}"),
             }
         }
@@ -274,14 +272,14 @@ fn server_handshakes(n: u64) {
         let mut inbox = Inbox::new([0; 256]);
         let mut out = [0; 256];
         loop {
-            let size = match inbox.receive(&mut handshake).expect("a legal message") {
-                Step::Transmit => handshake.transmit(&mut &mut out[..]).expect("room"),
-                Step::Event(HandshakeEvent::Export(query)) => {
+            let size = match inbox.receive(&mut handshake) {
+                Ok(Step::Transmit) => handshake.transmit(&mut &mut out[..]).expect("room"),
+                Ok(Step::Event(HandshakeEvent::Export(query))) => {
                     let granted = handshake.grant(&query, &export, &mut &mut out[..]);
                     granted.expect("room").written
                 }
-                Step::Event(HandshakeEvent::Ready { .. }) => break,
-                Step::Read(n) => {
+                Ok(Step::Event(HandshakeEvent::Ready { .. })) => break,
+                Ok(Step::Read(n)) => {
                     inbox.fill(n, |space| wire.read(space)).expect("a message");
                     continue;
                 }
