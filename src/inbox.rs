@@ -91,21 +91,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Inbox<B> {
         machine: &mut M,
     ) -> Result<Step<M::Event<'i>, &'i [u8]>, Error> {
         let mut input = self.held();
-        let step = machine.receive(&mut input)?;
-        self.start.set(self.end.saturating_sub(input.len()));
-        let wanted = match &step {
-            Step::Read(n) => n.get(),
-            Step::ReadPayload { .. } => 0,
-            _ => return Ok(step),
-        };
-        if self.closed {
-            return machine.end_of_input().map(|()| Step::Finished);
+        let result = machine.receive(&mut input);
+        let held = input.len();
+        self.start.set(self.end.saturating_sub(held));
+        match result {
+            Ok(Step::Read(_) | Step::ReadPayload { .. }) if self.closed => {
+                machine.end_of_input().map(|()| Step::Finished)
+            }
+            Ok(Step::Read(n)) if held >= self.buffer.as_ref().len() => {
+                let needed = held.saturating_add(n.get());
+                Err(Error::BufferFull { needed })
+            }
+            result => result,
         }
-        if wanted > 0 && input.len() >= self.buffer.as_ref().len() {
-            let needed = input.len().saturating_add(wanted);
-            return Err(Error::BufferFull { needed });
-        }
-        Ok(step)
     }
 
     /// What has arrived and is not consumed.
@@ -212,7 +210,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Inbox<B> {
 #[cfg(target_pointer_width = "64")]
 fn move_to_front(buffer: &mut [u8], start: usize, n: usize) {
     let end = start.saturating_add(n);
-    if end <= buffer.len() {
+    if n > 0 && end <= buffer.len() {
         buffer.copy_within(start..end, 0);
     }
 }

@@ -25,7 +25,10 @@ use crate::wire::number::Cookie;
 /// | [`ReadPayload`](Self::ReadPayload) | reads the payload into its place, or as with `Read` |
 /// | [`StartTls`](Self::StartTls) | runs TLS and states the outcome |
 /// | [`Finished`](Self::Finished) | leaves the loop |
+// A number of its own for each step: without it the number of a step is that of
+// an event, and compilers do not see which step a fast path returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 #[must_use = "a step that is not taken is asked for again"]
 pub enum Step<E, D> {
     /// Something happened.
@@ -43,9 +46,9 @@ pub enum Step<E, D> {
     /// peer claims: what is discarded, and lists of extents, come in pieces. A
     /// driver may read more than `n` bytes (read-ahead).
     Read(NonZeroUsize),
-    /// Payload follows. Read up to `length` bytes straight into their place
-    /// and report them with `advance`; or read on as with `Read`, and get them
-    /// as [`Content`](Self::Content).
+    /// Payload follows. Read up to `length` bytes straight into their place,
+    /// at once or in pieces, and report each piece with `advance`; or read on
+    /// as with `Read`, and get them as [`Content`](Self::Content).
     ReadPayload {
         /// The command it belongs to.
         cookie: Cookie,
@@ -94,29 +97,6 @@ impl<E, D> Step<E, D> {
             Self::StartTls => UnexpectedStep::StartTls,
             Self::Finished => UnexpectedStep::Finished,
         }
-    }
-}
-
-/// What a handshake waits for while no event is due.
-pub(crate) enum Wait {
-    /// `n` more bytes of the message under way.
-    Read(usize),
-    Transmit,
-    StartTls,
-    Finished,
-    /// The caller's answer, or its next option.
-    Caller,
-}
-
-impl Wait {
-    pub(crate) fn step<E, D>(self) -> Result<Step<E, D>, Error> {
-        Ok(match self {
-            Self::Read(n) => Step::read(n),
-            Self::Transmit => Step::Transmit,
-            Self::StartTls => Step::StartTls,
-            Self::Finished => Step::Finished,
-            Self::Caller => return Err(Error::Unanswered),
-        })
     }
 }
 

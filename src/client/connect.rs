@@ -5,7 +5,7 @@ use super::config::{Config, MetaContextQuery, TlsPolicy};
 use super::handshake::{Handshake, HandshakeEvent};
 use crate::error::{Error, Misuse};
 use crate::negotiated::{Framing, HandshakeStyle, Negotiated, StatusWidth};
-use crate::step::{Step, Wait, receive};
+use crate::step::{Step, receive};
 use crate::wire::Sink;
 use crate::wire::flags::{ClientFlags, HandshakeFlags};
 use crate::wire::greeting::Greeting;
@@ -200,11 +200,10 @@ impl<'a> Connector<'a> {
             }
         }
         match self.handshake.wait(input.len()) {
-            Wait::Caller if self.next.is_some() => Wait::Transmit,
-            Wait::Caller => Wait::Finished,
-            wait => wait,
+            Err(Error::Unanswered) if self.next.is_some() => Ok(Step::Transmit),
+            Err(Error::Unanswered) => Ok(Step::Finished),
+            step => step,
         }
-        .step()
     }
 
     /// Reports that the peer closed the connection.

@@ -71,7 +71,10 @@ macro_rules! magic {
 
             #[cold]
             fn check(self, input: &[u8], message: &'static str) -> Result<(), DecodeError> {
-                find_magic(input, &[self], message).map(|_| ())
+                match agrees(input, &self.to_be_bytes()) {
+                    true => Ok(()),
+                    false => Err(DecodeError::Magic { message }),
+                }
             }
         }
     )*};
@@ -93,15 +96,18 @@ pub(crate) fn find_magic<M: Magic>(
     candidates: &[M],
     message: &'static str,
 ) -> Result<Option<M>, DecodeError> {
-    let agrees = |magic: &M| {
-        let magic = magic.to_bytes();
-        input.iter().zip(magic.as_ref()).all(|(a, b)| a == b)
-    };
-    match candidates.iter().copied().find(agrees) {
+    let mut candidates = candidates.iter().copied();
+    match candidates.find(|magic| agrees(input, magic.to_bytes().as_ref())) {
         Some(magic) if input.len() >= size_of::<M>() => Ok(Some(magic)),
         Some(_) => Ok(None),
         None => Err(DecodeError::Magic { message }),
     }
+}
+
+/// Whether one of the two begins with the other.
+#[inline(never)]
+fn agrees(input: &[u8], magic: &[u8]) -> bool {
+    input.iter().zip(magic).all(|(a, b)| a == b)
 }
 
 // Parsers for nom to combine. The parsers that nom brings index the slice,

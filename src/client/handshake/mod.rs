@@ -10,7 +10,7 @@ use crate::error::{Error, Misuse, Violation};
 use crate::limits::Limits;
 use crate::name::Name;
 use crate::negotiated::{Framing, Negotiated, StatusWidth};
-use crate::step::{Step, Wait, receive};
+use crate::step::{Step, receive};
 use crate::wire::bytes::{clip, take_slice};
 use crate::wire::flags::{HandshakeFlags, TransmissionFlags};
 use crate::wire::greeting::{ExportNameReply, Greeting, NewstyleGreeting, RESERVED_ZEROES};
@@ -224,7 +224,7 @@ impl Handshake {
     pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<HandshakeStep<'i>, Error> {
         match self.poll(input)? {
             Some(event) => Ok(Step::Event(event)),
-            None => self.wait(input.len()).step(),
+            None => self.wait(input.len()),
         }
     }
 
@@ -243,21 +243,20 @@ impl Handshake {
         result
     }
 
-    /// What comes first while no event is due: `held` bytes of the next message
-    /// have arrived.
-    #[inline(never)]
-    pub(super) fn wait(&self, held: usize) -> Wait {
+    /// The step while no event is due: `held` bytes of the next message have
+    /// arrived.
+    pub(super) fn wait<E, D>(&self, held: usize) -> Result<Step<E, D>, Error> {
         let discard = match self.state {
             State::Greeting | State::Replies(_) | State::ExportName => {
-                return Wait::Read(self.want.saturating_sub(held));
+                return Ok(Step::read(self.want.saturating_sub(held)));
             }
             State::Zeroes(left) => left,
             State::Discard { left, .. } => clip(u64::from(left)),
-            State::Tls => return Wait::StartTls,
-            State::Ready { .. } | State::Aborted => return Wait::Finished,
-            State::ClientFlags | State::Idle => return Wait::Caller,
+            State::Tls => return Ok(Step::StartTls),
+            State::Ready { .. } | State::Aborted => return Ok(Step::Finished),
+            State::ClientFlags | State::Idle => return Err(Error::Unanswered),
         };
-        Wait::Read(discard.min(self.limits.buffer()))
+        Ok(Step::read(discard.min(self.limits.buffer())))
     }
 
     /// Reports that the peer closed the connection.

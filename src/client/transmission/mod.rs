@@ -171,7 +171,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
 
     /// Reports that `n` bytes of the payload that
     /// [`Step::ReadPayload`](crate::Step::ReadPayload) announced were read into
-    /// their place.
+    /// their place. A payload that is read in pieces may be reported piece by
+    /// piece, without a call of [`receive`](Self::receive) in between.
     ///
     /// # Errors
     ///

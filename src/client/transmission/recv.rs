@@ -30,26 +30,33 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// [`Error`]: the session is over, and every later call returns the same.
     #[inline(always)]
     pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
-        if let State::Header | State::Discard(_) = self.state
-            && !self.header(input)
-        {
-            return Ok(self.before_header(input.len()));
+        if let State::Header | State::Discard(_) = self.state {
+            self.header(input);
         }
-        match self.state {
-            State::Data { part, offset } if input.is_empty() => Ok(Step::ReadPayload {
+        if let State::Data { part, offset } = self.state
+            && input.is_empty()
+        {
+            return Ok(Step::ReadPayload {
                 cookie: part.cookie,
                 offset,
                 length: part.left,
-            }),
-            State::Done(cookie) => self.complete(cookie),
-            _ => self.deliver(input),
+            });
         }
+        if let State::Done(cookie) = self.state
+            && self.complete(cookie)
+        {
+            let result = Ok(());
+            return Ok(Step::Event(TransmissionEvent::Done { cookie, result }));
+        }
+        // One call, so that the two steps above stay in registers.
+        self.deliver(input)
     }
 
     /// Takes a header, and leaves in the state what follows it, the failure of
-    /// the session included; false if more input is needed.
+    /// the session included. The state stays where it is if more input is
+    /// needed.
     #[inline(never)]
-    fn header(&mut self, input: &mut &[u8]) -> bool {
+    fn header(&mut self, input: &mut &[u8]) {
         let mut rest = *input;
         let taken = match self.state {
             State::Header => self.header_fast(&mut rest),
@@ -60,7 +67,6 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         };
         *input = rest;
         self.state = State::Data { part, offset };
-        true
     }
 
     /// Fast path: the data of a read that comes in order. Returns what the
@@ -105,9 +111,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         data.then_some((part, slot.offset))
     }
 
-    /// Ends a command. Fast path: success of a read or a write.
+    /// Fast path: ends a read or a write that succeeded. Of anything else
+    /// nothing has changed, and false is returned.
     #[inline]
-    fn complete<'i>(&mut self, cookie: Cookie) -> Result<ClientStep<'i>, Error> {
+    fn complete(&mut self, cookie: Cookie) -> bool {
         let simple = self.export.framing == Framing::Simple;
         let earned = |slot: &Slot| match slot.command {
             Command::READ => simple || slot.coverage.is_in_order(slot.length),
@@ -118,48 +125,35 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             Some(slot) if slot.error == ErrorValue::NONE && earned(slot) => {
                 self.slots.remove(cookie);
                 self.state = State::Header;
-                let result = Ok(());
-                Ok(Step::Event(TransmissionEvent::Done { cookie, result }))
+                true
             }
-            _ => self.complete_slow(cookie),
+            _ => false,
         }
     }
 
     /// Slow path of [`header`](Self::header).
     #[inline(never)]
-    fn header_slow(&mut self, input: &mut &[u8]) -> bool {
+    fn header_slow(&mut self, input: &mut &[u8]) {
         if let State::Discard(part) = self.state {
             self.discard(part, input);
-            match self.state {
-                State::Header => {}
-                State::Discard(_) => return false,
-                _ => return true,
-            }
         }
+        let State::Header = self.state else {
+            return;
+        };
         self.want = self.least_header();
         if input.is_empty() {
-            return false;
+            return;
         }
         match self.take_header(input) {
-            Ok(Taken::Yes) => true,
-            Ok(Taken::Short(needed)) => {
-                self.want = needed;
-                false
-            }
-            Err(error) => {
-                self.fail(error);
-                true
-            }
+            Ok(Taken::Yes) => {}
+            Ok(Taken::Short(needed)) => self.want = needed,
+            Err(error) => self.fail(error),
         }
     }
 
     /// The step before a header that has not arrived whole: `held` bytes of it
     /// have.
-    #[inline(never)]
     fn before_header<'i>(&self, held: usize) -> ClientStep<'i> {
-        if let State::Discard(part) = self.state {
-            return self.read_piece(part.left);
-        }
         if self.disconnected && self.slots.in_flight() == 0 && held == 0 {
             return Step::Finished;
         }
@@ -180,10 +174,13 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         Step::read(clip(left).min(self.limits.buffer()))
     }
 
-    /// What follows a header.
+    /// What follows a header, or asks for one; and the slow path of
+    /// [`complete`](Self::complete).
     #[inline(never)]
     fn deliver<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
         let result = match self.state {
+            State::Header => return Ok(self.before_header(input.len())),
+            State::Discard(part) => return Ok(self.read_piece(part.left)),
             State::Data { part, offset } => return Ok(self.data(part, offset, input)),
             State::Hole {
                 part,
@@ -191,16 +188,17 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 length,
             } => {
                 self.state = part.after();
-                Ok(Step::Content(Content::Hole {
+                return Ok(Step::Content(Content::Hole {
                     cookie: part.cookie,
                     offset,
                     length,
-                }))
+                }));
             }
             State::Extents(extents) => self.extents(extents, input),
             State::Error(message) => self.error_message(message, input),
-            State::Failed(error) => Err(error),
-            State::Ended | State::Header | State::Discard(_) | State::Done(_) => Ok(Step::Finished),
+            State::Done(cookie) => self.complete_slow(cookie),
+            State::Failed(error) => return Err(error),
+            State::Ended => return Ok(Step::Finished),
         };
         if let Err(error) = result {
             self.fail(error);
@@ -472,19 +470,11 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     }
 
     /// Slow path of [`complete`](Self::complete).
-    #[inline(never)]
     fn complete_slow<'i>(&mut self, cookie: Cookie) -> Result<ClientStep<'i>, Error> {
-        match self.outcome(cookie) {
-            Ok(result) => {
-                self.slots.remove(cookie);
-                self.state = State::Header;
-                Ok(Step::Event(TransmissionEvent::Done { cookie, result }))
-            }
-            Err(error) => {
-                self.fail(error);
-                Err(error)
-            }
-        }
+        let result = self.outcome(cookie)?;
+        self.slots.remove(cookie);
+        self.state = State::Header;
+        Ok(Step::Event(TransmissionEvent::Done { cookie, result }))
     }
 
     /// The result of a command. Success is only reported where the reply was

@@ -137,10 +137,11 @@ impl State {
                 expected: part.left,
             });
         };
-        part.left = left;
-        *offset = offset.saturating_add(n);
         if left == 0 {
             *self = part.after();
+        } else {
+            part.left = left;
+            *offset = offset.saturating_add(n);
         }
         Ok(())
     }

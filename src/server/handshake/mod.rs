@@ -13,7 +13,7 @@ use super::export::Export;
 use crate::error::{Error, Misuse};
 use crate::name::Name;
 use crate::negotiated::{Framing, HandshakeStyle, Negotiated};
-use crate::step::{Step, Wait, receive};
+use crate::step::{Step, receive};
 use crate::wire::bytes::clip;
 use crate::wire::flags::{ClientFlags, HandshakeFlags, TransmissionFlags};
 use crate::wire::greeting::{NewstyleGreeting, OldstyleGreeting, RESERVED_ZEROES};
@@ -215,7 +215,7 @@ impl Handshake {
         }
         match self.next_event(input) {
             Ok(Some(event)) => Ok(Step::Event(event)),
-            Ok(None) => self.wait(input.len()).step(),
+            Ok(None) => self.wait(input.len()),
             Err(error) => {
                 self.failed = Some(error);
                 Err(error)
@@ -223,26 +223,24 @@ impl Handshake {
         }
     }
 
-    /// What comes first while no event is due: `held` bytes of the next message
-    /// have arrived.
-    #[inline(never)]
-    fn wait(&mut self, held: usize) -> Wait {
+    /// The step while no event is due: `held` bytes of the next message have
+    /// arrived.
+    fn wait<'i>(&mut self, held: usize) -> Result<HandshakeStep<'i>, Error> {
         if self.pending.is_some() {
-            return Wait::Transmit;
+            return Ok(Step::Transmit);
         }
-        match self.state {
-            State::ClientFlags => Wait::Read(ClientFlags::SIZE.saturating_sub(held)),
-            State::Option => Wait::Read(self.want.saturating_sub(held)),
-            State::Discard { left, .. } => {
-                Wait::Read(clip(u64::from(left)).min(self.config.limits.buffer()))
-            }
+        let missing = match self.state {
+            State::ClientFlags => ClientFlags::SIZE.saturating_sub(held),
+            State::Option => self.want.saturating_sub(held),
+            State::Discard { left, .. } => clip(u64::from(left)).min(self.config.limits.buffer()),
             State::Tls { .. } => {
                 self.state = State::Tls { asked: true };
-                Wait::StartTls
+                return Ok(Step::StartTls);
             }
-            State::Aborted { .. } | State::Ready { .. } => Wait::Finished,
-            State::Asked(_) => Wait::Caller,
-        }
+            State::Aborted { .. } | State::Ready { .. } => return Ok(Step::Finished),
+            State::Asked(_) => return Err(Error::Unanswered),
+        };
+        Ok(Step::read(missing))
     }
 
     /// Reports that the peer closed the connection.

@@ -176,7 +176,8 @@ impl Transmission {
 
     /// Reports that `n` bytes of the payload that
     /// [`Step::ReadPayload`](crate::Step::ReadPayload) announced were read into
-    /// their place.
+    /// their place. A payload that is read in pieces may be reported piece by
+    /// piece, without a call of [`receive`](Self::receive) in between.
     ///
     /// # Errors
     ///

@@ -160,6 +160,7 @@ impl Transmission {
         };
         match header {
             Some(header) => Ok(Some(header)),
+            None if input.is_empty() => Ok(None),
             None => self.check_magic(input).map(|()| None),
         }
     }
