@@ -52,6 +52,7 @@ impl Handshake {
         Ok(Some(HandshakeEvent::Greeting(greeting)))
     }
 
+    #[inline(never)]
     pub(super) fn reply<'i>(
         &mut self,
         sent: OptionType,

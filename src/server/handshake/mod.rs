@@ -213,14 +213,13 @@ impl Handshake {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        match self.next_event(input) {
-            Ok(Some(event)) => Ok(Step::Event(event)),
-            Ok(None) => self.wait(input.len()),
-            Err(error) => {
-                self.failed = Some(error);
-                Err(error)
-            }
+        let result = self.next_step(input);
+        if let Err(error) = result
+            && error.is_fatal()
+        {
+            self.failed = Some(error);
         }
+        result
     }
 
     /// The step while no event is due: `held` bytes of the next message have

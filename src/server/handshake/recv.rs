@@ -1,13 +1,14 @@
 //! What a client sends: its flags and its options. The state machine replies
 //! to most of them by itself; the others become events.
 
-use super::{Asked, ExportQuery, Handshake, HandshakeEvent, Pending, State};
+use super::{Asked, ExportQuery, Handshake, HandshakeEvent, HandshakeStep, Pending, State};
 use crate::error::{Error, Violation};
 use crate::limits::Limits;
 use crate::name::Name;
 use crate::negotiated::{Framing, HandshakeStyle, SelectedContexts};
 use crate::server::config::TlsMode;
 use crate::server::export::is_query;
+use crate::step::Step;
 use crate::wire::bytes::{clip, take_slice};
 use crate::wire::flags::ClientFlags;
 use crate::wire::number::{InfoType, OptionReplyType, OptionType};
@@ -56,31 +57,31 @@ pub(super) enum Action {
 impl Handshake {
     /// Takes messages until there is an event, a reply to transmit, or no whole
     /// message.
-    pub(super) fn next_event<'i>(
+    pub(super) fn next_step<'i>(
         &mut self,
         input: &mut &'i [u8],
-    ) -> Result<Option<HandshakeEvent<'i>>, Error> {
+    ) -> Result<HandshakeStep<'i>, Error> {
         loop {
             if matches!(self.state, State::Tls { .. }) && !input.is_empty() {
                 return Err(Violation::PlaintextAfterStartTls.into());
             }
             if self.pending.is_some() {
-                return Ok(None);
+                return self.wait(input.len());
             }
             match self.state {
                 State::ClientFlags => {
                     let Some(flags) = ClientFlags::decode(input) else {
-                        return Ok(None);
+                        return self.wait(input.len());
                     };
                     self.client_flags(flags)?;
                 }
                 State::Option => {
                     let before = input.len();
                     if let Some(event) = self.option(input)? {
-                        return Ok(Some(event));
+                        return Ok(Step::Event(event));
                     }
                     if input.len() == before {
-                        return Ok(None);
+                        return self.wait(input.len());
                     }
                 }
                 State::Discard { answer, left } => {
@@ -89,13 +90,13 @@ impl Handshake {
                     let left = left.saturating_sub(u32::try_from(n).unwrap_or(left));
                     if left > 0 {
                         self.state = State::Discard { answer, left };
-                        return Ok(None);
+                        return self.wait(input.len());
                     }
                     self.answer(answer);
                 }
                 State::Aborted { reported: false } => {
                     self.state = State::Aborted { reported: true };
-                    return Ok(Some(HandshakeEvent::Aborted));
+                    return Ok(Step::Event(HandshakeEvent::Aborted));
                 }
                 State::Ready {
                     export,
@@ -105,12 +106,12 @@ impl Handshake {
                         export,
                         reported: true,
                     };
-                    return Ok(Some(HandshakeEvent::Ready { export }));
+                    return Ok(Step::Event(HandshakeEvent::Ready { export }));
                 }
                 State::Asked(_)
                 | State::Tls { .. }
                 | State::Aborted { reported: true }
-                | State::Ready { reported: true, .. } => return Ok(None),
+                | State::Ready { reported: true, .. } => return self.wait(input.len()),
             }
         }
     }
