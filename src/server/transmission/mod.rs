@@ -70,6 +70,8 @@ enum State {
     },
     /// After `DISC`.
     Disconnected,
+    /// The session is over.
+    Failed(Error),
 }
 
 /// The server's side of the transmission phase.
@@ -84,7 +86,6 @@ pub struct Transmission {
     /// Bytes of the next header and what must arrive with it, as far as it is
     /// known.
     want: usize,
-    failed: Option<Error>,
 }
 
 #[cfg(feature = "alloc")]
@@ -132,7 +133,6 @@ impl Transmission {
             },
             state: State::Header,
             want: recv::header_size(negotiated.framing),
-            failed: None,
         })
     }
 
@@ -164,11 +164,11 @@ impl Transmission {
     /// [`Error::Closed`] if it did not send `DISC` before. Later calls return
     /// the same.
     pub fn end_of_input(&mut self) -> Result<(), Error> {
-        match (self.failed, self.state) {
-            (Some(error), _) => Err(error),
-            (None, State::Disconnected) => Ok(()),
+        match self.state {
+            State::Failed(error) => Err(error),
+            State::Disconnected => Ok(()),
             _ => {
-                self.failed = Some(Error::Closed);
+                self.state = State::Failed(Error::Closed);
                 Err(Error::Closed)
             }
         }
@@ -185,11 +185,9 @@ impl Transmission {
     /// changed.
     #[inline]
     pub fn advance(&mut self, n: u64) -> Result<(), Misuse> {
-        if let Some(error) = self.failed {
-            return Err(Misuse::Failed(error));
-        }
         let (left, offset) = match &mut self.state {
             State::Payload { left, offset, .. } => (left, offset),
+            State::Failed(error) => return Err(Misuse::Failed(*error)),
             _ if n == 0 => return Ok(()),
             _ => return Err(Misuse::TooMuchPayload { expected: 0 }),
         };

@@ -28,12 +28,9 @@ impl Transmission {
     /// [`Error`]: the session is over, and every later call returns the same.
     #[inline]
     pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<ServerStep<'i>, Error> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
         let result = self.step(input);
         if let Err(error) = &result {
-            self.failed = Some(*error);
+            self.state = State::Failed(*error);
         }
         result
     }
@@ -75,6 +72,7 @@ impl Transmission {
                 left,
             } => Ok(self.discard(header, fault, left, input)),
             State::Disconnected => Ok(Step::Finished),
+            State::Failed(error) => Err(error),
         }
     }
 
