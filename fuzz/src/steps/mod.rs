@@ -210,12 +210,7 @@ fn without_extent_error(end: End) -> End {
 }
 
 /// All ways to read, with borrowed and with owned content.
-fn summaries<M>(
-    machine: impl Fn() -> M,
-    stream: &[u8],
-    buffer: usize,
-    sizes: &[u8],
-) -> Summary
+fn summaries<M>(machine: impl Fn() -> M, stream: &[u8], buffer: usize, sizes: &[u8]) -> Summary
 where
     M: ReceiveOwned,
     M::Owned: Debug,
