@@ -91,21 +91,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Inbox<B> {
         machine: &mut M,
     ) -> Result<Step<M::Event<'i>, &'i [u8]>, Error> {
         let mut input = self.held();
-        let mut result = machine.receive(&mut input);
+        let result = machine.receive(&mut input);
         let held = input.len();
         self.start.set(self.end.saturating_sub(held));
-        let wanted = match &result {
-            Ok(Step::Read(n)) => n.get(),
-            Ok(Step::ReadPayload { .. }) => 0,
-            _ => return result,
-        };
-        if self.closed {
-            result = machine.end_of_input().map(|()| Step::Finished);
-        } else if wanted > 0 && held >= self.buffer.as_ref().len() {
-            let needed = held.saturating_add(wanted);
-            result = Err(Error::BufferFull { needed });
+        match result {
+            Ok(Step::Read(_) | Step::ReadPayload { .. }) if self.closed => {
+                machine.end_of_input().map(|()| Step::Finished)
+            }
+            Ok(Step::Read(n)) if held >= self.buffer.as_ref().len() => {
+                let needed = held.saturating_add(n.get());
+                Err(Error::BufferFull { needed })
+            }
+            result => result,
         }
-        result
     }
 
     /// What has arrived and is not consumed.

@@ -25,7 +25,10 @@ use crate::wire::number::Cookie;
 /// | [`ReadPayload`](Self::ReadPayload) | reads the payload into its place, or as with `Read` |
 /// | [`StartTls`](Self::StartTls) | runs TLS and states the outcome |
 /// | [`Finished`](Self::Finished) | leaves the loop |
+// A number of its own for each step: without it the number of a step is that of
+// an event, and compilers do not see which step a fast path returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 #[must_use = "a step that is not taken is asked for again"]
 pub enum Step<E, D> {
     /// Something happened.

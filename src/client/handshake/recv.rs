@@ -52,7 +52,6 @@ impl Handshake {
         Ok(Some(HandshakeEvent::Greeting(greeting)))
     }
 
-    #[inline(never)]
     pub(super) fn reply<'i>(
         &mut self,
         sent: OptionType,

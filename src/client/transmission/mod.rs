@@ -37,17 +37,14 @@ use crate::wire::text::Text;
 /// What a reply says. The content of reads is [`Step::Content`](crate::Step).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-// One byte tells events and steps apart. Otherwise it is the number in a field of
-// `Error`, and compilers do not see which step a fast path returns.
-#[repr(u8)]
 pub enum TransmissionEvent<'i> {
     /// Narrow block status (structured replies): as many whole extents as the
     /// input held. More events follow for the other extents of the chunk.
     Extents32 {
-        /// The metadata context.
-        context: ContextId,
         /// The command.
         cookie: Cookie,
+        /// The metadata context.
+        context: ContextId,
         /// Where the first of them begins, in bytes from the start of the
         /// export.
         offset: u64,
@@ -59,10 +56,10 @@ pub enum TransmissionEvent<'i> {
     /// Wide block status (extended headers), as [`Extents32`](Self::Extents32).
     /// The end of the last extent may be past 2^64.
     Extents64 {
-        /// The metadata context.
-        context: ContextId,
         /// The command.
         cookie: Cookie,
+        /// The metadata context.
+        context: ContextId,
         /// Where the first of them begins, in bytes from the start of the
         /// export.
         offset: u64,
@@ -74,10 +71,10 @@ pub enum TransmissionEvent<'i> {
     /// with the first one. (The error of a simple reply comes with
     /// [`Done`](Self::Done) only.)
     Error {
-        /// What happened.
-        error: ErrorValue,
         /// The command.
         cookie: Cookie,
+        /// What happened.
+        error: ErrorValue,
         /// Where, in bytes from the start of the export, if the server said.
         offset: Option<u64>,
         /// For people, often empty; `None` if it was longer than
