@@ -294,5 +294,8 @@ fn transmission() {
         });
         all.extend(receive.recv().unwrap());
     }
-    assert_states(&all, &["Header", "Payload", "Discard", "Disconnected"]);
+    assert_states(
+        &all,
+        &["Header", "Payload", "Discard", "Disconnected", "Failed"],
+    );
 }
