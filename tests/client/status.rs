@@ -93,7 +93,11 @@ fn the_end_of_the_request() {
         ] {
             let outcome = match good {
                 true => event(framing, 1, 4096, &extents) + "E: #0 done\n",
-                false => "! Violation(ExtentBeyond(#0))".to_owned(),
+                // What comes before the fault is delivered.
+                false => {
+                    let before = &extents[..extents.len() - 1];
+                    event(framing, 1, 4096, before) + "! Violation(ExtentBeyond(#0))"
+                }
             };
             let chunk = chunk(framing, "last", 1, &extents);
             let transcript = ["C: STATUS 4K 64K\n", &chunk, &outcome].concat();
@@ -111,7 +115,9 @@ fn sums_beyond_64_bits() {
         vec![(1 << 63, 0), (1 << 63, 0), (u64::MAX, 0)],
     ] {
         let chunk = chunk(Extended, "last", 1, &extents);
-        let transcript = ["C: STATUS 0 64K\n", &chunk, "! Violation(ExtentBeyond(#0))"];
+        let before = event(Extended, 1, 0, &extents[..1]);
+        let fault = "! Violation(ExtentBeyond(#0))";
+        let transcript = ["C: STATUS 0 64K\n", &chunk, &before, fault];
         transmission(with_contexts(Extended, 1), &transcript.concat());
     }
     let long = [(65_535, 0), (u64::MAX, 3)];
@@ -321,10 +327,44 @@ fn empty_extents() {
         for at in 0..3 {
             let mut extents = [(512, 3), (512, 0), (512, 3)];
             extents[at].0 = 0;
+            let before = match at {
+                0 => String::new(),
+                _ => event(framing, 1, 0, &extents[..at]),
+            };
             let transcript = [
                 "C: STATUS 0 64K\n",
                 &chunk(framing, "last", 1, &extents),
+                &before,
                 "! Decode(EmptyExtent)",
+            ];
+            transmission(with_contexts(framing, 1), &transcript.concat());
+        }
+    }
+}
+
+/// A chunk with two faults reports the first one, however it is fragmented: every
+/// transcript is played whole, byte by byte and split everywhere.
+#[test]
+fn the_first_of_two_faults() {
+    for framing in CHUNKED {
+        for (extents, good, fault) in [
+            (
+                vec![(512, 0), (3584, 3), (512, 0), (0, 0)],
+                2,
+                "Violation(ExtentBeyond(#0))",
+            ),
+            (
+                vec![(512, 0), (0, 0), (3584, 3), (512, 0)],
+                1,
+                "Decode(EmptyExtent)",
+            ),
+            (vec![(4096, 0), (0, 0)], 1, "Decode(EmptyExtent)"),
+        ] {
+            let transcript = [
+                "C: STATUS 0 4096\n",
+                &chunk(framing, "last", 1, &extents),
+                &event(framing, 1, 0, &extents[..good]),
+                &format!("! {fault}"),
             ];
             transmission(with_contexts(framing, 1), &transcript.concat());
         }

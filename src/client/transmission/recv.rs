@@ -349,50 +349,40 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let size = extents.size();
         let left = usize::try_from(extents.left).unwrap_or(usize::MAX);
         let count = left.min(input.len().checked_div(size).unwrap_or(0));
-        let Some(bytes) = take_slice(input, count.saturating_mul(size)).filter(|_| count > 0)
-        else {
+        let all = input.get(..count.saturating_mul(size)).unwrap_or_default();
+        if all.is_empty() {
             // Whole descriptors, as many as the buffer holds.
             let most = self.limits.buffer().max(size);
             let needed = left.saturating_mul(size).min(most);
             return Ok(Step::read(needed.saturating_sub(input.len())));
-        };
+        }
         let slot = find(&mut self.slots, cookie)?;
         let offset = slot.offset.saturating_add(extents.at);
-        let (event, reach) = if extents.width == StatusWidth::Wide {
-            let (extents64, _) = Extents64::split(bytes);
-            if extents.status == StatusWidth::Narrow && extents64.has_wide_flags() {
-                return Err(Violation::StatusTooWide(context).into());
-            }
-            let reach = extents64.reach()?;
-            let event = TransmissionEvent::Extents64 {
-                cookie,
-                context,
-                offset,
-                extents: extents64,
-            };
-            (event, reach)
-        } else {
-            let (extents32, _) = Extents32::split(bytes);
-            let reach = extents32.reach()?;
-            let event = TransmissionEvent::Extents32 {
-                cookie,
-                context,
-                offset,
-                extents: extents32,
-            };
-            (event, reach)
+        let (count, total) = match extents.check(all, slot) {
+            Ok(total) => (count, total),
+            Err(_) => extents.check_each(all, slot)?,
         };
-        if slot.flags.contains(CommandFlags::REQ_ONE) && reach.total > slot.length {
-            return Err(Violation::NotOne(cookie).into());
-        }
-        // The last extent may reach past the end of the request, none may begin
-        // there.
-        let begins = extents.at.saturating_add(reach.last);
-        if begins >= slot.length && slot.length > 0 {
-            return Err(Violation::ExtentBeyond(cookie).into());
-        }
-        extents.at = extents.at.saturating_add(reach.total);
-        extents.left = u32::try_from(left.saturating_sub(count)).unwrap_or(0);
+        let bytes = take_slice(input, count.saturating_mul(size)).unwrap_or_default();
+        let event = if extents.width == StatusWidth::Wide {
+            let (extents, _) = Extents64::split(bytes);
+            TransmissionEvent::Extents64 {
+                cookie,
+                context,
+                offset,
+                extents,
+            }
+        } else {
+            let (extents, _) = Extents32::split(bytes);
+            TransmissionEvent::Extents32 {
+                cookie,
+                context,
+                offset,
+                extents,
+            }
+        };
+        extents.at = extents.at.saturating_add(total);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        extents.left = extents.left.saturating_sub(count);
         self.state = if extents.left == 0 {
             let last = extents.last;
             Part {
@@ -523,6 +513,53 @@ fn extended_with_offset(bytes: &[u8; ExtendedHeader::SIZE + 8]) -> Option<(Heade
     let mut bytes = bytes.as_slice();
     let header = ExtendedHeader::parse(take(&mut bytes)?)?;
     Some((header.into(), u64::from_be_bytes(*take(&mut bytes)?)))
+}
+
+impl Extents {
+    /// Checks the descriptors in `bytes`, the next ones of the chunk. Returns how
+    /// many bytes of the export they describe.
+    fn check(&self, bytes: &[u8], slot: &Slot) -> Result<u64, Error> {
+        let reach = if self.width == StatusWidth::Wide {
+            let (extents, _) = Extents64::split(bytes);
+            if self.status == StatusWidth::Narrow && extents.has_wide_flags() {
+                return Err(Violation::StatusTooWide(self.context).into());
+            }
+            extents.reach()?
+        } else {
+            let (extents, _) = Extents32::split(bytes);
+            extents.reach()?
+        };
+        if slot.flags.contains(CommandFlags::REQ_ONE) && reach.total > slot.length {
+            return Err(Violation::NotOne(self.cookie).into());
+        }
+        // The last extent may reach past the end of the request, none may begin
+        // there.
+        let begins = self.at.saturating_add(reach.last);
+        if begins >= slot.length && slot.length > 0 {
+            return Err(Violation::ExtentBeyond(self.cookie).into());
+        }
+        Ok(reach.total)
+    }
+
+    /// Slow path, where one of the descriptors has a fault: how many come before
+    /// it, and how many bytes they describe. They are delivered first, so that the
+    /// events and the fault are the same however the chunk is fragmented.
+    #[cold]
+    fn check_each(mut self, bytes: &[u8], slot: &Slot) -> Result<(usize, u64), Error> {
+        let (mut count, mut total) = (0_usize, 0_u64);
+        for one in bytes.chunks_exact(self.size()) {
+            match self.check(one, slot) {
+                Ok(length) => {
+                    count = count.saturating_add(1);
+                    total = total.saturating_add(length);
+                    self.at = self.at.saturating_add(length);
+                }
+                Err(error) if count == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok((count, total))
+    }
 }
 
 #[inline]
