@@ -117,8 +117,14 @@ impl Harness {
                     .contexts
                     .iter()
                     .find(|context| context.id.0 >= 32);
-                let expected = beyond.map(|context| Misuse::Context(context.id));
-                assert_eq!(Some(misuse), expected);
+                // A request that names every context.
+                let needed = 40 + 4 * negotiated.contexts.len();
+                let expected = match beyond {
+                    Some(context) => Misuse::Context(context.id),
+                    None => Misuse::BufferTooSmall { needed },
+                };
+                assert_eq!(misuse, expected);
+                assert!(beyond.is_some() || needed > setup.least_buffer());
                 return None;
             }
         };

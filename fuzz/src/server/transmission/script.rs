@@ -1,7 +1,7 @@
 //! Scripts for the server's `Transmission`: the client's messages, and the
 //! caller's replies between them.
 
-use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
+use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, ContextId, Cookie};
 use nbd_codec::wire::request::{BlockStatusPayload, CompactRequest, ExtendedRequest};
 use nbd_codec::{Framing, Limits};
@@ -75,16 +75,9 @@ enums! {
 }
 
 impl ServerSetup {
-    /// The documented size of the receive buffer. Requests that name contexts
-    /// are longer than others.
+    /// The documented size of the receive buffer.
     pub fn least_buffer(&self) -> usize {
-        let flags = self.common.negotiated().flags;
-        let buffer = self.limits().buffer();
-        if flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD) {
-            buffer.max(168)
-        } else {
-            buffer
-        }
+        self.limits().buffer()
     }
 
     pub fn limits(&self) -> Limits {
