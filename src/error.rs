@@ -347,6 +347,12 @@ pub enum Misuse {
         /// What is expected, in bytes.
         expected: u64,
     },
+    /// Server: the export lacks metadata contexts that were granted for its name
+    /// before, or their width is another. The client relies on them.
+    #[error(
+        "the export lacks metadata contexts that SET_META_CONTEXT granted for its name; an export has the same list every time"
+    )]
+    ContextsChanged,
     /// Server: the receive buffer does not hold the longest request that the
     /// client may send.
     #[error(

@@ -2,7 +2,6 @@
 
 use core::fmt;
 
-use crate::wire::bytes::clip;
 use crate::wire::flags::TransmissionFlags;
 use crate::wire::number::ContextId;
 use crate::wire::option_reply::BlockSizes;
@@ -136,23 +135,6 @@ impl SelectedContexts {
     /// Takes all of them out.
     pub(crate) fn clear(&mut self) {
         self.len = 0;
-    }
-
-    /// Takes out those that are not to be kept.
-    pub(crate) fn retain(&mut self, keep: impl Fn(SelectedContext) -> bool) {
-        let (len, wide) = (u32::from(self.len), self.wide);
-        self.clear();
-        for at in 0..len {
-            // What is kept moves to the front, never past what is looked at.
-            let Some(id) = self.ids.get(clip(at.into())).copied() else {
-                return;
-            };
-            let width = width(wide, 1u32.wrapping_shl(at));
-            let context = SelectedContext { id, width };
-            if keep(context) {
-                let _ = self.push(context);
-            }
-        }
     }
 
     /// Changes the width of the context with this number, if it is there.

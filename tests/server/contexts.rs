@@ -1,10 +1,13 @@
 //! `LIST_META_CONTEXT` and `SET_META_CONTEXT`.
 
-use nbd_codec::Framing;
-use nbd_codec::server::{Config, Export, MetaContext};
+use nbd_codec::server::{Config, Export, HandshakeEvent, MetaContext, TlsMode};
+use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::{Framing, Misuse, Step};
 
 use crate::drive::{HandshakeDriver, play};
 use crate::options::{ALL, fixed, play_with};
+use crate::script::bytes;
+use crate::tls::negotiating;
 
 const CONTEXTS: &[MetaContext<'_>] = &[
     MetaContext::narrow("base:allocation"),
@@ -252,4 +255,50 @@ fn list_meta_context_ignores_export_requirements() {
              S: REPLY LIST_META ACK 4{ }",
         ),
     );
+}
+
+/// A caller that describes an export without a context that it granted, or with
+/// another width, is refused at every way into transmission: the client would rely
+/// on the context, and every block status would break the protocol.
+#[test]
+fn an_export_keeps_the_contexts_that_it_granted() {
+    const GRANTED: &[MetaContext<'_>] = &[
+        MetaContext::narrow("base:allocation"),
+        MetaContext::narrow("x-a:dirty"),
+    ];
+    let poorer = &GRANTED[..1];
+    let wider = &[GRANTED[0], MetaContext::wide("x-a:dirty")][..];
+    let swapped = &[GRANTED[1], GRANTED[0]][..];
+    for go in ["GO 4{ 4{ \"disk\" } 0000 }", "EXPORT_NAME 4{ \"disk\" }"] {
+        for (changed, result) in [
+            (poorer, Err(Misuse::ContextsChanged)),
+            (wider, Err(Misuse::ContextsChanged)),
+            (&[][..], Err(Misuse::ContextsChanged)),
+            // Both ids still name a narrow context.
+            (swapped, Ok(())),
+            (GRANTED, Ok(())),
+        ] {
+            let mut handshake = negotiating(TlsMode::None);
+            let mut grant = |option: &str, contexts| {
+                let stream = bytes(&format!("IHAVEOPT {option}"));
+                let mut out = Vec::new();
+                match handshake.receive(&mut &stream[..]) {
+                    Ok(Step::Event(
+                        HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query),
+                    )) => {
+                        let mut export = Export::new("disk", 4096, TransmissionFlags::NONE);
+                        export.contexts = contexts;
+                        handshake.grant(&query, &export, &mut out).map(|_| ())
+                    }
+                    Ok(Step::Transmit) => handshake.transmit(&mut out).map(|_| ()),
+                    other => panic!("{other:?}"),
+                }
+            };
+            assert_eq!(grant("STRUCTURED_REPLY 4{ }", GRANTED), Ok(()));
+            let queries = "00000002 4{ \"base:allocation\" } 4{ \"x-a:dirty\" }";
+            let set = format!("SET_META 4{{ 4{{ \"disk\" }} {queries} }}");
+            assert_eq!(grant(&set, GRANTED), Ok(()));
+            assert_eq!(grant(go, changed), result, "{go} {changed:?}");
+        }
+    }
 }

@@ -511,11 +511,12 @@ impl Parser<'_> {
                 if self.contexts_export.as_deref() != Some(name) {
                     self.negotiation.contexts.clear();
                 }
-                // The caller may grant different exports of the same name.
-                self.negotiation.contexts.retain(|(id, wide)| {
+                // The client was told of these contexts: a grant without them
+                // is refused.
+                for (id, wide) in &self.negotiation.contexts {
                     let own = export.contexts.get(*id as usize);
-                    own.is_some_and(|own| own.1 == *wide)
-                });
+                    assert!(own.is_some_and(|own| own.1 == *wide), "contexts changed");
+                }
                 self.negotiation.size = export.size;
                 ACK
             }

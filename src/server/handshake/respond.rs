@@ -73,7 +73,9 @@ impl Handshake {
     /// # Errors
     ///
     /// [`Misuse`] if the query does not wait for an answer, or the export
-    /// cannot be described; nothing was written and nothing has changed.
+    /// cannot be described; [`Misuse::ContextsChanged`] if transmission would
+    /// begin without contexts that this export granted at `SET_META_CONTEXT`.
+    /// Nothing was written and nothing has changed.
     pub fn grant(
         &mut self,
         query: &ExportQuery<'_>,
@@ -91,6 +93,9 @@ impl Handshake {
                 written,
                 starts_transmission: false,
             });
+        }
+        if query.starts_transmission() && !self.has_selected(&asked, export) {
+            return Err(Misuse::ContextsChanged);
         }
         let written = match query.option {
             OptionType::EXPORT_NAME => self.grant_export_name(&asked, export, sink),
@@ -355,6 +360,13 @@ impl Handshake {
         Ok(written)
     }
 
+    /// Whether the export has every context that was selected for its name, as
+    /// the client was told.
+    fn has_selected(&self, asked: &Asked, export: &Export<'_>) -> bool {
+        let mut contexts = self.agreed.contexts.iter();
+        self.contexts_for != Some(asked.name) || contexts.all(|own| export.has(own))
+    }
+
     /// The flags that hold if transmission begins with this export.
     fn flags_of(&self, asked: &Asked, export: &Export<'_>) -> TransmissionFlags {
         let mut contexts = self.agreed.contexts.iter();
@@ -362,16 +374,11 @@ impl Handshake {
         export.effective_flags(self.agreed.framing, any)
     }
 
-    /// Transmission begins with this export, and these flags of it.
-    ///
-    /// The contexts that were selected hold only if the client names it now as
-    /// it did then. Names are compared by hash, and a client may know two that
-    /// share one; therefore only contexts count that the export itself has,
-    /// and the mistake is one between its own names.
+    /// Transmission begins with this export, and these flags of it. The contexts
+    /// that were selected hold only if the client names it now as it did then.
     fn enter(&mut self, asked: &Asked, export: &Export<'_>, flags: TransmissionFlags) {
-        match self.contexts_for == Some(asked.name) {
-            true => self.agreed.contexts.retain(|own| export.has(own)),
-            false => self.agreed.contexts.clear(),
+        if self.contexts_for != Some(asked.name) {
+            self.agreed.contexts.clear();
         }
         self.agreed.size = export.size;
         self.agreed.flags = flags;
