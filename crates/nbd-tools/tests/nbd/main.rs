@@ -11,7 +11,9 @@ mod copy;
 mod describe;
 mod driver;
 mod errors;
+mod fake;
 mod map;
+mod names;
 #[path = "../common/nbd.rs"]
 mod nbd;
 mod old;

@@ -10,13 +10,14 @@ use nbd_codec::wire::text::Text;
 use nbd_codec::{Error, Framing, Negotiated, Step};
 
 use crate::inbox::Inbox;
+use crate::name::Name;
 use crate::session::Session;
 use crate::socket::{Settings, Socket};
 
 /// A session, and the metadata contexts that were granted.
 pub struct Connection {
     pub session: Session,
-    pub contexts: Vec<(ContextId, String)>,
+    pub contexts: Vec<(ContextId, Name)>,
 }
 
 /// Parses a URI, and warns of unknown parameters.
@@ -53,7 +54,7 @@ pub fn open(
 pub struct Opened {
     pub link: Link,
     pub negotiated: Negotiated,
-    pub contexts: Vec<(ContextId, String)>,
+    pub contexts: Vec<(ContextId, Name)>,
 }
 
 /// Connects and negotiates.
@@ -84,7 +85,7 @@ pub fn negotiate(
                 break;
             }
             Step::Event(ConnectEvent::Failed { reason, message }) => {
-                let error = refused(reason, message, uri.export());
+                let error = refused(reason, message, uri.export().into());
                 // NBD_OPT_ABORT, perhaps. The handshake has failed, whether or not
                 // the server receives it.
                 let mut abort = Vec::new();
@@ -93,7 +94,7 @@ pub fn negotiate(
                 return Err(error);
             }
             Step::Event(ConnectEvent::Context { id, name, .. }) => {
-                granted.push((id, name.to_string()));
+                granted.push((id, name.into()));
                 link.inbox.keep_last(left);
             }
             Step::Event(_) => link.inbox.keep_last(left),
@@ -134,7 +135,7 @@ pub fn closed(error: Error) -> anyhow::Error {
 }
 
 /// The error for a failed handshake, with advice.
-pub fn refused(reason: ConnectError, message: Option<Text<'_>>, export: &str) -> anyhow::Error {
+pub fn refused(reason: ConnectError, message: Option<Text<'_>>, export: Text<'_>) -> anyhow::Error {
     let advice = match reason {
         ConnectError::UnknownExport => "; `nbd list` shows the exports of the server",
         ConnectError::ServerRequiresTls => ", which this tool does not support",

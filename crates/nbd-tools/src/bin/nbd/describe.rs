@@ -12,6 +12,7 @@ use nbd_codec::wire::option_reply::{BlockSizes, Info};
 use nbd_codec::{Framing, HandshakeStyle, Negotiated, Step};
 
 use crate::connection::{self, Link, closed, refused};
+use crate::name::Name;
 use crate::socket::Settings;
 
 /// A server and some of its exports.
@@ -24,27 +25,33 @@ pub struct Server {
 
 /// An export.
 pub struct Export {
-    pub name: String,
-    pub uri: Uri,
+    pub name: Name,
+    /// `None` if the name is invalid.
+    pub uri: Option<Uri>,
     /// Empty if there is none.
-    pub description: String,
+    pub description: Name,
+    /// Why the export could not be described; the fields that follow are unknown.
+    pub error: Option<String>,
     pub size: u64,
     pub flags: TransmissionFlags,
     /// `None` if the server sent none.
     pub block_sizes: Option<BlockSizes>,
     /// All metadata contexts the server has for it.
-    pub contexts: Vec<String>,
+    pub contexts: Vec<Name>,
 }
 
 /// Describes the export of `uri`.
 pub fn one(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
     let mut negotiation = Negotiation::start(uri, framing, settings)?;
     let mut server = negotiation.server();
-    let mut export = Export::new(uri.export().into(), uri.clone());
+    let mut export = Export::new(uri.export().into());
+    export.uri = Some(uri.clone());
     let described = negotiation.describe(&mut export)?;
     negotiation.abort()?;
-    if !described {
-        export.open(framing, settings)?;
+    match described {
+        Described::Yes => {}
+        Described::No => export.open(framing, settings)?,
+        Described::Refused(error) => return Err(error),
     }
     server.exports.push(export);
     Ok(server)
@@ -60,10 +67,10 @@ pub fn all(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
             server.style
         );
     }
-    let mut listed = Vec::new();
+    let mut listed: Vec<(Name, Name)> = Vec::new();
     let answer = negotiation.send(&OptionRequest::List, |event| {
         if let HandshakeEvent::Server { name, description } = event {
-            listed.push((name.to_string(), description.to_string()));
+            listed.push((name.into(), description.into()));
         }
     })?;
     if let Some(refusal) = answer {
@@ -72,21 +79,9 @@ pub fn all(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
     // `None` after the server failed to describe an export.
     let mut negotiation = Some(negotiation);
     for (name, description) in listed {
-        let mut export = Export::new(name.clone(), of_export(uri, &name)?);
-        let outcome = negotiation
-            .as_mut()
-            .map(|negotiation| negotiation.describe(&mut export));
-        let described = match outcome.transpose() {
-            Ok(Some(true)) => Ok(()),
-            Ok(_) => {
-                negotiation.take().map_or(Ok(()), Negotiation::abort)?;
-                export.open(framing, settings)
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = described {
-            eprintln!("nbd: warning: {error:#}");
-            continue;
+        let mut export = Export::new(name);
+        if let Err(error) = export.describe_listed(&mut negotiation, uri, framing, settings) {
+            export.error = Some(format!("{error:#}"));
         }
         if export.description.is_empty() {
             export.description = description;
@@ -97,18 +92,13 @@ pub fn all(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
     Ok(server)
 }
 
-/// The URI of another export of the same server.
-fn of_export(uri: &Uri, export: &str) -> Result<Uri> {
-    let other = uri.clone().with_export(export);
-    other.with_context(|| format!("the server lists an export with an invalid name, {export:?}"))
-}
-
 impl Export {
-    fn new(name: String, uri: Uri) -> Self {
+    fn new(name: Name) -> Self {
         Self {
             name,
-            uri,
-            description: String::new(),
+            uri: None,
+            description: Name::default(),
+            error: None,
             size: 0,
             flags: TransmissionFlags::NONE,
             block_sizes: None,
@@ -116,10 +106,41 @@ impl Export {
         }
     }
 
+    /// Describes an export of the list of the server of `uri`.
+    fn describe_listed(
+        &mut self,
+        negotiation: &mut Option<Negotiation>,
+        uri: &Uri,
+        framing: Framing,
+        settings: &Settings,
+    ) -> Result<()> {
+        let name = self.name.as_text().to_str();
+        let name = name.context("its name is invalid")?.to_owned();
+        self.uri = Some(uri.clone().with_export(&name)?);
+        let outcome = match negotiation {
+            Some(negotiation) => negotiation.describe(self),
+            None => Ok(Described::No),
+        };
+        match outcome {
+            Ok(Described::Yes) => Ok(()),
+            Ok(Described::Refused(error)) => Err(error),
+            Ok(Described::No) => {
+                negotiation.take().map_or(Ok(()), Negotiation::abort)?;
+                self.open(framing, settings)
+            }
+            Err(error) => {
+                // The other exports need another connection.
+                *negotiation = None;
+                Err(error)
+            }
+        }
+    }
+
     /// Opens an export that the server does not describe without that: on its own
     /// connection, with the automatic handshake and its fallbacks.
     fn open(&mut self, framing: Framing, settings: &Settings) -> Result<()> {
-        let connection = connection::open(&self.uri, framing, &[], settings)?;
+        let uri = self.uri.as_ref().context("the export has no URI")?;
+        let connection = connection::open(uri, framing, &[], settings)?;
         self.take(connection.session.negotiated());
         connection.session.close()
     }
@@ -129,6 +150,14 @@ impl Export {
         self.flags = negotiated.flags;
         self.block_sizes = negotiated.block_sizes;
     }
+}
+
+/// How the server answered the question for an export.
+enum Described {
+    Yes,
+    /// It does not support this, or its reply is not reliable.
+    No,
+    Refused(anyhow::Error),
 }
 
 /// An option error: its type and its message.
@@ -196,35 +225,34 @@ impl Negotiation {
         }
     }
 
-    /// Describes an export; returns false if the server does not support this, or
-    /// its reply is not reliable.
-    fn describe(&mut self, export: &mut Export) -> Result<bool> {
+    /// Describes an export.
+    fn describe(&mut self, export: &mut Export) -> Result<Described> {
         if self.machine.agreed().style != HandshakeStyle::FixedNewstyle {
-            return Ok(false);
+            return Ok(Described::No);
         }
         let name = export.name.clone();
-        let name = name.as_str();
+        let name = name.as_text();
         if self.machine.agreed().framing >= Framing::Structured {
             let request = MetaContextRequest {
-                export: name.into(),
+                export: name,
                 queries: Queries::NONE,
             };
             let contexts = &mut export.contexts;
             // A server without contexts rejects the option, which is fine.
             self.send(&OptionRequest::ListMetaContext(request), |event| {
                 if let HandshakeEvent::MetaContext { name, .. } = event {
-                    contexts.push(name.to_string());
+                    contexts.push(name.into());
                 }
             })?;
         }
         let request = InfoRequest {
-            export: name.into(),
+            export: name,
             requests: [InfoType::DESCRIPTION, InfoType::BLOCK_SIZE][..].into(),
         };
         let description = &mut export.description;
         let mut sizes = None;
         let answer = self.send(&OptionRequest::Info(request), |event| match event {
-            HandshakeEvent::Info(Info::Description(text)) => *description = text.to_string(),
+            HandshakeEvent::Info(Info::Description(text)) => *description = text.into(),
             HandshakeEvent::Info(Info::BlockSize(stated)) => sizes = Some(stated),
             _ => {}
         })?;
@@ -233,11 +261,15 @@ impl Negotiation {
                 export.take(self.machine.agreed());
                 export.block_sizes = sizes;
                 // nbd-server sends a size of zero unless the export is opened.
-                Ok(export.size != 0)
+                match export.size {
+                    0 => Ok(Described::No),
+                    _ => Ok(Described::Yes),
+                }
             }
-            Some(refusal) if refusal.error == OptionReplyType::ERR_UNSUP => Ok(false),
+            Some(refusal) if refusal.error == OptionReplyType::ERR_UNSUP => Ok(Described::No),
             Some(Refusal { error, message }) => {
-                Err(refused(error.into(), Some(message.as_str().into()), name))
+                let message = Some(message.as_str().into());
+                Ok(Described::Refused(refused(error.into(), message, name)))
             }
         }
     }

@@ -9,6 +9,7 @@ use rustix::termios::tcgetwinsize;
 
 use crate::extents::Placed;
 use crate::map;
+use crate::name::Name;
 
 /// Heights of a cell, from a trace to full.
 const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -67,21 +68,21 @@ enum Look {
     Empty(char),
 }
 
-fn look(context: &str, flags: u64) -> Look {
+fn look(context: &Name, flags: u64) -> Look {
     let others = [BLUE, MAGENTA, CYAN, YELLOW];
-    match (context, flags) {
-        ("base:allocation", 0) => Look::Filled(GREEN),
-        ("base:allocation", 1) => Look::Empty('╌'),
-        ("base:allocation", 2) => Look::Empty('░'),
-        ("base:allocation", 3) | (_, 0) => Look::Empty('·'),
-        ("qemu:allocation-depth", 1) => Look::Filled(GREEN),
-        (context, 1) if context.starts_with("qemu:dirty-bitmap:") => Look::Filled(YELLOW),
+    match (context.as_bytes(), flags) {
+        (b"base:allocation", 0) => Look::Filled(GREEN),
+        (b"base:allocation", 1) => Look::Empty('╌'),
+        (b"base:allocation", 2) => Look::Empty('░'),
+        (b"base:allocation", 3) | (_, 0) => Look::Empty('·'),
+        (b"qemu:allocation-depth", 1) => Look::Filled(GREEN),
+        (context, 1) if context.starts_with(map::DIRTY_BITMAP) => Look::Filled(YELLOW),
         (_, flags) => Look::Filled(others[(flags % 4) as usize]),
     }
 }
 
 /// The bar and its legend.
-pub fn bar(context: &str, extents: &[Placed], total: u64, palette: &Palette) -> String {
+pub fn bar(context: &Name, extents: &[Placed], total: u64, palette: &Palette) -> String {
     if total == 0 {
         return "  the export is empty\n".into();
     }
@@ -121,7 +122,7 @@ fn shares(extents: &[Placed], start: u64, end: u64) -> BTreeMap<u64, u64> {
 }
 
 /// The character for a cell of `total` bytes, and its colour.
-fn draw_cell(context: &str, shares: &BTreeMap<u64, u64>, total: u64) -> (char, &'static str) {
+fn draw_cell(context: &Name, shares: &BTreeMap<u64, u64>, total: u64) -> (char, &'static str) {
     let (mut filled, mut most, mut colour) = (0u64, 0u64, GREEN);
     let (mut empty, mut sign) = (0u64, ' ');
     for (flags, bytes) in shares {
@@ -156,7 +157,7 @@ fn ruler(total: u64, cells: usize, palette: &Palette) -> String {
 }
 
 /// The meaning of the characters, and the size of each type.
-fn legend(context: &str, extents: &[Placed], total: u64, palette: &Palette) -> String {
+fn legend(context: &Name, extents: &[Placed], total: u64, palette: &Palette) -> String {
     let mut totals: BTreeMap<u64, (u64, usize)> = BTreeMap::new();
     for extent in extents {
         let entry = totals.entry(extent.flags).or_default();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nbd_codec::Framing;
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_tools::size;
@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::describe::{self, Export, Server};
 use crate::draw::Palette;
+use crate::name::Name;
 use crate::{args, connection, stdout};
 
 /// The transmission flags, with the names that `nbdinfo` uses.
@@ -37,7 +38,17 @@ pub fn list(args: &args::Info, common: &args::Common) -> Result<()> {
     let uri = connection::parse_uri(&args.uri)?;
     let server = describe::all(&uri, common.framing(), &common.settings())
         .with_context(|| uri.to_string())?;
-    show(&server, args.json)
+    show(&server, args.json)?;
+    let mut errors = server.exports.iter().filter_map(|export| {
+        let error = export.error.as_ref()?;
+        Some(format!("the first is {:?}: {error}", export.name))
+    });
+    if let Some(first) = errors.next() {
+        let failed = errors.count() + 1;
+        let all = server.exports.len();
+        bail!("{uri}: {failed} of {all} exports could not be described; {first}");
+    }
+    Ok(())
 }
 
 fn show(server: &Server, as_json: bool) -> Result<()> {
@@ -63,13 +74,20 @@ fn to_json(server: &Server) -> Value {
 fn export_to_json(export: &Export) -> Value {
     let mut object = Map::new();
     let mut put = |key: &str, value: Value| object.insert(key.into(), value);
-    put("export-name", export.name.as_str().into());
+    put("export-name", export.name.for_json().into());
     if !export.description.is_empty() {
-        put("description", export.description.as_str().into());
+        put("description", export.description.for_json().into());
     }
-    put("uri", export.uri.to_string().into());
+    if let Some(uri) = &export.uri {
+        put("uri", uri.to_string().into());
+    }
+    if let Some(error) = &export.error {
+        put("error", error.as_str().into());
+        return object.into();
+    }
     if !export.contexts.is_empty() {
-        put("contexts", export.contexts.clone().into());
+        let contexts = export.contexts.iter();
+        put("contexts", contexts.map(|name| name.for_json()).collect());
     }
     for (name, flag) in ABILITIES {
         put(name, export.flags.contains(flag).into());
@@ -100,10 +118,16 @@ fn to_text(server: &Server, palette: &Palette) -> Result<String> {
             writeln!(text, "  {label}  {value}")
         };
         if !export.description.is_empty() {
-            line("description", &export.description)?;
+            line("description", &export.description.to_string())?;
+        }
+        if let Some(error) = &export.error {
+            line("error", error)?;
+            continue;
         }
         line("size", &describe_size(export.size))?;
-        line("uri", &export.uri.to_string())?;
+        if let Some(uri) = &export.uri {
+            line("uri", &uri.to_string())?;
+        }
         let read_only = export.flags.contains(TransmissionFlags::READ_ONLY);
         let rotational = export.flags.contains(TransmissionFlags::ROTATIONAL);
         let access = if read_only {
@@ -118,7 +142,7 @@ fn to_text(server: &Server, palette: &Palette) -> Result<String> {
         line("block sizes", &describe_block_sizes(export))?;
         line(
             "contexts",
-            &listed(export.contexts.iter().map(String::as_str)),
+            &listed(export.contexts.iter().map(Name::to_string)),
         )?;
     }
     Ok(text)
@@ -134,7 +158,7 @@ fn describe_size(bytes: u64) -> String {
 fn abilities(export: &Export, wanted: bool) -> String {
     let abilities = ABILITIES.iter().filter_map(|(name, flag)| {
         let name = name.strip_prefix("can_")?;
-        (export.flags.contains(*flag) == wanted).then_some(name)
+        (export.flags.contains(*flag) == wanted).then(|| name.to_owned())
     });
     listed(abilities)
 }
@@ -151,7 +175,7 @@ fn describe_block_sizes(export: &Export) -> String {
     }
 }
 
-fn listed<'a>(items: impl Iterator<Item = &'a str>) -> String {
+fn listed(items: impl Iterator<Item = String>) -> String {
     let items: Vec<_> = items.collect();
     if items.is_empty() {
         "none".into()

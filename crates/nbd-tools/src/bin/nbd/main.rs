@@ -12,6 +12,7 @@ mod extents;
 mod inbox;
 mod info;
 mod map;
+mod name;
 mod progress;
 mod reader;
 mod reads;

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use anyhow::{Context, Result, bail};
 use nbd_codec::uri::Uri;
 use nbd_codec::wire::flags::AllocationFlags;
+use nbd_codec::wire::text::Text;
 use nbd_codec::{Framing, Negotiated};
 use nbd_tools::size;
 use serde_json::{Map, Value, json};
@@ -13,11 +14,12 @@ use crate::args;
 use crate::connection::{self, Connection};
 use crate::draw::{self, Palette};
 use crate::extents::{self, Placed};
+use crate::name::Name;
 use crate::stdout;
 
 /// One context and its extents.
 struct Mapped {
-    context: String,
+    context: Name,
     extents: Vec<Placed>,
 }
 
@@ -56,8 +58,14 @@ fn map(uri: &Uri, names: &[&str], common: &args::Common) -> Result<(Vec<Mapped>,
         bail!("the server has only simple framing, without block status");
     }
     for name in names {
-        if !contexts.iter().any(|(_, granted)| granted == name) {
-            bail!("the export has no metadata context {name:?}; `nbd info` shows its contexts");
+        if !contexts
+            .iter()
+            .any(|(_, granted)| granted.as_bytes() == name.as_bytes())
+        {
+            bail!(
+                "the export has no metadata context {:?}; `nbd info` shows its contexts",
+                Text::from(*name)
+            );
         }
     }
     let ids: Vec<_> = contexts.iter().map(|(id, _)| *id).collect();
@@ -94,28 +102,31 @@ fn print_json(maps: &[Mapped], raw: bool) -> Result<()> {
         [map] => array(map),
         maps => maps
             .iter()
-            .map(|map| (map.context.clone(), array(map)))
+            .map(|map| (map.context.for_json().into_owned(), array(map)))
             .collect::<Map<_, _>>()
             .into(),
     };
     stdout::write(format!("{value:#}\n").as_bytes())
 }
 
+/// What the names of QEMU's dirty bitmaps begin with.
+pub const DIRTY_BITMAP: &[u8] = b"qemu:dirty-bitmap:";
+
 /// The meaning of a type in a known context.
-pub fn describe(context: &str, flags: u64) -> Option<String> {
+pub fn describe(context: &Name, flags: u64) -> Option<String> {
     const HOLE: u64 = AllocationFlags::HOLE.0 as u64;
     const ZERO: u64 = AllocationFlags::ZERO.0 as u64;
     const BOTH: u64 = HOLE | ZERO;
-    let text = match (context, flags) {
-        ("base:allocation", 0) => "data",
-        ("base:allocation", HOLE) => "hole",
-        ("base:allocation", ZERO) => "zero",
-        ("base:allocation", BOTH) => "hole,zero",
-        ("qemu:allocation-depth", 0) => "absent",
-        ("qemu:allocation-depth", 1) => "local",
-        ("qemu:allocation-depth", depth) => return Some(format!("backing depth {depth}")),
-        (bitmap, 0) if bitmap.starts_with("qemu:dirty-bitmap:") => "clean",
-        (bitmap, 1) if bitmap.starts_with("qemu:dirty-bitmap:") => "dirty",
+    let text = match (context.as_bytes(), flags) {
+        (b"base:allocation", 0) => "data",
+        (b"base:allocation", HOLE) => "hole",
+        (b"base:allocation", ZERO) => "zero",
+        (b"base:allocation", BOTH) => "hole,zero",
+        (b"qemu:allocation-depth", 0) => "absent",
+        (b"qemu:allocation-depth", 1) => "local",
+        (b"qemu:allocation-depth", depth) => return Some(format!("backing depth {depth}")),
+        (bitmap, 0) if bitmap.starts_with(DIRTY_BITMAP) => "clean",
+        (bitmap, 1) if bitmap.starts_with(DIRTY_BITMAP) => "dirty",
         _ => return None,
     };
     Some(text.into())

@@ -63,7 +63,12 @@ pub fn run() -> Result<()> {
         }
         if framing == Framing::Extended {
             text += "\nThe disk, with what was written into its last hole:\n";
-            text += &draw::bar("base:allocation", &shown.extents, shown.size, &palette);
+            text += &draw::bar(
+                &"base:allocation".into(),
+                &shown.extents,
+                shown.size,
+                &palette,
+            );
         }
     }
     text += HINTS;

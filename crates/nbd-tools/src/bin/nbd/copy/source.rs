@@ -39,7 +39,9 @@ impl Source {
                     connection::open(uri, common.framing(), &[name], &common.settings())?;
                 let mut contexts = connection.contexts.iter();
                 Ok(Self::Export {
-                    allocation: contexts.find(|(_, known)| known == name).map(|(id, _)| *id),
+                    allocation: contexts
+                        .find(|(_, known)| known.as_bytes() == name.as_bytes())
+                        .map(|(id, _)| *id),
                     session: Box::new(connection.session),
                 })
             }
