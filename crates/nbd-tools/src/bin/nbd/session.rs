@@ -258,15 +258,30 @@ impl Session {
     fn lost(&mut self) -> Result<()> {
         let waiting = self.in_flight();
         self.machine.end_of_input().with_context(|| {
-            format!("the connection was lost with {waiting} commands unanswered; the server may have stopped")
+            format!(
+                "the connection was lost with {} unanswered; the server may have stopped",
+                commands(waiting)
+            )
         })?;
         bail!("the server closed the connection")
     }
 
-    /// Sends `NBD_CMD_DISC`.
+    /// Sends `NBD_CMD_DISC`. Everything is answered, and this command has no reply:
+    /// if it cannot be sent, because the server has closed the connection already,
+    /// nothing is lost.
     pub fn close(mut self) -> Result<()> {
+        let waiting = self.in_flight();
+        if waiting > 0 {
+            bail!("{} unanswered", commands(waiting));
+        }
         let header = self.machine.disconnect()?;
         self.queue(header, Vec::new());
+        let _ = self.flush();
+        Ok(())
+    }
+
+    /// Sends everything.
+    fn flush(&mut self) -> Result<()> {
         self.send()?;
         while !self.outbox.is_empty() {
             self.socket.wait(false)?;
@@ -298,6 +313,12 @@ fn place(
 
 fn not_a_read() -> anyhow::Error {
     anyhow!("the server sent a payload for a command that is not a read")
+}
+
+/// A number of commands, for messages.
+pub fn commands(number: usize) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} command{plural}")
 }
 
 /// A command, for messages.

@@ -11,7 +11,7 @@ use super::histogram::Histogram;
 use super::pipe::Pipe;
 use super::{Load, Stop};
 use crate::connection::Opened;
-use crate::session::{describe, explain};
+use crate::session::{commands, describe, explain};
 
 /// Payloads with at least this many bytes missing are read into their own buffer.
 /// Many smaller ones are read at a time, which takes less time.
@@ -102,7 +102,9 @@ impl<'l> Worker<'l> {
             }
         }
         let header = self.machine.disconnect()?;
-        self.pipe.finish(&header)
+        // It has no reply: nothing is lost if the server has closed the connection.
+        let _ = self.pipe.finish(&header);
+        Ok(())
     }
 
     fn submit(&mut self) -> Result<()> {
@@ -131,8 +133,8 @@ impl<'l> Worker<'l> {
         };
         let received = self.pipe.receive(place)?;
         if received.end {
-            let waiting = self.machine.in_flight();
-            bail!("the server closed the connection with {waiting} requests unanswered");
+            let waiting = commands(self.machine.in_flight());
+            bail!("the server closed the connection with {waiting} unanswered");
         }
         if received.placed > 0 {
             self.machine.advance(received.placed as u64)?;
