@@ -144,7 +144,7 @@ fn nbd_read_returns_what_nbd_write_wrote() {
     let end = run_nbd(["read", &uri, "--offset", "15M"]).ok().stdout;
     assert!(end == vec![0; MIB as usize]);
 
-    run_nbd(["read", &uri, "--offset", "16M", "--length", "1"]).refused(&["exceeds the export"]);
+    run_nbd(["read", &uri, "--offset", "16M", "--length", "1"]).refused(&["exceed the export"]);
     let path = input.to_str().expect("UTF-8");
     run_nbd(["write", &uri, "--offset", "15M", "--input", path])
         .refused(&["only 1048576 after offset"]);

@@ -18,4 +18,5 @@ mod names;
 #[path = "../common/nbd.rs"]
 mod nbd;
 mod old;
+mod sizes;
 mod tour;

@@ -12,7 +12,9 @@ pub fn aligned(
     let mut parts = Vec::new();
     let mut at = whole.start;
     for zero in joined(zeroes) {
-        let start = zero.start.next_multiple_of(alignment);
+        // There may be no multiple of it below 2^64.
+        let start = zero.start.checked_next_multiple_of(alignment);
+        let start = start.unwrap_or(u64::MAX);
         let end = if zero.end == whole.end {
             zero.end
         } else {
@@ -72,6 +74,9 @@ mod tests {
         assert_eq!(touching, inside);
         let small_and_last = align(&[(10, 20), (2000, 3000)], 0..3000, 512);
         assert_eq!(small_and_last, [(0..2048, data), (2048..3000, zero)]);
+        let end = u64::MAX - 100;
+        let last = align(&[(end - 10, end)], 0..end, 512);
+        assert_eq!(last, [(0..end, data)]);
         let first = align(&[(512, 1024), (2000, 2100)], 512..2512, 512);
         assert_eq!(first, [(512..1024, zero), (1024..2512, data)]);
     }

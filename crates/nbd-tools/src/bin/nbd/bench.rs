@@ -102,8 +102,8 @@ fn check(args: &args::Bench, negotiated: &Negotiated) -> Result<()> {
     if args.size > negotiated.size {
         bail!("the export has only {}", size::exact(negotiated.size));
     }
-    let memory = args.size * u64::from(args.depth) * u64::from(args.connections);
-    if memory > MAX_MEMORY {
+    let requests = u64::from(args.depth).saturating_mul(args.connections.into());
+    if args.size.saturating_mul(requests) > MAX_MEMORY {
         bail!("size, depth and connections need more than 4G of memory");
     }
     if args.mode.writes() && negotiated.flags.contains(TransmissionFlags::READ_ONLY) {

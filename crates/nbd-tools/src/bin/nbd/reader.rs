@@ -23,7 +23,7 @@ pub fn read(
     let mut due = range.start;
     while due < range.end {
         while at < range.end && session.in_flight() + early.len() < WINDOW {
-            let end = range.end.min(at + chunk);
+            let end = range.end.min(at.saturating_add(chunk));
             reads.submit(session, at..end)?;
             at = end;
         }

@@ -15,16 +15,15 @@ pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
     let connection = connection::open(&uri, common.framing(), &[], &common.settings());
     let mut session = connection.with_context(place)?.session;
     let size = session.negotiated().size;
-    let end = match args.length {
-        None => size.max(args.offset),
-        Some(length) => args.offset.saturating_add(length),
-    };
-    if end > size {
+    let left = size.checked_sub(args.offset);
+    let length = args.length.or(left).unwrap_or_default();
+    if left.is_none_or(|left| length > left) {
         bail!(
-            "{uri}: the range {} to {end} exceeds the export, which has {size} bytes",
+            "{uri}: {length} bytes at offset {} exceed the export, which has {size} bytes",
             args.offset
         );
     }
+    let end = args.offset.saturating_add(length);
     let mut file = match &args.output {
         None => None,
         Some(path) => Some((
@@ -32,7 +31,7 @@ pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
             File::create(path).with_context(|| path.display().to_string())?,
         )),
     };
-    let progress = Progress::new("read", end - args.offset, args.output.is_some());
+    let progress = Progress::new("read", length, args.output.is_some());
     reader::read(&mut session, args.offset..end, &mut |piece| {
         match &mut file {
             None => stdout::write(&piece.data)?,

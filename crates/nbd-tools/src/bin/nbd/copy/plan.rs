@@ -135,7 +135,7 @@ impl State {
         let end = if *zero {
             first.end
         } else {
-            first.end.min(first.start + chunk)
+            first.end.min(first.start.saturating_add(chunk))
         };
         let taken = first.start..end;
         let zero = *zero;
@@ -183,6 +183,20 @@ mod tests {
         assert!(!plan.add_worker() && !plan.is_done());
         plan.remove_worker();
         assert!(plan.is_done());
+    }
+
+    #[test]
+    fn the_end_of_the_largest_export() {
+        let plan = Plan::new(u64::MAX, 8, u64::MAX);
+        assert_eq!(plan.next(true), Next::Map(0..u64::MAX));
+        plan.add(vec![
+            (0..u64::MAX - 9, ZEROES),
+            (u64::MAX - 9..u64::MAX, DATA),
+        ]);
+        assert_eq!(plan.next(true), Next::Zeroes(0..u64::MAX - 9));
+        assert_eq!(plan.next(true), Next::Data(u64::MAX - 9..u64::MAX - 1));
+        assert_eq!(plan.next(true), Next::Data(u64::MAX - 1..u64::MAX));
+        assert_eq!(plan.next(true), Next::Nothing);
     }
 
     #[test]
