@@ -20,6 +20,9 @@ pub struct Connection {
     pub contexts: Vec<(ContextId, Name)>,
 }
 
+/// The context that says where holes and zeroes are.
+pub const ALLOCATION: &str = "base:allocation";
+
 /// Parses a URI, and warns of unknown parameters.
 pub fn parse_uri(text: &str) -> Result<Uri> {
     let uri = Uri::parse(text).with_context(|| format!("{text:?} is not an NBD URI"))?;

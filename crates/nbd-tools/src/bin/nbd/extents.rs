@@ -20,7 +20,7 @@ pub struct Placed {
 
 impl Placed {
     pub fn end(&self) -> u64 {
-        self.offset + self.length
+        self.offset.saturating_add(self.length)
     }
 }
 
@@ -28,9 +28,10 @@ impl Placed {
 ///
 /// With extended headers a request covers all of the remaining range; without them,
 /// as much as 32 bits and the block size permit. Servers may answer for less.
+/// `range` begins and ends at a block.
 pub fn walk(
     session: &mut Session,
-    contexts: &[ContextId],
+    contexts: &[Context],
     range: Range<u64>,
 ) -> Result<Vec<Vec<Placed>>> {
     let filter = session
@@ -53,11 +54,11 @@ pub fn walk(
 
 fn walk_together(
     session: &mut Session,
-    contexts: &[ContextId],
+    contexts: &[Context],
     filter: bool,
     range: &Range<u64>,
 ) -> Result<Vec<Vec<Placed>>> {
-    let mut status = Status::new(contexts, range.clone());
+    let mut status = Status::new(session.negotiated(), contexts, range.clone());
     while status.request(session, filter)? {
         while status.is_running() {
             session.step(&mut status)?;
@@ -66,24 +67,39 @@ fn walk_together(
     Ok(status.extents)
 }
 
+/// A metadata context.
+#[derive(Debug, Clone, Copy)]
+pub struct Context {
+    pub id: ContextId,
+    /// Whether it is `base:allocation`, in which type 0 promises nothing: it is
+    /// true of everything.
+    pub allocation: bool,
+}
+
 /// A mapping in progress.
 pub struct Status {
-    contexts: Vec<ContextId>,
+    contexts: Vec<Context>,
     /// The extents so far, for each context.
     pub extents: Vec<Vec<Placed>>,
+    /// Up to where the extents of each context are known.
+    known: Vec<u64>,
     range: Range<u64>,
-    /// The offset of the last request.
+    /// The minimum block size.
+    block: u64,
+    /// Up to where all contexts were known before the last request.
     requested: Option<u64>,
     running: Option<Cookie>,
     failed: Option<String>,
 }
 
 impl Status {
-    pub fn new(contexts: &[ContextId], range: Range<u64>) -> Self {
+    pub fn new(negotiated: &Negotiated, contexts: &[Context], range: Range<u64>) -> Self {
         Self {
             contexts: contexts.to_vec(),
             extents: vec![Vec::new(); contexts.len()],
+            known: vec![range.start; contexts.len()],
             range,
+            block: negotiated.constraints().minimum.max(1).into(),
             requested: None,
             running: None,
             failed: None,
@@ -97,7 +113,8 @@ impl Status {
             return Ok(false);
         };
         let cookie = if filter {
-            session.block_status_of(&self.contexts, offset, length)?
+            let ids: Vec<_> = self.contexts.iter().map(|context| context.id).collect();
+            session.block_status_of(&ids, offset, length)?
         } else {
             session.submit(Request::block_status(offset, length), Vec::new())?
         };
@@ -126,36 +143,62 @@ impl Status {
         if let (Some(failed), Some(requested)) = (&self.failed, self.requested) {
             bail!("block status at offset {requested} failed: {failed}");
         }
-        // The replies may have covered different ranges for different contexts.
-        let start = self.range.start;
-        let known = |list: &Vec<Placed>| list.last().map_or(start, Placed::end);
-        let at = self.extents.iter().map(known).min();
-        let at = at.unwrap_or(self.range.end);
-        if at >= self.range.end {
-            return Ok(None);
+        loop {
+            // The replies may have covered different ranges for different contexts.
+            let known = self.known.iter().copied().min();
+            let known = known.unwrap_or(self.range.end);
+            if known >= self.range.end {
+                return Ok(None);
+            }
+            if self.requested == Some(known) {
+                // There was no progress.
+                self.assume_data(known)?;
+                continue;
+            }
+            self.requested = Some(known);
+            // Requests begin at a block, even if an extent ended within it.
+            let offset = known - known % self.block;
+            return Ok(Some((offset, longest(negotiated, self.range.end - offset))));
         }
-        if self.requested == Some(at) {
-            bail!("the server sends no extent for offset {at}");
+    }
+
+    /// The server has described a part of a block, up to `known`, and describes no
+    /// more of it if it is asked for the block. It cannot be asked for the remainder;
+    /// QEMU takes that for data, too.
+    fn assume_data(&mut self, known: u64) -> Result<()> {
+        let within = known % self.block;
+        let end = self
+            .range
+            .end
+            .min((known - within).saturating_add(self.block));
+        for index in 0..self.contexts.len() {
+            if self.known[index] > known {
+                continue;
+            }
+            if within == 0 || !self.contexts[index].allocation {
+                bail!("the server sends no extent for offset {known}");
+            }
+            let extent = Placed {
+                offset: known,
+                length: end - known,
+                flags: 0,
+            };
+            self.add(self.contexts[index].id, extent);
         }
-        self.requested = Some(at);
-        Ok(Some((at, longest(negotiated, self.range.end - at))))
+        Ok(())
     }
 
     /// Adds an extent, without the part that is known already, and without the part
     /// after the range: extents may exceed the request.
     fn add(&mut self, context: ContextId, extent: Placed) {
-        let Some(index) = self.contexts.iter().position(|id| *id == context) else {
+        let Some(index) = self.contexts.iter().position(|known| known.id == context) else {
             return;
         };
-        let list = &mut self.extents[index];
-        let known = list.last().map_or(self.range.start, Placed::end);
-        let end = extent
-            .offset
-            .saturating_add(extent.length)
-            .min(self.range.end);
-        let start = extent.offset.max(known);
+        let end = extent.end().min(self.range.end);
+        let start = extent.offset.max(self.known[index]);
         if start < end {
-            list.push(Placed {
+            self.known[index] = end;
+            self.extents[index].push(Placed {
                 offset: start,
                 length: end - start,
                 flags: extent.flags,

@@ -15,6 +15,7 @@ use crate::connection::{self, Connection};
 use crate::draw::{self, Palette};
 use crate::extents::{self, Placed};
 use crate::name::Name;
+use crate::session::{check_last_block, whole_blocks};
 use crate::stdout;
 
 /// One context and its extents.
@@ -31,7 +32,8 @@ pub fn run(args: &args::Map, common: &args::Common) -> Result<()> {
     let names: Vec<&str> = args.contexts.iter().map(String::as_str).collect();
     let (maps, negotiated) = map(&uri, &names, common).with_context(|| uri.to_string())?;
     if args.json {
-        return print_json(&maps, args.raw);
+        print_json(&maps, args.raw)?;
+        return check_last_block(&negotiated).with_context(|| uri.to_string());
     }
     let mut text = format!(
         "{uri}: {} ({} bytes), {} framing\n",
@@ -45,7 +47,8 @@ pub fn run(args: &args::Map, common: &args::Common) -> Result<()> {
         text += &draw::bar(&map.context, &map.extents, negotiated.size, &palette);
         text += &table(map, &palette);
     }
-    stdout::write(text.as_bytes())
+    stdout::write(text.as_bytes())?;
+    check_last_block(&negotiated).with_context(|| uri.to_string())
 }
 
 fn map(uri: &Uri, names: &[&str], common: &args::Common) -> Result<(Vec<Mapped>, Negotiated)> {
@@ -68,8 +71,15 @@ fn map(uri: &Uri, names: &[&str], common: &args::Common) -> Result<(Vec<Mapped>,
             );
         }
     }
-    let ids: Vec<_> = contexts.iter().map(|(id, _)| *id).collect();
-    let extents = extents::walk(&mut session, &ids, 0..negotiated.size)?;
+    let ids: Vec<_> = contexts
+        .iter()
+        .map(|(id, name)| extents::Context {
+            id: *id,
+            allocation: name.as_bytes() == connection::ALLOCATION.as_bytes(),
+        })
+        .collect();
+    let range = 0..whole_blocks(&negotiated);
+    let extents = extents::walk(&mut session, &ids, range)?;
     session.close()?;
     let named = contexts.into_iter().map(|(_, name)| name).zip(extents);
     let maps = named.map(|(context, extents)| Mapped { context, extents });

@@ -315,6 +315,25 @@ fn not_a_read() -> anyhow::Error {
     anyhow!("the server sent a payload for a command that is not a read")
 }
 
+/// The end of the last whole block of an export, in bytes.
+pub fn whole_blocks(negotiated: &Negotiated) -> u64 {
+    let block = u64::from(negotiated.constraints().minimum.max(1));
+    negotiated.size - negotiated.size % block
+}
+
+/// Fails if an export has bytes after its last whole block.
+pub fn check_last_block(negotiated: &Negotiated) -> Result<()> {
+    let left = negotiated.size - whole_blocks(negotiated);
+    if left > 0 {
+        bail!(
+            "the last {left} of {} bytes cannot be accessed: they are less than a block of {} bytes, the minimum of the server",
+            negotiated.size,
+            negotiated.constraints().minimum
+        );
+    }
+    Ok(())
+}
+
 /// A number of commands, for messages.
 pub fn commands(number: usize) -> String {
     let plural = if number == 1 { "" } else { "s" };

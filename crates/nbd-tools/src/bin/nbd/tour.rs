@@ -18,7 +18,7 @@ use nbd_codec::{Content, Framing, Limits, Negotiated, Step};
 use nbd_tools::size;
 
 use crate::draw::{self, Palette};
-use crate::extents::{Placed, Status};
+use crate::extents::{Context, Placed, Status};
 use crate::session::Replies;
 use crate::stdout;
 use model::Disk;
@@ -64,7 +64,7 @@ pub fn run() -> Result<()> {
         if framing == Framing::Extended {
             text += "\nThe disk, with what was written into its last hole:\n";
             text += &draw::bar(
-                &"base:allocation".into(),
+                &crate::connection::ALLOCATION.into(),
                 &shown.extents,
                 shown.size,
                 &palette,
@@ -117,9 +117,14 @@ impl Shown {
         };
         client.write_pattern()?;
 
-        let contexts: Vec<_> = negotiated.contexts.iter().collect();
-        let ids: Vec<_> = contexts.iter().map(|context| context.id).collect();
-        let mut status = Status::new(&ids, 0..negotiated.size);
+        let selected = negotiated.contexts.iter();
+        let contexts: Vec<_> = selected
+            .map(|context| Context {
+                id: context.id,
+                allocation: true,
+            })
+            .collect();
+        let mut status = Status::new(&negotiated, &contexts, 0..negotiated.size);
         while let Some((offset, length)) = status.next(&negotiated)? {
             client.submit(Request::block_status(offset, length), &[])?;
             client.exchange(&mut status)?;

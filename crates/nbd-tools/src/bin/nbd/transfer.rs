@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use anyhow::{Context, Result, bail};
 
 use crate::progress::Progress;
+use crate::session::{check_last_block, whole_blocks};
 use crate::writer::Writer;
 use crate::{args, connection, reader, stdout};
 
@@ -23,7 +24,10 @@ pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
             args.offset
         );
     }
-    let end = args.offset.saturating_add(length);
+    let mut end = args.offset.saturating_add(length);
+    if args.length.is_none() {
+        end = end.min(whole_blocks(session.negotiated()));
+    }
     let mut file = match &args.output {
         None => None,
         Some(path) => Some((
@@ -43,6 +47,9 @@ pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
         Ok(piece.data)
     })
     .with_context(place)?;
+    if end < args.offset.saturating_add(length) {
+        check_last_block(session.negotiated()).with_context(place)?;
+    }
     session.close().with_context(place)
 }
 

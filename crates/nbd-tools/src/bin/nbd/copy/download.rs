@@ -14,7 +14,7 @@ use super::plan::Next;
 use super::shared::Shared;
 use super::target::Target;
 use crate::align::aligned;
-use crate::extents::Status;
+use crate::extents::{Context, Status};
 use crate::reads::{Piece, Reads};
 use crate::session::{Replies, Session, WINDOW};
 
@@ -113,7 +113,11 @@ impl Download {
             self.shared.plan.add(vec![(range, false)]);
             return Ok(());
         };
-        let status = Status::new(&[allocation], range.clone());
+        let context = Context {
+            id: allocation,
+            allocation: true,
+        };
+        let status = Status::new(self.session.negotiated(), &[context], range.clone());
         self.incoming.map = Some(Map { range, status });
         self.continue_mapping()
     }

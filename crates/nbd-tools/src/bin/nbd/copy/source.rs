@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::side::Side;
 use crate::align::aligned;
 use crate::reads::{CHUNK, chunk};
-use crate::session::Session;
+use crate::session::{Session, check_last_block};
 use crate::{args, connection};
 
 /// How much of an export is mapped at a time, in bytes: a map of all of a large
@@ -32,7 +32,7 @@ pub enum Source {
 
 impl Source {
     pub fn open(side: &Side, common: &args::Common) -> Result<Self> {
-        let name = "base:allocation";
+        let name = connection::ALLOCATION;
         match side {
             Side::Export(uri) => {
                 let connection =
@@ -69,7 +69,10 @@ impl Source {
     /// Its size in bytes.
     pub fn size(&self) -> Result<u64> {
         match self {
-            Self::Export { session, .. } => Ok(session.negotiated().size),
+            Self::Export { session, .. } => {
+                check_last_block(session.negotiated())?;
+                Ok(session.negotiated().size)
+            }
             // The metadata of a block device lacks its size.
             Self::File(file) => Ok(rustix::fs::seek(file, SeekFrom::End(0))?),
         }
