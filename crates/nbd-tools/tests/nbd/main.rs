@@ -20,4 +20,5 @@ mod names;
 mod nbd;
 mod old;
 mod sizes;
+mod stderr;
 mod tour;

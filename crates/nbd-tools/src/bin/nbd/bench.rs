@@ -23,7 +23,7 @@ use nbd_tools::size;
 
 use crate::args::{self, Mode};
 use crate::connection::{self, Opened};
-use crate::stdout;
+use crate::{stderr, stdout};
 use histogram::{Histogram, Snapshot};
 use report::Report;
 use worker::Worker;
@@ -76,7 +76,7 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
         framing: negotiated.framing,
     };
     if load.mode.writes() {
-        eprintln!("nbd: warning: this overwrites the data in {uri}");
+        stderr::warn(format_args!("this overwrites the data in {uri}"));
     }
     let report = measure(&load, opened, args).with_context(|| uri.to_string())?;
     let text = if args.json {
@@ -167,7 +167,7 @@ fn watch(load: &Load, histograms: &[Histogram], ended: &Receiver<()>) {
             times: all.since(&before),
             elapsed: since.elapsed(),
         };
-        eprintln!("{}", report.line());
+        stderr::line(report.line());
         (before, since) = (all, Instant::now());
     }
 }

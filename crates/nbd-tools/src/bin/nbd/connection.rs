@@ -13,6 +13,7 @@ use crate::inbox::Inbox;
 use crate::name::Name;
 use crate::session::Session;
 use crate::socket::{Settings, Socket};
+use crate::stderr;
 
 /// A session, and the metadata contexts that were granted.
 pub struct Connection {
@@ -27,7 +28,9 @@ pub const ALLOCATION: &str = "base:allocation";
 pub fn parse_uri(text: &str) -> Result<Uri> {
     let uri = Uri::parse(text).with_context(|| format!("{text:?} is not an NBD URI"))?;
     for (key, _) in uri.unknown_parameters() {
-        eprintln!("nbd: warning: unknown parameter {key:?} in the URI is ignored");
+        stderr::warn(format_args!(
+            "unknown parameter {key:?} in the URI is ignored"
+        ));
     }
     if uri.tls_required() {
         bail!("{uri}: this tool does not support TLS; use nbd:// if plain text is acceptable");

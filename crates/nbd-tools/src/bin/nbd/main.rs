@@ -1,6 +1,9 @@
 //! `nbd`: a client for NBD servers, with the blocking sockets of the operating
 //! system.
 
+// Both panic when their reader has closed them.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod align;
 mod args;
 mod bench;
@@ -18,6 +21,7 @@ mod reader;
 mod reads;
 mod session;
 mod socket;
+mod stderr;
 mod stdout;
 mod tour;
 mod transfer;
@@ -37,7 +41,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // One line: line breaks in messages of a server become spaces.
             let line = format!("{error:#}").replace(['\n', '\r'], " ");
-            eprintln!("nbd: {line}");
+            stderr::line(format_args!("nbd: {line}"));
             ExitCode::FAILURE
         }
     }
