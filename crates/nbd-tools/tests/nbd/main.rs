@@ -5,6 +5,7 @@
 //! and does nothing; with `NBD_CODEC_PEERS=required` in the environment it
 //! fails.
 
+mod addresses;
 mod blocks;
 mod closing;
 mod commands;

@@ -25,6 +25,8 @@ const URIS: &str = "\
 URIs:
   nbd://HOST[:PORT]/EXPORT              TCP, port 10809 by default
   nbd+unix:///EXPORT?socket=PATH        Unix socket; socket=%00NAME for an abstract socket
+  nbd:HOST:PORT[:exportname=EXPORT]     TCP, as QEMU spells it
+  nbd:unix:PATH[:exportname=EXPORT]     Unix socket, as QEMU spells it
 
 Sizes and offsets are in bytes, or with a suffix K, M, G or T (powers of 1024).";
 

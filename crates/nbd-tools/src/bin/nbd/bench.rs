@@ -21,6 +21,7 @@ use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::{Framing, Negotiated};
 use nbd_tools::size;
 
+use crate::address;
 use crate::args::{self, Mode};
 use crate::connection::{self, Opened};
 use crate::{stderr, stdout};
@@ -61,7 +62,7 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
     if settings.record.is_some() {
         bail!("--record cannot be used with bench, because it would slow it down");
     }
-    let uri = connection::parse_uri(&args.uri)?;
+    let uri = address::parse(&args.uri)?;
     let opened: Vec<Opened> = (0..args.connections)
         .map(|_| connection::negotiate(&uri, common.framing(), &[], &settings))
         .collect::<Result<_>>()

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use nbd_codec::client::{Config, ConnectError, ConnectEvent, Connector, MetaContextQuery};
 use nbd_codec::uri::Uri;
 use nbd_codec::wire::number::ContextId;
@@ -13,7 +13,6 @@ use crate::inbox::Inbox;
 use crate::name::Name;
 use crate::session::Session;
 use crate::socket::{Settings, Socket};
-use crate::stderr;
 
 /// A session, and the metadata contexts that were granted.
 pub struct Connection {
@@ -23,20 +22,6 @@ pub struct Connection {
 
 /// The context that says where holes and zeroes are.
 pub const ALLOCATION: &str = "base:allocation";
-
-/// Parses a URI, and warns of unknown parameters.
-pub fn parse_uri(text: &str) -> Result<Uri> {
-    let uri = Uri::parse(text).with_context(|| format!("{text:?} is not an NBD URI"))?;
-    for (key, _) in uri.unknown_parameters() {
-        stderr::warn(format_args!(
-            "unknown parameter {key:?} in the URI is ignored"
-        ));
-    }
-    if uri.tls_required() {
-        bail!("{uri}: this tool does not support TLS; use nbd:// if plain text is acceptable");
-    }
-    Ok(uri)
-}
 
 /// Opens the export of `uri`.
 pub fn open(

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::describe::{self, Export, Server};
 use crate::draw::Palette;
 use crate::name::Name;
-use crate::{args, connection, stdout};
+use crate::{address, args, stdout};
 
 /// The transmission flags, with the names that `nbdinfo` uses.
 const ABILITIES: [(&str, TransmissionFlags); 10] = [
@@ -28,14 +28,14 @@ const ABILITIES: [(&str, TransmissionFlags); 10] = [
 ];
 
 pub fn info(args: &args::Info, common: &args::Common) -> Result<()> {
-    let uri = connection::parse_uri(&args.uri)?;
+    let uri = address::parse(&args.uri)?;
     let server = describe::one(&uri, common.framing(), &common.settings())
         .with_context(|| uri.to_string())?;
     show(&server, args.json)
 }
 
 pub fn list(args: &args::Info, common: &args::Common) -> Result<()> {
-    let uri = connection::parse_uri(&args.uri)?;
+    let uri = address::parse(&args.uri)?;
     let server = describe::all(&uri, common.framing(), &common.settings())
         .with_context(|| uri.to_string())?;
     show(&server, args.json)?;

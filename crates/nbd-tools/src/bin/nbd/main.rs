@@ -4,6 +4,7 @@
 // Both panic when their reader has closed them.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
+mod address;
 mod align;
 mod args;
 mod bench;

@@ -10,13 +10,13 @@ use nbd_codec::{Framing, Negotiated};
 use nbd_tools::size;
 use serde_json::{Map, Value, json};
 
-use crate::args;
 use crate::connection::{self, Connection};
 use crate::draw::{self, Palette};
 use crate::extents::{self, Placed};
 use crate::name::Name;
 use crate::session::{check_last_block, whole_blocks};
 use crate::stdout;
+use crate::{address, args};
 
 /// One context and its extents.
 struct Mapped {
@@ -25,7 +25,7 @@ struct Mapped {
 }
 
 pub fn run(args: &args::Map, common: &args::Common) -> Result<()> {
-    let uri = connection::parse_uri(&args.uri)?;
+    let uri = address::parse(&args.uri)?;
     if common.framing() == Framing::Simple {
         bail!("simple framing has no block status; use --framing structured or extended");
     }

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, bail};
 use crate::progress::Progress;
 use crate::session::{check_last_block, whole_blocks};
 use crate::writer::Writer;
-use crate::{args, connection, reader, stdout};
+use crate::{address, args, connection, reader, stdout};
 
 pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
-    let uri = connection::parse_uri(&args.uri)?;
+    let uri = address::parse(&args.uri)?;
     let place = || uri.to_string();
     let connection = connection::open(&uri, common.framing(), &[], &common.settings());
     let mut session = connection.with_context(place)?.session;
@@ -54,7 +54,7 @@ pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
 }
 
 pub fn write(args: &args::Write, common: &args::Common) -> Result<()> {
-    let uri = connection::parse_uri(&args.uri)?;
+    let uri = address::parse(&args.uri)?;
     let place = || uri.to_string();
     let (mut input, length): (Box<dyn Read>, Option<u64>) = match &args.input {
         None => (Box::new(io::stdin()), None),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use nbd_codec::uri::Uri;
 
-use crate::connection;
+use crate::address;
 
 /// One side of a copy.
 #[derive(Debug, Clone)]
@@ -18,13 +18,13 @@ pub enum Side {
 }
 
 impl Side {
-    /// Parses an argument; with `://` in it, it is a URI.
+    /// Parses an argument: an address of an export, or a file.
     pub fn parse(text: &str) -> Result<Self> {
         if text == "null:" {
             return Ok(Self::Null);
         }
-        if text.contains("://") {
-            Ok(Self::Export(Box::new(connection::parse_uri(text)?)))
+        if address::is_address(text) {
+            Ok(Self::Export(Box::new(address::parse(text)?)))
         } else {
             Ok(Self::File(text.into()))
         }
