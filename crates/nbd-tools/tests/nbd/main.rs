@@ -22,4 +22,5 @@ mod nbd;
 mod old;
 mod sizes;
 mod stderr;
+mod streams;
 mod tour;

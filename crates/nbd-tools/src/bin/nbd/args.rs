@@ -135,7 +135,8 @@ pub struct Read {
     /// How much to read; up to the end by default
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub length: Option<u64>,
-    /// Write to a file instead of standard output
+    /// Write to a file instead of standard output. What the server reports as zeroes is not
+    /// transferred, and a hole in the file
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }
@@ -154,10 +155,10 @@ pub struct Write {
 
 #[derive(Debug, Args)]
 pub struct Copy {
-    /// An NBD URI or a file
+    /// An NBD URI, a file, or - for standard input
     pub source: String,
-    /// An NBD URI of an export that is large enough; or a file, which is replaced; or null: to
-    /// discard the data
+    /// An NBD URI of an export that is large enough; or a file, which is replaced; or - for
+    /// standard output; or null: to discard the data
     pub destination: String,
 }
 

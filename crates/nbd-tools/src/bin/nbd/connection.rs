@@ -20,6 +20,15 @@ pub struct Connection {
     pub contexts: Vec<(ContextId, Name)>,
 }
 
+impl Connection {
+    /// The number of the context `base:allocation`, if it was granted.
+    pub fn allocation(&self) -> Option<ContextId> {
+        let mut contexts = self.contexts.iter();
+        let found = contexts.find(|(_, name)| name.as_bytes() == ALLOCATION.as_bytes());
+        found.map(|(id, _)| *id)
+    }
+}
+
 /// The context that says where holes and zeroes are.
 pub const ALLOCATION: &str = "base:allocation";
 

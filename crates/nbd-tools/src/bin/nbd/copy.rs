@@ -7,6 +7,7 @@ mod plan;
 mod shared;
 mod side;
 mod source;
+mod stream;
 mod target;
 mod upload;
 
@@ -36,6 +37,9 @@ pub fn run(args: &args::Copy, common: &args::Common) -> Result<()> {
     let recorded = common.settings().record.is_some();
     if let (Side::Export(_), Side::Export(_), true) = (&from, &to, recorded) {
         bail!("--record records one session, but this copy has two");
+    }
+    if from.is_stream() || to.is_stream() {
+        return stream::run(&from, &to, common);
     }
     let source = Source::open(&from, common).with_context(|| from.to_string())?;
     let size = source.size().with_context(|| from.to_string())?;

@@ -17,6 +17,7 @@ mod inbox;
 mod info;
 mod map;
 mod name;
+mod output;
 mod progress;
 mod reader;
 mod reads;

@@ -1,20 +1,26 @@
 //! `nbd read` and `nbd write`.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::output::{Output, STDIO};
 use crate::progress::Progress;
+use crate::reader::Part;
 use crate::session::{check_last_block, whole_blocks};
 use crate::writer::Writer;
-use crate::{address, args, connection, reader, stdout};
+use crate::{address, args, connection, reader};
 
 pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
     let uri = address::parse(&args.uri)?;
     let place = || uri.to_string();
-    let connection = connection::open(&uri, common.framing(), &[], &common.settings());
-    let mut session = connection.with_context(place)?.session;
+    let contexts = [connection::ALLOCATION];
+    let connection = connection::open(&uri, common.framing(), &contexts, &common.settings());
+    let connection = connection.with_context(place)?;
+    let allocation = connection.allocation();
+    let mut session = connection.session;
     let size = session.negotiated().size;
     let left = size.checked_sub(args.offset);
     let length = args.length.or(left).unwrap_or_default();
@@ -28,25 +34,25 @@ pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
     if args.length.is_none() {
         end = end.min(whole_blocks(session.negotiated()));
     }
-    let mut file = match &args.output {
-        None => None,
-        Some(path) => Some((
-            path,
-            File::create(path).with_context(|| path.display().to_string())?,
-        )),
-    };
-    let progress = Progress::new("read", length, args.output.is_some());
-    reader::read(&mut session, args.offset..end, &mut |piece| {
-        match &mut file {
-            None => stdout::write(&piece.data)?,
-            Some((path, file)) => file
-                .write_all(&piece.data)
-                .with_context(|| path.display().to_string())?,
+    let path = args.output.as_deref().unwrap_or(Path::new(STDIO));
+    let mut output = Output::create(path)?;
+    let shown = !matches!(output, Output::Stdout);
+    let progress = Progress::new("read", length, shown);
+    let range = args.offset..end;
+    reader::read(&mut session, allocation, range, &mut |part| match part {
+        Part::Data(piece) => {
+            output.data(&piece.data)?;
+            progress.add(piece.data.len() as u64);
+            Ok(piece.data)
         }
-        progress.add(piece.data.len() as u64);
-        Ok(piece.data)
+        Part::Zeroes(length) => {
+            output.zeroes(length)?;
+            progress.add(length);
+            Ok(Vec::new())
+        }
     })
     .with_context(place)?;
+    output.finish()?;
     if end < args.offset.saturating_add(length) {
         check_last_block(session.negotiated()).with_context(place)?;
     }
@@ -56,7 +62,8 @@ pub fn read(args: &args::Read, common: &args::Common) -> Result<()> {
 pub fn write(args: &args::Write, common: &args::Common) -> Result<()> {
     let uri = address::parse(&args.uri)?;
     let place = || uri.to_string();
-    let (mut input, length): (Box<dyn Read>, Option<u64>) = match &args.input {
+    let path = args.input.as_ref().filter(|path| path.as_os_str() != STDIO);
+    let (mut input, length): (Box<dyn Read>, Option<u64>) = match path {
         None => (Box::new(io::stdin()), None),
         Some(path) => {
             let file = File::open(path).with_context(|| path.display().to_string())?;
@@ -68,7 +75,7 @@ pub fn write(args: &args::Write, common: &args::Common) -> Result<()> {
     let settings = common.settings();
     let connection =
         connection::open(&uri, common.framing(), &[], &settings).with_context(place)?;
-    let mut writer = Writer::new(connection.session).with_context(place)?;
+    let writer = Writer::new(connection.session).with_context(place)?;
     let space = writer.size().saturating_sub(args.offset);
     if length.is_some_and(|length| length > space) {
         bail!(
@@ -77,24 +84,32 @@ pub fn write(args: &args::Write, common: &args::Common) -> Result<()> {
             args.offset
         );
     }
-    let progress = Progress::new("write", length.unwrap_or(space), args.input.is_some());
-    let mut at = args.offset;
+    let progress = Progress::new("write", length.unwrap_or(space), path.is_some());
+    pour(&mut input, writer, args.offset, &|bytes| {
+        progress.add(bytes)
+    })
+    .with_context(place)
+}
+
+/// Writes everything that `input` has, from offset `at` on.
+pub fn pour(
+    input: &mut dyn Read,
+    mut writer: Writer,
+    mut at: u64,
+    progress: &dyn Fn(u64),
+) -> Result<()> {
     loop {
         let mut data = writer.spare();
         data.clear();
         let chunk = writer.chunk() as u64;
-        input
-            .by_ref()
-            .take(chunk)
-            .read_to_end(&mut data)
-            .context("cannot read the input")?;
+        let read = input.take(chunk).read_to_end(&mut data);
+        read.context("cannot read the input")?;
         if data.is_empty() {
-            break;
+            return writer.finish();
         }
         let length = data.len() as u64;
-        writer.data(at, data).with_context(place)?;
-        at += length;
-        progress.add(length);
+        writer.data(at, data)?;
+        at = at.saturating_add(length);
+        progress(length);
     }
-    writer.finish().with_context(place)
 }

@@ -1,18 +1,22 @@
 //! The two sides of a copy, as given on the command line.
 
 use std::fmt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use nbd_codec::uri::Uri;
 
 use crate::address;
+use crate::output::STDIO;
 
 /// One side of a copy.
 #[derive(Debug, Clone)]
 pub enum Side {
     Export(Box<Uri>),
     File(PathBuf),
+    /// Standard input or output.
+    Stdio,
     /// Discards the data, to measure the other side.
     Null,
 }
@@ -23,10 +27,25 @@ impl Side {
         if text == "null:" {
             return Ok(Self::Null);
         }
+        if text == STDIO {
+            return Ok(Self::Stdio);
+        }
         if address::is_address(text) {
             Ok(Self::Export(Box::new(address::parse(text)?)))
         } else {
             Ok(Self::File(text.into()))
+        }
+    }
+
+    /// Whether it has no offsets: bytes can only be read or written in order.
+    pub fn is_stream(&self) -> bool {
+        match self {
+            Self::Export(_) | Self::Null => false,
+            Self::Stdio => true,
+            Self::File(path) => path.metadata().is_ok_and(|metadata| {
+                let kind = metadata.file_type();
+                kind.is_fifo() || kind.is_socket() || kind.is_char_device()
+            }),
         }
     }
 }
@@ -36,6 +55,7 @@ impl fmt::Display for Side {
         match self {
             Self::Export(uri) => uri.fmt(f),
             Self::File(path) => path.display().fmt(f),
+            Self::Stdio => f.write_str(STDIO),
             Self::Null => f.write_str("null:"),
         }
     }

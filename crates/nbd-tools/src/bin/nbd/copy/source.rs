@@ -32,21 +32,18 @@ pub enum Source {
 
 impl Source {
     pub fn open(side: &Side, common: &args::Common) -> Result<Self> {
-        let name = connection::ALLOCATION;
         match side {
             Side::Export(uri) => {
-                let connection =
-                    connection::open(uri, common.framing(), &[name], &common.settings())?;
-                let mut contexts = connection.contexts.iter();
+                let contexts = [connection::ALLOCATION];
+                let settings = common.settings();
+                let connection = connection::open(uri, common.framing(), &contexts, &settings)?;
                 Ok(Self::Export {
-                    allocation: contexts
-                        .find(|(_, known)| known.as_bytes() == name.as_bytes())
-                        .map(|(id, _)| *id),
+                    allocation: connection.allocation(),
                     session: Box::new(connection.session),
                 })
             }
             Side::File(path) => Ok(Self::File(Arc::new(File::open(path)?))),
-            Side::Null => bail!("it cannot be read"),
+            Side::Null | Side::Stdio => bail!("it cannot be read"),
         }
     }
 

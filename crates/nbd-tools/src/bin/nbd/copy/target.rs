@@ -32,6 +32,7 @@ impl Target {
             Side::Export(_) => Self::connect(side, size, common),
             Side::File(path) => Self::file(path, source, size),
             Side::Null => Ok(Self::Null),
+            Side::Stdio => bail!("it has no offsets"),
         }
     }
 
