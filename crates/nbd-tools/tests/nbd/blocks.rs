@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use nbd_test_support::images::{MIB, noise};
+use nbd_test_support::needs;
+use nbd_test_support::peer::Peer;
 use serde_json::{Value, json};
 
 use crate::fake::{BLOCK_STATUS, Export, Fake};
@@ -84,4 +87,52 @@ fn an_export_that_ends_within_a_block() {
     assert!(!copied.exists(), "the destination is not created");
     let info = run_nbd(["info", &uri, "--json"]).json();
     assert_eq!(info["exports"][0]["export-size"], json!(1000));
+}
+
+#[test]
+fn a_write_off_the_minimum_block_size() {
+    needs!("nbdkit");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let (input, served) = (path("input"), path("served"));
+    let new = noise(1, 5_000_000);
+    let old = noise(2, 8 * MIB as usize);
+    fs::write(&input, &new).expect("input");
+    let input = input.to_str().expect("UTF-8");
+    let file = format!("file={}", served.display());
+    for (offset, length) in [
+        (0, 5_000_000),
+        (4096, 5_000_000),
+        (100, 5_000_000),
+        (5000, 10),
+        (4000, 200),
+    ] {
+        fs::write(&served, &old).expect("old data");
+        let peer = Peer::nbdkit(&[
+            "--filter=blocksize-policy",
+            "file",
+            &file,
+            "blocksize-minimum=4096",
+            "blocksize-preferred=4096",
+            "blocksize-maximum=1M",
+            "blocksize-error-policy=error",
+        ]);
+        let uri = peer.uri("");
+        fs::write(input, &new[..length]).expect("input");
+        let offset_text = offset.to_string();
+        let args = ["write", &uri, "--input", input, "--offset", &offset_text];
+        run_nbd(args).refused(&["4096", "--pad"]);
+        assert!(
+            fs::read(&served).expect("the file") == old,
+            "nothing is written"
+        );
+
+        run_nbd(args.iter().chain(&["--pad"])).ok();
+        let mut expected = old.clone();
+        expected[offset..offset + length].copy_from_slice(&new[..length]);
+        assert!(
+            fs::read(&served).expect("the file") == expected,
+            "{offset} {length}"
+        );
+    }
 }

@@ -151,6 +151,10 @@ pub struct Write {
     /// Read from a file instead of standard input
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
+    /// Permit an offset and a length off the server's minimum block size: the first and the last
+    /// block are read, changed and written
+    #[arg(long)]
+    pub pad: bool,
 }
 
 #[derive(Debug, Args)]

@@ -84,28 +84,59 @@ pub fn write(args: &args::Write, common: &args::Common) -> Result<()> {
             args.offset
         );
     }
+    let block = writer.alignment();
+    let whole = |bytes: u64| bytes.is_multiple_of(block);
+    let aligned = whole(args.offset) && length.is_none_or(whole);
+    if !aligned && !args.pad {
+        let length = length.map_or("the input".into(), |length| format!("{length} bytes"));
+        bail!(
+            "{uri}: {length} at offset {}, but the export accepts only multiples of {block}; --pad completes the first and the last block",
+            args.offset
+        );
+    }
     let progress = Progress::new("write", length.unwrap_or(space), path.is_some());
-    pour(&mut input, writer, args.offset, &|bytes| {
-        progress.add(bytes)
-    })
-    .with_context(place)
+    let add = |bytes| progress.add(bytes);
+    pour(&mut input, writer, args.offset, args.pad, &add).with_context(place)
 }
 
-/// Writes everything that `input` has, from offset `at` on.
+/// Writes everything that `input` has, from `offset` on. With `pad`, the first and
+/// the last block may be parts of a block: the export has the remainder.
 pub fn pour(
     input: &mut dyn Read,
     mut writer: Writer,
-    mut at: u64,
+    offset: u64,
+    pad: bool,
     progress: &dyn Fn(u64),
 ) -> Result<()> {
+    let block = writer.alignment();
+    let within = offset % block;
+    let mut at = offset.saturating_sub(within);
+    let mut before = match within {
+        0 => Vec::new(),
+        _ => writer.read(at, block)?,
+    };
+    before.truncate(within as usize);
+    let mut input = before.as_slice().chain(input);
     loop {
         let mut data = writer.spare();
         data.clear();
+        // A multiple of the block: only the end of the input can be within one.
         let chunk = writer.chunk() as u64;
-        let read = input.take(chunk).read_to_end(&mut data);
+        let read = input.by_ref().take(chunk).read_to_end(&mut data);
         read.context("cannot read the input")?;
         if data.is_empty() {
             return writer.finish();
+        }
+        let within = data.len() as u64 % block;
+        if within > 0 {
+            let last = at.saturating_add(data.len() as u64).saturating_sub(within);
+            if !pad {
+                bail!(
+                    "the input ends within a block, {within} bytes after offset {last}, but the export accepts only multiples of {block}; `nbd write --pad` completes the block"
+                );
+            }
+            let last = writer.read(last, block)?;
+            data.extend(last.iter().skip(within as usize));
         }
         let length = data.len() as u64;
         writer.data(at, data)?;

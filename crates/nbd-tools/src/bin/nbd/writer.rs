@@ -8,7 +8,7 @@ use nbd_codec::client::{Request, TransmissionEvent};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
 
-use crate::reads::chunk;
+use crate::reads::{Reads, chunk};
 use crate::session::{Replies, Session, WINDOW, describe, explain};
 
 /// The most bytes that one `WRITE_ZEROES` covers without extended headers: the
@@ -57,6 +57,19 @@ impl Writer {
     /// A buffer for data.
     pub fn spare(&mut self) -> Vec<u8> {
         self.session.spare()
+    }
+
+    /// Reads a range, after everything is written.
+    pub fn read(&mut self, offset: u64, length: u64) -> Result<Vec<u8>> {
+        self.wait_below(1)?;
+        let mut reads = Reads::new();
+        reads.submit(&mut self.session, offset..offset.saturating_add(length))?;
+        loop {
+            self.session.step(&mut reads)?;
+            if let Some(piece) = reads.next_ended() {
+                return Ok(piece?.data);
+            }
+        }
     }
 
     /// Writes data.

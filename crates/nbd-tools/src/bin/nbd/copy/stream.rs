@@ -64,7 +64,7 @@ fn upload(input: &mut dyn Read, from: &Side, to: &Side, common: &args::Common) -
         let connection = connection::open(uri, common.framing(), &[], &common.settings());
         let writer = Writer::new(connection.with_context(place)?.session);
         let writer = writer.with_context(place)?;
-        return transfer::pour(input, writer, 0, &|_| {}).with_context(place);
+        return transfer::pour(input, writer, 0, false, &|_| {}).with_context(place);
     }
     let mut output = output(to)?;
     let mut buffer = vec![0; BUFFER];
