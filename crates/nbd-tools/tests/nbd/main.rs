@@ -15,6 +15,7 @@ mod describe;
 mod driver;
 mod errors;
 mod fake;
+mod large;
 mod map;
 mod names;
 #[path = "../common/nbd.rs"]

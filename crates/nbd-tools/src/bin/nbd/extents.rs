@@ -24,7 +24,10 @@ impl Placed {
     }
 }
 
-/// The extents of each context in `range`, as the server sent them.
+/// Receives extents in order, with the position of their context.
+pub type Each<'e> = dyn FnMut(usize, &[Placed]) -> Result<()> + 'e;
+
+/// Passes on the extents of each context in `range` as the server sends them.
 ///
 /// With extended headers a request covers all of the remaining range; without them,
 /// as much as 32 bits and the block size permit. Servers may answer for less.
@@ -33,7 +36,8 @@ pub fn walk(
     session: &mut Session,
     contexts: &[Context],
     range: Range<u64>,
-) -> Result<Vec<Vec<Placed>>> {
+    each: &mut Each<'_>,
+) -> Result<()> {
     let filter = session
         .negotiated()
         .flags
@@ -43,13 +47,13 @@ pub fn walk(
     if filter && selected > 1 {
         // Separate requests for each context: their replies need not cover the
         // same ranges.
-        let mut all = Vec::new();
-        for context in contexts {
-            all.append(&mut walk_together(session, &[*context], true, &range)?);
+        for (index, context) in contexts.iter().enumerate() {
+            let each = &mut |_: usize, extents: &[Placed]| each(index, extents);
+            walk_together(session, &[*context], true, &range, each)?;
         }
-        return Ok(all);
+        return Ok(());
     }
-    walk_together(session, contexts, false, &range)
+    walk_together(session, contexts, false, &range, each)
 }
 
 fn walk_together(
@@ -57,14 +61,17 @@ fn walk_together(
     contexts: &[Context],
     filter: bool,
     range: &Range<u64>,
-) -> Result<Vec<Vec<Placed>>> {
+    each: &mut Each<'_>,
+) -> Result<()> {
     let mut status = Status::new(session.negotiated(), contexts, range.clone());
     while status.request(session, filter)? {
         while status.is_running() {
             session.step(&mut status)?;
         }
+        status.pass_on(each)?;
     }
-    Ok(status.extents)
+    // What was assumed after the last reply.
+    status.pass_on(each)
 }
 
 /// A metadata context.
@@ -104,6 +111,15 @@ impl Status {
             running: None,
             failed: None,
         }
+    }
+
+    /// Passes on the extents so far, and forgets them.
+    fn pass_on(&mut self, each: &mut Each<'_>) -> Result<()> {
+        for (index, extents) in self.extents.iter_mut().enumerate() {
+            each(index, extents)?;
+            extents.clear();
+        }
+        Ok(())
     }
 
     /// Sends the next request, with `filter` for these contexts only; returns false
@@ -277,16 +293,4 @@ impl Replies for Status {
         }
         Ok(())
     }
-}
-
-/// Joins adjacent extents of one type.
-pub fn joined(extents: &[Placed]) -> Vec<Placed> {
-    let mut joined: Vec<Placed> = Vec::new();
-    for extent in extents {
-        match joined.last_mut() {
-            Some(last) if last.flags == extent.flags => last.length += extent.length,
-            _ => joined.push(*extent),
-        }
-    }
-    joined
 }

@@ -1,6 +1,6 @@
 //! `nbd map`.
 
-use std::fmt::Write;
+use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
 use nbd_codec::uri::Uri;
@@ -8,7 +8,7 @@ use nbd_codec::wire::flags::AllocationFlags;
 use nbd_codec::wire::text::Text;
 use nbd_codec::{Framing, Negotiated};
 use nbd_tools::size;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use crate::connection::{self, Connection};
 use crate::draw::{self, Palette};
@@ -26,97 +26,178 @@ struct Mapped {
 
 pub fn run(args: &args::Map, common: &args::Common) -> Result<()> {
     let uri = address::parse(&args.uri)?;
+    let place = || uri.to_string();
     if common.framing() == Framing::Simple {
         bail!("simple framing has no block status; use --framing structured or extended");
     }
     let names: Vec<&str> = args.contexts.iter().map(String::as_str).collect();
-    let (maps, negotiated) = map(&uri, &names, common).with_context(|| uri.to_string())?;
-    if args.json {
-        print_json(&maps, args.raw)?;
-        return check_last_block(&negotiated).with_context(|| uri.to_string());
-    }
-    let mut text = format!(
-        "{uri}: {} ({} bytes), {} framing\n",
-        size::rounded(negotiated.size),
-        negotiated.size,
-        negotiated.framing
-    );
-    let palette = Palette::of_stdout();
-    for map in &maps {
-        writeln!(text, "\n{}", map.context)?;
-        text += &draw::bar(&map.context, &map.extents, negotiated.size, &palette);
-        text += &table(map, &palette);
-    }
-    stdout::write(text.as_bytes())?;
-    check_last_block(&negotiated).with_context(|| uri.to_string())
-}
-
-fn map(uri: &Uri, names: &[&str], common: &args::Common) -> Result<(Vec<Mapped>, Negotiated)> {
     let Connection {
         mut session,
         contexts,
-    } = connection::open(uri, common.framing(), names, &common.settings())?;
+    } = open(&uri, &names, common).with_context(place)?;
     let negotiated = *session.negotiated();
-    if negotiated.framing == Framing::Simple {
+    let (ids, names): (Vec<_>, Vec<_>) = contexts
+        .into_iter()
+        .map(|(id, name)| {
+            let allocation = name.as_bytes() == connection::ALLOCATION.as_bytes();
+            (extents::Context { id, allocation }, name)
+        })
+        .unzip();
+    let range = 0..whole_blocks(&negotiated);
+    let mut walk = |each: &mut extents::Each<'_>| {
+        extents::walk(&mut session, &ids, range.clone(), each).with_context(place)
+    };
+    if let ([name], true) = (&names[..], args.json) {
+        // Written as it is received: a map may have millions of extents.
+        let mut output = stdout::buffered();
+        let mut array = Array::new(name, args.raw, "");
+        walk(&mut |_, extents| {
+            array.write(&mut output, extents)?;
+            stdout::check(output.flush())
+        })?;
+        array.finish(&mut output)?;
+        stdout::check(writeln!(output).and_then(|()| output.flush()))?;
+    } else {
+        let mut maps: Vec<_> = names
+            .into_iter()
+            .map(|context| Mapped {
+                context,
+                extents: Vec::new(),
+            })
+            .collect();
+        walk(&mut |index, extents| {
+            maps[index].extents.extend_from_slice(extents);
+            Ok(())
+        })?;
+        if args.json {
+            print_json(&maps, args.raw)?;
+        } else {
+            print_text(&uri, &negotiated, &maps)?;
+        }
+    }
+    session.close().with_context(place)?;
+    check_last_block(&negotiated).with_context(place)
+}
+
+fn open(uri: &Uri, names: &[&str], common: &args::Common) -> Result<Connection> {
+    let connection = connection::open(uri, common.framing(), names, &common.settings())?;
+    if connection.session.negotiated().framing == Framing::Simple {
         bail!("the server has only simple framing, without block status");
     }
     for name in names {
-        if !contexts
-            .iter()
-            .any(|(_, granted)| granted.as_bytes() == name.as_bytes())
-        {
+        let mut granted = connection.contexts.iter();
+        if !granted.any(|(_, granted)| granted.as_bytes() == name.as_bytes()) {
             bail!(
                 "the export has no metadata context {:?}; `nbd info` shows its contexts",
                 Text::from(*name)
             );
         }
     }
-    let ids: Vec<_> = contexts
-        .iter()
-        .map(|(id, name)| extents::Context {
-            id: *id,
-            allocation: name.as_bytes() == connection::ALLOCATION.as_bytes(),
-        })
-        .collect();
-    let range = 0..whole_blocks(&negotiated);
-    let extents = extents::walk(&mut session, &ids, range)?;
-    session.close()?;
-    let named = contexts.into_iter().map(|(_, name)| name).zip(extents);
-    let maps = named.map(|(context, extents)| Mapped { context, extents });
-    Ok((maps.collect(), negotiated))
+    Ok(connection)
 }
 
+/// The maps of several contexts: an object with an array for each.
 fn print_json(maps: &[Mapped], raw: bool) -> Result<()> {
-    let array = |map: &Mapped| {
-        let extents = if raw {
-            map.extents.clone()
-        } else {
-            extents::joined(&map.extents)
-        };
-        extents
-            .iter()
-            .map(|extent| {
-                let mut object = json!({
-                    "offset": extent.offset,
-                    "length": extent.length,
-                    "type": extent.flags,
-                });
-                if let Some(description) = describe(&map.context, extent.flags) {
-                    object["description"] = description.into();
+    let mut output = stdout::buffered();
+    stdout::check(output.write_all(b"{"))?;
+    for (index, map) in maps.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        let name = Value::from(map.context.for_json());
+        stdout::check(write!(output, "{comma}\n  {name}: "))?;
+        let mut array = Array::new(&map.context, raw, "  ");
+        array.write(&mut output, &map.extents)?;
+        array.finish(&mut output)?;
+    }
+    stdout::check(writeln!(output, "\n}}").and_then(|()| output.flush()))
+}
+
+fn print_text(uri: &Uri, negotiated: &Negotiated, maps: &[Mapped]) -> Result<()> {
+    let mut output = stdout::buffered();
+    let palette = Palette::of_stdout();
+    let size = negotiated.size;
+    let first = writeln!(
+        output,
+        "{uri}: {} ({size} bytes), {} framing",
+        size::rounded(size),
+        negotiated.framing
+    );
+    stdout::check(first)?;
+    for map in maps {
+        let bar = draw::bar(&map.context, &map.extents, size, &palette);
+        stdout::check(write!(output, "\n{}\n{bar}", map.context))?;
+        stdout::check(table(&mut output, map, &palette))?;
+    }
+    stdout::check(output.flush())
+}
+
+/// A JSON array of extents, written a part at a time.
+struct Array<'c> {
+    context: &'c Name,
+    /// Not to join adjacent extents of one type.
+    raw: bool,
+    /// What the lines begin with.
+    indent: &'static str,
+    /// The last extent, which the next one may extend.
+    last: Option<Placed>,
+    /// How many extents were written.
+    written: u64,
+}
+
+impl<'c> Array<'c> {
+    fn new(context: &'c Name, raw: bool, indent: &'static str) -> Self {
+        Self {
+            context,
+            raw,
+            indent,
+            last: None,
+            written: 0,
+        }
+    }
+
+    fn write(&mut self, output: &mut impl Write, extents: &[Placed]) -> Result<()> {
+        for extent in extents {
+            match &mut self.last {
+                Some(last) if !self.raw && last.flags == extent.flags => {
+                    last.length = last.length.saturating_add(extent.length);
                 }
-                object
-            })
-            .collect::<Value>()
-    };
-    let value = match maps {
-        [map] => array(map),
-        maps => maps
-            .iter()
-            .map(|map| (map.context.for_json().into_owned(), array(map)))
-            .collect::<Map<_, _>>()
-            .into(),
-    };
-    stdout::write(format!("{value:#}\n").as_bytes())
+                last => {
+                    if let Some(whole) = last.replace(*extent) {
+                        self.write_one(output, whole)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_one(&mut self, output: &mut impl Write, extent: Placed) -> Result<()> {
+        let Placed {
+            offset,
+            length,
+            flags,
+        } = extent;
+        let indent = self.indent;
+        let before = if self.written == 0 { "[" } else { "," };
+        self.written = self.written.saturating_add(1);
+        let description = describe(self.context, flags).map_or(String::new(), |text| {
+            format!(",\n{indent}    \"description\": {}", Value::from(text))
+        });
+        stdout::check(write!(
+            output,
+            "{before}\n{indent}  {{\n{indent}    \"offset\": {offset},\n{indent}    \"length\": {length},\n{indent}    \"type\": {flags}{description}\n{indent}  }}"
+        ))
+    }
+
+    fn finish(mut self, output: &mut impl Write) -> Result<()> {
+        if let Some(last) = self.last.take() {
+            self.write_one(output, last)?;
+        }
+        let indent = self.indent;
+        stdout::check(match self.written {
+            0 => write!(output, "[]"),
+            _ => write!(output, "\n{indent}]"),
+        })
+    }
 }
 
 /// What the names of QEMU's dirty bitmaps begin with.
@@ -143,28 +224,30 @@ pub fn describe(context: &Name, flags: u64) -> Option<String> {
 }
 
 /// A table with a line for each extent.
-fn table(map: &Mapped, palette: &Palette) -> String {
+fn table(output: &mut impl Write, map: &Mapped, palette: &Palette) -> io::Result<()> {
     let width = |header: &str, numbers: &dyn Fn(&Placed) -> u64| {
         let longest = map.extents.iter().map(numbers).max().unwrap_or(0);
         longest.to_string().len().max(header.len())
     };
     let offset = width("offset", &|extent| extent.offset);
     let length = width("length", &|extent| extent.length);
-    let mut text = palette.dim(&format!(
+    let header = format!(
         "  {:>offset$}  {:>length$}  {:>10}  type",
         "offset", "length", ""
-    )) + "\n";
+    );
+    writeln!(output, "{}", palette.dim(&header))?;
     for extent in &map.extents {
         let kind = match describe(&map.context, extent.flags) {
             Some(description) => format!("{}  {description}", extent.flags),
             None => format!("{:#x}", extent.flags),
         };
-        text += &format!(
-            "  {:>offset$}  {:>length$}  {:>10}  {kind}\n",
+        writeln!(
+            output,
+            "  {:>offset$}  {:>length$}  {:>10}  {kind}",
             extent.offset,
             extent.length,
             size::rounded(extent.length)
-        );
+        )?;
     }
-    text
+    Ok(())
 }

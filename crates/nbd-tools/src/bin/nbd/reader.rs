@@ -130,13 +130,14 @@ impl Plan {
             id,
             allocation: true,
         };
-        let extents = extents::walk(session, &[context], range.clone())?;
         let zero = u64::from(AllocationFlags::ZERO.0);
-        let zeroes = extents.iter().flatten();
-        let zeroes = zeroes
-            .filter(|extent| extent.flags & zero != 0)
-            .map(|extent| extent.offset..extent.end());
-        self.parts = aligned(zeroes, range, block).into();
+        let mut zeroes = Vec::new();
+        extents::walk(session, &[context], range.clone(), &mut |_, extents| {
+            let extents = extents.iter().filter(|extent| extent.flags & zero != 0);
+            zeroes.extend(extents.map(|extent| extent.offset..extent.end()));
+            Ok(())
+        })?;
+        self.parts = aligned(zeroes.into_iter(), range, block).into();
         self.left.start = end;
         Ok(true)
     }

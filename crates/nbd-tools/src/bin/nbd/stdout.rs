@@ -1,7 +1,7 @@
 //! Standard output, which the reader may close at any time.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, StdoutLock, Write};
 
 use anyhow::Result;
 
@@ -20,7 +20,17 @@ impl std::error::Error for Closed {}
 /// Writes all of it to standard output.
 pub fn write(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+    check(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+}
+
+/// Standard output with a buffer, which is to be flushed.
+pub fn buffered() -> BufWriter<StdoutLock<'static>> {
+    BufWriter::with_capacity(1 << 16, io::stdout().lock())
+}
+
+/// The result of writing to standard output.
+pub fn check(result: io::Result<()>) -> Result<()> {
+    match result {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Closed.into()),
         Err(error) => Err(anyhow::Error::new(error).context("cannot write to standard output")),
