@@ -13,6 +13,7 @@ mod connections;
 mod copy;
 mod describe;
 mod driver;
+mod endless;
 mod errors;
 mod fake;
 mod large;

@@ -15,6 +15,10 @@ use crate::connection::{self, Link, closed, refused};
 use crate::name::Name;
 use crate::socket::Settings;
 
+/// The most names of exports, and of contexts of an export, that a server may send:
+/// one that sends them without an end would use up the memory.
+const MOST: usize = 1 << 16;
+
 /// A server and some of its exports.
 pub struct Server {
     pub style: HandshakeStyle,
@@ -70,8 +74,10 @@ pub fn all(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Server> {
     let mut listed: Vec<(Name, Name)> = Vec::new();
     let answer = negotiation.send(&OptionRequest::List, |event| {
         if let HandshakeEvent::Server { name, description } = event {
+            check_count(&listed, "exports")?;
             listed.push((name.into(), description.into()));
         }
+        Ok(())
     })?;
     if let Some(refusal) = answer {
         bail!("the server does not list its exports ({refusal})");
@@ -152,6 +158,14 @@ impl Export {
     }
 }
 
+/// Fails if another one would be too many.
+fn check_count<T>(listed: &[T], what: &str) -> Result<()> {
+    if listed.len() >= MOST {
+        bail!("the server lists more than {MOST} {what}");
+    }
+    Ok(())
+}
+
 /// How the server answered the question for an export.
 enum Described {
     Yes,
@@ -195,6 +209,7 @@ impl Negotiation {
                 if let HandshakeEvent::Greeting(greeting) = event {
                     greeted = Some(greeting);
                 }
+                Ok(())
             })?;
         }
         if let Some(Greeting::Newstyle(_)) = greeted {
@@ -206,10 +221,10 @@ impl Negotiation {
         if this.machine.agreed().style == HandshakeStyle::FixedNewstyle {
             let extended = framing == Framing::Extended
                 && this
-                    .send(&OptionRequest::ExtendedHeaders, |_| {})?
+                    .send(&OptionRequest::ExtendedHeaders, |_| Ok(()))?
                     .is_none();
             if !extended && framing >= Framing::Structured {
-                this.send(&OptionRequest::StructuredReply, |_| {})?;
+                this.send(&OptionRequest::StructuredReply, |_| Ok(()))?;
             }
         }
         Ok(this)
@@ -241,8 +256,10 @@ impl Negotiation {
             // A server without contexts rejects the option, which is fine.
             self.send(&OptionRequest::ListMetaContext(request), |event| {
                 if let HandshakeEvent::MetaContext { name, .. } = event {
+                    check_count(contexts, "metadata contexts")?;
                     contexts.push(name.into());
                 }
+                Ok(())
             })?;
         }
         let request = InfoRequest {
@@ -251,10 +268,13 @@ impl Negotiation {
         };
         let description = &mut export.description;
         let mut sizes = None;
-        let answer = self.send(&OptionRequest::Info(request), |event| match event {
-            HandshakeEvent::Info(Info::Description(text)) => *description = text.into(),
-            HandshakeEvent::Info(Info::BlockSize(stated)) => sizes = Some(stated),
-            _ => {}
+        let answer = self.send(&OptionRequest::Info(request), |event| {
+            match event {
+                HandshakeEvent::Info(Info::Description(text)) => *description = text.into(),
+                HandshakeEvent::Info(Info::BlockSize(stated)) => sizes = Some(stated),
+                _ => {}
+            }
+            Ok(())
         })?;
         match answer {
             None => {
@@ -279,34 +299,37 @@ impl Negotiation {
     fn send(
         &mut self,
         option: &OptionRequest<'_>,
-        mut each: impl FnMut(HandshakeEvent<'_>),
+        mut each: impl FnMut(HandshakeEvent<'_>) -> Result<()>,
     ) -> Result<Option<Refusal>> {
         let mut outgoing = Vec::new();
         self.machine.send(option, &mut outgoing)?;
         self.link.send(&outgoing)?;
         let mut answer = None;
         while answer.is_none() {
-            self.event(|event| match event {
-                HandshakeEvent::Ack(_) => answer = Some(None),
-                HandshakeEvent::Refused { error, message, .. } => {
-                    let message = message.map_or(String::new(), |text| text.to_string());
-                    answer = Some(Some(Refusal { error, message }));
+            self.event(|event| {
+                match event {
+                    HandshakeEvent::Ack(_) => answer = Some(None),
+                    HandshakeEvent::Refused { error, message, .. } => {
+                        let message = message.map_or(String::new(), |text| text.to_string());
+                        answer = Some(Some(Refusal { error, message }));
+                    }
+                    event => each(event)?,
                 }
-                event => each(event),
+                Ok(())
             })?;
         }
         Ok(answer.flatten())
     }
 
     /// Waits for one event and handles it.
-    fn event(&mut self, handle: impl FnOnce(HandshakeEvent<'_>)) -> Result<()> {
+    fn event(&mut self, handle: impl FnOnce(HandshakeEvent<'_>) -> Result<()>) -> Result<()> {
         loop {
             let mut input = self.link.inbox.unread();
             let step = self.machine.receive(&mut input)?;
             let left = input.len();
             match step {
                 Step::Event(event) => {
-                    handle(event);
+                    handle(event)?;
                     self.link.inbox.keep_last(left);
                     return Ok(());
                 }
