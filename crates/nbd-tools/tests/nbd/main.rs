@@ -25,4 +25,5 @@ mod old;
 mod sizes;
 mod stderr;
 mod streams;
+mod timeout;
 mod tour;

@@ -2,13 +2,13 @@
 //! else to do: one system call instead of three with readiness. Sending never
 //! blocks, because the server may wait until its replies are read.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::io::{IoSlice, IoSliceMut, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -16,7 +16,9 @@ use nbd_codec::uri::{Transport, Uri};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout as SocketTimeout, set_socket_timeout};
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketType, sendmsg,
+};
 
 /// How connections are made.
 #[derive(Debug, Clone, Default)]
@@ -43,14 +45,24 @@ impl Socket {
                 OwnedFd::from(stream)
             }
             transport @ Transport::Unix { path } => {
-                let stream = match transport.abstract_name() {
-                    Some(name) => abstract_unix(name),
-                    None => UnixStream::connect(Path::new(std::ffi::OsStr::from_bytes(path))),
+                let address = match transport.abstract_name() {
+                    Some(name) => abstract_address(name),
+                    None => SocketAddrUnix::new(OsStr::from_bytes(path)),
                 };
+                let connected = address.and_then(|address| unix(&address, settings.timeout));
                 let shown = String::from_utf8_lossy(path).replace('\0', "@");
-                OwnedFd::from(stream.with_context(|| {
-                    format!("cannot connect to socket {shown}; is the server running?")
-                })?)
+                match (connected, settings.timeout) {
+                    (Ok(fd), _) => fd,
+                    (Err(Errno::AGAIN), Some(timeout)) => bail!(
+                        "cannot connect to socket {shown} within {} seconds, the limit set by --timeout: the server accepts no connection",
+                        timeout.as_secs_f64()
+                    ),
+                    (Err(error), _) => {
+                        return Err(error).context(format!(
+                            "cannot connect to socket {shown}; is the server running?"
+                        ));
+                    }
+                }
             }
             Transport::Vsock { .. } => bail!("vsock is not supported; use TCP or a Unix socket"),
             Transport::Ssh { .. } => bail!(
@@ -177,17 +189,27 @@ fn tcp(host: &str, port: u16, timeout: Option<Duration>) -> Result<TcpStream> {
     Err(last)
 }
 
+/// Connects to a Unix socket.
+fn unix(address: &SocketAddrUnix, timeout: Option<Duration>) -> Result<OwnedFd, Errno> {
+    let fd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::ioctl_fioclex(&fd)?;
+    // A server that does not accept connections has space for a few; then the
+    // kernel waits until there is more, or for as long as sending may take.
+    set_socket_timeout(&fd, SocketTimeout::Send, timeout)?;
+    loop {
+        match rustix::net::connect(&fd, address) {
+            Err(Errno::INTR) => {}
+            result => return result.map(|()| fd),
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
-fn abstract_unix(name: &[u8]) -> io::Result<UnixStream> {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::SocketAddr;
-    UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)
+fn abstract_address(name: &[u8]) -> Result<SocketAddrUnix, Errno> {
+    SocketAddrUnix::new_abstract_name(name)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn abstract_unix(_: &[u8]) -> io::Result<UnixStream> {
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        "abstract sockets need Linux",
-    ))
+fn abstract_address(_: &[u8]) -> Result<SocketAddrUnix, Errno> {
+    Err(Errno::OPNOTSUPP)
 }
