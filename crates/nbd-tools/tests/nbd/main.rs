@@ -22,6 +22,7 @@ mod names;
 #[path = "../common/nbd.rs"]
 mod nbd;
 mod old;
+mod options;
 mod sizes;
 mod stderr;
 mod streams;

@@ -41,6 +41,10 @@ pub struct Common {
         default_value = "extended"
     )]
     framing: FramingArg,
+    /// Open exports with NBD_OPT_EXPORT_NAME instead of NBD_OPT_GO, for servers that do not know it.
+    /// This implies --framing simple
+    #[arg(long, global = true)]
+    no_go: bool,
     /// Fail if the server sends nothing for this long
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
@@ -53,6 +57,7 @@ pub struct Common {
 impl Common {
     pub fn framing(&self) -> Framing {
         match self.framing {
+            _ if self.no_go => Framing::Simple,
             FramingArg::Simple => Framing::Simple,
             FramingArg::Structured => Framing::Structured,
             FramingArg::Extended => Framing::Extended,
@@ -61,6 +66,7 @@ impl Common {
 
     pub fn settings(&self) -> Settings {
         Settings {
+            export_name: self.no_go,
             timeout: self.timeout,
             record: self.record.clone(),
         }

@@ -1,14 +1,16 @@
 //! From a URI to a session: the automatic handshake, with all fallbacks.
 
+use std::fmt;
 use std::io::IoSlice;
 
 use anyhow::{Result, anyhow};
 use nbd_codec::client::{Config, ConnectError, ConnectEvent, Connector, MetaContextQuery};
 use nbd_codec::uri::Uri;
-use nbd_codec::wire::number::ContextId;
+use nbd_codec::wire::number::{ContextId, OptionType};
 use nbd_codec::wire::text::Text;
 use nbd_codec::{Error, Framing, Negotiated, Step};
 
+use crate::describe::Negotiation;
 use crate::inbox::Inbox;
 use crate::name::Name;
 use crate::session::Session;
@@ -59,6 +61,31 @@ pub struct Opened {
 
 /// Connects and negotiates.
 pub fn negotiate(
+    uri: &Uri,
+    framing: Framing,
+    contexts: &[&str],
+    settings: &Settings,
+) -> Result<Opened> {
+    if settings.export_name {
+        return enter_by_export_name(uri, settings);
+    }
+    match negotiate_all(uri, framing, contexts, settings) {
+        // There is nothing else to leave out.
+        Err(error) if framing == Framing::Simple && HungUp::at(&error, OptionType::GO) => {
+            enter_by_export_name(uri, settings)
+        }
+        result => result,
+    }
+}
+
+/// Begins with the oldest option.
+fn enter_by_export_name(uri: &Uri, settings: &Settings) -> Result<Opened> {
+    let negotiation = Negotiation::start(uri, Framing::Simple, settings)?;
+    negotiation.enter(uri.export().into())
+}
+
+/// Begins with the newest option.
+fn negotiate_all(
     uri: &Uri,
     framing: Framing,
     contexts: &[&str],
@@ -127,12 +154,50 @@ pub fn negotiate(
 /// The error for an end of input during the handshake.
 pub fn closed(error: Error) -> anyhow::Error {
     match error {
-        Error::Closed | Error::ClosedDuring(_) => {
+        Error::Closed => {
             anyhow!("the server closed the connection during the handshake; its log may say why")
         }
+        Error::ClosedDuring(option) => HungUp(option).into(),
         other => other.into(),
     }
 }
+
+/// The server closed the connection instead of replying to an option. Some do so at
+/// options that they do not know.
+#[derive(Debug)]
+pub struct HungUp(OptionType);
+
+impl HungUp {
+    /// Whether an error is this one, at `option`.
+    pub fn at(error: &anyhow::Error, option: OptionType) -> bool {
+        let hung_up = error.downcast_ref::<Self>();
+        hung_up.is_some_and(|hung_up| hung_up.0 == option)
+    }
+}
+
+impl fmt::Display for HungUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let option = self.0;
+        let advice = match option {
+            OptionType::EXTENDED_HEADERS => {
+                "it may not know this option, try --framing structured or --framing simple"
+            }
+            OptionType::STRUCTURED_REPLY
+            | OptionType::SET_META_CONTEXT
+            | OptionType::LIST_META_CONTEXT => "it may not know this option, try --framing simple",
+            OptionType::GO => "it may not know this option, try --no-go",
+            OptionType::LIST => "it may not know this option; `nbd info` describes one export",
+            OptionType::EXPORT_NAME => "it may have no such export",
+            _ => "its log may say why",
+        };
+        write!(
+            f,
+            "the server closed the connection instead of replying to {option}; {advice}"
+        )
+    }
+}
+
+impl std::error::Error for HungUp {}
 
 /// The error for a failed handshake, with advice.
 pub fn refused(reason: ConnectError, message: Option<Text<'_>>, export: Text<'_>) -> anyhow::Error {

@@ -1,17 +1,18 @@
 //! Describes a server and its exports with single options, without entering
 //! transmission.
 
-use anyhow::{Context, Result, bail};
-use nbd_codec::client::{Config, Handshake, HandshakeEvent};
+use anyhow::{Context, Result, anyhow, bail};
+use nbd_codec::client::{Config, ConnectError, Handshake, HandshakeEvent};
 use nbd_codec::uri::Uri;
 use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
 use nbd_codec::wire::greeting::Greeting;
-use nbd_codec::wire::number::{InfoType, OptionReplyType};
+use nbd_codec::wire::number::{InfoType, OptionReplyType, OptionType};
 use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest, Queries};
 use nbd_codec::wire::option_reply::{BlockSizes, Info};
+use nbd_codec::wire::text::Text;
 use nbd_codec::{Framing, HandshakeStyle, Negotiated, Step};
 
-use crate::connection::{self, Link, closed, refused};
+use crate::connection::{self, HungUp, Link, Opened, closed, refused};
 use crate::name::Name;
 use crate::socket::Settings;
 
@@ -190,18 +191,25 @@ impl std::fmt::Display for Refusal {
 }
 
 /// A manual handshake.
-struct Negotiation {
+pub struct Negotiation {
     link: Link,
     machine: Handshake,
+    /// Whether nothing but `NBD_OPT_LIST` and `NBD_OPT_EXPORT_NAME` is sent.
+    export_name: bool,
 }
 
 impl Negotiation {
     /// Connects, and negotiates the most capable framing up to `framing`: the
     /// metadata contexts may depend on it.
-    fn start(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Self> {
+    pub fn start(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Self> {
+        let framing = match settings.export_name {
+            true => Framing::Simple,
+            false => framing,
+        };
         let mut this = Self {
             link: Link::connect(uri, settings)?,
             machine: Handshake::new(&Config::new(uri.export())),
+            export_name: settings.export_name,
         };
         let mut greeted = None;
         while greeted.is_none() {
@@ -240,9 +248,35 @@ impl Negotiation {
         }
     }
 
+    /// Opens an export with `NBD_OPT_EXPORT_NAME`.
+    pub fn enter(mut self, export: Text<'_>) -> Result<Opened> {
+        if self.machine.agreed().style != HandshakeStyle::Oldstyle {
+            let mut outgoing = Vec::new();
+            let option = OptionRequest::ExportName(export);
+            self.machine.send(&option, &mut outgoing)?;
+            self.link.send(&outgoing)?;
+        } else if !export.is_empty() {
+            return Err(refused(ConnectError::NoExportNames, None, export));
+        }
+        let mut ready = false;
+        while !ready {
+            self.event(|event| {
+                ready = event == HandshakeEvent::Ready;
+                Ok(())
+            })?;
+        }
+        let negotiated = self.machine.into_negotiated();
+        Ok(Opened {
+            link: self.link,
+            negotiated: negotiated.map_err(|_| anyhow!("the handshake has not ended"))?,
+            contexts: Vec::new(),
+        })
+    }
+
     /// Describes an export.
     fn describe(&mut self, export: &mut Export) -> Result<Described> {
-        if self.machine.agreed().style != HandshakeStyle::FixedNewstyle {
+        let style = self.machine.agreed().style;
+        if self.export_name || style != HandshakeStyle::FixedNewstyle {
             return Ok(Described::No);
         }
         let name = export.name.clone();
@@ -275,7 +309,12 @@ impl Negotiation {
                 _ => {}
             }
             Ok(())
-        })?;
+        });
+        let answer = match answer {
+            // It does not know the option, perhaps.
+            Err(error) if HungUp::at(&error, OptionType::INFO) => return Ok(Described::No),
+            answer => answer?,
+        };
         match answer {
             None => {
                 export.take(self.machine.agreed());
@@ -348,9 +387,14 @@ impl Negotiation {
     fn abort(mut self) -> Result<()> {
         if self.machine.agreed().style == HandshakeStyle::FixedNewstyle {
             let mut outgoing = Vec::new();
-            self.machine.send(&OptionRequest::Abort, &mut outgoing)?;
             // The server may have closed the connection already.
-            let _ = self.link.send(&outgoing);
+            if self
+                .machine
+                .send(&OptionRequest::Abort, &mut outgoing)
+                .is_ok()
+            {
+                let _ = self.link.send(&outgoing);
+            }
         }
         Ok(())
     }

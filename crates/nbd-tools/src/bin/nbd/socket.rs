@@ -23,6 +23,8 @@ use rustix::net::{
 /// How connections are made.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
+    /// Whether the handshake begins with `NBD_OPT_EXPORT_NAME`.
+    pub export_name: bool,
     /// How long the server may send nothing.
     pub timeout: Option<Duration>,
     /// The file that the bytes of the session are appended to.
@@ -94,6 +96,8 @@ impl Socket {
             match rustix::io::readv(&self.fd, buffers) {
                 Ok(n) => break n,
                 Err(Errno::INTR) => {}
+                // The server closed the connection before it received everything.
+                Err(Errno::CONNRESET) => break 0,
                 Err(Errno::AGAIN) => return Err(self.timed_out()),
                 Err(error) => return Err(error).context("the connection failed"),
             }
