@@ -1,7 +1,5 @@
 //! A server that does what real servers do not: it is made of raw messages.
 
-#![allow(dead_code)]
-
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -2,6 +2,21 @@
 
 use std::ops::Range;
 
+/// The last multiple of `block` up to `number`.
+pub fn round_down(number: u64, block: u64) -> u64 {
+    number.saturating_sub(number.checked_rem(block).unwrap_or(0))
+}
+
+/// How many bytes are in a range.
+pub fn length(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
+}
+
+/// A length or an offset in memory. Where it does not fit, indexing with it fails.
+pub fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 /// Splits `whole` into aligned parts that are zeroes (true) or data: ranges of
 /// zeroes shrink to the alignment, data grows. `zeroes` are in order.
 pub fn aligned(
@@ -18,7 +33,7 @@ pub fn aligned(
         let end = if zero.end == whole.end {
             zero.end
         } else {
-            zero.end / alignment * alignment
+            round_down(zero.end, alignment)
         };
         if start >= end {
             continue;

@@ -19,6 +19,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
+use crate::align::round_down;
 use crate::args;
 use crate::progress::Progress;
 use download::Download;
@@ -46,7 +47,7 @@ pub fn run(args: &args::Copy, common: &args::Common) -> Result<()> {
     let target = Target::open(&to, &source, size, common).with_context(|| to.to_string())?;
 
     let alignment = source.alignment().max(target.alignment());
-    let chunk = source.chunk().min(target.chunk()) / alignment * alignment;
+    let chunk = round_down(source.chunk().min(target.chunk()), alignment);
     let shared = Arc::new(Shared {
         plan: Plan::new(size, chunk.max(alignment), source.window()),
         from,

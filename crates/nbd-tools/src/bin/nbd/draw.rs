@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal};
 use nbd_tools::size;
 use rustix::termios::tcgetwinsize;
 
+use crate::align::{length, to_usize};
 use crate::extents::Placed;
 use crate::map;
 use crate::name::Name;
@@ -91,14 +92,13 @@ pub fn bar(context: &Name, extents: &[Placed], total: u64, palette: &Palette) ->
     let mut drawn = Vec::new();
     let mut at = 0;
     for cell in 0..cells {
-        // In 128 bits: exports may have up to 2^64 - 1 bytes.
-        let edge = |n: u64| (u128::from(total) * u128::from(n) / u128::from(cells)) as u64;
-        let (start, end) = (edge(cell), edge(cell + 1));
+        let edge = |n: u64| share(total, n, cells);
+        let (start, end) = (edge(cell), edge(cell.saturating_add(1)));
         while extents.get(at).is_some_and(|extent| extent.end() <= start) {
-            at += 1;
+            at = at.saturating_add(1);
         }
         let shares = shares(&extents[at..], start, end);
-        drawn.push(draw_cell(context, &shares, end - start));
+        drawn.push(draw_cell(context, &shares, length(&(start..end))));
     }
     let mut text = String::from("  ");
     for run in drawn.chunk_by(|a, b| a.1 == b.1) {
@@ -111,12 +111,21 @@ pub fn bar(context: &Name, extents: &[Placed], total: u64, palette: &Palette) ->
     text
 }
 
+/// `n` of `all` equal parts of `total`; in 128 bits, because exports may have up to
+/// 2^64 - 1 bytes.
+fn share(total: u64, n: u64, all: u64) -> u64 {
+    let product = u128::from(total).saturating_mul(n.into());
+    let share = product.checked_div(all.into()).unwrap_or(0);
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
 /// How many bytes of each type are between `start` and `end`.
 fn shares(extents: &[Placed], start: u64, end: u64) -> BTreeMap<u64, u64> {
     let mut shares = BTreeMap::new();
     for extent in extents.iter().take_while(|extent| extent.offset < end) {
-        let bytes = extent.end().min(end) - extent.offset.max(start);
-        *shares.entry(extent.flags).or_default() += bytes;
+        let bytes = length(&(extent.offset.max(start)..extent.end().min(end)));
+        let sum: &mut u64 = shares.entry(extent.flags).or_default();
+        *sum = sum.saturating_add(bytes);
     }
     shares
 }
@@ -128,7 +137,7 @@ fn draw_cell(context: &Name, shares: &BTreeMap<u64, u64>, total: u64) -> (char, 
     for (flags, bytes) in shares {
         match look(context, *flags) {
             Look::Filled(paint) => {
-                filled += bytes;
+                filled = filled.saturating_add(*bytes);
                 if *bytes > most {
                     (most, colour) = (*bytes, paint);
                 }
@@ -140,19 +149,21 @@ fn draw_cell(context: &Name, shares: &BTreeMap<u64, u64>, total: u64) -> (char, 
     if filled == 0 {
         return (sign, DIM);
     }
-    let height = u128::from(filled) * 8 / u128::from(total.max(1));
-    let height = (height as usize).clamp(1, 8);
-    (HEIGHTS[height - 1], colour)
+    // From 1 to 8 eighths.
+    let eighths = to_usize(share(filled, 8, total.max(1)));
+    let height = HEIGHTS[eighths.saturating_sub(1).min(7)];
+    (height, colour)
 }
 
 /// Sizes below the bar: at its ends and in its middle.
 fn ruler(total: u64, cells: usize, palette: &Palette) -> String {
     let (middle, end) = (size::rounded(total / 2), size::rounded(total));
-    if cells < 24 + middle.len() + end.len() {
+    if cells < middle.len().saturating_add(end.len()).saturating_add(24) {
         return String::new();
     }
-    let left = cells / 2 - 1;
-    let right = cells - left - 1 - middle.chars().count();
+    let left = (cells / 2).saturating_sub(1);
+    let after = left.saturating_add(middle.chars().count());
+    let right = cells.saturating_sub(after).saturating_sub(1);
     palette.dim(&format!("  {:<left$} {middle}{end:>right$}", "0")) + "\n"
 }
 
@@ -161,8 +172,8 @@ fn legend(context: &Name, extents: &[Placed], total: u64, palette: &Palette) -> 
     let mut totals: BTreeMap<u64, (u64, usize)> = BTreeMap::new();
     for extent in extents {
         let entry = totals.entry(extent.flags).or_default();
-        entry.0 += extent.length;
-        entry.1 += 1;
+        entry.0 = entry.0.saturating_add(extent.length);
+        entry.1 = entry.1.saturating_add(1);
     }
     let mut text = String::new();
     for (flags, (bytes, count)) in totals {

@@ -8,6 +8,7 @@ use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{ContextId, Cookie};
 use nbd_codec::{Framing, Negotiated};
 
+use crate::align::{length, round_down};
 use crate::session::{Replies, Session, explain};
 
 /// An extent and its offset; for narrow and wide extents.
@@ -173,8 +174,11 @@ impl Status {
             }
             self.requested = Some(known);
             // Requests begin at a block, even if an extent ended within it.
-            let offset = known - known % self.block;
-            return Ok(Some((offset, longest(negotiated, self.range.end - offset))));
+            let offset = round_down(known, self.block);
+            return Ok(Some((
+                offset,
+                longest(negotiated, length(&(offset..self.range.end))),
+            )));
         }
     }
 
@@ -182,21 +186,18 @@ impl Status {
     /// more of it if it is asked for the block. It cannot be asked for the remainder;
     /// QEMU takes that for data, too.
     fn assume_data(&mut self, known: u64) -> Result<()> {
-        let within = known % self.block;
-        let end = self
-            .range
-            .end
-            .min((known - within).saturating_add(self.block));
+        let start = round_down(known, self.block);
+        let end = self.range.end.min(start.saturating_add(self.block));
         for index in 0..self.contexts.len() {
             if self.known[index] > known {
                 continue;
             }
-            if within == 0 || !self.contexts[index].allocation {
+            if start == known || !self.contexts[index].allocation {
                 bail!("the server sends no extent for offset {known}");
             }
             let extent = Placed {
                 offset: known,
-                length: end - known,
+                length: length(&(known..end)),
                 flags: 0,
             };
             self.add(self.contexts[index].id, extent);
@@ -216,7 +217,7 @@ impl Status {
             self.known[index] = end;
             self.extents[index].push(Placed {
                 offset: start,
-                length: end - start,
+                length: length(&(start..end)),
                 flags: extent.flags,
             });
         }
@@ -229,7 +230,7 @@ fn longest(negotiated: &Negotiated, left: u64) -> u64 {
         return left;
     }
     let minimum = u64::from(negotiated.constraints().minimum.max(512));
-    left.min(u64::from(u32::MAX) / minimum * minimum)
+    left.min(round_down(u32::MAX.into(), minimum))
 }
 
 impl Replies for Status {

@@ -54,7 +54,7 @@ impl Inbox {
     /// Drops all but the last `left` bytes.
     #[inline]
     pub fn keep_last(&mut self, left: usize) {
-        self.start = self.end - left;
+        self.start = self.end.saturating_sub(left);
         if left == 0 {
             (self.start, self.end) = (0, 0);
         }
@@ -70,7 +70,7 @@ impl Inbox {
     ) -> Result<Received> {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+            (self.start, self.end) = (0, self.end.saturating_sub(self.start));
         }
         let length = place.len();
         let space = &mut self.bytes[self.end..];
@@ -80,7 +80,7 @@ impl Inbox {
             0 => socket.read(&mut [space])?,
             _ => socket.read(&mut [IoSliceMut::new(place), space])?,
         };
-        self.end += n.saturating_sub(length);
+        self.end = self.end.saturating_add(n.saturating_sub(length));
         Ok(Received {
             placed: n.min(length),
             end: n == 0,

@@ -39,12 +39,12 @@ pub fn list(args: &args::Info, common: &args::Common) -> Result<()> {
     let server = describe::all(&uri, common.framing(), &common.settings())
         .with_context(|| uri.to_string())?;
     show(&server, args.json)?;
-    let mut errors = server.exports.iter().filter_map(|export| {
+    let errors = server.exports.iter().filter_map(|export| {
         let error = export.error.as_ref()?;
         Some(format!("the first is {:?}: {error}", export.name))
     });
-    if let Some(first) = errors.next() {
-        let failed = errors.count() + 1;
+    let failed = errors.clone().count();
+    if let Some(first) = errors.into_iter().next() {
         let all = server.exports.len();
         bail!("{uri}: {failed} of {all} exports could not be described; {first}");
     }

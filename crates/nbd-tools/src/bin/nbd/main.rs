@@ -3,10 +3,22 @@
 
 // Both panic when their reader has closed them.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
+// Servers choose sizes and offsets up to 2^64 - 1.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 
 mod address;
 mod align;
 mod args;
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts and times; what the server chooses is checked before"
+)]
 mod bench;
 mod connection;
 mod copy;
@@ -25,6 +37,11 @@ mod session;
 mod socket;
 mod stderr;
 mod stdout;
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "both sides are this program's own"
+)]
 mod tour;
 mod transfer;
 mod writer;

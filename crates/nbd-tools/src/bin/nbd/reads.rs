@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow, bail};
 use nbd_codec::client::{Request, TransmissionEvent, slot_index};
 use nbd_codec::wire::number::Cookie;
 
+use crate::align::{length, round_down, to_usize};
 use crate::session::{Replies, Session, WINDOW, describe, explain};
 
 /// The most bytes that one request reads or writes. This much is still in the
@@ -20,7 +21,7 @@ pub fn chunk(session: &Session) -> u64 {
     let sizes = session.negotiated().constraints();
     let minimum = u64::from(sizes.minimum);
     let most = u64::from(sizes.maximum).min(CHUNK);
-    (most / minimum * minimum).max(minimum)
+    round_down(most, minimum).max(minimum)
 }
 
 /// The result of one read.
@@ -61,7 +62,7 @@ impl Reads {
 
     /// Requests `range`, which is not longer than [`chunk`].
     pub fn submit(&mut self, session: &mut Session, range: Range<u64>) -> Result<()> {
-        let request = Request::read(range.start, range.end - range.start);
+        let request = Request::read(range.start, length(&range));
         let cookie = session.submit(request, Vec::new())?;
         self.running[slot_index(cookie)] = Some(Read {
             cookie,
@@ -90,9 +91,9 @@ impl Reads {
         let read = find(&mut self.running, cookie)?;
         if read.data.is_empty() {
             read.data = self.spare.pop().unwrap_or_default();
-            read.data.resize(read.request.length as usize, 0);
+            read.data.resize(to_usize(read.request.length), 0);
         }
-        let start = offset.checked_sub(read.request.offset)? as usize;
+        let start = to_usize(offset.checked_sub(read.request.offset)?);
         let place = start..start.checked_add(length)?;
         Some(Part {
             bytes: read.data.get_mut(place.clone())?,

@@ -12,6 +12,7 @@ use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{ContextId, Cookie, ErrorValue};
 use nbd_codec::{Content, Limits, Negotiated, Step};
 
+use crate::align::{length, round_down, to_usize};
 use crate::inbox::{Inbox, READ_AHEAD};
 use crate::socket::Socket;
 
@@ -154,18 +155,18 @@ impl Session {
     fn send(&mut self) -> Result<()> {
         while !self.outbox.is_empty() {
             let mut already_sent = self.sent;
-            let mut buffers = Vec::with_capacity(2 * self.outbox.len().min(BATCH));
+            let mut buffers = Vec::with_capacity(self.outbox.len().min(BATCH).saturating_mul(2));
             for message in self.outbox.iter().take(BATCH) {
                 for part in [message.header.as_bytes(), &message.payload] {
                     let skipped = already_sent.min(part.len());
-                    already_sent -= skipped;
+                    already_sent = already_sent.saturating_sub(skipped);
                     if skipped < part.len() {
                         buffers.push(IoSlice::new(&part[skipped..]));
                     }
                 }
             }
             match self.socket.write(&buffers)? {
-                Some(n) => self.sent += n,
+                Some(n) => self.sent = self.sent.saturating_add(n),
                 None => return Ok(()),
             }
             self.remove_sent();
@@ -175,11 +176,12 @@ impl Session {
 
     fn remove_sent(&mut self) {
         while let Some(first) = self.outbox.front() {
-            let length = first.header.as_bytes().len() + first.payload.len();
+            let header = first.header.as_bytes().len();
+            let length = header.saturating_add(first.payload.len());
             if self.sent < length {
                 return;
             }
-            self.sent -= length;
+            self.sent = self.sent.saturating_sub(length);
             if let Some(message) = self.outbox.pop_front()
                 && message.payload.capacity() > 0
             {
@@ -210,7 +212,7 @@ impl Session {
                     cookie,
                     offset,
                     length,
-                }) => replies.hole(cookie, offset, length as usize)?,
+                }) => replies.hole(cookie, offset, to_usize(length.into()))?,
                 Step::Read(n) => next = Some(Next::Bytes(n.get())),
                 Step::ReadPayload {
                     cookie,
@@ -220,7 +222,7 @@ impl Session {
                     next = Some(Next::Payload {
                         cookie,
                         offset,
-                        length: length as usize,
+                        length: to_usize(length),
                     });
                 }
                 other => return Err(other.unexpected().into()),
@@ -318,12 +320,12 @@ fn not_a_read() -> anyhow::Error {
 /// The end of the last whole block of an export, in bytes.
 pub fn whole_blocks(negotiated: &Negotiated) -> u64 {
     let block = u64::from(negotiated.constraints().minimum.max(1));
-    negotiated.size - negotiated.size % block
+    round_down(negotiated.size, block)
 }
 
 /// Fails if an export has bytes after its last whole block.
 pub fn check_last_block(negotiated: &Negotiated) -> Result<()> {
-    let left = negotiated.size - whole_blocks(negotiated);
+    let left = length(&(whole_blocks(negotiated)..negotiated.size));
     if left > 0 {
         bail!(
             "the last {left} of {} bytes cannot be accessed: they are less than a block of {} bytes, the minimum of the server",

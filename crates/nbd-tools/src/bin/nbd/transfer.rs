@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::align::{round_down, to_usize};
 use crate::output::{Output, STDIO};
 use crate::progress::Progress;
 use crate::reader::Part;
@@ -109,13 +110,13 @@ pub fn pour(
     progress: &dyn Fn(u64),
 ) -> Result<()> {
     let block = writer.alignment();
-    let within = offset % block;
-    let mut at = offset.saturating_sub(within);
+    let mut at = round_down(offset, block);
+    let within = offset.saturating_sub(at);
     let mut before = match within {
         0 => Vec::new(),
         _ => writer.read(at, block)?,
     };
-    before.truncate(within as usize);
+    before.truncate(to_usize(within));
     let mut input = before.as_slice().chain(input);
     loop {
         let mut data = writer.spare();
@@ -127,16 +128,17 @@ pub fn pour(
         if data.is_empty() {
             return writer.finish();
         }
-        let within = data.len() as u64 % block;
+        let end = at.saturating_add(data.len() as u64);
+        let last = round_down(end, block);
+        let within = end.saturating_sub(last);
         if within > 0 {
-            let last = at.saturating_add(data.len() as u64).saturating_sub(within);
             if !pad {
                 bail!(
                     "the input ends within a block, {within} bytes after offset {last}, but the export accepts only multiples of {block}; `nbd write --pad` completes the block"
                 );
             }
             let last = writer.read(last, block)?;
-            data.extend(last.iter().skip(within as usize));
+            data.extend(last.iter().skip(to_usize(within)));
         }
         let length = data.len() as u64;
         writer.data(at, data)?;

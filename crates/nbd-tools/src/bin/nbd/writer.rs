@@ -8,6 +8,7 @@ use nbd_codec::client::{Request, TransmissionEvent};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
 
+use crate::align::to_usize;
 use crate::reads::{Reads, chunk};
 use crate::session::{Replies, Session, WINDOW, describe, explain};
 
@@ -51,7 +52,7 @@ impl Writer {
 
     /// The longest data for [`data`](Self::data), in bytes.
     pub fn chunk(&self) -> usize {
-        chunk(&self.session) as usize
+        to_usize(chunk(&self.session))
     }
 
     /// A buffer for data.
@@ -92,11 +93,11 @@ impl Writer {
             } else {
                 let mut data = self.spare();
                 data.clear();
-                data.resize(part as usize, 0);
+                data.resize(to_usize(part), 0);
                 self.data(offset, data)?;
             }
-            offset += part;
-            length -= part;
+            offset = offset.saturating_add(part);
+            length = length.saturating_sub(part);
         }
         Ok(())
     }

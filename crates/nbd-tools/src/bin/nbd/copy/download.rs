@@ -13,7 +13,7 @@ use nbd_codec::wire::number::{ContextId, Cookie};
 use super::plan::Next;
 use super::shared::Shared;
 use super::target::Target;
-use crate::align::aligned;
+use crate::align::{aligned, length, to_usize};
 use crate::extents::{Context, Status};
 use crate::reads::{Piece, Reads};
 use crate::session::{Replies, Session, WINDOW};
@@ -97,7 +97,7 @@ impl Download {
                     shared.source(submitted)?;
                 }
                 Next::Zeroes(range) => {
-                    let length = range.end - range.start;
+                    let length = length(&range);
                     shared.target(self.target.zeroes(range.start, length))?;
                     shared.advance(length);
                 }
@@ -153,7 +153,7 @@ impl Download {
         let mut block = self.shared.alignment;
         if self.allocation.is_none() {
             block = block.max(BLOCK);
-            holes = zero_blocks(&data, block as usize);
+            holes = zero_blocks(&data, to_usize(block));
         }
         if holes.is_empty() {
             return self.target.write(offset, data);
@@ -161,12 +161,12 @@ impl Download {
         holes.sort_by_key(|hole| hole.start);
         let holes = holes.iter().map(|hole| hole.start as u64..hole.end as u64);
         for (range, zero) in aligned(holes, 0..data.len() as u64, block) {
-            let place = offset + range.start;
+            let place = offset.saturating_add(range.start);
             if zero {
-                self.target.zeroes(place, range.end - range.start)?
+                self.target.zeroes(place, length(&range))?
             } else {
-                self.target
-                    .write_part(place, &data[range.start as usize..range.end as usize])?
+                let part = to_usize(range.start)..to_usize(range.end);
+                self.target.write_part(place, &data[part])?
             }
         }
         Ok(data)
@@ -192,9 +192,9 @@ impl Replies for Incoming {
 
 /// The ranges of the blocks of `data` that are all zeroes.
 fn zero_blocks(data: &[u8], block: usize) -> Vec<Range<usize>> {
-    let blocks = data.chunks(block).enumerate();
+    let blocks = (0..data.len()).step_by(block).zip(data.chunks(block));
     blocks
         .filter(|(_, bytes)| **bytes == ZEROES[..bytes.len()])
-        .map(|(index, bytes)| index * block..index * block + bytes.len())
+        .map(|(at, bytes)| at..at.saturating_add(bytes.len()))
         .collect()
 }

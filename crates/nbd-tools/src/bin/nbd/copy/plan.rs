@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::align::length;
+
 /// If less data than this is mapped and not yet taken, in bytes, the next range is
 /// mapped.
 const AHEAD: u64 = 64 << 20;
@@ -93,7 +95,9 @@ impl Plan {
     pub fn add(&self, parts: Vec<(Range<u64>, bool)>) {
         let mut state = self.lock();
         let data = parts.iter().filter(|(_, zero)| !zero);
-        state.ahead += data.map(|(range, _)| range.end - range.start).sum::<u64>();
+        for (range, _) in data {
+            state.ahead = state.ahead.saturating_add(length(range));
+        }
         state.parts.extend(parts);
         state.mapping = false;
         self.changed.notify_all();
@@ -103,13 +107,14 @@ impl Plan {
     pub fn add_worker(&self) -> bool {
         let mut state = self.lock();
         let left = !state.is_empty(self.size) && !state.stopped;
-        state.workers += usize::from(left);
+        state.workers = state.workers.saturating_add(left.into());
         left
     }
 
     /// A worker has finished.
     pub fn remove_worker(&self) {
-        self.lock().workers -= 1;
+        let mut state = self.lock();
+        state.workers = state.workers.saturating_sub(1);
     }
 
     /// Whether everything is copied.
@@ -146,7 +151,7 @@ impl State {
         if zero {
             return Some(Next::Zeroes(taken));
         }
-        self.ahead -= taken.end - taken.start;
+        self.ahead = self.ahead.saturating_sub(length(&taken));
         Some(Next::Data(taken))
     }
 

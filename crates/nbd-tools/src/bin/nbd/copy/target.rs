@@ -10,6 +10,7 @@ use rustix::fs::SeekFrom;
 
 use super::side::Side;
 use super::source::{Source, is_multi_conn};
+use crate::align::to_usize;
 use crate::reads::CHUNK;
 use crate::writer::Writer;
 use crate::{args, connection};
@@ -144,10 +145,11 @@ impl Target {
             Self::Export(writer) => writer.zeroes(offset, length),
             Self::Sparse(_) | Self::Null => Ok(()),
             Self::Device(file) => {
-                let zeroes = vec![0; CHUNK as usize];
-                for at in (offset..offset + length).step_by(zeroes.len()) {
-                    let left = (offset + length - at).min(CHUNK);
-                    file.write_all_at(&zeroes[..left as usize], at)?;
+                let zeroes = vec![0; to_usize(CHUNK)];
+                let end = offset.saturating_add(length);
+                for at in (offset..end).step_by(zeroes.len()) {
+                    let left = end.saturating_sub(at).min(CHUNK);
+                    file.write_all_at(&zeroes[..to_usize(left)], at)?;
                 }
                 Ok(())
             }

@@ -10,14 +10,15 @@ use super::plan::Next;
 use super::shared::Shared;
 use super::source::map_file;
 use super::target::Target;
+use crate::align::{length, to_usize};
 
 pub fn run(shared: &Shared, file: &Arc<File>, mut target: Target) -> Result<()> {
     let mut memory = Vec::new();
     loop {
         match shared.plan.next(true) {
             Next::Data(range) => {
-                let length = range.end - range.start;
-                memory.resize(length as usize, 0);
+                let length = length(&range);
+                memory.resize(to_usize(length), 0);
                 let read = file.read_exact_at(&mut memory, range.start);
                 let what = || format!("cannot read {length} bytes at offset {}", range.start);
                 shared.source(read.with_context(what))?;
@@ -25,7 +26,7 @@ pub fn run(shared: &Shared, file: &Arc<File>, mut target: Target) -> Result<()> 
                 shared.advance(length);
             }
             Next::Zeroes(range) => {
-                let length = range.end - range.start;
+                let length = length(&range);
                 shared.target(target.zeroes(range.start, length))?;
                 shared.advance(length);
             }
