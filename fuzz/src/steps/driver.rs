@@ -219,7 +219,7 @@ impl Summary {
                     offset: start,
                     bytes,
                 }),
-            ) if *last == cookie && start.checked_add(bytes.len() as u64) == Some(offset) => {
+            ) if *last == cookie && start.saturating_add(bytes.len() as u64) == offset => {
                 bytes.extend(data.as_ref());
             }
             (Content::Data { data, .. }, _) => self.content.push(Piece::Data {
