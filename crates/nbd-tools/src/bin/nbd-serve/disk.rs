@@ -59,7 +59,8 @@ pub trait Disk: Send + Sync {
         result
     }
 
-    /// The extent at `offset`, up to `length` bytes.
+    /// The extent at `offset`, up to `length` bytes. Another one of the same kind
+    /// follows only if the disk changes meanwhile.
     fn extent(&self, offset: u64, length: u64) -> io::Result<Extent>;
 }
 
@@ -80,7 +81,9 @@ pub struct Extent {
 }
 
 /// The extents of a range. Each is a multiple of `block` long, and adjacent
-/// extents differ. A block that has data and a hole is data.
+/// extents differ. A block that has data and a hole is data. Each is looked for
+/// when it is asked for.
+#[derive(Clone)]
 pub struct Extents<'d> {
     disk: &'d dyn Disk,
     at: u64,
@@ -130,6 +133,14 @@ impl Iterator for Extents<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
+            // Only data in blocks can be followed by more of it: a hole that is
+            // shorter than a block.
+            if let Some(found) = self.found
+                && (found.hole || self.block == 1)
+            {
+                self.found = None;
+                return Some(Ok(found));
+            }
             match self.piece() {
                 Err(error) => return Some(Err(error)),
                 Ok(None) => return self.found.take().map(Ok),

@@ -1,5 +1,6 @@
 //! Execution of requests.
 
+use std::cell::Cell;
 use std::io;
 
 use nbd_codec::server::{
@@ -239,43 +240,43 @@ fn read_pieces(
     Ok(())
 }
 
-/// The extents of a range, with the flags of `base:allocation`.
-fn map(offset: u64, length: u64, disk: &dyn Disk, block: u32) -> io::Result<Vec<Extent64>> {
-    let extents = Extents::new(disk, offset, length, block);
-    let flags = |hole| {
-        if hole {
-            (AllocationFlags::HOLE | AllocationFlags::ZERO).0
-        } else {
-            AllocationFlags::NONE.0
-        }
+/// The flags of `base:allocation`.
+fn with_flags(extent: Extent) -> Extent64 {
+    let flags = if extent.hole {
+        AllocationFlags::HOLE | AllocationFlags::ZERO
+    } else {
+        AllocationFlags::NONE
     };
-    let extents = extents.map(|extent| {
-        extent.map(|Extent { length, hole }| Extent64 {
-            length,
-            flags: flags(hole).into(),
-        })
-    });
-    extents.take(EXTENTS).collect()
+    Extent64 {
+        length: extent.length,
+        flags: flags.0.into(),
+    }
 }
 
 /// Narrow and wide block status are different types with equal methods.
 macro_rules! status {
     ($name:ident, $token:ident, $in_its_width:expr) => {
         fn $name(token: $token, disk: &dyn Disk, block: u32, out: &mut Vec<Message>) {
-            let extents = match map(token.offset(), token.length(), disk, block) {
-                Ok(extents) => extents,
-                Err(error) => {
-                    let text = report_error(&error, Command::BLOCK_STATUS);
-                    return fail(out, &token.fail(error_value(&error), &text));
-                }
-            };
+            let error = Cell::new(None);
+            let until_error =
+                |extent: io::Result<Extent>| extent.map_err(|reason| error.set(Some(reason))).ok();
+            let extents = Extents::new(disk, token.offset(), token.length(), block)
+                .map_while(until_error)
+                .map(with_flags)
+                .flat_map($in_its_width)
+                .take(EXTENTS);
+            // Looks for as many extents as the reply holds.
+            let extents: Vec<_> = token.truncate(extents).collect();
+            if let Some(error) = error.take() {
+                let text = report_error(&error, Command::BLOCK_STATUS);
+                return fail(out, &token.fail(error_value(&error), &text));
+            }
             let mut bytes = Vec::new();
             let contexts = token.contexts();
             let mut left = Some(token);
             for context in contexts {
                 let Some(token) = left.take() else { break };
-                let extents = token.truncate(extents.iter().copied().flat_map($in_its_width));
-                match token.reply(context, extents, &mut bytes) {
+                match token.reply(context, extents.iter().copied(), &mut bytes) {
                     Ok(next) => left = next,
                     Err(rejected) => {
                         let text = rejected.reason.to_string();

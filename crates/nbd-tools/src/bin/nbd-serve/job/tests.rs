@@ -2,19 +2,21 @@
 
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nbd_codec::server::{Transmission, TransmissionEvent};
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
-use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
+use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
+use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_codec::wire::reply::SimpleReply;
-use nbd_codec::wire::request::CompactRequest;
-use nbd_codec::{Framing, Limits, Negotiated, Step};
+use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
+use nbd_codec::{Framing, Limits, Negotiated, SelectedContext, StatusWidth, Step};
 
 use crate::budget::Budget;
 use crate::buffer::Buffer;
 use crate::disk::{Disk, Extent, Zero};
 use crate::job::Job;
-use crate::outbox::Outbox;
+use crate::outbox::{Content, Message, Outbox};
 
 /// Writes down what is done to it; one of its calls may fail.
 struct RecordingDisk {
@@ -275,5 +277,137 @@ fn a_failure_is_an_error_reply_and_ends_the_request() {
             (calls, error),
             "{command} {fails:?}"
         );
+    }
+}
+
+/// A disk of data and holes in turn, 4096 bytes each. Counts how often it is asked
+/// for an extent.
+struct StripedDisk(AtomicUsize);
+
+impl Disk for StripedDisk {
+    fn size(&self) -> u64 {
+        1 << 30
+    }
+
+    fn extent(&self, offset: u64, length: u64) -> io::Result<Extent> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let length = length.min(4096 - offset % 4096);
+        let hole = offset / 4096 % 2 == 1;
+        Ok(Extent { length, hole })
+    }
+
+    fn read(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn try_read(&self, _: u64, _: &mut [u8]) -> bool {
+        false
+    }
+
+    fn is_data(&self, _: u64, _: u64) -> bool {
+        false
+    }
+
+    fn try_write(&self, _: u64, _: &[u8]) -> bool {
+        false
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn zero(&self, _: u64, _: u64, _: Zero) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn trim(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn cache(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Block status of all of a disk; returns how many bytes the reply has, and how
+/// many extents were looked for.
+fn status(framing: Framing, flags: CommandFlags, maximum: u32, block: u32) -> (usize, usize) {
+    let disk = StripedDisk(AtomicUsize::new(0));
+    let length = 1 << 29;
+    let mut negotiated = Negotiated::new(framing, disk.size(), TransmissionFlags::KNOWN);
+    negotiated.block_sizes = Some(BlockSizes {
+        minimum: block,
+        preferred: 4096,
+        maximum,
+    });
+    let context = SelectedContext {
+        id: ContextId(0),
+        width: StatusWidth::Narrow,
+    };
+    negotiated.contexts.push(context).expect("a context");
+    let mut machine = Transmission::new(negotiated, Limits::DEFAULT).expect("a machine");
+    let (command, cookie, offset) = (Command::BLOCK_STATUS, Cookie(1), 0);
+    let bytes = match framing {
+        Framing::Extended => ExtendedRequest {
+            flags,
+            command,
+            cookie,
+            offset,
+            length: length.into(),
+        }
+        .encode()
+        .to_vec(),
+        _ => CompactRequest {
+            flags,
+            command,
+            cookie,
+            offset,
+            length,
+        }
+        .encode()
+        .to_vec(),
+    };
+    let request = match machine.receive(&mut &bytes[..]).expect("an event") {
+        Step::Event(TransmissionEvent::Request(request)) => request,
+        other => panic!("{other:?}"),
+    };
+    let mut replies = Vec::new();
+    super::run(request, None, &disk, block, &mut replies);
+    let [
+        Message {
+            content: Content::Bytes(bytes),
+            ..
+        },
+    ] = &replies[..]
+    else {
+        panic!("not one reply");
+    };
+    (bytes.len(), disk.0.into_inner())
+}
+
+/// An extent that the reply does not hold is not looked for, but one: it may belong
+/// to the last extent.
+#[test]
+fn block_status_looks_for_no_more_extents_than_the_reply_holds() {
+    let (one, all) = (CommandFlags::REQ_ONE, CommandFlags::NONE);
+    for (framing, header, each) in [(Framing::Structured, 24, 8), (Framing::Extended, 40, 16)] {
+        for (flags, maximum, block, extents, most) in [
+            (one, 32 << 20, 1, 1, 1),
+            (one, 32 << 20, 4096, 1, 2),
+            (all, 32 << 20, 1, 4096, 4096),
+            (all, 32 << 20, 4096, 4096, 4097),
+            (all, 4096, 1, 4096 / each, 4096 / each),
+        ] {
+            let (size, found) = status(framing, flags, maximum, block);
+            assert_eq!(size, header + extents * each, "{framing} {flags}");
+            assert!(
+                found <= most,
+                "{found} extents for {extents}, {framing} {flags}"
+            );
+        }
     }
 }
