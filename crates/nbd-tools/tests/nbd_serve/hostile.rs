@@ -12,7 +12,7 @@ use nbd_test_support::images::noise;
 
 use crate::driver::{self, with_rings_too};
 use crate::raw::{Raw, handshake, request};
-use crate::running::{Serve, server, until};
+use crate::running::{Disk, Serve, server, until};
 
 with_rings_too!(
     a_thousand_connections_stall_at_every_byte_of_a_handshake,
@@ -23,6 +23,9 @@ with_rings_too!(
     a_client_that_reads_no_replies_is_limited_in_writes,
     slow_clients_do_not_delay_others,
     random_bytes_instead_of_a_handshake,
+    the_payloads_of_all_clients_have_one_bound,
+    without_memory_a_client_gets_an_error_and_the_others_are_served,
+    more_clients_than_permitted,
 );
 
 /// A number from `/proc/PID/status` of the server.
@@ -195,15 +198,27 @@ fn a_client_that_reads_no_replies_is_limited_in_writes() {
 fn slow_clients_do_not_delay_others() {
     let serve = Serve::start(&["--memory", "1G"]);
     let mut slow: Vec<_> = (0..20).map(|_| Raw::ready(&serve)).collect();
-    for client in &mut slow {
-        // A write without its payload.
+    let payload = vec![3; 32 << 20];
+    let (start, end) = payload.split_at(1 << 20);
+    // The first one gets memory for its payload. All stop within their payloads.
+    for (n, client) in slow.iter_mut().enumerate() {
         client.send(&request(Command::WRITE, 0, 32 << 20));
+        if n == 0 {
+            client.send(start);
+        }
     }
     assert_serves(&serve);
-    // One of them sends its payload.
-    let last = slow.last_mut().expect("a client");
-    last.send(&vec![3; 32 << 20]);
-    assert_eq!(last.reply(), ErrorValue::NONE);
+    for client in &mut slow[1..] {
+        client.send(start);
+    }
+    // There is none for another one.
+    let mut late = Raw::ready(&serve);
+    late.send(&request(Command::WRITE, 0, 32 << 20));
+    late.send(&payload);
+    assert_eq!(late.reply(), ErrorValue::ENOMEM);
+    slow[0].send(end);
+    assert_eq!(slow[0].reply(), ErrorValue::NONE);
+    assert_serves(&serve);
     assert!(memory(&serve) < 150, "{} MiB", memory(&serve));
 }
 
@@ -217,4 +232,71 @@ fn random_bytes_instead_of_a_handshake() {
         client.read_to_end();
     }
     assert_serves(&serve);
+}
+
+/// Each client leaves 8 MiB of replies unread.
+#[test]
+fn the_payloads_of_all_clients_have_one_bound() {
+    let serve = Disk::File.serve(16, &[]);
+    let mut clients: Vec<_> = (0..60).map(|_| Raw::ready(&serve)).collect();
+    for client in &mut clients {
+        client.send(&[request(Command::READ, 0, 1 << 20); 8].concat());
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert_serves(&serve);
+    // 160 MiB for payloads, and less than 2 MiB for each client.
+    assert!(memory(&serve) < 280, "{} MiB", memory(&serve));
+    // The first one had enough.
+    for _ in 0..8 {
+        assert_eq!(clients[0].reply(), ErrorValue::NONE);
+        clients[0].receive(1 << 20);
+    }
+}
+
+/// With an address space of 500 MB.
+#[test]
+fn without_memory_a_client_gets_an_error_and_the_others_are_served() {
+    for more in [&[][..], &["--buffers", "4G"]] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("socket");
+        let mut command = Program::new("sh");
+        command.args(["-c", "ulimit -v 500000; exec \"$@\"", "sh"]);
+        let serve = server();
+        command.arg(serve.get_program()).args(serve.get_args());
+        command
+            .args(["--memory", "1G", "--unix"])
+            .arg(&socket)
+            .args(more);
+        let serve = Serve::spawn(folder, &mut command);
+        let mut clients: Vec<_> = (0..20).map(|_| Raw::ready(&serve)).collect();
+        for client in &mut clients {
+            // A write without its payload.
+            client.send(&request(Command::WRITE, 0, 32 << 20));
+        }
+        assert_serves(&serve);
+        let last = clients.last_mut().expect("a client");
+        last.send(&vec![3; 32 << 20]);
+        assert_eq!(last.reply(), ErrorValue::ENOMEM);
+        // It is served again.
+        last.send(&request(Command::READ, 0, 512));
+        assert_eq!(last.reply(), ErrorValue::NONE);
+        assert_serves(&serve);
+    }
+}
+
+#[test]
+fn more_clients_than_permitted() {
+    let serve = Serve::start(&["--memory", "1M", "--max-clients", "2"]);
+    let first = Raw::ready(&serve);
+    let _second = Raw::ready(&serve);
+    for _ in 0..3 {
+        assert_eq!(Raw::connect(&serve).read_to_end(), b"");
+    }
+    serve.has_reported("2 clients are connected");
+    drop(first);
+    serve.has_reported("client 1 (unix): disconnected");
+    until("a place is free", || {
+        let mut client = Raw::connect(&serve);
+        client.0.write_all(&handshake()).is_ok() && !client.read_some().is_empty()
+    });
 }

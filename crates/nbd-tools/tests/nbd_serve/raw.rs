@@ -58,6 +58,14 @@ impl Raw {
         reply.expect("a reply").expect("all of it").error
     }
 
+    /// What there is to read; empty if the server has closed the connection.
+    pub fn read_some(&mut self) -> Vec<u8> {
+        let mut bytes = vec![0; 1024];
+        let n = self.0.read(&mut bytes).unwrap_or(0);
+        bytes.truncate(n);
+        bytes
+    }
+
     /// Reads until the server closes the connection.
     pub fn read_to_end(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use clap::{ArgGroup, Parser, ValueEnum};
 use nbd_codec::Framing;
 use nbd_codec::wire::option_reply::BlockSizes;
@@ -58,6 +59,15 @@ pub struct Args {
     /// The most threads for each connection; with uring, the most worker threads in all
     #[arg(long, value_name = "COUNT", default_value = "8", value_parser = threads)]
     pub threads: usize,
+    /// The most clients at a time; more are disconnected at once
+    #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = clients)]
+    pub max_clients: usize,
+    /// Memory for the payloads of all requests and replies; 160M by default, or
+    /// more if MAX of --block-size is above 64M. A request that gets none within a
+    /// second fails with ENOMEM. In all, the server takes this much, 2 MiB for each
+    /// client, and what is written to --memory
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    buffers: Option<u64>,
     /// Report each connection on standard error: its start, what was negotiated, its end
     #[arg(short, long)]
     pub verbose: bool,
@@ -72,6 +82,22 @@ impl Args {
             FramingArg::Structured => Framing::Structured,
             FramingArg::Extended => Framing::Extended,
         }
+    }
+
+    /// Memory for payloads, in bytes.
+    pub fn buffers(&self) -> Result<usize> {
+        let maximum = u64::from(self.block_size.unwrap_or_default().maximum);
+        // Four fifths are admitted, and one request may take half of that.
+        let least = maximum * 5 / 2;
+        let bytes = self.buffers.unwrap_or(BUFFERS.max(least));
+        if bytes < least {
+            bail!(
+                "--buffers must be at least {}, because a payload may have {}",
+                size::exact(least),
+                size::exact(maximum)
+            );
+        }
+        Ok(usize::try_from(bytes)?)
     }
 }
 
@@ -94,6 +120,9 @@ enum FramingArg {
     /// Extended headers: block status in 64 bits
     Extended,
 }
+
+/// The default of `--buffers`.
+const BUFFERS: u64 = 160 << 20;
 
 /// The highest MAX: a connection must have memory for one payload.
 const LONGEST_PAYLOAD: u32 = 256 << 20;
@@ -134,6 +163,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
         return Err("must be more than 0".into());
     }
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn clients(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=1_000_000) => Ok(count),
+        _ => Err("must be from 1 to 1000000".into()),
+    }
 }
 
 fn threads(text: &str) -> Result<usize, String> {

@@ -1,16 +1,20 @@
 //! Outgoing replies: headers and short replies in one buffer, payloads where they
 //! are.
 
+use std::io;
 use std::ops::Range;
 
 use nbd_codec::server::Reply;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, check_memory};
 use crate::memory::Lent;
 use crate::outbox::Content;
 
 /// Error texts and block status up to this many bytes are copied into the buffer.
-const SHORT: usize = 1024;
+const SHORT: usize = 512;
+
+/// Enough for the data of a batch, and 256 short replies.
+const CAPACITY: usize = 512 << 10;
 
 /// The most slices that a system call accepts.
 pub const MAX_SLICES: usize = 1024;
@@ -41,6 +45,18 @@ enum Part {
 }
 
 impl Batch {
+    /// # Errors
+    ///
+    /// If there is no memory.
+    pub fn new() -> io::Result<Self> {
+        check_memory(CAPACITY)?;
+        let bytes = Vec::with_capacity(CAPACITY);
+        Ok(Self {
+            bytes,
+            ..Self::default()
+        })
+    }
+
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }

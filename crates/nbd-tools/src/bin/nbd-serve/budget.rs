@@ -1,14 +1,70 @@
-//! Limits the requests in flight of a connection. What a client sends beyond
-//! them stays in the socket until requests are answered.
+//! Limits the memory for payloads of all clients, and the requests in flight of
+//! each. What a client sends beyond them stays in the socket until requests are
+//! answered.
 
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-/// The most requests at a time.
-const REQUESTS: usize = 256;
+/// The most requests of a client at a time.
+pub const REQUESTS: usize = 256;
 
+/// How long a request waits for memory that other clients have. After that it fails
+/// with `ENOMEM`.
+pub const MEMORY_WAIT: Duration = Duration::from_secs(1);
+
+/// How often it tries.
+pub const MEMORY_RETRY: Duration = Duration::from_millis(10);
+
+/// The text of the error reply.
+pub const NO_MEMORY: &str = "no memory for this request: other clients have it";
+
+/// Payloads of all clients, in bytes.
+pub struct Memory {
+    max: usize,
+    used: AtomicUsize,
+}
+
+impl Memory {
+    pub fn new(max: usize) -> Arc<Self> {
+        let used = AtomicUsize::new(0);
+        Arc::new(Self { max, used })
+    }
+
+    /// Takes `bytes` for a client that has `held`; returns whether it may.
+    ///
+    /// A client may hold an eighth of what it leaves free, or have one request with
+    /// half of what is free. So there is always something left for one more client,
+    /// even if the others never give anything back.
+    pub fn try_take(&self, held: usize, bytes: usize) -> bool {
+        if bytes == 0 {
+            return true;
+        }
+        let take = |used: usize| {
+            let free = self.max.saturating_sub(used);
+            let fits = bytes <= free
+                && ((held + bytes) <= (free - bytes) / 8 || held == 0 && bytes <= free / 2);
+            fits.then_some(used + bytes)
+        };
+        let result = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        result.is_ok()
+    }
+
+    pub fn give_back(&self, bytes: usize) {
+        if bytes > 0 {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The limits of one client.
 pub struct Budget {
     max_bytes: usize,
+    memory: Arc<Memory>,
     used: Mutex<Used>,
     freed: Condvar,
 }
@@ -22,9 +78,10 @@ struct Used {
 }
 
 impl Budget {
-    pub fn new(max_bytes: usize) -> Arc<Self> {
+    pub fn new(max_bytes: usize, memory: &Arc<Memory>) -> Arc<Self> {
         Arc::new(Self {
             max_bytes,
+            memory: Arc::clone(memory),
             used: Mutex::default(),
             freed: Condvar::new(),
         })
@@ -33,34 +90,48 @@ impl Budget {
     /// Admits a request with a payload of `bytes`, in either direction, if the
     /// limits permit it.
     pub fn try_admit(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
-        let used = self.used();
-        self.has_room(&used, bytes).then(|| self.take(used, bytes))
+        self.take(&mut self.used(), bytes)
     }
 
-    /// The same; waits until the limits permit it.
-    pub fn admit(self: &Arc<Self>, bytes: usize) -> Permit {
+    /// The same; waits until requests of this client are answered. `None`: it has
+    /// none, and there is no memory.
+    pub fn admit(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
+        let mut deadline = None;
         let mut used = self.used();
-        while !self.has_room(&used, bytes) {
-            used.awaited = true;
-            used = self
-                .freed
-                .wait(used)
-                .unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(permit) = self.take(&mut used, bytes) {
+                return Some(permit);
+            }
+            if used.requests > 0 {
+                used.awaited = true;
+                used = self
+                    .freed
+                    .wait(used)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            drop(used);
+            let now = Instant::now();
+            if now > *deadline.get_or_insert(now + MEMORY_WAIT) {
+                return None;
+            }
+            sleep(MEMORY_RETRY);
+            used = self.used();
         }
-        self.take(used, bytes)
     }
 
-    fn has_room(&self, used: &Used, bytes: usize) -> bool {
-        used.requests < REQUESTS && bytes <= self.max_bytes.saturating_sub(used.bytes)
-    }
-
-    fn take(self: &Arc<Self>, mut used: MutexGuard<'_, Used>, bytes: usize) -> Permit {
-        used.requests += 1;
-        used.bytes += bytes;
-        Permit {
-            budget: Arc::clone(self),
-            bytes,
-        }
+    fn take(self: &Arc<Self>, used: &mut Used, bytes: usize) -> Option<Permit> {
+        let fits = used.requests < REQUESTS
+            && bytes <= self.max_bytes.saturating_sub(used.bytes)
+            && self.memory.try_take(used.bytes, bytes);
+        fits.then(|| {
+            used.requests += 1;
+            used.bytes += bytes;
+            Permit {
+                budget: Arc::clone(self),
+                bytes,
+            }
+        })
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
@@ -76,6 +147,7 @@ pub struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.budget.memory.give_back(self.bytes);
         let mut used = self.budget.used();
         used.requests -= 1;
         used.bytes -= self.bytes;
@@ -83,5 +155,28 @@ impl Drop for Permit {
         if mem::take(&mut used.awaited) {
             self.budget.freed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients that take all they may, and give nothing back.
+    #[test]
+    fn greedy_clients_leave_memory_to_one_more() {
+        let memory = Memory::new(128 << 20);
+        for clients in 0..20 {
+            assert!(memory.try_take(0, 1 << 20), "after {clients} clients");
+            let mut held = 1 << 20;
+            while memory.try_take(held, 1 << 20) {
+                held += 1 << 20;
+            }
+        }
+        // The rest becomes smaller with each client, and stays within the limit.
+        for _ in 0..1000 {
+            while memory.try_take(4096, 4096) {}
+        }
+        assert!(memory.used.load(Ordering::Relaxed) <= 128 << 20);
     }
 }

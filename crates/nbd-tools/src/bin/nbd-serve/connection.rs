@@ -33,7 +33,7 @@ impl Client {
         self.socket.prepare()?;
         let deadline = Instant::now() + server.handshake_timeout;
         let mut link = WithDeadline::new(Arc::clone(&self.socket), deadline);
-        let mut inbox = Inbox::new();
+        let mut inbox = Inbox::new()?;
         let shutting_down = || server.is_shutting_down();
         let negotiated = handshake::run(&mut link, &mut inbox, &server.export, shutting_down)
             .context("in the handshake")?;
@@ -54,7 +54,7 @@ impl Client {
         inbox: Inbox,
     ) -> Result<(u64, Result<()>)> {
         let end = Stream(Arc::clone(&self.socket));
-        let budget = Budget::new(server.export.payload_budget());
+        let budget = Budget::new(server.export.payload_budget(), &server.memory);
         let block = negotiated.constraints().minimum;
         let reader = Reader::new(
             Box::new(BusyPolling::new(end.clone(), &server.client_count)),

@@ -2,6 +2,8 @@
 
 use std::io::{self, IoSliceMut, Read};
 
+use crate::buffer::zeroed;
+
 /// Holds every message that a state machine needs whole, and many requests;
 /// about as much as the receive buffer of a socket.
 const CAPACITY: usize = 256 << 10;
@@ -18,12 +20,15 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    pub fn new() -> Self {
-        Self {
-            bytes: vec![0; CAPACITY].into(),
+    /// # Errors
+    ///
+    /// If there is no memory.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            bytes: zeroed(CAPACITY)?.into(),
             start: 0,
             end: 0,
-        }
+        })
     }
 
     /// What no state machine has consumed yet.

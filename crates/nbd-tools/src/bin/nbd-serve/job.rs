@@ -196,9 +196,12 @@ fn pieces(offset: u64, length: u32, disk: &dyn Disk, block: u32) -> Option<Vec<E
 }
 
 fn read_whole(token: ReadRequest, disk: &dyn Disk, out: &mut Vec<Message>) {
-    let mut data = Buffer::new(token.length() as usize);
-    match disk.read(token.offset(), &mut data) {
-        Ok(()) => put(out, Content::Data(token.data(), data)),
+    let data = Buffer::new(token.length() as usize).and_then(|mut data| {
+        disk.read(token.offset(), &mut data)?;
+        Ok(data)
+    });
+    match data {
+        Ok(data) => put(out, Content::Data(token.data(), data)),
         Err(error) => {
             let text = report_error(&error, Command::READ);
             fail(out, &token.fail(error_value(&error), &text));
@@ -219,13 +222,16 @@ fn read_pieces(
         let content = if piece.hole {
             token.hole(at, length).map(Content::Reply)
         } else {
-            let mut data = Buffer::new(length as usize);
-            if let Err(error) = disk.read(at, &mut data) {
-                return Err((token, error));
+            let data = Buffer::new(length as usize).and_then(|mut data| {
+                disk.read(at, &mut data)?;
+                Ok(data)
+            });
+            match data {
+                Err(error) => return Err((token, error)),
+                Ok(data) => token
+                    .data(at, length)
+                    .map(|header| Content::Data(header, data)),
             }
-            token
-                .data(at, length)
-                .map(|header| Content::Data(header, data))
         };
         match content {
             Ok(content) => put(out, content),

@@ -76,7 +76,7 @@ fn run(args: &Args) -> Result<()> {
     }
     allow_many_files();
     let export = Export::new(args)?;
-    let server = Arc::new(Server::new(export, args, stop_sender));
+    let server = Arc::new(Server::new(export, args, stop_sender)?);
     let driver = driver(args, &server)?;
     let listener = match &args.unix {
         Some(path) => Listener::unix(path)?,

@@ -7,6 +7,7 @@ use std::mem;
 use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::buffer;
 use crate::disk::{Disk, Extent, Zero};
 
 const PAGE: u64 = 4096;
@@ -336,7 +337,8 @@ fn region(shard: &mut Shard, number: u64) -> io::Result<&mut Region> {
     make_region_unique(match shard.entry(number) {
         Entry::Occupied(entry) => entry.into_mut(),
         Entry::Vacant(entry) => {
-            check_memory::<Region>(2)?;
+            // Leaves something to allocations that end the process if they fail.
+            buffer::check_memory(PAGES as usize * PAGE as usize)?;
             entry.insert(Arc::default())
         }
     })

@@ -6,15 +6,17 @@ use std::mem;
 use std::sync::Arc;
 
 use anyhow::Result;
-use nbd_codec::server::{Request, Transmission, TransmissionEvent};
+use nbd_codec::server::{Reply, Request, Transmission, TransmissionEvent};
+use nbd_codec::wire::number::ErrorValue;
 use nbd_codec::{Content, Limits, Negotiated, Step};
 
 use crate::batch::Batch;
-use crate::budget::{Budget, Permit};
+use crate::budget::{Budget, NO_MEMORY, Permit};
 use crate::buffer::Buffer;
 use crate::immediate::Immediate;
 use crate::inbox::Inbox;
 use crate::job::{self, Job};
+use crate::log::report;
 use crate::outbox::Outbox;
 use crate::server::Server;
 
@@ -26,6 +28,8 @@ pub struct Reader {
     unread: bool,
     /// The write whose payload is arriving.
     incoming: Option<Incoming>,
+    /// There was no memory for that payload: it is discarded.
+    refused: bool,
     budget: Arc<Budget>,
     replies: Batch,
     /// How many requests were executed here.
@@ -51,8 +55,9 @@ impl Reader {
             inbox,
             unread: true,
             incoming: None,
+            refused: false,
             budget,
-            replies: Batch::default(),
+            replies: Batch::new()?,
             done: 0,
         })
     }
@@ -88,6 +93,7 @@ impl Reader {
             &mut self.machine,
             &mut self.inbox,
             &mut self.incoming,
+            &mut self.refused,
             &mut work,
         );
         // What was executed is answered, after an error too.
@@ -139,22 +145,41 @@ impl Work<'_> {
         result
     }
 
-    /// Waits until the budget admits a request.
-    fn admit(&mut self, bytes: usize) -> io::Result<Permit> {
+    /// Waits until the budget admits a request. `None`: there is no memory.
+    fn admit(&mut self, bytes: usize) -> io::Result<Option<Permit>> {
         if let Some(permit) = self.budget.try_admit(bytes) {
-            return Ok(permit);
+            return Ok(Some(permit));
         }
         // Only requests that are answered leave the budget.
         self.hand_out()?;
         Ok(self.budget.admit(bytes))
     }
 
-    fn incoming(&mut self, length: usize) -> io::Result<Incoming> {
-        Ok(Incoming {
-            permit: self.admit(length)?,
-            data: Buffer::new(length),
+    /// Memory for a payload; `None` if there is none.
+    fn incoming(&mut self, length: usize) -> io::Result<Option<Incoming>> {
+        let Some(permit) = self.admit(length)? else {
+            return Ok(None);
+        };
+        let incoming = Buffer::new(length).ok().map(|data| Incoming {
+            data,
             filled: 0,
-        })
+            permit,
+        });
+        Ok(incoming)
+    }
+
+    /// Adds a reply that is known already.
+    fn reply(&mut self, reply: Reply<'static>) -> io::Result<()> {
+        // It needs no memory, so it is admitted.
+        if let Some(permit) = self.admit(0)? {
+            self.jobs.push(Job::Reply { reply, permit });
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, request: Request) -> io::Result<()> {
+        report(&format!("{}: {NO_MEMORY}", request.command()));
+        self.reply(request.fail(ErrorValue::ENOMEM, NO_MEMORY))
     }
 
     /// Executes a request, or makes it a job. `small` is the payload of a write
@@ -173,7 +198,9 @@ impl Work<'_> {
             (Request::Write(token), None) => match self.immediate.write(token, small)? {
                 Ok(()) => return Ok(()),
                 Err(token) => {
-                    let mut incoming = self.incoming(small.len())?;
+                    let Some(mut incoming) = self.incoming(small.len())? else {
+                        return self.refuse(Request::Write(token));
+                    };
                     incoming.data.copy_from_slice(small);
                     (Request::Write(token), Some(incoming))
                 }
@@ -192,10 +219,13 @@ impl Work<'_> {
                 data: Some(data),
                 permit,
             },
-            None => Job::Execute {
-                permit: self.admit(reply_payload(&request))?,
-                request,
-                data: None,
+            None => match self.admit(reply_payload(&request))? {
+                None => return self.refuse(request),
+                Some(permit) => Job::Execute {
+                    request,
+                    data: None,
+                    permit,
+                },
             },
         };
         self.jobs.push(job);
@@ -207,6 +237,7 @@ fn take_all(
     machine: &mut Transmission,
     inbox: &mut Inbox,
     incoming: &mut Option<Incoming>,
+    refused: &mut bool,
     work: &mut Work<'_>,
 ) -> Result<bool> {
     let mut input = inbox.unread();
@@ -218,9 +249,11 @@ fn take_all(
             Step::Event(TransmissionEvent::WritePayload { length, .. }) => {
                 let whole = input.len() >= length as usize;
                 if !(whole && work.immediate.takes(length)) {
-                    *incoming = Some(work.incoming(length as usize)?);
+                    *incoming = work.incoming(length as usize)?;
+                    *refused = incoming.is_none();
                 }
             }
+            Step::Content(_) if *refused => {}
             Step::Content(Content::Data { data, .. }) => match incoming {
                 None => small = data,
                 Some(incoming) => {
@@ -229,12 +262,14 @@ fn take_all(
                     incoming.filled = end;
                 }
             },
+            Step::Event(TransmissionEvent::Request(request)) if mem::take(refused) => {
+                work.refuse(request)?;
+            }
             Step::Event(TransmissionEvent::Request(request)) => {
                 work.request(request, mem::take(&mut small), incoming.take())?;
             }
             Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
-                let permit = work.admit(0)?;
-                work.jobs.push(Job::Reply { reply, permit });
+                work.reply(reply)?;
             }
             Step::Event(_) => {}
             Step::Read(_) | Step::ReadPayload { .. } => break,

@@ -15,6 +15,8 @@ use nbd_tools::size;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::args::Args;
+use crate::budget::Memory;
+use crate::buffer;
 use crate::connection::Client;
 use crate::export::Export;
 use crate::listener::Listener;
@@ -39,6 +41,8 @@ pub struct Server {
     pub export: Export,
     pub threads: usize,
     pub handshake_timeout: Duration,
+    pub memory: Arc<Memory>,
+    max_clients: usize,
     once: bool,
     verbose: bool,
     shutting_down: AtomicBool,
@@ -53,11 +57,16 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn new(export: Export, args: &Args, stop_sender: UnixStream) -> Self {
-        Self {
+    pub fn new(export: Export, args: &Args, stop_sender: UnixStream) -> Result<Self> {
+        let buffers = args.buffers()?;
+        buffer::set_limit(buffers);
+        Ok(Self {
             export,
             threads: args.threads,
             handshake_timeout: args.handshake_timeout,
+            // Buffers are larger than their payloads, by less than a fifth.
+            memory: Memory::new(buffers / 5 * 4),
+            max_clients: args.max_clients,
             once: args.once,
             verbose: args.verbose,
             shutting_down: AtomicBool::new(false),
@@ -65,7 +74,7 @@ impl Server {
             client_count: Arc::default(),
             left: Condvar::new(),
             stop_sender,
-        }
+        })
     }
 
     /// Reports something if `--verbose` is given.
@@ -94,6 +103,13 @@ impl Server {
             match listener.accept() {
                 Ok((socket, peer)) => {
                     full = false;
+                    if self.client_count.load(Ordering::Relaxed) >= self.max_clients {
+                        report(&format!(
+                            "{peer}: disconnected, because {} clients are connected",
+                            self.max_clients
+                        ));
+                        continue;
+                    }
                     number += 1;
                     self.serve(number, socket, &peer, driver);
                     if self.once {

@@ -12,7 +12,7 @@ use nbd_codec::wire::reply::SimpleReply;
 use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
 use nbd_codec::{Framing, Limits, Negotiated, SelectedContext, StatusWidth, Step};
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Memory};
 use crate::buffer::Buffer;
 use crate::disk::{Disk, Extent, Zero};
 use crate::job::Job;
@@ -116,11 +116,11 @@ fn run(
             other => panic!("{other:?}"),
         }
     };
-    let budget = Budget::new(1024);
+    let budget = Budget::new(1024, &Memory::new(1 << 20));
     let mut replies = Vec::new();
     let job = Job::Execute {
         request,
-        data: (command == Command::WRITE).then(|| Buffer::new(512)),
+        data: (command == Command::WRITE).then(|| Buffer::new(512).expect("memory")),
         permit: budget.try_admit(1024).expect("admitted"),
     };
     job.run(&disk, 1, &mut replies);

@@ -1,5 +1,6 @@
 //! A connection: its handshake, its requests and its replies, without blocking.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub struct Resources<'r> {
     pub server: &'r Server,
     pub pool: &'r Arc<Pool>,
     pub mailbox: &'r Arc<Mailbox>,
+    /// Clients that wait for memory.
+    pub starved: &'r mut HashSet<usize>,
 }
 
 pub struct Client {
@@ -76,12 +79,12 @@ impl Client {
         Ok(Self {
             key,
             number,
-            replies: Replies::new(key, &socket, server.export.payload_budget()),
+            replies: Replies::new(key, &socket, server.export.payload_budget(), &server.memory)?,
             socket,
             name,
             _registration: registration,
             phase: Phase::Handshake(Box::new(OngoingHandshake::new(&server.export)?)),
-            inbox: Some(Inbox::new()),
+            inbox: Some(Inbox::new()?),
             executing: 0,
             end: None,
         })

@@ -20,13 +20,14 @@ mod pool;
 mod replies;
 mod requests;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::{Builder, available_parallelism};
 use std::time::Instant;
 
+use crate::budget::MEMORY_RETRY;
 use crate::connection::report_end;
 use crate::log::report;
 use crate::ring::Ring;
@@ -112,6 +113,9 @@ struct Thread {
     deadlines: VecDeque<(Instant, usize, u64)>,
     /// Clients with completed operations or tasks.
     active: Vec<usize>,
+    /// Clients that wait for memory, and when they try again.
+    starved: HashSet<usize>,
+    retry: Instant,
 }
 
 impl Thread {
@@ -130,6 +134,8 @@ impl Thread {
             free: Vec::new(),
             deadlines: VecDeque::new(),
             active: Vec::new(),
+            starved: HashSet::new(),
+            retry: Instant::now(),
         }
     }
 
@@ -139,14 +145,17 @@ impl Thread {
         let mut completed = Vec::new();
         loop {
             let now = Instant::now();
-            let next = self.deadlines.front();
-            let timeout = next.map(|(deadline, ..)| deadline.saturating_duration_since(now));
+            let retry = (!self.starved.is_empty()).then_some(self.retry);
+            let next = self.deadlines.front().map(|(deadline, ..)| *deadline);
+            let next = next.into_iter().chain(retry).min();
+            let timeout = next.map(|next| next.saturating_duration_since(now));
             self.ring.wait(timeout)?;
             self.ring.completed(&mut completed);
             for (operation, result) in completed.drain(..) {
                 self.complete(operation, result)?;
             }
             self.enforce_deadlines();
+            self.retry_starved();
             self.advance()?;
         }
     }
@@ -238,6 +247,14 @@ impl Thread {
         }
     }
 
+    /// Clients that wait for memory try again.
+    fn retry_starved(&mut self) {
+        if !self.starved.is_empty() && Instant::now() >= self.retry {
+            self.active.extend(self.starved.drain());
+            self.retry = Instant::now() + MEMORY_RETRY;
+        }
+    }
+
     /// Advances all active clients.
     fn advance(&mut self) -> io::Result<()> {
         let alone = self.active.len() == 1;
@@ -249,6 +266,7 @@ impl Thread {
                 server: &self.server,
                 pool: &self.pool,
                 mailbox: &self.mailbox,
+                starved: &mut self.starved,
             };
             if client.advance(&mut resources, alone)?
                 && let Some(client) = place.take()

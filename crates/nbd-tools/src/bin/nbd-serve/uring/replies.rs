@@ -10,10 +10,18 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use super::Ring;
 use super::operation::Operation;
 use crate::batch::{Batch, MAX_SLICES};
+use crate::budget::{Memory, REQUESTS};
 use crate::socket::Socket;
 
-/// The most requests at a time.
-const REQUESTS: usize = 256;
+/// Whether a request is admitted.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Admission {
+    Admitted,
+    /// Not before requests of this client are answered.
+    Full,
+    /// It has none, and other clients have the memory.
+    NoMemory,
+}
 
 pub struct Replies {
     /// The client's key.
@@ -30,32 +38,56 @@ pub struct Replies {
     requests: usize,
     cost: usize,
     max_cost: usize,
+    memory: Arc<Memory>,
+}
+
+impl Drop for Replies {
+    fn drop(&mut self) {
+        self.memory.give_back(self.cost);
+    }
 }
 
 impl Replies {
-    pub fn new(key: usize, socket: &Arc<Socket>, max_cost: usize) -> Self {
-        Self {
+    pub fn new(
+        key: usize,
+        socket: &Arc<Socket>,
+        max_cost: usize,
+        memory: &Arc<Memory>,
+    ) -> io::Result<Self> {
+        Ok(Self {
             key,
             socket: Arc::clone(socket),
-            next: Batch::default(),
-            spare: Batch::default(),
+            next: Batch::new()?,
+            spare: Batch::new()?,
             sending: false,
             broken: false,
             requests: 0,
             cost: 0,
             max_cost,
-        }
+            memory: Arc::clone(memory),
+        })
     }
 
     /// Admits one more request, with a payload of `cost` bytes in either
-    /// direction; returns whether the limits permit it.
-    pub fn admit(&mut self, cost: usize) -> bool {
-        let admitted = self.requests < REQUESTS && cost <= self.max_cost - self.cost;
-        if admitted {
+    /// direction, if the limits permit it.
+    pub fn admit(&mut self, cost: usize) -> Admission {
+        let fits = self.requests < REQUESTS
+            && cost <= self.max_cost - self.cost
+            && self.memory.try_take(self.cost, cost);
+        if fits {
             self.requests += 1;
             self.cost += cost;
+            Admission::Admitted
+        } else if self.requests > 0 {
+            Admission::Full
+        } else {
+            Admission::NoMemory
         }
-        admitted
+    }
+
+    /// Gives back the bytes of a request that was admitted with them.
+    pub fn refund(&mut self, cost: usize) {
+        self.release(0, cost);
     }
 
     pub fn are_sent(&self) -> bool {
@@ -140,5 +172,6 @@ impl Replies {
     fn release(&mut self, requests: usize, cost: usize) {
         self.requests -= requests;
         self.cost -= cost;
+        self.memory.give_back(cost);
     }
 }

@@ -3,20 +3,24 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Result;
 use nbd_codec::server::{
     ReadRequest, Reply, Request, Transmission, TransmissionEvent, WriteRequest,
 };
+use nbd_codec::wire::number::ErrorValue;
 use nbd_codec::{Content, Limits, Negotiated, Step};
 
 use super::client::{Next, Resources};
 use super::operation::{self, Incoming, Operation};
 use super::pool::Task;
-use super::replies::Replies;
+use super::replies::{Admission, Replies};
+use crate::budget::{MEMORY_WAIT, NO_MEMORY};
 use crate::buffer::Buffer;
 use crate::inbox::Inbox;
 use crate::job::SPARSE;
+use crate::log::report;
 use crate::reader::reply_payload;
 
 /// Payloads up to this many bytes are received into the inbox, many at a time.
@@ -38,6 +42,10 @@ pub struct Requests {
     due: usize,
     /// What the limits do not admit yet.
     waiting: Option<Waiting>,
+    /// Since when it waits for memory that other clients have.
+    starved: Option<Instant>,
+    /// There was no memory for the payload that arrives: it is discarded.
+    refused: bool,
     /// How many requests were received.
     pub requests: u64,
 }
@@ -75,6 +83,8 @@ impl Requests {
             incoming: None,
             due: 0,
             waiting: None,
+            starved: None,
+            refused: false,
             requests: 0,
         })
     }
@@ -109,6 +119,7 @@ impl Requests {
                 Step::Event(TransmissionEvent::WritePayload { length, .. }) => {
                     self.waiting = Some(Waiting::Payload(length));
                 }
+                Step::Content(_) if self.refused => {}
                 Step::Content(Content::Data { data, .. }) => match &mut self.incoming {
                     None => {
                         self.due = 0;
@@ -123,6 +134,12 @@ impl Requests {
                         *filled = end;
                     }
                 },
+                Step::Event(TransmissionEvent::Request(request))
+                    if mem::take(&mut self.refused) =>
+                {
+                    self.requests += 1;
+                    work.refuse(request, 0);
+                }
                 // It is already admitted, with its payload.
                 Step::Event(TransmissionEvent::Request(Request::Write(token))) => {
                     self.requests += 1;
@@ -153,15 +170,35 @@ impl Requests {
             Waiting::Request(request) => reply_payload(request),
             Waiting::Rejected(_) => 0,
         };
-        if !work.replies.admit(cost) {
-            return Ok(Some(waiting));
+        match work.replies.admit(cost) {
+            Admission::Admitted => self.starved = None,
+            Admission::Full => return Ok(Some(waiting)),
+            Admission::NoMemory => {
+                let since = *self.starved.get_or_insert_with(Instant::now);
+                if since.elapsed() < MEMORY_WAIT {
+                    work.resources.starved.insert(work.key);
+                    return Ok(Some(waiting));
+                }
+                self.starved = None;
+                // It needs no memory, so it is admitted.
+                work.replies.admit(0);
+                match waiting {
+                    Waiting::Payload(_) => self.refused = true,
+                    Waiting::Request(request) => work.refuse(request, 0),
+                    Waiting::Rejected(reply) => work.add_reply(&reply, 0),
+                }
+                return Ok(None);
+            }
         }
         match waiting {
             Waiting::Payload(length) if length <= SMALL => self.due = length as usize,
-            Waiting::Payload(length) => {
-                let data = Buffer::new(length as usize);
-                self.incoming = Some(Incoming { data, filled: 0 });
-            }
+            Waiting::Payload(length) => match Buffer::new(length as usize) {
+                Ok(data) => self.incoming = Some(Incoming { data, filled: 0 }),
+                Err(_) => {
+                    work.replies.refund(cost);
+                    self.refused = true;
+                }
+            },
             Waiting::Request(request) => work.request(request, cost)?,
             Waiting::Rejected(reply) => work.add_reply(&reply, 0),
         }
@@ -220,7 +257,10 @@ impl Work<'_, '_> {
             batch.end_reply(cost);
             return Ok(());
         }
-        let mut data = Buffer::new(cost);
+        let Ok(mut data) = Buffer::new(cost) else {
+            self.refuse(Request::Read(token), cost);
+            return Ok(());
+        };
         if !gathered && cost <= IMMEDIATE && disk.try_read(offset, &mut data) {
             batch.put(token.data().as_bytes());
             batch.put_data(data);
@@ -260,7 +300,10 @@ impl Work<'_, '_> {
         let data = match data {
             Data::Large(buffer) => buffer,
             Data::Small(bytes) => {
-                let mut buffer = Buffer::new(bytes.len());
+                let Ok(mut buffer) = Buffer::new(bytes.len()) else {
+                    self.refuse(Request::Write(token), cost);
+                    return Ok(());
+                };
                 buffer.copy_from_slice(bytes);
                 buffer
             }
@@ -280,6 +323,12 @@ impl Work<'_, '_> {
                 Ok(())
             }
         }
+    }
+
+    /// There is no memory for a request.
+    fn refuse(&mut self, request: Request, cost: usize) {
+        report(&format!("{}: {NO_MEMORY}", request.command()));
+        self.add_reply(&request.fail(ErrorValue::ENOMEM, NO_MEMORY), cost);
     }
 
     /// Adds a reply.
