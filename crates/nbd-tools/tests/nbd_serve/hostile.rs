@@ -26,6 +26,7 @@ with_rings_too!(
     the_payloads_of_all_clients_have_one_bound,
     without_memory_a_client_gets_an_error_and_the_others_are_served,
     more_clients_than_permitted,
+    clients_that_never_read_cost_no_processor_time,
 );
 
 /// A number from `/proc/PID/status` of the server.
@@ -299,4 +300,31 @@ fn more_clients_than_permitted() {
         let mut client = Raw::connect(&serve);
         client.0.write_all(&handshake()).is_ok() && !client.read_some().is_empty()
     });
+}
+
+#[test]
+fn clients_that_never_read_cost_no_processor_time() {
+    let serve = Disk::File.serve(16, &[]);
+    let mut clients: Vec<_> = (0..40).map(|_| Raw::ready(&serve)).collect();
+    for client in &mut clients {
+        client.send(&[request(Command::READ, 0, 1 << 20); 2].concat());
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let before = wakeups(&serve);
+    std::thread::sleep(Duration::from_millis(300));
+    let count = wakeups(&serve) - before;
+    assert!(count < 30, "{count} wake-ups in 300 ms");
+}
+
+/// How many times threads of the server have slept.
+fn wakeups(serve: &Serve) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", serve.id())).expect("its threads");
+    let count = |task: std::io::Result<fs::DirEntry>| {
+        let text = fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<u64>().ok()
+    };
+    tasks.filter_map(count).sum()
 }

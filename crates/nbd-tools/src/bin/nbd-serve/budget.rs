@@ -5,7 +5,6 @@
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// The most requests of a client at a time.
@@ -15,8 +14,8 @@ pub const REQUESTS: usize = 256;
 /// with `ENOMEM`.
 pub const MEMORY_WAIT: Duration = Duration::from_secs(1);
 
-/// How often it tries.
-pub const MEMORY_RETRY: Duration = Duration::from_millis(10);
+/// How often a ring tries.
+pub const MEMORY_RETRY: Duration = Duration::from_millis(50);
 
 /// The text of the error reply.
 pub const NO_MEMORY: &str = "no memory for this request: other clients have it";
@@ -25,12 +24,21 @@ pub const NO_MEMORY: &str = "no memory for this request: other clients have it";
 pub struct Memory {
     max: usize,
     used: AtomicUsize,
+    /// How many threads wait until something is given back.
+    waiting: AtomicUsize,
+    wait: Mutex<()>,
+    given_back: Condvar,
 }
 
 impl Memory {
     pub fn new(max: usize) -> Arc<Self> {
-        let used = AtomicUsize::new(0);
-        Arc::new(Self { max, used })
+        Arc::new(Self {
+            max,
+            used: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            wait: Mutex::default(),
+            given_back: Condvar::new(),
+        })
     }
 
     /// Takes `bytes` for a client that has `held`; returns whether it may.
@@ -50,13 +58,37 @@ impl Memory {
         };
         let result = self
             .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
         result.is_ok()
+    }
+
+    /// Takes `bytes` for a client that has nothing; waits for [`MEMORY_WAIT`] at most.
+    fn take_soon(&self, bytes: usize) -> bool {
+        let deadline = Instant::now() + MEMORY_WAIT;
+        let mut lock = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let taken = loop {
+            if self.try_take(0, bytes) {
+                break true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break false;
+            }
+            let result = self.given_back.wait_timeout(lock, left);
+            lock = result.unwrap_or_else(PoisonError::into_inner).0;
+        };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        taken
     }
 
     pub fn give_back(&self, bytes: usize) {
         if bytes > 0 {
-            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            self.used.fetch_sub(bytes, Ordering::SeqCst);
+            if self.waiting.load(Ordering::SeqCst) > 0 {
+                drop(self.wait.lock());
+                self.given_back.notify_all();
+            }
         }
     }
 }
@@ -96,27 +128,21 @@ impl Budget {
     /// The same; waits until requests of this client are answered. `None`: it has
     /// none, and there is no memory.
     pub fn admit(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
-        let mut deadline = None;
         let mut used = self.used();
         loop {
             if let Some(permit) = self.take(&mut used, bytes) {
                 return Some(permit);
             }
-            if used.requests > 0 {
-                used.awaited = true;
-                used = self
-                    .freed
-                    .wait(used)
-                    .unwrap_or_else(PoisonError::into_inner);
-                continue;
+            if used.requests == 0 {
+                drop(used);
+                let taken = self.memory.take_soon(bytes);
+                return taken.then(|| self.permit(&mut self.used(), bytes));
             }
-            drop(used);
-            let now = Instant::now();
-            if now > *deadline.get_or_insert(now + MEMORY_WAIT) {
-                return None;
-            }
-            sleep(MEMORY_RETRY);
-            used = self.used();
+            used.awaited = true;
+            used = self
+                .freed
+                .wait(used)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -124,14 +150,16 @@ impl Budget {
         let fits = used.requests < REQUESTS
             && bytes <= self.max_bytes.saturating_sub(used.bytes)
             && self.memory.try_take(used.bytes, bytes);
-        fits.then(|| {
-            used.requests += 1;
-            used.bytes += bytes;
-            Permit {
-                budget: Arc::clone(self),
-                bytes,
-            }
-        })
+        fits.then(|| self.permit(used, bytes))
+    }
+
+    fn permit(self: &Arc<Self>, used: &mut Used, bytes: usize) -> Permit {
+        used.requests += 1;
+        used.bytes += bytes;
+        Permit {
+            budget: Arc::clone(self),
+            bytes,
+        }
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {

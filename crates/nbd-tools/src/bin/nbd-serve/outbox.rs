@@ -5,7 +5,7 @@
 //! many with each system call, and without copying payloads.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nbd_codec::server::{Reply, ReplyHeader};
@@ -174,7 +174,7 @@ impl Outbox {
 }
 
 /// Writes all parts of all messages.
-fn write(output: &mut dyn Write, messages: &[Message]) -> io::Result<()> {
+fn write(output: &mut dyn Output, messages: &[Message]) -> io::Result<()> {
     let mut slices = [IoSlice::new(&[]); 3 * BATCH];
     let parts = messages.iter().flat_map(|message| message.content.parts());
     let parts = parts.filter(|part| !part.is_empty());
@@ -188,7 +188,9 @@ fn write(output: &mut dyn Write, messages: &[Message]) -> io::Result<()> {
         match output.write_vectored(unwritten) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => IoSlice::advance_slices(&mut unwritten, n),
-            Err(error) if is_retryable(&error) => {}
+            // The client does not read. Trying again and again would cost processor
+            // time for as long as it does not.
+            Err(error) if is_retryable(&error) => output.wait()?,
             Err(error) => return Err(error),
         }
     }

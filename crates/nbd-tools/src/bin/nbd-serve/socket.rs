@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
@@ -198,6 +199,9 @@ pub fn is_retryable(error: &io::Error) -> bool {
 pub trait Output: Write + Send {
     /// Writes what the client accepts within [`WRITE_TIMEOUT`], perhaps nothing.
     fn write_soon(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Waits until writing does not block, or the connection is closed.
+    fn wait(&self) -> io::Result<()>;
 }
 
 impl Output for Stream {
@@ -205,6 +209,13 @@ impl Output for Stream {
         match self.write_vectored(bytes) {
             Err(error) if is_retryable(&error) => Ok(0),
             result => result,
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        match poll(&mut [PollFd::new(&*self.0, PollFlags::OUT)], None) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -155,6 +155,10 @@ mod shared {
         fn write_soon(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
             self.write_vectored(bytes)
         }
+
+        fn wait(&self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     impl Bytes {
