@@ -13,6 +13,7 @@ use nbd_test_support::needs;
 use nbd_test_support::program::{Ended, run};
 
 use crate::driver::with_rings_too;
+use crate::nbd::run_nbd;
 use crate::raw::{Raw, request};
 use crate::running::{Disk, Serve, program};
 
@@ -27,6 +28,7 @@ with_rings_too!(
     blocks_of_the_minimum_size_are_either_data_or_hole,
     oldstyle_needs_no_options,
     oldstyle_with_other_clients,
+    a_file_truncated_by_another_process_is_an_error,
 );
 
 fn run_serve(args: &[&str]) -> Ended {
@@ -279,4 +281,32 @@ fn oldstyle_with_other_clients() {
     let bytes = std::fs::read(&back).expect("a copy");
     assert!(bytes[..65536].iter().all(|byte| *byte == 0));
     assert!(bytes[65536..131_072].iter().all(|byte| *byte == 9));
+}
+
+/// Reads of every size and block status fail alike, whether or not the server knew
+/// data there.
+#[test]
+fn a_file_truncated_by_another_process_is_an_error() {
+    for known in [false, true] {
+        let serve = Disk::File.serve(4, &[]);
+        let disk = serve.folder().join("disk");
+        std::fs::write(&disk, noise(1, 4 << 20)).expect("data");
+        if known {
+            run_nbd(["map", serve.uri()]).ok();
+        }
+        let file = std::fs::File::options().write(true).open(&disk);
+        file.expect("the disk").set_len(1 << 20).expect("its size");
+        for length in ["4096", "65536", "262144", "1M"] {
+            for framing in ["simple", "extended"] {
+                let args = ["read", serve.uri(), "--offset", "2M", "--length", length];
+                let ended = run_nbd([&args[..], &["--framing", framing]].concat());
+                assert_eq!(ended.code, Some(1), "{length} bytes, {framing}, {known}");
+            }
+        }
+        let ended = run_nbd(["map", serve.uri()]);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        serve.has_reported("truncated");
+        // What is left can be read.
+        run_nbd(["read", serve.uri(), "--length", "1M"]).ok();
+    }
 }

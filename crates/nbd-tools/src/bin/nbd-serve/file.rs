@@ -106,6 +106,14 @@ impl FileDisk {
         Ok(result?)
     }
 
+    /// How much the file has from `offset` on. Fails if that is nothing, because
+    /// another process has truncated it.
+    fn left(&self, offset: u64) -> io::Result<u64> {
+        let size = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0))?;
+        let left = size.checked_sub(offset).filter(|left| *left > 0);
+        left.ok_or_else(truncated)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,7 +163,7 @@ impl Disk for FileDisk {
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
         let result = self.file.read_exact_at(data, offset);
         result.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => io::Error::other("the file has been truncated"),
+            io::ErrorKind::UnexpectedEof => truncated(),
             _ => error,
         })
     }
@@ -245,8 +253,9 @@ impl Disk for FileDisk {
     fn extent(&self, offset: u64, length: u64) -> io::Result<Extent> {
         let Known { data, holes } = self.known().clone();
         if data.contains(&offset) {
+            let end = data.end.min(offset + self.left(offset)?);
             return Ok(Extent {
-                length: length.min(data.end - offset),
+                length: length.min(end - offset),
                 hole: false,
             });
         }
@@ -254,8 +263,9 @@ impl Disk for FileDisk {
         let up_to = |place: u64| (place - offset).min(length);
         let data = match seek(rustix::fs::SeekFrom::Data(offset)) {
             Ok(data) => data,
-            // There is no data up to the end.
-            Err(Errno::NXIO) => u64::MAX,
+            // There is no data up to the end. Past the end of a file that was
+            // truncated there are no holes either: reading fails.
+            Err(Errno::NXIO) => offset + self.left(offset)?,
             // The file system does not report holes.
             Err(_) => {
                 return Ok(Extent {
@@ -280,6 +290,11 @@ impl Disk for FileDisk {
             hole: false,
         })
     }
+}
+
+/// Another process has truncated the file.
+pub fn truncated() -> io::Error {
+    io::Error::other("the file has been truncated")
 }
 
 /// The file system or device does not support this, or not for this range.

@@ -10,6 +10,7 @@ use nbd_codec::server;
 use super::mailbox::Waker;
 use crate::batch::Batch;
 use crate::buffer::Buffer;
+use crate::file::truncated;
 use crate::inbox::Inbox;
 use crate::ring::{self, Entry, EntryBuilder};
 use crate::socket::Socket;
@@ -79,7 +80,7 @@ impl Read {
     /// needed.
     pub fn arrived(&mut self, n: usize) -> io::Result<bool> {
         if n == 0 {
-            return Err(io::Error::other("the file has been truncated"));
+            return Err(truncated());
         }
         self.filled += n;
         Ok(self.filled == self.data.len())
