@@ -27,6 +27,7 @@ with_rings_too!(
     without_memory_a_client_gets_an_error_and_the_others_are_served,
     more_clients_than_permitted,
     clients_that_never_read_cost_no_processor_time,
+    a_full_pipe_on_standard_error_stops_no_client,
 );
 
 /// A number from `/proc/PID/status` of the server.
@@ -327,4 +328,27 @@ fn wakeups(serve: &Serve) -> u64 {
         line.trim().parse::<u64>().ok()
     };
     tasks.filter_map(count).sum()
+}
+
+#[test]
+fn a_full_pipe_on_standard_error_stops_no_client() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("socket");
+    let mut command = Program::new("sh");
+    // The pipe is open, and is never read.
+    let script = "mkfifo pipe; exec 3<>pipe; exec \"$@\" 2>&3";
+    command.args(["-c", script, "sh"]);
+    let serve = server();
+    command.arg(serve.get_program()).args(serve.get_args());
+    command
+        .args(["--verbose", "--memory", "1M", "--unix"])
+        .arg(&socket);
+    let mut serve = Serve::spawn(folder, &mut command);
+    for _ in 0..500 {
+        // Each is at least three lines.
+        Raw::ready(&serve);
+    }
+    assert_serves(&serve);
+    serve.signal(rustix::process::Signal::TERM);
+    assert_eq!(serve.ended().code(), Some(0));
 }

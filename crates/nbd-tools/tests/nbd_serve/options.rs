@@ -29,6 +29,7 @@ with_rings_too!(
     oldstyle_needs_no_options,
     oldstyle_with_other_clients,
     a_file_truncated_by_another_process_is_an_error,
+    repeated_lines_are_counted,
 );
 
 fn run_serve(args: &[&str]) -> Ended {
@@ -309,4 +310,31 @@ fn a_file_truncated_by_another_process_is_an_error() {
         // What is left can be read.
         run_nbd(["read", serve.uri(), "--length", "1M"]).ok();
     }
+}
+
+#[test]
+fn repeated_lines_are_counted() {
+    let serve = Disk::File.serve(1, &[]);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(serve.folder().join("disk"));
+    file.expect("the disk").set_len(0).expect("its size");
+    let mut client = Raw::ready(&serve);
+    for _ in 0..10 {
+        client.send(&[request(Command::READ, 0, 512); 50].concat());
+        for _ in 0..50 {
+            assert_eq!(client.reply(), ErrorValue::EIO);
+        }
+    }
+    let log = serve.stop();
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("truncated"))
+        .collect();
+    assert!(lines.len() < 5, "{log}");
+    let more = lines.iter().filter_map(|line| {
+        let (_, count) = line.split_once("(repeated ")?;
+        count.split(' ').next()?.parse::<u32>().ok()
+    });
+    assert_eq!(more.sum::<u32>(), 499, "{log}");
 }

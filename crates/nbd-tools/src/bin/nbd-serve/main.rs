@@ -10,6 +10,7 @@
 //! | `job`, `batch` | execution of a request; replies to be sent |
 //! | `budget`, `buffer`, `inbox` | memory for requests and replies |
 //! | `export`, `disk`, `file`, `memory` | the export and its storage |
+//! | `log` | messages to the operator |
 
 mod args;
 mod batch;
@@ -56,13 +57,15 @@ use server::{Driver, Server};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let code = match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::report(&format!("{error:#}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    log::finish();
+    code
 }
 
 fn run(args: &Args) -> Result<()> {

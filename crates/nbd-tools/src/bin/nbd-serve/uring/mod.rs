@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use crate::budget::MEMORY_RETRY;
 use crate::connection::report_end;
-use crate::log::report;
+use crate::log::{self, report};
 use crate::ring::Ring;
 use crate::server::Server;
 use client::{Client, Resources};
@@ -92,6 +92,7 @@ fn start(server: &Arc<Server>, pool: &Arc<Pool>, mailbox: &Arc<Mailbox>) -> io::
                 if let Err(error) = Thread::new(ring, mailbox, server, pool).run() {
                     // Its clients cannot be served without it.
                     report(&format!("the ring has failed: {error}"));
+                    log::finish();
                     std::process::exit(1);
                 }
             }
