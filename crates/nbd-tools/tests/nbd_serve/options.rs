@@ -68,6 +68,18 @@ fn what_cannot_be_served_is_refused_in_one_line() {
     );
 
     misused(&["--memory", "1M", "--threads", "1"], "from 2 to 256");
+    misused(
+        &["--memory", "1M", "--max-clients", "0"],
+        "from 1 to 1000000",
+    );
+    for time in ["0", "-1", "nan", "inf", "1e10", "1e19", "1e30"] {
+        let time = format!("--handshake-timeout={time}");
+        misused(&["--memory", "1M", &time], "--handshake-timeout");
+    }
+    refused(
+        &["--memory", "1M", "--buffers", "79M"],
+        &["--buffers", "at least 80M"],
+    );
     misused(&[], "<FILE|--memory");
     misused(&["--memory", "1M", "file"], "cannot be used with");
     misused(&["--memory", "1Q"], "not a size");

@@ -157,10 +157,16 @@ fn block_sizes(text: &str) -> Result<BlockSizes, String> {
     Ok(sizes)
 }
 
+/// Thirty years. The clock can be added to much longer times, but not to all.
+const LONGEST_TIME: f64 = 1e9;
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     if seconds <= 0.0 {
         return Err("must be more than 0".into());
+    }
+    if seconds > LONGEST_TIME {
+        return Err(format!("must be at most {LONGEST_TIME}"));
     }
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

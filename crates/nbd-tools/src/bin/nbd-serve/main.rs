@@ -57,6 +57,7 @@ use server::{Driver, Server};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 fn main() -> ExitCode {
+    end_process_on_panic();
     let code = match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -66,6 +67,16 @@ fn main() -> ExitCode {
     };
     log::finish();
     code
+}
+
+/// A thread that panics leaves clients without an answer, and others waiting for it,
+/// so the process ends. Whatever started it may start it again.
+fn end_process_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        log::report(&format!("internal error: {panic}"));
+        log::finish();
+        std::process::exit(101);
+    }));
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -126,4 +137,31 @@ fn allow_many_files() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let current = maximum;
     let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    /// The test starts itself again, and that process panics.
+    #[test]
+    fn a_panic_in_any_thread_ends_the_process() {
+        const PANICS: &str = "NBD_SERVE_TEST_PANICS";
+        if std::env::var_os(PANICS).is_some() {
+            super::end_process_on_panic();
+            let _ = std::thread::spawn(|| panic!("in a thread")).join();
+            return;
+        }
+        let program = std::env::current_exe().expect("this program");
+        let name = "tests::a_panic_in_any_thread_ends_the_process";
+        let output = Command::new(program)
+            .args(["--exact", name, "--nocapture"])
+            .env(PANICS, "")
+            .output()
+            .expect("it ends");
+        assert_eq!(output.status.code(), Some(101), "{output:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("nbd-serve: internal error"), "{stderr}");
+        assert!(stderr.contains("in a thread"), "{stderr}");
+    }
 }
