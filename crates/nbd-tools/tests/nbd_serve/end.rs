@@ -1,13 +1,14 @@
 //! Start and shutdown of the server.
 
 use std::fs;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command as Program;
 use std::time::{Duration, Instant};
 
 use nbd_codec::wire::number::{Command, ErrorValue};
 use nbd_test_support::needs;
 use nbd_test_support::program::run;
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
 use crate::driver::with_rings_too;
@@ -161,4 +162,29 @@ fn without_permission_for_io_uring() {
     let log = serve.log();
     assert!(log.contains("using threads"), "{log}");
     assert_eq!(log.lines().count(), 1, "{log}");
+}
+
+/// Starting is serialized by a lock on the folder: otherwise two servers could both
+/// find the file stale, and the second one would remove the socket of the first.
+#[test]
+fn one_server_at_a_time_replaces_a_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("socket");
+    drop(UnixListener::bind(&socket).expect("a socket"));
+    let is_served = || UnixStream::connect(&socket).is_ok();
+    let lock = fs::File::open(folder.path()).expect("the folder");
+    flock(&lock, FlockOperation::LockExclusive).expect("a lock");
+    let mut child = program()
+        .args(["--memory=1M", "--unix"])
+        .arg(&socket)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("nbd-serve starts");
+    std::thread::sleep(Duration::from_millis(300));
+    let too_early = is_served();
+    drop(lock);
+    until("it is replaced", is_served);
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    assert!(!too_early, "replaced without the lock");
 }

@@ -1,6 +1,6 @@
 //! Listening sockets.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,9 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nbd_codec::uri::{Host, Uri};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::socket::Socket;
 
@@ -29,6 +33,7 @@ impl Listener {
 
     pub fn unix(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path)?;
+        let _lock = lock_folder(&path)?;
         let listener = match UnixListener::bind(&path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 remove_stale(&path)?;
@@ -88,6 +93,32 @@ fn reachable_host(address: SocketAddr) -> Host {
     .into()
 }
 
+/// How long to wait for another server that starts or ends.
+const LOCK_TIME: Duration = Duration::from_secs(5);
+
+/// Locks the folder of a socket, for as long as the value exists. Otherwise two
+/// servers could find the same file stale, and the second one would remove the
+/// socket that the first one has just made.
+fn lock_folder(path: &Path) -> Result<Option<File>> {
+    let folder = path.parent().unwrap_or(path);
+    // Binding reports what is wrong with a folder that cannot be opened.
+    let Ok(file) = File::open(folder) else {
+        return Ok(None);
+    };
+    let deadline = Instant::now() + LOCK_TIME;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::AGAIN) if Instant::now() < deadline => sleep(Duration::from_millis(10)),
+            Err(Errno::AGAIN) => bail!(
+                "cannot listen on {}: another program holds a lock on the folder",
+                path.display()
+            ),
+            // Not every file system has locks.
+            Ok(()) | Err(_) => return Ok(Some(file)),
+        }
+    }
+}
+
 /// Removes the socket file of a server that no longer runs.
 fn remove_stale(path: &Path) -> Result<()> {
     let name = path.display();
@@ -118,6 +149,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        let _lock = lock_folder(&self.path);
         if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
             let _ = fs::remove_file(&self.path);
         }
