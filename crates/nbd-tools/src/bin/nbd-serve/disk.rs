@@ -53,12 +53,6 @@ pub trait Disk: Send + Sync {
     /// Makes all completed writes permanent.
     fn flush(&self) -> io::Result<()>;
 
-    /// The result of [`flush`](Self::flush), after `io_uring` has synced
-    /// [`file`](Self::file) with `result`.
-    fn flushed(&self, result: io::Result<()>) -> io::Result<()> {
-        result
-    }
-
     /// The extent at `offset`, up to `length` bytes. Another one of the same kind
     /// follows only if the disk changes meanwhile.
     fn extent(&self, offset: u64, length: u64) -> io::Result<Extent>;

@@ -8,7 +8,6 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +15,7 @@ use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::disk::{Disk, Extent, Zero};
+use crate::durability::Durability;
 
 pub struct FileDisk {
     file: Arc<File>,
@@ -25,9 +25,7 @@ pub struct FileDisk {
     /// farther the hole is. If another process makes holes in the file, reporting
     /// them as data is still correct.
     known: Mutex<Known>,
-    /// A flush has failed: what was written before it may be lost, and the kernel
-    /// reports this only once.
-    lost: AtomicBool,
+    durability: Durability,
 }
 
 #[derive(Clone, Default)]
@@ -95,7 +93,7 @@ impl FileDisk {
             file: Arc::new(file),
             size,
             known: Mutex::default(),
-            lost: AtomicBool::new(false),
+            durability: Durability::default(),
         })
     }
 
@@ -234,20 +232,7 @@ impl Disk for FileDisk {
     }
 
     fn flush(&self) -> io::Result<()> {
-        if self.lost.load(Ordering::Acquire) {
-            return Err(io::Error::other("an earlier flush failed"));
-        }
-        self.flushed(self.file.sync_data())
-    }
-
-    fn flushed(&self, result: io::Result<()>) -> io::Result<()> {
-        if self.lost.load(Ordering::Acquire) {
-            return Err(io::Error::other("an earlier flush failed"));
-        }
-        if result.is_err() {
-            self.lost.store(true, Ordering::Release);
-        }
-        result
+        self.durability.sync(|| self.file.sync_data())
     }
 
     fn extent(&self, offset: u64, length: u64) -> io::Result<Extent> {

@@ -9,7 +9,7 @@
 //! | `uring`, `ring` | the same on `io_uring`: a few threads for all clients |
 //! | `job`, `batch` | execution of a request; replies to be sent |
 //! | `budget`, `buffer`, `inbox` | memory for requests and replies |
-//! | `export`, `disk`, `file`, `memory` | the export and its storage |
+//! | `export`, `disk`, `file`, `durability`, `memory` | the export and its storage |
 //! | `log` | messages to the operator |
 
 mod args;
@@ -18,6 +18,7 @@ mod budget;
 mod buffer;
 mod connection;
 mod disk;
+mod durability;
 mod export;
 mod file;
 mod handshake;

@@ -16,7 +16,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::time::Duration;
 
-use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, opcode, squeue};
 
 /// The most slices that a system call accepts.
@@ -104,12 +104,6 @@ impl<'o> EntryBuilder<'o> {
         Entry::new(entry.build())
     }
 
-    /// Makes the data of a file permanent.
-    pub fn sync_data(self, file: BorrowedFd<'o>) -> Entry<'o> {
-        let entry = opcode::Fsync::new(fd(file)).flags(FsyncFlags::DATASYNC);
-        Entry::new(entry.build())
-    }
-
     fn message(self, slices: usize) -> &'o mut libc::msghdr {
         self.message.msg_iov = self.slices.as_mut_ptr();
         self.message.msg_iovlen = slices;
@@ -176,7 +170,6 @@ impl<O: Operation> Ring<O> {
             opcode::SendMsg::CODE,
             opcode::Read::CODE,
             opcode::Write::CODE,
-            opcode::Fsync::CODE,
         ];
         let params = uring.params();
         let known = needed.iter().all(|code| probe.is_supported(*code));

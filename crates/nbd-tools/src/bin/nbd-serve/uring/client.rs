@@ -13,12 +13,11 @@ use nbd_codec::wire::number::Command;
 use super::Ring;
 use super::mailbox::{Mailbox, NewClient};
 use super::operation::{self, Operation, Receive};
-use super::pool::{Done, Pool};
+use super::pool::{Done, Pool, Task};
 use super::replies::Replies;
 use super::requests::{Requests, Work};
 use crate::batch::Batch;
 use crate::connection::{describe, report_end};
-use crate::disk::Disk;
 use crate::handshake::{OngoingHandshake, Progress};
 use crate::inbox::Inbox;
 use crate::job;
@@ -288,24 +287,26 @@ impl Client {
         &mut self,
         mut write: operation::Write,
         result: io::Result<usize>,
-        ring: &mut Ring<Operation>,
+        resources: &mut Resources<'_>,
     ) -> io::Result<()> {
         let batch = &mut self.replies.next;
         let cost = write.data.len();
         match result.and_then(|n| write.wrote(n)) {
-            Ok(false) => return ring.start(Operation::Write(self.key, write)),
+            Ok(false) => return resources.ring.start(Operation::Write(self.key, write)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                return ring.start(Operation::Write(self.key, write));
+                return resources.ring.start(Operation::Write(self.key, write));
             }
             Ok(true) if write.token.fua() => {
-                let request = Request::Write(write.token);
-                let file = write.file;
-                let sync = operation::Sync {
-                    file,
-                    request,
+                // The data is written. Without data, only the sync is left.
+                resources.pool.add(Task {
+                    mailbox: Arc::clone(resources.mailbox),
+                    client: self.key,
+                    request: Request::Write(write.token),
+                    data: None,
+                    block: 1,
                     cost,
-                };
-                return ring.start(Operation::Sync(self.key, sync));
+                });
+                return Ok(());
             }
             Ok(true) => batch.put_reply(&write.token.succeed()),
             Err(error) => {
@@ -316,23 +317,6 @@ impl Client {
         batch.end_reply(cost);
         self.executing -= 1;
         Ok(())
-    }
-
-    /// A sync is completed.
-    pub fn synced(&mut self, sync: operation::Sync, result: io::Result<usize>, disk: &dyn Disk) {
-        let batch = &mut self.replies.next;
-        let result = disk.flushed(result.map(drop));
-        match (result, sync.request) {
-            (Ok(()), Request::Write(token)) => batch.put_reply(&token.succeed()),
-            (Ok(()), Request::Flush(token)) => batch.put_reply(&token.succeed()),
-            (result, request) => {
-                let error = result.err().unwrap_or(io::ErrorKind::Unsupported.into());
-                let (value, text) = job::explain(&error, request.command());
-                batch.put_reply(&request.fail(value, &text));
-            }
-        }
-        batch.end_reply(sync.cost);
-        self.executing -= 1;
     }
 
     /// The pool has executed a request.

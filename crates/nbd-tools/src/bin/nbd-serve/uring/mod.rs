@@ -3,15 +3,15 @@
 //!
 //! ```text
 //!   sockets ──▶ receive ──▶ requests ──┬─ memory: at once ────────────┐
-//!                                      ├─ file: read, write, sync ────┼──▶ send ──▶ sockets
-//!                                      └─ maps, trims, zeroes: Pool ──┘
+//!                                      ├─ file: read, write ──────────┼──▶ send ──▶ sockets
+//!                                      └─ maps, trims, syncs, .. Pool ┘
 //! ```
 //!
-//! All that may block (receive, send, read, write, sync) is an operation of the
-//! ring. A thread handles what one system call has completed, for all connections
-//! in turn; the resulting operations start with the next system call, which waits
-//! for more. So a batch of requests takes one system call, where the other driver
-//! needs two or more.
+//! All that may block is an operation of the ring (receive, send, read, write) or
+//! a task of the pool. A thread handles what one system call has completed, for all
+//! connections in turn; the resulting operations start with the next system call,
+//! which waits for more. So a batch of requests takes one system call, where the
+//! other driver needs two or more.
 
 mod client;
 mod mailbox;
@@ -174,7 +174,7 @@ impl Thread {
                 return self.read_mailbox();
             }
             Operation::Receive(key, _) | Operation::Send(key, ..) => *key,
-            Operation::Read(key, _) | Operation::Write(key, _) | Operation::Sync(key, _) => *key,
+            Operation::Read(key, _) | Operation::Write(key, _) => *key,
         };
         self.active.push(key);
         // A client is kept as long as it has operations in the ring.
@@ -186,8 +186,16 @@ impl Thread {
             Operation::Receive(_, receive) => client.received(receive, result),
             Operation::Send(_, _, batch) => client.sent(batch, result, ring)?,
             Operation::Read(_, read) => client.read(read, result, ring)?,
-            Operation::Write(_, write) => client.written(write, result, ring)?,
-            Operation::Sync(_, sync) => client.synced(sync, result, &*self.server.export.disk),
+            Operation::Write(_, write) => {
+                let mut resources = Resources {
+                    ring,
+                    server: &self.server,
+                    pool: &self.pool,
+                    mailbox: &self.mailbox,
+                    starved: &mut self.starved,
+                };
+                client.written(write, result, &mut resources)?;
+            }
             Operation::Wake(..) => {}
         }
         Ok(())

@@ -21,7 +21,6 @@ pub enum Operation {
     Send(usize, Arc<Socket>, Batch),
     Read(usize, Read),
     Write(usize, Write),
-    Sync(usize, Sync),
     /// Completes when another thread has put something into the mailbox.
     Wake(Waker, [u8; 8]),
 }
@@ -52,13 +51,6 @@ pub struct Write {
     pub token: server::WriteRequest,
     pub data: Buffer,
     pub written: usize,
-}
-
-/// After it, the request is completed.
-pub struct Sync {
-    pub file: Arc<File>,
-    pub request: server::Request,
-    pub cost: usize,
 }
 
 impl Receive {
@@ -119,7 +111,6 @@ impl ring::Operation for Operation {
                 let offset = write.token.offset() + write.written as u64;
                 builder.write(write.file.as_fd(), offset, &write.data[write.written..])
             }
-            Self::Sync(_, sync) => builder.sync_data(sync.file.as_fd()),
             Self::Wake(waker, count) => builder.read(waker.0.as_fd(), 0, count),
         }
     }

@@ -1,5 +1,5 @@
 //! Threads for requests that the ring does not execute: block status, trims,
-//! zeroes, reads with holes.
+//! zeroes, syncs, reads with holes.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

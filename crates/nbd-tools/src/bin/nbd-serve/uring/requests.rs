@@ -209,18 +209,9 @@ impl Requests {
 impl Work<'_, '_> {
     /// Executes a request, or gives it to the ring or the pool.
     fn request(&mut self, request: Request, cost: usize) -> std::io::Result<()> {
-        let disk = &self.resources.server.export.disk;
-        match (request, disk.file()) {
-            (Request::Read(token), _) if self.is_whole(&token) => self.read(token, cost),
-            (Request::Flush(token), Some(file)) => {
-                let sync = operation::Sync {
-                    file: Arc::clone(file),
-                    request: Request::Flush(token),
-                    cost,
-                };
-                self.start(Operation::Sync(self.key, sync))
-            }
-            (request, _) => {
+        match request {
+            Request::Read(token) if self.is_whole(&token) => self.read(token, cost),
+            request => {
                 self.delegate(request, None, cost);
                 Ok(())
             }
