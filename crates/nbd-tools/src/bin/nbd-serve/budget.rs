@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub const REQUESTS: usize = 256;
 
 /// How long a request waits for memory that other clients have. After that it fails
-/// with `ENOMEM`.
+/// with `ENOMEM`, and later ones of the client do not wait until one gets memory.
 pub const MEMORY_WAIT: Duration = Duration::from_secs(1);
 
 /// How often a ring tries.
@@ -62,9 +62,9 @@ impl Memory {
         result.is_ok()
     }
 
-    /// Takes `bytes` for a client that has nothing; waits for [`MEMORY_WAIT`] at most.
-    fn take_soon(&self, bytes: usize) -> bool {
-        let deadline = Instant::now() + MEMORY_WAIT;
+    /// Takes `bytes` for a client that has nothing; waits for `time` at most.
+    fn take_within(&self, time: Duration, bytes: usize) -> bool {
+        let deadline = Instant::now() + time;
         let mut lock = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let taken = loop {
@@ -107,6 +107,8 @@ struct Used {
     bytes: usize,
     /// The reading thread waits.
     awaited: bool,
+    /// The last request that waited for memory got none.
+    starved: bool,
 }
 
 impl Budget {
@@ -134,9 +136,17 @@ impl Budget {
                 return Some(permit);
             }
             if used.requests == 0 {
+                // One wait, then requests fail at once as long as there is no memory.
+                let time = if used.starved {
+                    Duration::ZERO
+                } else {
+                    MEMORY_WAIT
+                };
                 drop(used);
-                let taken = self.memory.take_soon(bytes);
-                return taken.then(|| self.permit(&mut self.used(), bytes));
+                let taken = self.memory.take_within(time, bytes);
+                let mut used = self.used();
+                used.starved = !taken;
+                return taken.then(|| self.permit(&mut used, bytes));
             }
             used.awaited = true;
             used = self

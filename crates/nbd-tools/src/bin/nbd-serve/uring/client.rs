@@ -92,25 +92,39 @@ impl Client {
     /// Does all that does not block; returns whether the connection is finished.
     /// `alone`: no other client has anything to do.
     pub fn advance(&mut self, resources: &mut Resources<'_>, alone: bool) -> io::Result<bool> {
-        let mut receive = false;
-        if self.end.is_none()
-            && let Some(mut inbox) = self.inbox.take()
-        {
-            let next = self.take(&mut inbox, resources);
-            self.inbox = Some(inbox);
-            match next {
-                Ok(Next::Receive) => receive = true,
-                Ok(Next::Wait) => {}
-                Ok(Next::Disconnected) => self.end = Some(Ok(self.disconnected())),
-                Err(error) => self.end(error),
+        loop {
+            let next = self.take_arrived(resources);
+            if matches!(next, Next::Disconnected) && self.end.is_none() {
+                self.end = Some(Ok(self.disconnected()));
             }
-        }
-        self.replies.send(resources.ring, alone)?;
-        if receive {
-            self.receive(resources.ring)?;
+            let waits = matches!(next, Next::Wait) && !self.replies.next.is_empty();
+            self.replies.send(resources.ring, alone)?;
+            // If all replies were sent at once, no completion follows, and there is
+            // room for more requests.
+            if waits && self.end.is_none() && self.replies.are_sent() {
+                continue;
+            }
+            if matches!(next, Next::Receive) {
+                self.receive(resources.ring)?;
+            }
+            break;
         }
         let idle = self.executing == 0 && self.inbox.is_some() && self.replies.are_sent();
         Ok(self.end.is_some() && idle)
+    }
+
+    /// Handles what has arrived, unless the connection is ending.
+    fn take_arrived(&mut self, resources: &mut Resources<'_>) -> Next {
+        let inbox = self.inbox.take_if(|_| self.end.is_none());
+        let Some(mut inbox) = inbox else {
+            return Next::Wait;
+        };
+        let next = self.take(&mut inbox, resources);
+        self.inbox = Some(inbox);
+        next.unwrap_or_else(|error| {
+            self.end(error);
+            Next::Disconnected
+        })
     }
 
     /// Reports the end and closes the connection.

@@ -42,7 +42,7 @@ pub struct Requests {
     due: usize,
     /// What the limits do not admit yet.
     waiting: Option<Waiting>,
-    /// Since when it waits for memory that other clients have.
+    /// Since when it gets no memory, because other clients have it.
     starved: Option<Instant>,
     /// There was no memory for the payload that arrives: it is discarded.
     refused: bool,
@@ -179,7 +179,6 @@ impl Requests {
                     work.resources.starved.insert(work.key);
                     return Ok(Some(waiting));
                 }
-                self.starved = None;
                 // It needs no memory, so it is admitted.
                 work.replies.admit(0);
                 match waiting {
