@@ -8,7 +8,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatfs};
@@ -26,7 +26,14 @@ pub struct FileDisk {
     /// them as data is still correct.
     known: Mutex<Known>,
     durability: Durability,
+    /// Whether the file system allocates space without writing to it; found out
+    /// when it is first needed.
+    allocates: OnceLock<bool>,
+    fallocate: Fallocate,
 }
+
+/// `fallocate(2)`.
+type Fallocate = fn(&File, FallocateFlags, u64, u64) -> Result<(), Errno>;
 
 #[derive(Clone, Default)]
 struct Known {
@@ -94,12 +101,14 @@ impl FileDisk {
             size,
             known: Mutex::default(),
             durability: Durability::default(),
+            allocates: OnceLock::new(),
+            fallocate: |file, flags, offset, length| fallocate(file, flags, offset, length),
         })
     }
 
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let result = fallocate(&self.file, flags, offset, length);
+        let result = (self.fallocate)(&self.file, flags, offset, length);
         self.forget();
         Ok(result?)
     }
@@ -123,19 +132,30 @@ impl FileDisk {
         known.data = 0..0;
     }
 
-    /// Makes a range of zeroes with space allocated.
-    fn allocate_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-        let result = fallocate(&self.file, FallocateFlags::ZERO_RANGE, offset, length);
+    /// Whether space can be allocated, tried past the end of the file.
+    fn allocates(&self) -> bool {
+        *self.allocates.get_or_init(|| {
+            let (past_the_end, length) = (self.size.next_multiple_of(1 << 20), 4096);
+            let flags = FallocateFlags::KEEP_SIZE;
+            let result = (self.fallocate)(&self.file, flags, past_the_end, length);
+            result.is_ok_and(|()| self.punch(past_the_end, length).is_ok())
+        })
+    }
+
+    /// Makes a range of zeroes with space allocated; if it has to be `fast`, only
+    /// without writing them. If that is not supported, nothing is changed.
+    fn allocate_zeroes(&self, offset: u64, length: u64, fast: bool) -> io::Result<()> {
+        let flags = FallocateFlags::ZERO_RANGE;
+        let result = (self.fallocate)(&self.file, flags, offset, length);
         self.forget();
         match result {
+            Err(Errno::OPNOTSUPP) if fast && !self.allocates() => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
             Err(Errno::OPNOTSUPP) => {
                 self.punch(offset, length)?;
-                Ok(fallocate(
-                    &self.file,
-                    FallocateFlags::empty(),
-                    offset,
-                    length,
-                )?)
+                let flags = FallocateFlags::empty();
+                Ok((self.fallocate)(&self.file, flags, offset, length)?)
             }
             result => Ok(result?),
         }
@@ -204,7 +224,7 @@ impl Disk for FileDisk {
         let result = if how.hole {
             self.punch(offset, length)
         } else {
-            self.allocate_zeroes(offset, length)
+            self.allocate_zeroes(offset, length, how.fast)
         };
         match result {
             Err(error) if is_unsupported(&error) && how.fast => {
@@ -288,4 +308,58 @@ fn is_unsupported(error: &io::Error) -> bool {
         Errno::from_io_error(error),
         Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// File systems of three kinds: what is supported besides holes.
+    #[test]
+    fn fast_zeroes_change_nothing_or_succeed() {
+        const ZERO: FallocateFlags = FallocateFlags::ZERO_RANGE;
+        const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE;
+        let holes_only: Fallocate = |file, flags, offset, length| {
+            if flags.contains(PUNCH) {
+                fallocate(file, flags, offset, length)
+            } else {
+                Err(Errno::OPNOTSUPP)
+            }
+        };
+        let no_zero_range: Fallocate = |file, flags, offset, length| {
+            if flags.contains(ZERO) {
+                return Err(Errno::OPNOTSUPP);
+            }
+            fallocate(file, flags, offset, length)
+        };
+        let nothing: Fallocate = |_, _, _, _| Err(Errno::OPNOTSUPP);
+        for (fallocate, hole, succeeds) in [
+            (holes_only, false, false),
+            (holes_only, true, true),
+            (no_zero_range, false, true),
+            (nothing, false, false),
+            (nothing, true, false),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("disk");
+            std::fs::write(&path, [7; 8192]).expect("an image");
+            let mut disk = FileDisk::open(&path, false).expect("a disk");
+            disk.fallocate = fallocate;
+            let result = disk.zero(0, 4096, Zero { hole, fast: true });
+            let kind = result.map_err(|error| error.kind());
+            assert_eq!(kind.is_ok(), succeeds, "{kind:?}");
+            assert!(kind.is_ok() || kind == Err(io::ErrorKind::Unsupported));
+            let byte = if succeeds { 0 } else { 7 };
+            let expected = [[byte; 4096], [7; 4096]].concat();
+            assert!(
+                std::fs::read(&path).expect("the file") == expected,
+                "changed"
+            );
+            // Without the flag it always succeeds.
+            disk.zero(0, 4096, Zero { hole, fast: false })
+                .expect("zeroes");
+            let expected = [[0; 4096], [7; 4096]].concat();
+            assert!(std::fs::read(&path).expect("the file") == expected);
+        }
+    }
 }
