@@ -10,7 +10,7 @@ use nbd_codec::wire::greeting::{Greeting, NewstyleGreeting, OldstyleGreeting};
 use nbd_codec::wire::number::{Command, ErrorValue};
 use nbd_test_support::images::{MIB, noise};
 use nbd_test_support::needs;
-use nbd_test_support::program::{Ended, run};
+use nbd_test_support::program::{Ended, run, skip};
 
 use crate::driver::with_rings_too;
 use crate::nbd::run_nbd;
@@ -349,4 +349,31 @@ fn repeated_lines_are_counted() {
         count.split(' ').next()?.parse::<u32>().ok()
     });
     assert_eq!(more.sum::<u32>(), 499, "{log}");
+}
+
+/// In a network of its own, with a link-local address.
+#[test]
+fn an_address_with_a_scope_is_kept_in_the_uri() {
+    needs!("unshare", "ip");
+    let inside = "ip link set lo up && ip -6 addr add fe80::77/64 dev lo nodad && exec \"$@\"";
+    let unshare = ["-r", "-n", "sh", "-c", inside, "sh"];
+    if run(Program::new("unshare").args(unshare).arg("true")).code != Some(0) {
+        return skip("a network namespace");
+    }
+    for (address, uri) in [
+        ("[fe80::77%lo]:10905", "nbd://[fe80::77%25lo]:10905/"),
+        ("[fe80::77%1]:10905", "nbd://[fe80::77%251]:10905/"),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut command = Program::new("unshare");
+        command.args(unshare).arg(program().get_program());
+        command.args(["--memory=1M", "--driver=threads", "--tcp", address]);
+        let serve = Serve::spawn(folder, &mut command);
+        assert_eq!(serve.uri(), uri);
+        serve.stop();
+    }
+    refused(
+        &["--memory", "1M", "--tcp", "[fe80::77%nothing]:0"],
+        &["cannot listen on [fe80::77%nothing]:0"],
+    );
 }

@@ -24,7 +24,8 @@ pub struct Args {
     /// Listen on a Unix socket; the file of a server that no longer runs is replaced
     #[arg(long, value_name = "PATH", conflicts_with = "tcp")]
     pub unix: Option<PathBuf>,
-    /// Listen on TCP; port 0 chooses a free port
+    /// Listen on TCP; port 0 chooses a free port. A link-local address has the scope
+    /// of its interface: [fe80::1%eth0]:10809
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10809")]
     pub tcp: String,
     /// The export's name; it is also the default export (the empty name)

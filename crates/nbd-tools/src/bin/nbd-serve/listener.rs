@@ -19,16 +19,23 @@ use rustix::io::Errno;
 use crate::socket::Socket;
 
 pub enum Listener {
-    Tcp(TcpListener),
+    /// With the scope of an IPv6 address, as it was given.
+    Tcp(TcpListener, Option<String>),
     Unix(UnixListener, SocketFile),
 }
 
 impl Listener {
     pub fn tcp(address: &str) -> Result<Self> {
-        let listener =
-            TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+        let scoped = scoped(address);
+        let listener = match scoped {
+            // The resolver of the system knows the names of interfaces.
+            Some((host, port)) => TcpListener::bind((host, port)),
+            None => TcpListener::bind(address),
+        };
+        let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
         listener.set_nonblocking(true)?;
-        Ok(Self::Tcp(listener))
+        let scope = scoped.and_then(|(host, _)| host.split_once('%'));
+        Ok(Self::Tcp(listener, scope.map(|(_, scope)| scope.into())))
     }
 
     pub fn unix(path: &Path) -> Result<Self> {
@@ -49,9 +56,16 @@ impl Listener {
     /// The URI that clients on this machine connect to.
     pub fn uri(&self, export: &str) -> Result<Uri> {
         let uri = match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener, scope) => {
                 let address = listener.local_addr()?;
-                Uri::tcp(reachable_host(address), address.port(), export)
+                let host = match address {
+                    SocketAddr::V6(v6) if scope.is_some() => Host::Ipv6 {
+                        address: *v6.ip(),
+                        zone: scope.clone(),
+                    },
+                    address => reachable_host(address),
+                };
+                Uri::tcp(host, address.port(), export)
             }
             Self::Unix(_, file) => Uri::unix(file.path.as_os_str().as_bytes(), export),
         };
@@ -61,7 +75,7 @@ impl Listener {
     /// The next client, if there is one, and its address for messages.
     pub fn accept(&self) -> io::Result<(Socket, String)> {
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener, _) => {
                 let (stream, address) = listener.accept()?;
                 Ok((Socket::Tcp(stream), address.to_string()))
             }
@@ -76,10 +90,17 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(listener) => listener.as_fd(),
+            Self::Tcp(listener, _) => listener.as_fd(),
             Self::Unix(listener, _) => listener.as_fd(),
         }
     }
+}
+
+/// Host and port of `[ADDRESS%SCOPE]:PORT`. The scope of a link-local address is the
+/// name or the number of an interface.
+fn scoped(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.strip_prefix('[')?.split_once("]:")?;
+    Some((host, port.parse().ok()?)).filter(|(host, _)| host.contains('%'))
 }
 
 /// The address that clients on this machine reach a listener by: for one that
