@@ -1,11 +1,14 @@
 //! Start and shutdown of the server.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command as Program;
 use std::time::{Duration, Instant};
 
+use nbd_codec::wire::flags::ClientFlags;
 use nbd_codec::wire::number::{Command, ErrorValue};
+use nbd_codec::wire::option::OptionRequest;
 use nbd_test_support::needs;
 use nbd_test_support::program::run;
 use rustix::fs::{FlockOperation, flock};
@@ -23,6 +26,7 @@ with_rings_too!(
     a_client_that_does_not_read_does_not_prevent_the_shutdown,
     the_second_signal_ends_the_process,
     once_serves_one_connection,
+    once_counts_from_transmission_on,
 );
 
 #[test]
@@ -88,21 +92,48 @@ fn once_serves_one_connection() {
     let ends: [fn(Raw); 3] = [
         drop,
         |mut client| {
-            client.send(&handshake());
             client.send(&request(Command::DISC, 0, 0));
             client.read_to_end();
         },
-        |mut client| client.send(b"nonsense"),
+        |mut client| client.send(b"this is not a request of the protocol"),
     ];
     for end in ends {
         let mut serve = Serve::start(&["--memory", "1M", "--once"]);
-        let client = Raw::connect(&serve);
+        let client = Raw::ready(&serve);
         until("no more clients are accepted", || !serve.socket().exists());
         end(client);
         assert_eq!(serve.ended().code(), Some(0), "{}", serve.log());
     }
     // Without a client.
     Serve::start(&["--memory", "1M", "--once"]).stop();
+}
+
+/// A port probe, a request of another protocol, and a list of exports.
+#[test]
+fn once_counts_from_transmission_on() {
+    let mut serve = Serve::start(&["--memory", "1M", "--once"]);
+    drop(Raw::connect(&serve));
+    let mut http = Raw::connect(&serve);
+    http.send(b"GET / HTTP/1.1\r\n\r\n");
+    http.read_to_end();
+    let mut list = Raw::connect(&serve);
+    list.send(&ClientFlags::KNOWN.encode());
+    let mut options = Vec::new();
+    for option in [OptionRequest::List, OptionRequest::Abort] {
+        option.encode(&mut options).expect("an option");
+    }
+    list.send(&options);
+    list.read_to_end();
+    let mut negotiating = Raw::connect(&serve);
+    let mut client = Raw::ready(&serve);
+    until("no more clients are accepted", || !serve.socket().exists());
+    // It is too late for the handshake that had begun.
+    let _ = negotiating.0.write_all(&handshake());
+    negotiating.read_to_end();
+    client.send(&request(Command::READ, 0, 512));
+    assert_eq!(client.reply(), ErrorValue::NONE);
+    drop(client);
+    assert_eq!(serve.ended().code(), Some(0), "{}", serve.log());
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub struct Args {
     /// Use the oldstyle handshake, without options; such a server should not use port 10809
     #[arg(long)]
     pub oldstyle: bool,
-    /// Serve one connection, then exit
+    /// Serve one client, then exit; those that only negotiate do not count
     #[arg(long)]
     pub once: bool,
     /// How long a client may take for the handshake

@@ -13,23 +13,27 @@ use crate::handshake;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::reader::Reader;
-use crate::server::Server;
+use crate::server::{Registration, Server};
 use crate::socket::{BusyPolling, Socket, Stream, WithDeadline};
 use crate::workers::Workers;
 
 pub struct Client {
     pub socket: Arc<Socket>,
     pub name: String,
+    /// Removes the client from the list of the server when it is dropped.
+    pub registration: Registration,
 }
 
 impl Client {
-    pub fn serve(&self, server: &Server) {
+    pub fn serve(mut self) {
+        let server = &*Arc::clone(&self.registration.server);
         server.report_verbose(|| format!("{}: connected", self.name));
-        report_end(server, &self.name, self.try_serve(server));
+        let end = self.try_serve(server);
+        report_end(server, &self.name, end);
         self.socket.shut_down(Shutdown::Both);
     }
 
-    fn try_serve(&self, server: &Server) -> Result<String> {
+    fn try_serve(&mut self, server: &Server) -> Result<String> {
         self.socket.prepare()?;
         let deadline = Instant::now() + server.handshake_timeout;
         let mut link = WithDeadline::new(Arc::clone(&self.socket), deadline);
@@ -40,6 +44,7 @@ impl Client {
         let Some(negotiated) = negotiated else {
             return Ok("disconnected in the handshake".into());
         };
+        self.registration.enter_transmission()?;
         server.report_verbose(|| format!("{}: {}", self.name, describe(&negotiated)));
         self.socket.set_transmission_timeouts()?;
         let (requests, end) = self.transmit(server, negotiated, inbox)?;

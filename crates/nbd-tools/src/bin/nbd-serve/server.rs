@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nbd_tools::size;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -54,12 +54,18 @@ pub struct Server {
     left: Condvar,
     /// The other end of the socket that ends [`run`](Self::run).
     stop_sender: UnixStream,
+    /// With `--once`: a client is in transmission.
+    taken: AtomicBool,
+    /// Readable from then on.
+    taken_receiver: UnixStream,
+    taken_sender: UnixStream,
 }
 
 impl Server {
     pub fn new(export: Export, args: &Args, stop_sender: UnixStream) -> Result<Self> {
         let buffers = args.buffers()?;
         buffer::set_limit(buffers);
+        let (taken_receiver, taken_sender) = UnixStream::pair()?;
         Ok(Self {
             export,
             threads: args.threads,
@@ -74,6 +80,9 @@ impl Server {
             client_count: Arc::default(),
             left: Condvar::new(),
             stop_sender,
+            taken: AtomicBool::new(false),
+            taken_receiver,
+            taken_sender,
         })
     }
 
@@ -99,7 +108,13 @@ impl Server {
         self.report_verbose(|| format!("serving {}", size::rounded(self.export.disk.size())));
         let mut number = 0;
         let mut full = false;
-        while !wait(&[stop.as_fd(), listener.as_fd()], None)? {
+        // With `--once`, port probes and lists of exports do not count: it ends when
+        // a client is in transmission.
+        loop {
+            let fds = [stop.as_fd(), self.taken_receiver.as_fd(), listener.as_fd()];
+            if wait(&fds, None)? || self.taken.load(Ordering::Acquire) {
+                break;
+            }
             match listener.accept() {
                 Ok((socket, peer)) => {
                     full = false;
@@ -112,9 +127,6 @@ impl Server {
                     }
                     number += 1;
                     self.serve(number, socket, &peer, driver);
-                    if self.once {
-                        break;
-                    }
                 }
                 Err(error) if is_without_client(&error) => {}
                 Err(error) => {
@@ -130,7 +142,7 @@ impl Server {
         }
         // Removes a Unix socket, so that no client connects any more.
         drop(listener);
-        if self.once {
+        if self.taken.load(Ordering::Acquire) {
             wait(&[stop.as_fd()], None)?;
         }
         self.shut_down();
@@ -154,9 +166,13 @@ impl Server {
                 });
             }
         }
-        let client = Client { socket, name };
+        let client = Client {
+            socket,
+            name,
+            registration,
+        };
         let builder = Builder::new().name("client".into()).stack_size(STACK);
-        if let Err(error) = builder.spawn(move || client.serve(&registration.server)) {
+        if let Err(error) = builder.spawn(move || client.serve()) {
             report(&format!("cannot serve a client: {error}"));
         }
     }
@@ -206,8 +222,9 @@ pub enum Driver {
 
 /// A client in the list of the server. Dropping the value removes the client.
 pub struct Registration {
-    server: Arc<Server>,
+    pub server: Arc<Server>,
     number: u64,
+    in_transmission: bool,
 }
 
 impl Registration {
@@ -217,7 +234,25 @@ impl Registration {
         Self {
             server: Arc::clone(server),
             number,
+            in_transmission: false,
         }
+    }
+
+    /// The client enters transmission.
+    ///
+    /// # Errors
+    ///
+    /// With `--once`, if another one has already done so.
+    pub fn enter_transmission(&mut self) -> Result<()> {
+        let server = &self.server;
+        if server.once {
+            if server.taken.swap(true, Ordering::AcqRel) {
+                bail!("another client is served, and --once is given");
+            }
+            let _ = (&server.taken_sender).write(&[0]);
+        }
+        self.in_transmission = true;
+        Ok(())
     }
 }
 
@@ -226,7 +261,7 @@ impl Drop for Registration {
         self.server.clients().remove(&self.number);
         self.server.client_count.fetch_sub(1, Ordering::Relaxed);
         self.server.left.notify_all();
-        if self.server.once {
+        if self.server.once && self.in_transmission {
             let _ = (&self.server.stop_sender).write(&[0]);
         }
     }

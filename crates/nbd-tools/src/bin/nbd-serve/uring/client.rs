@@ -41,7 +41,7 @@ pub struct Client {
     name: String,
     socket: Arc<Socket>,
     /// Removes the client from the list of the server when it is dropped.
-    _registration: Registration,
+    registration: Registration,
     phase: Phase,
     /// `None` while the ring fills it.
     inbox: Option<Inbox>,
@@ -81,7 +81,7 @@ impl Client {
             replies: Replies::new(key, &socket, server.export.payload_budget(), &server.memory)?,
             socket,
             name,
-            _registration: registration,
+            registration,
             phase: Phase::Handshake(Box::new(OngoingHandshake::new(&server.export)?)),
             inbox: Some(Inbox::new()?),
             executing: 0,
@@ -230,6 +230,7 @@ impl Client {
                 Progress::Receive => return Ok(Next::Receive),
                 Progress::Ended(None) => return Ok(Next::Disconnected),
                 Progress::Ended(Some(negotiated)) => {
+                    self.registration.enter_transmission()?;
                     server.report_verbose(|| format!("{}: {}", self.name, describe(&negotiated)));
                     self.phase = Phase::Transmission(Box::new(Requests::new(negotiated)?));
                 }
