@@ -30,6 +30,7 @@ with_rings_too!(
     oldstyle_with_other_clients,
     a_file_truncated_by_another_process_is_an_error,
     repeated_lines_are_counted,
+    memory_is_given_back_after_a_trim,
 );
 
 fn run_serve(args: &[&str]) -> Ended {
@@ -376,4 +377,30 @@ fn an_address_with_a_scope_is_kept_in_the_uri() {
         &["--memory", "1M", "--tcp", "[fe80::77%nothing]:0"],
         &["cannot listen on [fe80::77%nothing]:0"],
     );
+}
+
+#[test]
+fn memory_is_given_back_after_a_trim() {
+    let serve = Serve::start(&["--memory", "1G"]);
+    let resident = || {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", serve.id()));
+        let text = text.expect("its state");
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number
+            .and_then(|it| it.parse::<u64>().ok())
+            .expect("a number")
+            / 1024
+    };
+    let mut client = Raw::ready(&serve);
+    let data = vec![7; 1 << 20];
+    for mib in 0..150 {
+        client.send(&request(Command::WRITE, mib << 20, 1 << 20));
+        client.send(&data);
+        assert_eq!(client.reply(), ErrorValue::NONE);
+    }
+    assert!(resident() > 140, "{} MiB", resident());
+    client.send(&request(Command::TRIM, 0, 1 << 30));
+    assert_eq!(client.reply(), ErrorValue::NONE);
+    assert!(resident() < 40, "{} MiB", resident());
 }

@@ -8,7 +8,7 @@
 //! | `workers`, `reader`, `immediate`, `outbox` | transmission on threads: requests are read, executed and answered |
 //! | `uring`, `ring` | the same on `io_uring`: a few threads for all clients |
 //! | `job`, `batch` | execution of a request; replies to be sent |
-//! | `budget`, `buffer`, `inbox` | memory for requests and replies |
+//! | `budget`, `buffer`, `inbox`, `heap` | memory for requests and replies |
 //! | `export`, `disk`, `file`, `durability`, `memory` | the export and its storage |
 //! | `log` | messages to the operator |
 
@@ -22,6 +22,7 @@ mod durability;
 mod export;
 mod file;
 mod handshake;
+mod heap;
 mod immediate;
 mod inbox;
 mod job;

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::mem;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::buffer;
 use crate::disk::{Disk, Extent, Zero};
+use crate::heap;
 
 const PAGE: u64 = 4096;
 
@@ -40,6 +42,8 @@ pub struct Region {
 pub struct MemoryDisk {
     size: u64,
     shards: [RwLock<Shard>; SHARDS as usize],
+    /// Bytes that were freed since memory was given back to the system.
+    freed: AtomicUsize,
 }
 
 /// Bytes of a disk, which later writes do not change.
@@ -91,6 +95,7 @@ impl MemoryDisk {
         Self {
             size,
             shards: std::array::from_fn(|_| RwLock::default()),
+            freed: AtomicUsize::new(0),
         }
     }
 
@@ -238,6 +243,7 @@ impl Disk for MemoryDisk {
 
     /// Frees whole pages, and fills parts of pages with zeroes.
     fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
+        let mut freed = 0;
         for (offset, length) in self.existing_regions(offset, length) {
             let number = offset / REGION;
             let mut shard = write(self.shard(offset));
@@ -255,6 +261,7 @@ impl Disk for MemoryDisk {
                     Some(_) if part.from == 0 && to_the_end => {
                         *place = None;
                         region.count -= 1;
+                        freed += PAGE as usize;
                     }
                     Some(page) => make_page_unique(page, false)?[part.from..part.to].fill(0),
                 }
@@ -262,6 +269,11 @@ impl Disk for MemoryDisk {
             if region.count == 0 {
                 shard.remove(&number);
             }
+        }
+        let before = self.freed.fetch_add(freed, Ordering::Relaxed);
+        if before + freed >= heap::ENOUGH {
+            self.freed.store(0, Ordering::Relaxed);
+            heap::give_back();
         }
         Ok(())
     }
