@@ -14,7 +14,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nbd_codec::inbox::Inbox;
 use nbd_codec::server::{Config, Export, Handshake, HandshakeEvent, Request, TlsMode};
@@ -31,8 +31,10 @@ type Error = Box<dyn std::error::Error>;
 type Disk = RwLock<Vec<u8>>;
 
 const EXPORT: &str = "memory";
-/// How long a client may send nothing during the handshake.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the handshake of a client may take, in all.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How long to wait if no client can be accepted, for lack of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How much is read at a time.
 const BUFFER: usize = 64 << 10;
 
@@ -46,37 +48,57 @@ fn main() -> Result<(), Error> {
     let listener = TcpListener::bind(address)?;
     println!("nbds://{}/{EXPORT}", listener.local_addr()?);
     for stream in listener.incoming() {
-        // The client may have disconnected already.
-        let Ok(stream) = stream else { continue };
+        let Ok(stream) = stream else {
+            // The client has disconnected already, or there are too many.
+            thread::sleep(PAUSE);
+            continue;
+        };
         let (config, disk) = (Arc::clone(&config), Arc::clone(&disk));
-        thread::spawn(move || {
+        let served = thread::Builder::new().spawn(move || {
             if let Err(error) = serve(stream, config, &disk) {
                 eprintln!("{error}");
             }
         });
+        if let Err(error) = served {
+            // This client is disconnected, and the others are served.
+            eprintln!("cannot start a thread: {error}");
+        }
     }
     Ok(())
 }
 
 fn config(folder: &Path) -> Result<ServerConfig, Error> {
+    // An error names the file.
+    let certificates = |name: &str| {
+        let path = folder.join(name);
+        let read =
+            CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        read.map_err(|error| format!("{}: {error}", path.display()))
+    };
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(folder.join("ca-cert.pem"))? {
-        roots.add(certificate?)?;
+    for certificate in certificates("ca-cert.pem")? {
+        roots.add(certificate)?;
     }
     let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build()?;
-    let chain = CertificateDer::pem_file_iter(folder.join("server-cert.pem"))?;
-    let chain: Result<Vec<_>, _> = chain.collect();
-    let key = PrivateKeyDer::from_pem_file(folder.join("server-key.pem"))?;
+    let chain = certificates("server-cert.pem")?;
+    let path = folder.join("server-key.pem");
+    let key = PrivateKeyDer::from_pem_file(&path)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     let config = ServerConfig::builder().with_client_cert_verifier(verifier);
-    Ok(config.with_single_cert(chain?, key)?)
+    Ok(config.with_single_cert(chain, key)?)
 }
 
 /// The NBD handshake, which the TLS handshake interrupts; then transmission.
-fn serve(mut tcp: TcpStream, config: Arc<ServerConfig>, disk: &Disk) -> Result<(), Error> {
+fn serve(tcp: TcpStream, config: Arc<ServerConfig>, disk: &Disk) -> Result<(), Error> {
     tcp.set_nodelay(true)?;
-    tcp.set_read_timeout(Some(READ_TIMEOUT))?;
+    let mut tcp = Timed {
+        deadline: Some(Instant::now() + HANDSHAKE_TIME),
+        tcp,
+    };
     let size = disk.read().unwrap_or_else(PoisonError::into_inner).len();
-    let flags = TransmissionFlags::SEND_FLUSH | TransmissionFlags::SEND_DF;
+    // Memory needs no flush, so that FUA is kept by every write.
+    let flags =
+        TransmissionFlags::SEND_FLUSH | TransmissionFlags::SEND_FUA | TransmissionFlags::SEND_DF;
     let export = Export::new(
         EXPORT,
         size as u64,
@@ -103,11 +125,50 @@ fn serve(mut tcp: TcpStream, config: Arc<ServerConfig>, disk: &Disk) -> Result<(
     negotiate(&mut handshake, &mut inbox, &mut stream, &export)?;
     // The client may have ended the handshake without entering transmission.
     if let Ok(negotiated) = handshake.into_negotiated() {
-        stream.sock.set_read_timeout(None)?;
+        stream.sock.deadline = None;
+        stream.sock.tcp.set_read_timeout(None)?;
+        stream.sock.tcp.set_write_timeout(None)?;
         transmit(&mut stream, &mut inbox, negotiated, disk)?;
     }
     stream.conn.send_close_notify();
     Ok(stream.flush()?)
+}
+
+/// A socket with a deadline: it is one for the whole handshake, so that a client
+/// cannot extend it by sending a byte now and then.
+struct Timed {
+    tcp: TcpStream,
+    deadline: Option<Instant>,
+}
+
+impl Timed {
+    fn in_time(&self) -> io::Result<&TcpStream> {
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.tcp.set_read_timeout(Some(left))?;
+            self.tcp.set_write_timeout(Some(left))?;
+        }
+        Ok(&self.tcp)
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.in_time()?.read(buffer)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.in_time()?.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Continues the handshake. Returns whether TLS is to be started; otherwise the

@@ -7,6 +7,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nbd_codec::inbox::Inbox;
 use nbd_codec::server::{Config, Export, Handshake, HandshakeEvent, Request};
@@ -17,16 +18,21 @@ use nbd_codec::{Limits, Misuse, Negotiated, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{RwLock, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Disk = Arc<RwLock<Vec<u8>>>;
 
 const EXPORT: &str = "memory";
 /// The most requests in flight on a connection, and the longest payload of each.
-/// Their product is the most memory of a connection.
+/// Their product is the most memory of a connection, but for small buffers.
 const IN_FLIGHT: usize = 16;
 const MAXIMUM: u32 = 4 << 20;
+/// How long the handshake of a client may take, in all.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How long to wait if no client can be accepted, for lack of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How much is read at a time.
 const BUFFER: usize = 64 << 10;
 
@@ -43,7 +49,7 @@ async fn main() -> Result<(), Error> {
         let Ok((stream, peer)) = listener.accept().await else {
             // The client has disconnected already, or there are too many: the
             // others are still served.
-            tokio::task::yield_now().await;
+            sleep(PAUSE).await;
             continue;
         };
         let disk = Arc::clone(&disk);
@@ -58,7 +64,8 @@ async fn main() -> Result<(), Error> {
 async fn serve(mut stream: TcpStream, disk: Disk, size: u64) -> Result<(), Error> {
     stream.set_nodelay(true)?;
     let mut inbox = Inbox::new(vec![0; BUFFER]);
-    let Some(negotiated) = handshake(&mut stream, &mut inbox, size).await? else {
+    let negotiated = handshake(&mut stream, &mut inbox, size);
+    let Some(negotiated) = timeout(HANDSHAKE_TIME, negotiated).await?? else {
         return Ok(());
     };
     let (from, to) = stream.into_split();
@@ -70,10 +77,16 @@ async fn serve(mut stream: TcpStream, disk: Disk, size: u64) -> Result<(), Error
     received.and(written)
 }
 
+/// A reply, and its place among the requests in flight.
+type Sent = (Vec<u8>, OwnedSemaphorePermit);
+
 /// Writes replies, each as a whole, in the order in which requests are done.
-async fn write(mut to: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) -> Result<(), Error> {
-    while let Some(reply) = queue.recv().await {
+async fn write(mut to: OwnedWriteHalf, mut queue: mpsc::Receiver<Sent>) -> Result<(), Error> {
+    while let Some((reply, permit)) = queue.recv().await {
         to.write_all(&reply).await?;
+        // A request is in flight until its reply is written: a client that does not
+        // read gets no more memory.
+        drop((reply, permit));
     }
     Ok(())
 }
@@ -84,15 +97,17 @@ async fn receive(
     mut inbox: Inbox<Vec<u8>>,
     negotiated: Negotiated,
     disk: Disk,
-    replies: mpsc::Sender<Vec<u8>>,
+    replies: mpsc::Sender<Sent>,
 ) -> Result<(), Error> {
     let mut session = Transmission::new(negotiated, Limits::DEFAULT)?;
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
     // The data of the write that arrives, and its offset.
     let (mut start, mut payload) = (0, Vec::new());
+    let mut admitted = None;
     loop {
         match inbox.receive(&mut session)? {
             Step::Event(TransmissionEvent::WritePayload { offset, length, .. }) => {
+                admitted = Some(Arc::clone(&room).acquire_owned().await?);
                 (start, payload) = (offset, vec![0; length as usize]);
             }
             // What has arrived with the header.
@@ -104,18 +119,21 @@ async fn receive(
                 session.advance(length)?;
             }
             Step::Event(TransmissionEvent::Request(request)) => {
-                let permit = Arc::clone(&room).acquire_owned().await?;
+                let permit = match admitted.take() {
+                    Some(permit) => permit,
+                    None => Arc::clone(&room).acquire_owned().await?,
+                };
                 let payload = std::mem::take(&mut payload);
                 let (disk, replies) = (Arc::clone(&disk), replies.clone());
                 tokio::spawn(async move {
                     let reply = answer(request, &payload, &disk).await;
                     // An error means that the connection is closed.
-                    let _ = replies.send(reply).await;
-                    drop(permit);
+                    let _ = replies.send((reply, permit)).await;
                 });
             }
             Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
-                replies.send(reply.parts().concat()).await?;
+                let permit = Arc::clone(&room).acquire_owned().await?;
+                replies.send((reply.parts().concat(), permit)).await?;
             }
             Step::Event(_) => {} // Disconnect: `Step::Finished` follows.
             Step::Read(_) => read_more(&mut from, &mut inbox).await?,
