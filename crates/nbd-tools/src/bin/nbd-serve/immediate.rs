@@ -6,12 +6,12 @@
 
 use std::io;
 
-use nbd_codec::Framing;
-use nbd_codec::server::{ReadRequest, Reply, WriteRequest};
+use nbd_codec::server::{ReadRequest, Reply, Request, WriteRequest};
+use nbd_codec::{Framing, Negotiated};
 
 use crate::batch::{Batch, MAX_SLICES};
 use crate::disk::Disk;
-use crate::job::SPARSE;
+use crate::job::{self, SPARSE};
 use crate::outbox::Outbox;
 
 /// Requests with a longer payload are jobs, because they take long.
@@ -24,6 +24,9 @@ const CAPACITY: usize = LARGEST as usize + HEADER;
 /// The longest header.
 const HEADER: usize = 64;
 
+/// More than a reply with one extent, or with an error.
+const STATUS: usize = 1024;
+
 /// The most slices of a reply: one for each page, one more if it begins within a
 /// page, and one for the header.
 const SLICES: usize = LARGEST as usize / 4096 + 2;
@@ -34,6 +37,8 @@ pub struct Immediate<'c> {
     replies: &'c mut Batch,
     /// Whether reads may be answered in chunks.
     may_split: bool,
+    /// The minimum block size.
+    block: u32,
     /// How many requests were executed.
     done: u64,
     /// The outbox has replies that no thread is sending.
@@ -47,14 +52,15 @@ impl<'c> Immediate<'c> {
         disk: &'c dyn Disk,
         outbox: &'c Outbox,
         replies: &'c mut Batch,
-        framing: Framing,
+        negotiated: &Negotiated,
     ) -> Self {
         Self {
             disk,
             open: outbox.has_room(),
             outbox,
             replies,
-            may_split: framing != Framing::Simple,
+            may_split: negotiated.framing != Framing::Simple,
+            block: negotiated.constraints().minimum,
             done: 0,
             unsent: false,
         }
@@ -112,6 +118,27 @@ impl<'c> Immediate<'c> {
             return Ok(Err(token));
         }
         self.add_reply(&token.succeed()).map(Ok)
+    }
+
+    /// Answers block status for one extent, or returns the request. Finding it takes
+    /// less time than a hand-over, unless metadata of the file has to be read.
+    pub fn one_extent(&mut self, request: Request) -> io::Result<Result<(), Request>> {
+        let one = match &request {
+            Request::BlockStatus32(token) => token.req_one(),
+            Request::BlockStatus64(token) => token.req_one(),
+            _ => false,
+        };
+        if !one || !self.takes(0) {
+            return Ok(Err(request));
+        }
+        self.make_room(STATUS)?;
+        let mut parts = Vec::new();
+        job::run(request, None, self.disk, self.block, &mut parts);
+        for part in parts {
+            self.replies.put_content(part.content);
+        }
+        self.done += 1;
+        Ok(Ok(()))
     }
 
     /// Adds a reply.

@@ -83,7 +83,7 @@ impl Reader {
                 &*server.export.disk,
                 outbox,
                 &mut self.replies,
-                self.machine.negotiated().framing,
+                self.machine.negotiated(),
             ),
             jobs: Vec::new(),
             deliver: &mut deliver,
@@ -211,6 +211,10 @@ impl Work<'_> {
                     Err(token) => (Request::Write(token), Some(incoming)),
                 }
             }
+            (request, None) => match self.immediate.one_extent(request)? {
+                Ok(()) => return Ok(()),
+                Err(request) => (request, None),
+            },
             other => other,
         };
         let job = match incoming {
