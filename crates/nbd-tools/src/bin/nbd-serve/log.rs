@@ -51,6 +51,11 @@ struct State {
     failed: bool,
 }
 
+/// Starts the thread, which otherwise the first message starts.
+pub fn start() {
+    LazyLock::force(&LOG);
+}
+
 /// Writes one line: line breaks in names that a client chose become spaces. Never
 /// blocks. An error of standard error is ignored, so that it does not stop the
 /// server.

@@ -60,6 +60,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 fn main() -> ExitCode {
     end_process_on_panic();
+    log::start();
     let code = match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

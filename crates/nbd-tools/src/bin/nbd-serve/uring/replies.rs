@@ -39,11 +39,17 @@ pub struct Replies {
     cost: usize,
     max_cost: usize,
     memory: Arc<Memory>,
+    /// What is taken from it: `cost` or more.
+    taken: usize,
 }
+
+/// So much is taken at a time: other threads use the same counter, and each use
+/// costs time.
+const PORTION: usize = 256 << 10;
 
 impl Drop for Replies {
     fn drop(&mut self) {
-        self.memory.give_back(self.cost);
+        self.memory.give_back(self.taken);
     }
 }
 
@@ -65,6 +71,7 @@ impl Replies {
             cost: 0,
             max_cost,
             memory: Arc::clone(memory),
+            taken: 0,
         })
     }
 
@@ -73,7 +80,7 @@ impl Replies {
     pub fn admit(&mut self, cost: usize) -> Admission {
         let fits = self.requests < REQUESTS
             && cost <= self.max_cost - self.cost
-            && self.memory.try_take(self.cost, cost);
+            && self.take(self.cost + cost);
         if fits {
             self.requests += 1;
             self.cost += cost;
@@ -83,6 +90,19 @@ impl Replies {
         } else {
             Admission::NoMemory
         }
+    }
+
+    /// Takes memory for `cost` bytes in all.
+    fn take(&mut self, cost: usize) -> bool {
+        let Some(missing) = cost.checked_sub(self.taken).filter(|n| *n > 0) else {
+            return true;
+        };
+        let portions = [missing.next_multiple_of(PORTION), missing];
+        let taken = portions
+            .into_iter()
+            .find(|bytes| self.memory.try_take(self.taken, *bytes));
+        self.taken += taken.unwrap_or(0);
+        taken.is_some()
     }
 
     /// Gives back the bytes of a request that was admitted with them.
@@ -172,6 +192,8 @@ impl Replies {
     fn release(&mut self, requests: usize, cost: usize) {
         self.requests -= requests;
         self.cost -= cost;
-        self.memory.give_back(cost);
+        if self.cost == 0 {
+            self.memory.give_back(mem::take(&mut self.taken));
+        }
     }
 }
