@@ -282,13 +282,18 @@ fn without_memory_a_client_gets_an_error_and_the_others_are_served() {
             .args(more);
         let serve = Serve::spawn(folder, &mut command);
         let mut clients: Vec<_> = (0..20).map(|_| Raw::ready(&serve)).collect();
+        let payload = vec![3; 32 << 20];
         for client in &mut clients {
-            // A write without its payload.
             client.send(&request(Command::WRITE, 0, 32 << 20));
         }
+        // They stop within their payloads, when the server has handled the header.
+        for client in &mut clients {
+            client.send(&payload[..1 << 20]);
+        }
         assert_serves(&serve);
-        let last = clients.last_mut().expect("a client");
-        last.send(&vec![3; 32 << 20]);
+        let mut last = Raw::ready(&serve);
+        last.send(&request(Command::WRITE, 0, 32 << 20));
+        last.send(&payload);
         assert_eq!(last.reply(), ErrorValue::ENOMEM);
         // It is served again.
         last.send(&request(Command::READ, 0, 512));
