@@ -1,0 +1,21 @@
+//! NBD clients and servers to import, on [`nbd_codec`].
+#![cfg_attr(not(feature = "std"), no_std)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![forbid(unsafe_code)]
+#![deny(missing_docs, clippy::expect_used, clippy::unwrap_used)]
+
+mod client;
+#[cfg(feature = "std")]
+mod server;
+
+/// Clients and servers for tokio.
+#[cfg(feature = "tokio")]
+pub mod tokio {}
+
+/// Clients and servers with threads.
+#[cfg(feature = "blocking")]
+pub mod blocking {}
+
+/// A client over embedded-io-async, without an allocator.
+#[cfg(feature = "embedded")]
+pub mod embedded {}
