@@ -21,9 +21,6 @@ pub struct FileDisk {
     file: Arc<File>,
     size: u64,
     waits: Waits,
-    /// The range of data that was found last: `SEEK_HOLE` takes the longer the
-    /// farther the hole is. If another process makes holes in the file, reporting
-    /// them as data is still correct.
     known: Mutex<Known>,
     durability: Durability,
     /// Whether the file system allocates space without writing to it; found out
@@ -37,7 +34,12 @@ type Fallocate = fn(&File, FallocateFlags, u64, u64) -> Result<(), Errno>;
 
 #[derive(Clone, Default)]
 struct Known {
+    /// The range of data that was found last: `SEEK_HOLE` takes the longer the
+    /// farther the hole is. If another process makes holes in the file, reporting
+    /// them as data is still correct.
     data: Range<u64>,
+    /// The end of the hole that was found last. Data is expected there.
+    next: u64,
     /// How many times holes were made.
     holes: u64,
 }
@@ -256,7 +258,7 @@ impl Disk for FileDisk {
     }
 
     fn extent(&self, offset: u64, length: u64) -> io::Result<Extent> {
-        let Known { data, holes } = self.known().clone();
+        let Known { data, next, holes } = self.known().clone();
         if data.contains(&offset) {
             let end = data.end.min(offset + self.left(offset)?);
             return Ok(Extent {
@@ -266,24 +268,36 @@ impl Disk for FileDisk {
         }
         let seek = |to| rustix::fs::seek(&self.file, to);
         let up_to = |place: u64| (place - offset).min(length);
-        let data = match seek(rustix::fs::SeekFrom::Data(offset)) {
-            Ok(data) => data,
-            // There is no data up to the end. Past the end of a file that was
-            // truncated there are no holes either: reading fails.
-            Err(Errno::NXIO) => offset + self.left(offset)?,
-            // The file system does not report holes.
-            Err(_) => {
-                return Ok(Extent {
-                    length,
-                    hole: false,
-                });
+        // Where data is expected, its end is looked for at once. If there is a hole
+        // now, `SEEK_HOLE` finds it right there.
+        let end = (next == offset && next > 0)
+            .then(|| seek(rustix::fs::SeekFrom::Hole(offset)).ok())
+            .flatten()
+            .filter(|end| *end > offset);
+        let end = match end {
+            Some(end) => end,
+            None => {
+                let data = match seek(rustix::fs::SeekFrom::Data(offset)) {
+                    Ok(data) => data,
+                    // There is no data up to the end. Past the end of a file that was
+                    // truncated there are no holes either: reading fails.
+                    Err(Errno::NXIO) => offset + self.left(offset)?,
+                    // The file system does not report holes.
+                    Err(_) => {
+                        return Ok(Extent {
+                            length,
+                            hole: false,
+                        });
+                    }
+                };
+                if data > offset {
+                    self.known().next = data;
+                    let length = up_to(data);
+                    return Ok(Extent { length, hole: true });
+                }
+                seek(rustix::fs::SeekFrom::Hole(offset)).unwrap_or(u64::MAX)
             }
         };
-        if data > offset {
-            let length = up_to(data);
-            return Ok(Extent { length, hole: true });
-        }
-        let end = seek(rustix::fs::SeekFrom::Hole(offset)).unwrap_or(u64::MAX);
         let mut known = self.known();
         if known.holes == holes {
             known.data = offset..end;
@@ -360,6 +374,37 @@ mod tests {
                 .expect("zeroes");
             let expected = [[0; 4096], [7; 4096]].concat();
             assert!(std::fs::read(&path).expect("the file") == expected);
+        }
+    }
+    /// After a hole data is expected, and looked for only there. Another process may
+    /// have changed the file since.
+    #[test]
+    fn what_is_expected_after_a_hole_is_not_taken_for_granted() {
+        const PAGE: u64 = 4096;
+        let extent = |length, hole| Extent { length, hole };
+        for change in [true, false] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("disk");
+            // A hole, data, a hole, data.
+            let file = File::create(&path).expect("an image");
+            file.write_all_at(&[7; 4096], PAGE).expect("data");
+            file.write_all_at(&[7; 4096], 3 * PAGE).expect("data");
+            let disk = FileDisk::open(&path, true).expect("a disk");
+            let at = |page: u64| disk.extent(page * PAGE, (4 - page) * PAGE);
+            assert_eq!(at(0).expect("a hole"), extent(PAGE, true));
+            if change {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                fallocate(&file, flags, PAGE, PAGE).expect("a hole");
+                assert_eq!(at(1).expect("a hole"), extent(2 * PAGE, true));
+                file.write_all_at(&[7; 4096], 0).expect("data");
+                assert_eq!(at(0).expect("data"), extent(PAGE, false));
+                file.set_len(3 * PAGE).expect("a size");
+                assert!(at(3).is_err());
+            } else {
+                for (page, hole) in [(1, false), (2, true), (3, false), (0, true)] {
+                    assert_eq!(at(page).expect("an extent"), extent(PAGE, hole), "{page}");
+                }
+            }
         }
     }
 }
