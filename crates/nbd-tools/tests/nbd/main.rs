@@ -23,6 +23,7 @@ mod names;
 mod nbd;
 mod old;
 mod options;
+mod plugins;
 mod sizes;
 mod stderr;
 mod streams;
