@@ -16,7 +16,7 @@ use crate::place::{Bridge, Example, blank};
 const SIZE: usize = 16 * MIB as usize;
 
 /// Writes with the tokio client, reads with the others.
-fn exercise(address: &str, export: &str) {
+pub fn exercise(address: &str, export: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let (input, output) = (folder.path().join("input"), folder.path().join("output"));
     // More than is in flight at a time, and not a multiple of the part size.

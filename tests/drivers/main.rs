@@ -6,6 +6,8 @@
 //! fails.
 
 mod clients;
+mod crate_nbd;
+mod peers;
 mod place;
 mod server;
 mod tls;
