@@ -73,7 +73,11 @@ fn config(folder: &Path) -> Result<ServerConfig, Error> {
         let path = folder.join(name);
         let read =
             CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        read.map_err(|error| format!("{}: {error}", path.display()))
+        match read {
+            Ok(found) if found.is_empty() => Err(format!("{}: no certificate", path.display())),
+            Ok(found) => Ok(found),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
     };
     let mut roots = RootCertStore::empty();
     for certificate in certificates("ca-cert.pem")? {

@@ -176,7 +176,9 @@ async fn handshake(
     inbox: &mut Inbox<Vec<u8>>,
     size: u64,
 ) -> Result<Option<Negotiated>, Error> {
+    // Memory needs no flush, so that FUA is kept by every write.
     let flags = TransmissionFlags::SEND_FLUSH
+        | TransmissionFlags::SEND_FUA
         | TransmissionFlags::SEND_WRITE_ZEROES
         | TransmissionFlags::SEND_DF
         | TransmissionFlags::CAN_MULTI_CONN;

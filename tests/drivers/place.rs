@@ -62,6 +62,11 @@ impl Example {
         this
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its `ADDR:PORT`.
     pub fn address(&self) -> &str {
         let (_, authority) = self.uri.split_once("://").expect("a URI");
