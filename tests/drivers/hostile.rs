@@ -100,7 +100,11 @@ impl Server {
     }
 
     fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.running.address()).expect("a connection")
+        let stream = TcpStream::connect(self.running.address()).expect("a connection");
+        let limit = Some(Duration::from_secs(30));
+        stream.set_read_timeout(limit).expect("a timeout");
+        stream.set_write_timeout(limit).expect("a timeout");
+        stream
     }
 
     /// A client in transmission.
@@ -221,9 +225,6 @@ fn without_threads_a_server_drops_the_client_and_goes_on() {
         let no_threads = NoThreads::of(server, log.to_str().expect("UTF-8"));
         let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
         for client in &mut clients {
-            client
-                .set_read_timeout(Some(Duration::from_secs(20)))
-                .expect("a timeout");
             let mut received = Vec::new();
             if server.kind.threads {
                 // `nbd-serve` has sent a greeting if only a second thread is missing.
@@ -280,7 +281,7 @@ fn a_client_that_never_reads_gets_little_memory() {
         let mut client = server.ready();
         let before = server.status("VmHWM");
         // Replies of 800 MiB. What the server does not take stays in the socket.
-        let requests = vec![request(READ, 0, 0, 4 << 20); 200].concat();
+        let requests = vec![request(READ, 0, 0, 0, 4 << 20); 200].concat();
         client.stream.write_all(&requests).expect("sent");
         thread::sleep(Duration::from_secs(1));
         let taken = (server.status("VmHWM") - before) / 1024;
@@ -295,17 +296,17 @@ fn writes_with_fua_are_offered_and_succeed() {
     for_each_server(|server| {
         let mut client = server.ready();
         assert_ne!(client.flags & SEND_FUA, 0, "FUA is not offered");
-        let write = request(WRITE, FUA, 4096, 512);
+        let write = request(WRITE, FUA, 1, 4096, 512);
         client.stream.write_all(&write).expect("sent");
         client.stream.write_all(&[7; 512]).expect("sent");
         client.stream.flush().expect("sent");
-        client.success();
+        assert_eq!(client.reply().expect("a reply"), (0, 1));
         client
             .stream
-            .write_all(&request(READ, 0, 4096, 512))
+            .write_all(&request(READ, 0, 2, 4096, 512))
             .expect("sent");
         client.stream.flush().expect("sent");
-        client.success();
+        assert_eq!(client.reply().expect("a reply"), (0, 2));
         let mut data = [0; 512];
         client.stream.read_exact(&mut data).expect("data");
         assert_eq!(data, [7; 512]);

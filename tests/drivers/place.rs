@@ -74,10 +74,17 @@ impl Example {
     }
 }
 
-impl Drop for Example {
-    fn drop(&mut self) {
+impl Example {
+    /// Ends it at once.
+    pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

@@ -1,10 +1,8 @@
 //! A client of bytes, in plain text or under TLS.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -30,20 +28,19 @@ pub struct Raw {
 
 impl Raw {
     /// Negotiates the default export, with TLS if there are certificates.
-    pub fn ready(mut tcp: TcpStream, certificates: Option<&Path>) -> Self {
-        let limit = Some(Duration::from_secs(30));
-        tcp.set_read_timeout(limit).expect("a timeout");
-        tcp.set_write_timeout(limit).expect("a timeout");
-        receive::<18>(&mut tcp);
+    pub fn ready(mut socket: impl Stream + 'static, certificates: Option<&Path>) -> Self {
+        receive::<18>(&mut socket);
         // FIXED_NEWSTYLE and NO_ZEROES
-        tcp.write_all(&[0, 0, 0, 3]).expect("sent");
+        socket.write_all(&[0, 0, 0, 3]).expect("sent");
         let mut stream: Box<dyn Stream> = match certificates {
-            None => Box::new(tcp),
+            None => Box::new(socket),
             Some(folder) => {
                 // STARTTLS
-                tcp.write_all(b"IHAVEOPT\0\0\0\x05\0\0\0\0").expect("sent");
-                receive::<20>(&mut tcp);
-                Box::new(StreamOwned::new(tls(folder).expect("TLS"), tcp))
+                socket
+                    .write_all(b"IHAVEOPT\0\0\0\x05\0\0\0\0")
+                    .expect("sent");
+                receive::<20>(&mut socket);
+                Box::new(StreamOwned::new(tls(folder).expect("TLS"), socket))
             }
         };
         // EXPORT_NAME
@@ -58,11 +55,16 @@ impl Raw {
         }
     }
 
-    /// Receives a simple reply without an error.
-    #[track_caller]
-    pub fn success(&mut self) {
-        let reply = receive::<16>(&mut self.stream);
-        assert_eq!(reply[..8], *b"\x67\x44\x66\x98\0\0\0\0");
+    /// Receives a simple reply: its error and its cookie.
+    pub fn reply(&mut self) -> io::Result<(u32, u64)> {
+        let mut reply = [0; 16];
+        self.stream.read_exact(&mut reply)?;
+        let [magic, error, high, low] = [0, 4, 8, 12].map(|at| {
+            let bytes = reply[at..at + 4].try_into();
+            u32::from_be_bytes(bytes.expect("four bytes"))
+        });
+        assert_eq!(magic, 0x6744_6698);
+        Ok((error, u64::from(high) << 32 | u64::from(low)))
     }
 }
 
@@ -91,11 +93,12 @@ fn tls(folder: &Path) -> io::Result<ClientConnection> {
 }
 
 /// A compact request.
-pub fn request(command: u16, flags: u16, offset: u64, length: u32) -> [u8; 28] {
+pub fn request(command: u16, flags: u16, cookie: u64, offset: u64, length: u32) -> [u8; 28] {
     let mut bytes = [0; 28];
     bytes[..4].copy_from_slice(b"\x25\x60\x95\x13");
     bytes[4..6].copy_from_slice(&flags.to_be_bytes());
     bytes[6..8].copy_from_slice(&command.to_be_bytes());
+    bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
     bytes[16..24].copy_from_slice(&offset.to_be_bytes());
     bytes[24..].copy_from_slice(&length.to_be_bytes());
     bytes

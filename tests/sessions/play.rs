@@ -26,14 +26,14 @@ pub(crate) enum Cut {
 }
 
 pub(crate) struct Session {
-    export: String,
-    framing: Framing,
-    contexts: Vec<String>,
-    lines: Vec<Line>,
+    pub(crate) export: String,
+    pub(crate) framing: Framing,
+    pub(crate) contexts: Vec<String>,
+    pub(crate) lines: Vec<Line>,
     pub(crate) events: Vec<String>,
 }
 
-enum Line {
+pub(crate) enum Line {
     Sent(Vec<u8>),
     Received(Vec<u8>),
 }
@@ -356,7 +356,7 @@ impl Player<'_> {
 }
 
 /// A request as the recorded client submitted it.
-fn wanted(request: ExtendedRequest) -> Request {
+pub(crate) fn wanted(request: ExtendedRequest) -> Request {
     Request {
         command: request.command,
         flags: request.flags - CommandFlags::PAYLOAD_LEN,
@@ -365,7 +365,7 @@ fn wanted(request: ExtendedRequest) -> Request {
     }
 }
 
-fn note_content(events: &mut Vec<String>, content: Content<&[u8]>) {
+pub(crate) fn note_content(events: &mut Vec<String>, content: Content<&[u8]>) {
     match content {
         Content::Data {
             cookie,
@@ -384,7 +384,7 @@ fn name(cookie: Cookie) -> String {
     format!("#{}", slot_index(cookie))
 }
 
-fn note(events: &mut Vec<String>, event: TransmissionEvent<'_>) {
+pub(crate) fn note(events: &mut Vec<String>, event: TransmissionEvent<'_>) {
     match event {
         TransmissionEvent::Extents32 {
             cookie,

@@ -1,0 +1,88 @@
+//! The state machines and `nbd-serve` for as long as there is time: hostile connections
+//! beside reads that are verified, writes that are acknowledged before the server is
+//! killed, and recorded sessions that are mutated. `tests/soak/run SECONDS` runs it for
+//! longer, and prints the figures.
+
+#[path = "../drivers/place.rs"]
+#[expect(dead_code, reason = "the other tests need it")]
+mod place;
+#[path = "../sessions/play.rs"]
+#[expect(dead_code, reason = "the other tests need it")]
+mod play;
+#[path = "../drivers/raw.rs"]
+#[expect(dead_code, reason = "the other tests need it")]
+mod raw;
+
+mod connections;
+mod kills;
+mod replays;
+
+use std::env;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nbd_test_support::program::{run, skip, tool};
+
+use place::Example;
+
+/// The drivers of `nbd-serve`. Each has half of the time.
+const DRIVERS: [&str; 2] = ["--driver=threads", "--driver=uring"];
+
+/// When a test that begins now ends.
+fn deadline(parts: usize) -> Instant {
+    let seconds = env::var("NBD_CODEC_SOAK_SECONDS").map(|text| text.parse().expect("seconds"));
+    let seconds: f64 = seconds.unwrap_or(4.0);
+    Instant::now() + Duration::from_secs_f64(seconds / parts as f64)
+}
+
+/// A line of the table, which `run` prints.
+fn figure(what: &str, count: u64) {
+    println!("| {what} | {count} |");
+}
+
+/// Starts `nbd-serve` on a socket in a folder; `None` if its driver is not permitted.
+fn serve(folder: &Path, driver: &str, args: &[&str]) -> Option<Example> {
+    let probe = ["--memory=1M", driver, "--unix=/dev/null/socket"];
+    if run(tool("nbd-serve").args(probe))
+        .stderr
+        .contains("cannot serve with io_uring")
+    {
+        skip("io_uring");
+        return None;
+    }
+    let socket = format!("--unix={}", folder.join("socket").display());
+    Some(Example::nbd_serve(&[&[driver, &socket], args].concat()))
+}
+
+/// A connection to the server of a folder.
+fn connect(folder: &Path) -> std::io::Result<UnixStream> {
+    let stream = UnixStream::connect(folder.join("socket"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+    Ok(stream)
+}
+
+/// Numbers that look random, the same in every run (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed ^ 0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.next() as u8).collect()
+    }
+}
