@@ -5,6 +5,7 @@
 //! and does nothing; with `NBD_CODEC_PEERS=required` in the environment it
 //! fails.
 
+mod attack;
 mod bench;
 mod driver;
 mod end;

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Once;
 use std::time::Duration;
 
 use nbd_codec::wire::flags::{ClientFlags, CommandFlags};
@@ -10,6 +11,8 @@ use nbd_codec::wire::number::{Command, Cookie, ErrorValue, InfoType};
 use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest};
 use nbd_codec::wire::reply::SimpleReply;
 use nbd_codec::wire::request::CompactRequest;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::running::Serve;
 
@@ -21,6 +24,7 @@ pub struct Raw(pub UnixStream);
 impl Raw {
     /// Connects, and sends nothing.
     pub fn connect(serve: &Serve) -> Self {
+        allow_many_files();
         let stream = UnixStream::connect(serve.socket()).expect("a connection");
         stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
         stream.set_write_timeout(Some(LIMIT)).expect("a timeout");
@@ -77,6 +81,16 @@ impl Raw {
         }
         bytes
     }
+}
+
+/// Raises the limit of this process: tests with hundreds of clients run side by side.
+fn allow_many_files() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let current = maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
+    });
 }
 
 pub fn request(command: Command, offset: u64, length: u32) -> [u8; CompactRequest::SIZE] {
