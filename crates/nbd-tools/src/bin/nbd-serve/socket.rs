@@ -98,7 +98,9 @@ pub struct Stream(pub Arc<Socket>);
 /// A sleep and a wake-up take longer than many clients take to send the next
 /// request. If the last request came soon, the thread polls for [`POLL_TIME`]
 /// before it sleeps, provided that there are two processors for each client: one
-/// for it and one for this thread.
+/// for it and one for this thread. If other programs have the processors, polling
+/// delays the client for which it waits; so after a poll in vain the thread sleeps
+/// at once for some time.
 pub struct BusyPolling {
     stream: Stream,
     /// How many clients are connected.
@@ -106,6 +108,7 @@ pub struct BusyPolling {
     /// With more clients than this there is no polling.
     max_clients: usize,
     low_latency: bool,
+    pause: Pause,
 }
 
 /// How long the thread polls before it sleeps.
@@ -122,6 +125,7 @@ impl BusyPolling {
             client_count: Arc::clone(client_count),
             max_clients: available_parallelism().map_or(0, |count| count.get() / 2),
             low_latency: false,
+            pause: Pause::default(),
         }
     }
 
@@ -138,6 +142,35 @@ impl BusyPolling {
     }
 }
 
+/// Reads without polling after a poll in vain. Their number grows from one such poll to
+/// the next.
+#[derive(Default)]
+struct Pause {
+    length: u32,
+    left: u32,
+}
+
+impl Pause {
+    const LONGEST: u32 = 255;
+
+    /// Whether the next read may poll.
+    fn is_over(&mut self) -> bool {
+        let over = self.left == 0;
+        self.left = self.left.saturating_sub(1);
+        over
+    }
+
+    /// A poll has ended, with bytes or in vain.
+    fn begin(&mut self, successful: bool) {
+        self.length = if successful {
+            0
+        } else {
+            (2 * self.length + 1).min(Self::LONGEST)
+        };
+        self.left = self.length;
+    }
+}
+
 impl Read for BusyPolling {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_vectored(&mut [IoSliceMut::new(buffer)])
@@ -147,9 +180,13 @@ impl Read for BusyPolling {
         let began = Instant::now();
         if self.low_latency
             && self.client_count.load(Ordering::Relaxed) <= self.max_clients
-            && let Some(result) = self.poll(buffers, began + POLL_TIME)
+            && self.pause.is_over()
         {
-            return result;
+            let result = self.poll(buffers, began + POLL_TIME);
+            self.pause.begin(result.is_some());
+            if let Some(result) = result {
+                return result;
+            }
         }
         let result = self.stream.read_vectored(buffers);
         self.low_latency = began.elapsed() < LOW_LATENCY;
@@ -259,5 +296,30 @@ impl Write for WithDeadline {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Pause;
+
+    #[test]
+    fn polls_in_vain_become_rare() {
+        let mut pause = Pause::default();
+        let mut polls = |reads: usize, successful: bool| {
+            let poll = |_: &usize| {
+                let polls = pause.is_over();
+                if polls {
+                    pause.begin(successful);
+                }
+                polls
+            };
+            (0..reads).filter(poll).count()
+        };
+        assert_eq!(polls(1000, true), 1000);
+        assert_eq!(polls(1000, false), 10);
+        // The pause is as long as it was, then it is over.
+        let successful = polls(1000, true);
+        assert!((744..1000).contains(&successful), "{successful}");
     }
 }
