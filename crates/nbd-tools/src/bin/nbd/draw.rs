@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 
+use console::Term;
 use nbd_tools::size;
-use rustix::termios::tcgetwinsize;
 
 use crate::align::{length, to_usize};
 use crate::extents::Placed;
@@ -33,17 +33,12 @@ pub struct Palette {
 impl Palette {
     /// Colours on a terminal, unless `NO_COLOR` is set.
     pub fn of_stdout() -> Self {
-        let stdout = io::stdout();
-        let terminal = stdout.is_terminal();
+        let terminal = io::stdout().is_terminal();
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let columns = if terminal {
-            tcgetwinsize(&stdout).map_or(0, |size| size.ws_col.into())
-        } else {
-            0
-        };
+        let size = Term::stdout().size_checked();
         Self {
             colour: terminal && !no_colour,
-            columns: if columns == 0 { COLUMNS } else { columns },
+            columns: size.map_or(COLUMNS, |(_, columns)| columns.into()),
         }
     }
 

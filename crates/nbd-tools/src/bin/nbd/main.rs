@@ -29,6 +29,7 @@ mod inbox;
 mod info;
 mod map;
 mod name;
+mod os;
 mod output;
 mod progress;
 mod reader;

@@ -3,11 +3,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::os::FileExt;
 use crate::stdout;
 
 static ZEROES: [u8; 1 << 16] = [0; 1 << 16];

@@ -2,23 +2,16 @@
 //! else to do: one system call instead of three with readiness. Sending never
 //! blocks, because the server may wait until its replies are read.
 
-use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io::{IoSlice, IoSliceMut, Write};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nbd_codec::uri::{Transport, Uri};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout as SocketTimeout, set_socket_timeout};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketType, sendmsg,
-};
+
+use crate::os::Stream;
 
 /// How connections are made.
 #[derive(Debug, Clone, Default)]
@@ -32,7 +25,7 @@ pub struct Settings {
 }
 
 pub struct Socket {
-    fd: OwnedFd,
+    stream: Stream,
     timeout: Option<Duration>,
     record: Option<File>,
 }
@@ -40,25 +33,27 @@ pub struct Socket {
 impl Socket {
     /// Connects to the server of `uri`.
     pub fn connect(uri: &Uri, settings: &Settings) -> Result<Self> {
-        let fd = match uri.transport() {
+        let mut stream = match uri.transport() {
             Transport::Tcp { host, port } => {
                 let stream = tcp(&host.to_string(), *port, settings.timeout)?;
                 stream.set_nodelay(true)?;
-                OwnedFd::from(stream)
+                Stream::try_from(stream)?
             }
             transport @ Transport::Unix { path } => {
-                let address = match transport.abstract_name() {
-                    Some(name) => abstract_address(name),
-                    None => SocketAddrUnix::new(OsStr::from_bytes(path)),
+                let connected = match transport.abstract_name() {
+                    Some(name) => Stream::unix_abstract(name, settings.timeout),
+                    None => Stream::unix(path, settings.timeout),
                 };
-                let connected = address.and_then(|address| unix(&address, settings.timeout));
                 let shown = String::from_utf8_lossy(path).replace('\0', "@");
                 match (connected, settings.timeout) {
-                    (Ok(fd), _) => fd,
-                    (Err(Errno::AGAIN), Some(timeout)) => bail!(
+                    (Ok(stream), _) => stream,
+                    (Err(error), Some(timeout)) if error.kind() == ErrorKind::WouldBlock => bail!(
                         "cannot connect to socket {shown} within {} seconds, the limit set by --timeout: the server accepts no connection",
                         timeout.as_secs_f64()
                     ),
+                    (Err(error), _) if error.kind() == ErrorKind::Unsupported => {
+                        bail!("cannot connect to socket {shown}: {error}");
+                    }
                     (Err(error), _) => {
                         return Err(error).context(format!(
                             "cannot connect to socket {shown}; is the server running?"
@@ -72,7 +67,7 @@ impl Socket {
             ),
             _ => bail!("this transport is not supported; use TCP or a Unix socket"),
         };
-        set_socket_timeout(&fd, SocketTimeout::Recv, settings.timeout)?;
+        stream.set_read_timeout(settings.timeout)?;
         let record = match &settings.record {
             None => None,
             Some(path) => Some(
@@ -84,7 +79,7 @@ impl Socket {
             ),
         };
         Ok(Self {
-            fd,
+            stream,
             timeout: settings.timeout,
             record,
         })
@@ -93,13 +88,15 @@ impl Socket {
     /// Waits for at least one byte, and reads what fits; returns 0 at the end.
     pub fn read(&mut self, buffers: &mut [IoSliceMut<'_>]) -> Result<usize> {
         let n = loop {
-            match rustix::io::readv(&self.fd, buffers) {
+            match self.stream.read(buffers) {
                 Ok(n) => break n,
-                Err(Errno::INTR) => {}
-                // The server closed the connection before it received everything.
-                Err(Errno::CONNRESET) => break 0,
-                Err(Errno::AGAIN) => return Err(self.timed_out()),
-                Err(error) => return Err(error).context("the connection failed"),
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted => {}
+                    // The server closed the connection before it received everything.
+                    ErrorKind::ConnectionReset => break 0,
+                    ErrorKind::WouldBlock => return Err(self.timed_out()),
+                    _ => return Err(error).context("the connection failed"),
+                },
             }
         };
         self.record("S", n, buffers.iter().map(|buffer| &**buffer))?;
@@ -108,13 +105,14 @@ impl Socket {
 
     /// Writes what the socket accepts now; `None` if it accepts nothing.
     pub fn write(&mut self, buffers: &[IoSlice<'_>]) -> Result<Option<usize>> {
-        let mut control = SendAncillaryBuffer::default();
         let n = loop {
-            match sendmsg(&self.fd, buffers, &mut control, SEND) {
+            match self.stream.write(buffers) {
                 Ok(n) => break n,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(error) => return Err(error).context("the connection failed while sending"),
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock => return Ok(None),
+                    _ => return Err(error).context("the connection failed while sending"),
+                },
             }
         };
         self.record("C", n, buffers.iter().map(|buffer| &**buffer))?;
@@ -124,18 +122,11 @@ impl Socket {
     /// Waits until the socket accepts more or, with `read`, has something to read;
     /// returns whether it has something to read.
     pub fn wait(&self, read: bool) -> Result<bool> {
-        let mut events = PollFlags::OUT;
-        events.set(PollFlags::IN, read);
-        let timeout = self.timeout.map(|timeout| Timespec {
-            tv_sec: timeout.as_secs() as i64,
-            tv_nsec: timeout.subsec_nanos().into(),
-        });
-        let mut fds = [PollFd::new(&self.fd, events)];
         loop {
-            match poll(&mut fds, timeout.as_ref()) {
-                Ok(0) => return Err(self.timed_out()),
-                Ok(_) => return Ok(fds[0].revents() != PollFlags::OUT),
-                Err(Errno::INTR) => {}
+            match self.stream.wait(read, self.timeout) {
+                Ok(Some(readable)) => return Ok(readable),
+                Ok(None) => return Err(self.timed_out()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -168,8 +159,6 @@ impl Socket {
     }
 }
 
-const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-
 /// Tries each address of a host.
 fn tcp(host: &str, port: u16, timeout: Option<Duration>) -> Result<TcpStream> {
     let addresses = (host, port)
@@ -191,29 +180,4 @@ fn tcp(host: &str, port: u16, timeout: Option<Duration>) -> Result<TcpStream> {
         }
     }
     Err(last)
-}
-
-/// Connects to a Unix socket.
-fn unix(address: &SocketAddrUnix, timeout: Option<Duration>) -> Result<OwnedFd, Errno> {
-    let fd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
-    rustix::io::ioctl_fioclex(&fd)?;
-    // A server that does not accept connections has space for a few; then the
-    // kernel waits until there is more, or for as long as sending may take.
-    set_socket_timeout(&fd, SocketTimeout::Send, timeout)?;
-    loop {
-        match rustix::net::connect(&fd, address) {
-            Err(Errno::INTR) => {}
-            result => return result.map(|()| fd),
-        }
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn abstract_address(name: &[u8]) -> Result<SocketAddrUnix, Errno> {
-    SocketAddrUnix::new_abstract_name(name)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn abstract_address(_: &[u8]) -> Result<SocketAddrUnix, Errno> {
-    Err(Errno::OPNOTSUPP)
 }

@@ -1,14 +1,13 @@
 //! The two sides of a copy, as given on the command line.
 
 use std::fmt;
-use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use nbd_codec::uri::Uri;
 
-use crate::address;
 use crate::output::STDIO;
+use crate::{address, os};
 
 /// One side of a copy.
 #[derive(Debug, Clone)]
@@ -42,10 +41,9 @@ impl Side {
         match self {
             Self::Export(_) | Self::Null => false,
             Self::Stdio => true,
-            Self::File(path) => path.metadata().is_ok_and(|metadata| {
-                let kind = metadata.file_type();
-                kind.is_fifo() || kind.is_socket() || kind.is_char_device()
-            }),
+            Self::File(path) => path
+                .metadata()
+                .is_ok_and(|metadata| os::is_stream(metadata.file_type())),
         }
     }
 }

@@ -1,20 +1,19 @@
 //! The source of a copy: an export or a file.
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::ContextId;
-use rustix::fs::SeekFrom;
-use rustix::io::Errno;
 
 use super::side::Side;
 use crate::align::aligned;
 use crate::reads::{CHUNK, chunk};
 use crate::session::{Session, check_last_block};
-use crate::{args, connection};
+use crate::{args, connection, os};
 
 /// How much of an export is mapped at a time, in bytes: a map of all of a large
 /// export could exceed the memory. (Not much less, because a server that searches
@@ -71,7 +70,7 @@ impl Source {
                 Ok(session.negotiated().size)
             }
             // The metadata of a block device lacks its size.
-            Self::File(file) => Ok(rustix::fs::seek(file, SeekFrom::End(0))?),
+            Self::File(file) => Ok((&**file).seek(SeekFrom::End(0))?),
         }
     }
 
@@ -110,30 +109,10 @@ pub fn is_multi_conn(session: &Session) -> bool {
 /// The parts of `range` of a file, aligned to `alignment`; true for holes.
 pub fn map_file(file: &File, range: Range<u64>, alignment: u64) -> Result<Vec<(Range<u64>, bool)>> {
     let size = range.end;
-    let first = next_hole(file, range.start, size)?;
+    let first = os::next_hole(file, range.start, size)?;
     let holes = std::iter::successors(first, |hole| {
         // If this fails, reading the data that follows reports an error.
-        next_hole(file, hole.end, size).ok().flatten()
+        os::next_hole(file, hole.end, size).ok().flatten()
     });
     Ok(aligned(holes, range, alignment))
-}
-
-/// The first hole at or after `from`.
-fn next_hole(file: &File, from: u64, size: u64) -> Result<Option<Range<u64>>> {
-    if from >= size {
-        return Ok(None);
-    }
-    let start = match rustix::fs::seek(file, SeekFrom::Hole(from)) {
-        Ok(start) if start < size => start,
-        // The end of a file counts as a hole. Without support for SEEK_HOLE,
-        // everything is data.
-        Ok(_) | Err(Errno::INVAL | Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let end = match rustix::fs::seek(file, SeekFrom::Data(start)) {
-        Ok(end) => end.min(size),
-        Err(Errno::NXIO) => size,
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Some(start..end))
 }

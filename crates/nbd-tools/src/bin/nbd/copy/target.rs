@@ -1,16 +1,17 @@
 //! The destination of a copy: an export, a file, or nothing.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::SeekFrom;
+use same_file::Handle;
 
 use super::side::Side;
 use super::source::{Source, is_multi_conn};
 use crate::align::to_usize;
+use crate::os::FileExt;
 use crate::reads::CHUNK;
 use crate::writer::Writer;
 use crate::{args, connection};
@@ -56,15 +57,15 @@ impl Target {
 
     /// Opens a file, which is replaced, or a block device of at least `size` bytes.
     fn file(path: &Path, source: &Source, size: u64) -> Result<Self> {
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .open(path)?;
         let metadata = file.metadata()?;
         if let Source::File(source) = source {
-            let source = source.metadata()?;
-            if (source.dev(), source.ino()) == (metadata.dev(), metadata.ino()) {
+            let source = Handle::from_file(source.try_clone()?)?;
+            if source == Handle::from_file(file.try_clone()?)? {
                 bail!("source and destination are the same file");
             }
         }
@@ -74,7 +75,7 @@ impl Target {
                 .with_context(|| format!("cannot set its size to {size} bytes"))?;
             return Ok(Self::Sparse(Arc::new(file)));
         }
-        check_size(rustix::fs::seek(&file, SeekFrom::End(0))?, size)?;
+        check_size(file.seek(SeekFrom::End(0))?, size)?;
         Ok(Self::Device(Arc::new(file)))
     }
 

@@ -1,7 +1,6 @@
 //! A worker that copies from a file.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -11,6 +10,7 @@ use super::shared::Shared;
 use super::source::map_file;
 use super::target::Target;
 use crate::align::{length, to_usize};
+use crate::os::FileExt;
 
 pub fn run(shared: &Shared, file: &Arc<File>, mut target: Target) -> Result<()> {
     let mut memory = Vec::new();
