@@ -106,7 +106,7 @@ impl Args {
 pub enum DriverArg {
     /// Blocking sockets, and threads for each connection
     Threads,
-    /// An io_uring for each processor, with many connections on each
+    /// An io_uring for each processor, with many connections on each (64-bit Linux)
     Uring,
     /// uring if it is permitted, otherwise threads
     Auto,

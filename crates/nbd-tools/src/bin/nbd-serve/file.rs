@@ -11,11 +11,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatfs};
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use rustix::io::Errno;
 
 use crate::disk::{Disk, Extent, Zero};
 use crate::durability::Durability;
+use crate::os::{self, Space};
 
 pub struct FileDisk {
     file: Arc<File>,
@@ -26,11 +26,11 @@ pub struct FileDisk {
     /// Whether the file system allocates space without writing to it; found out
     /// when it is first needed.
     allocates: OnceLock<bool>,
-    fallocate: Fallocate,
+    allocate: Allocate,
 }
 
-/// `fallocate(2)`.
-type Fallocate = fn(&File, FallocateFlags, u64, u64) -> Result<(), Errno>;
+/// [`os::allocate`].
+type Allocate = fn(&File, Space, u64, u64) -> Result<(), Errno>;
 
 #[derive(Clone, Default)]
 struct Known {
@@ -55,17 +55,13 @@ enum Waits {
 }
 
 impl Waits {
-    /// The type of file systems in memory (`statfs(2)`).
-    const TMPFS: u64 = 0x0102_1994;
-
     fn of(file: &File, is_file: bool) -> Self {
-        let system = fstatfs(file).map(|system| system.f_type as u64);
-        if is_file && system == Ok(Self::TMPFS) {
+        if is_file && os::is_in_memory(file) {
             return Self::Never;
         }
         let probe = &mut [0];
         let slices = &mut [io::IoSliceMut::new(probe)];
-        match preadv2(file, slices, 0, ReadWriteFlags::NOWAIT) {
+        match os::read_at_once(file, slices, 0) {
             Ok(_) | Err(Errno::AGAIN) if is_file => Self::ForDevice,
             _ => Self::Always,
         }
@@ -104,13 +100,12 @@ impl FileDisk {
             known: Mutex::default(),
             durability: Durability::default(),
             allocates: OnceLock::new(),
-            fallocate: |file, flags, offset, length| fallocate(file, flags, offset, length),
+            allocate: os::allocate,
         })
     }
 
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let result = (self.fallocate)(&self.file, flags, offset, length);
+        let result = (self.allocate)(&self.file, Space::Hole, offset, length);
         self.forget();
         Ok(result?)
     }
@@ -138,8 +133,7 @@ impl FileDisk {
     fn allocates(&self) -> bool {
         *self.allocates.get_or_init(|| {
             let (past_the_end, length) = (self.size.next_multiple_of(1 << 20), 4096);
-            let flags = FallocateFlags::KEEP_SIZE;
-            let result = (self.fallocate)(&self.file, flags, past_the_end, length);
+            let result = (self.allocate)(&self.file, Space::PastTheEnd, past_the_end, length);
             result.is_ok_and(|()| self.punch(past_the_end, length).is_ok())
         })
     }
@@ -147,8 +141,7 @@ impl FileDisk {
     /// Makes a range of zeroes with space allocated; if it has to be `fast`, only
     /// without writing them. If that is not supported, nothing is changed.
     fn allocate_zeroes(&self, offset: u64, length: u64, fast: bool) -> io::Result<()> {
-        let flags = FallocateFlags::ZERO_RANGE;
-        let result = (self.fallocate)(&self.file, flags, offset, length);
+        let result = (self.allocate)(&self.file, Space::Zeroes, offset, length);
         self.forget();
         match result {
             Err(Errno::OPNOTSUPP) if fast && !self.allocates() => {
@@ -156,8 +149,7 @@ impl FileDisk {
             }
             Err(Errno::OPNOTSUPP) => {
                 self.punch(offset, length)?;
-                let flags = FallocateFlags::empty();
-                Ok((self.fallocate)(&self.file, flags, offset, length)?)
+                Ok((self.allocate)(&self.file, Space::Inside, offset, length)?)
             }
             result => Ok(result?),
         }
@@ -195,8 +187,7 @@ impl Disk for FileDisk {
             Waits::ForDevice => {
                 let length = data.len();
                 let slices = &mut [io::IoSliceMut::new(data)];
-                let read = preadv2(&self.file, slices, offset, ReadWriteFlags::NOWAIT);
-                read == Ok(length)
+                os::read_at_once(&self.file, slices, offset) == Ok(length)
             }
         }
     }
@@ -246,11 +237,8 @@ impl Disk for FileDisk {
     }
 
     fn cache(&self, offset: u64, length: u64) -> io::Result<()> {
-        let length = std::num::NonZero::new(length);
-        match fadvise(&self.file, offset, length, Advice::WillNeed) {
-            // Not every file system has a cache.
-            Err(_) | Ok(()) => Ok(()),
-        }
+        os::advise(&self.file, offset, length);
+        Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -331,23 +319,16 @@ mod tests {
     /// File systems of three kinds: what is supported besides holes.
     #[test]
     fn fast_zeroes_change_nothing_or_succeed() {
-        const ZERO: FallocateFlags = FallocateFlags::ZERO_RANGE;
-        const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE;
-        let holes_only: Fallocate = |file, flags, offset, length| {
-            if flags.contains(PUNCH) {
-                fallocate(file, flags, offset, length)
-            } else {
-                Err(Errno::OPNOTSUPP)
-            }
+        let holes_only: Allocate = |file, space, offset, length| match space {
+            Space::Hole => os::allocate(file, space, offset, length),
+            _ => Err(Errno::OPNOTSUPP),
         };
-        let no_zero_range: Fallocate = |file, flags, offset, length| {
-            if flags.contains(ZERO) {
-                return Err(Errno::OPNOTSUPP);
-            }
-            fallocate(file, flags, offset, length)
+        let no_zero_range: Allocate = |file, space, offset, length| match space {
+            Space::Zeroes => Err(Errno::OPNOTSUPP),
+            _ => os::allocate(file, space, offset, length),
         };
-        let nothing: Fallocate = |_, _, _, _| Err(Errno::OPNOTSUPP);
-        for (fallocate, hole, succeeds) in [
+        let nothing: Allocate = |_, _, _, _| Err(Errno::OPNOTSUPP);
+        for (allocate, hole, succeeds) in [
             (holes_only, false, false),
             (holes_only, true, true),
             (no_zero_range, false, true),
@@ -358,7 +339,7 @@ mod tests {
             let path = folder.path().join("disk");
             std::fs::write(&path, [7; 8192]).expect("an image");
             let mut disk = FileDisk::open(&path, false).expect("a disk");
-            disk.fallocate = fallocate;
+            disk.allocate = allocate;
             let result = disk.zero(0, 4096, Zero { hole, fast: true });
             let kind = result.map_err(|error| error.kind());
             assert_eq!(kind.is_ok(), succeeds, "{kind:?}");
@@ -376,6 +357,7 @@ mod tests {
             assert!(std::fs::read(&path).expect("the file") == expected);
         }
     }
+
     /// After a hole data is expected, and looked for only there. Another process may
     /// have changed the file since.
     #[test]
@@ -393,8 +375,7 @@ mod tests {
             let at = |page: u64| disk.extent(page * PAGE, (4 - page) * PAGE);
             assert_eq!(at(0).expect("a hole"), extent(PAGE, true));
             if change {
-                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                fallocate(&file, flags, PAGE, PAGE).expect("a hole");
+                os::allocate(&file, Space::Hole, PAGE, PAGE).expect("a hole");
                 assert_eq!(at(1).expect("a hole"), extent(2 * PAGE, true));
                 file.write_all_at(&[7; 4096], 0).expect("data");
                 assert_eq!(at(0).expect("data"), extent(PAGE, false));

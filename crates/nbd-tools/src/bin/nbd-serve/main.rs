@@ -8,9 +8,19 @@
 //! | `workers`, `reader`, `immediate`, `outbox` | transmission on threads: requests are read, executed and answered |
 //! | `uring`, `ring` | the same on `io_uring`: a few threads for all clients |
 //! | `job`, `batch` | execution of a request; replies to be sent |
-//! | `budget`, `buffer`, `inbox`, `heap` | memory for requests and replies |
+//! | `budget`, `buffer`, `inbox` | memory for requests and replies |
 //! | `export`, `disk`, `file`, `durability`, `memory` | the export and its storage |
 //! | `log` | messages to the operator |
+//! | `os` | what only Linux has |
+
+// The driver on `io_uring` uses it.
+#![cfg_attr(
+    not(all(target_os = "linux", target_pointer_width = "64")),
+    allow(dead_code)
+)]
+
+#[cfg(not(unix))]
+compile_error!("nbd-serve needs Unix; install the client alone: cargo install nbd-tools --bin nbd");
 
 mod args;
 mod batch;
@@ -22,13 +32,13 @@ mod durability;
 mod export;
 mod file;
 mod handshake;
-mod heap;
 mod immediate;
 mod inbox;
 mod job;
 mod listener;
 mod log;
 mod memory;
+mod os;
 mod outbox;
 mod reader;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
@@ -39,7 +49,10 @@ mod reader;
 mod ring;
 mod server;
 mod socket;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[cfg_attr(
+    not(all(target_os = "linux", target_pointer_width = "64")),
+    path = "no_uring.rs"
+)]
 mod uring;
 mod workers;
 
@@ -49,7 +62,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use args::{Args, DriverArg};
 use clap::Parser;
 use export::Export;
@@ -107,9 +120,7 @@ fn run(args: &Args) -> Result<()> {
     server.run(listener, stop, &driver)
 }
 
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 fn driver(args: &Args, server: &Arc<Server>) -> Result<Driver> {
-    use anyhow::Context;
     if args.driver == DriverArg::Threads {
         return Ok(Driver::Threads);
     }
@@ -122,16 +133,6 @@ fn driver(args: &Args, server: &Arc<Server>) -> Result<Driver> {
             Ok(Driver::Threads)
         }
         Err(error) => Err(error).context("cannot serve with io_uring"),
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
-fn driver(args: &Args, _: &Arc<Server>) -> Result<Driver> {
-    match args.driver {
-        DriverArg::Uring => {
-            anyhow::bail!("cannot serve with io_uring: it needs 64-bit Linux")
-        }
-        DriverArg::Threads | DriverArg::Auto => Ok(Driver::Threads),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::buffer;
 use crate::disk::{Disk, Extent, Zero};
-use crate::heap;
+use crate::os;
 
 const PAGE: u64 = 4096;
 
@@ -271,9 +271,9 @@ impl Disk for MemoryDisk {
             }
         }
         let before = self.freed.fetch_add(freed, Ordering::Relaxed);
-        if before + freed >= heap::ENOUGH {
+        if before + freed >= os::ENOUGH {
             self.freed.store(0, Ordering::Relaxed);
-            heap::give_back();
+            os::give_back();
         }
         Ok(())
     }

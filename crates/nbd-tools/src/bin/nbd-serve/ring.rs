@@ -6,7 +6,7 @@
 //! program cannot access it. Operations that are pending when the ring is dropped
 //! are never freed.
 //!
-//! This is the only module with `unsafe` in it, but for one call in `heap`. Its
+//! This is the only module with `unsafe` in it, but for one call in `os`. Its
 //! safety rests on one rule: a pending operation is in a box that only the kernel
 //! accesses, and the number that the kernel returns for it is the address of that
 //! box.

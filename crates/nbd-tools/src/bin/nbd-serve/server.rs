@@ -22,8 +22,7 @@ use crate::export::Export;
 use crate::listener::Listener;
 use crate::log::report;
 use crate::socket::Socket;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-use crate::uring::{Engine, NewClient};
+use crate::uring::Engine;
 use crate::workers::STACK;
 
 /// How long clients may stay connected after the server began to shut down.
@@ -156,7 +155,6 @@ impl Server {
         let registration = Registration::new(self, number, &socket);
         match driver {
             Driver::Threads => {}
-            #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
             Driver::Uring(engine) => {
                 return engine.add_client(NewClient {
                     number,
@@ -212,11 +210,18 @@ impl Server {
     }
 }
 
+/// A client that has just connected, for the driver on `io_uring`.
+pub struct NewClient {
+    pub number: u64,
+    pub socket: Arc<Socket>,
+    pub name: String,
+    pub registration: Registration,
+}
+
 /// What serves the clients.
 pub enum Driver {
     /// Threads for each client.
     Threads,
-    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     Uring(Engine),
 }
 

@@ -11,7 +11,7 @@ use nbd_codec::server::Request;
 use nbd_codec::wire::number::Command;
 
 use super::Ring;
-use super::mailbox::{Mailbox, NewClient};
+use super::mailbox::Mailbox;
 use super::operation::{self, Operation, Receive};
 use super::pool::{Done, Pool, Task};
 use super::replies::Replies;
@@ -21,7 +21,7 @@ use crate::connection::{describe, report_end};
 use crate::handshake::{OngoingHandshake, Progress};
 use crate::inbox::Inbox;
 use crate::job;
-use crate::server::{Registration, Server};
+use crate::server::{NewClient, Registration, Server};
 use crate::socket::Socket;
 
 /// What serves a client.

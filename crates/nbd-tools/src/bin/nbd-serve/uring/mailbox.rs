@@ -9,16 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::pool::Done;
-use crate::server::Registration;
-use crate::socket::Socket;
-
-/// A client that has just connected.
-pub struct NewClient {
-    pub number: u64,
-    pub socket: Arc<Socket>,
-    pub name: String,
-    pub registration: Registration,
-}
+use crate::server::NewClient;
 
 pub struct Mailbox {
     new_clients: Mutex<Vec<NewClient>>,

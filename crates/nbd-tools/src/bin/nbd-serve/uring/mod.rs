@@ -31,10 +31,9 @@ use crate::budget::MEMORY_RETRY;
 use crate::connection::report_end;
 use crate::log::{self, report};
 use crate::ring::Ring;
-use crate::server::Server;
+use crate::server::{NewClient, Server};
 use client::{Client, Resources};
 use mailbox::Mailbox;
-pub use mailbox::NewClient;
 use operation::Operation;
 use pool::Pool;
 

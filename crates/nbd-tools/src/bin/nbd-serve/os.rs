@@ -1,0 +1,28 @@
+//! What differs between Unix systems. Only Linux has all of it: elsewhere these
+//! functions fail with `OPNOTSUPP` or do nothing, and the server does without.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(not(target_os = "linux"))]
+mod other;
+
+#[cfg(target_os = "linux")]
+pub use linux::{advise, allocate, give_back, is_in_memory, read_at_once};
+#[cfg(not(target_os = "linux"))]
+pub use other::{advise, allocate, give_back, is_in_memory, read_at_once};
+
+/// What to do with the space of a range of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// Make a hole.
+    Hole,
+    /// Allocate space that reads as zeroes, without writing it.
+    Zeroes,
+    /// Allocate space for holes, within the file.
+    Inside,
+    /// Allocate space for holes, also past the end of the file.
+    PastTheEnd,
+}
+
+/// How much memory is freed before [`give_back`] is worth its time, in bytes.
+pub const ENOUGH: usize = 16 << 20;

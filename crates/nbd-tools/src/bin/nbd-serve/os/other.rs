@@ -1,0 +1,29 @@
+//! Unix systems other than Linux.
+
+use std::fs::File;
+use std::io::IoSliceMut;
+
+use rustix::io::Errno;
+
+use super::Space;
+
+/// Not supported: zeroes are written, and there are no new holes.
+pub fn allocate(_: &File, _: Space, _offset: u64, _length: u64) -> Result<(), Errno> {
+    Err(Errno::OPNOTSUPP)
+}
+
+/// Unknown.
+pub fn is_in_memory(_: &File) -> bool {
+    false
+}
+
+/// Not supported: every read may wait.
+pub fn read_at_once(_: &File, _: &mut [IoSliceMut<'_>], _offset: u64) -> Result<usize, Errno> {
+    Err(Errno::OPNOTSUPP)
+}
+
+/// Does nothing: it is a hint.
+pub fn advise(_: &File, _offset: u64, _length: u64) {}
+
+/// Does nothing: these allocators give memory back themselves.
+pub fn give_back() {}
