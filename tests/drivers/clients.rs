@@ -9,7 +9,8 @@ use std::thread;
 use nbd_test_support::images::{MIB, noise};
 use nbd_test_support::needs;
 use nbd_test_support::peer::Peer;
-use nbd_test_support::program::{Ended, example, run, skip, wait};
+use nbd_test_support::program::{Ended, example, run, wait};
+use nbd_test_support::skipped::skip;
 
 use crate::place::{Bridge, Example, blank};
 

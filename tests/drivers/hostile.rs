@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use nbd_test_support::certificates;
 use nbd_test_support::needs;
 use nbd_test_support::peer::poll_for;
-use nbd_test_support::program::{example, run, skip, tool};
+use nbd_test_support::program::{example, run, tool};
+use nbd_test_support::skipped::skip;
 use tempfile::TempDir;
 
 use crate::place::Example;

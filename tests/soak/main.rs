@@ -22,7 +22,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nbd_test_support::program::{run, skip, tool};
+use nbd_test_support::program::{run, tool};
+use nbd_test_support::skipped::skip;
 
 use place::Example;
 

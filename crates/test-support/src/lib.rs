@@ -4,3 +4,4 @@ pub mod certificates;
 pub mod images;
 pub mod peer;
 pub mod program;
+pub mod skipped;

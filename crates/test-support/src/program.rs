@@ -1,12 +1,14 @@
 //! Programs: whether they are installed, and running them until they end.
 
 use std::env;
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use crate::skipped::skip;
 
 /// The longest time a program may take, on a slow machine too.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -20,22 +22,9 @@ pub fn have(programs: &[&str]) -> bool {
     if missing.is_empty() {
         return true;
     }
-    skip(&format!("{missing:?}"));
+    let missing: Vec<_> = missing.into_iter().copied().collect();
+    skip(&missing.join(", "));
     false
-}
-
-/// Reports that a test is skipped because something is missing, or fails where
-/// peers are required.
-pub fn skip(missing: &str) {
-    let test = thread::current().name().unwrap_or("a test").to_owned();
-    let text = format!("{test} skipped: needs {missing}\n");
-    assert!(
-        env::var_os("NBD_CODEC_PEERS").is_none_or(|value| value != "required"),
-        "NBD_CODEC_PEERS=required, and {text}"
-    );
-    // The test harness does not capture this: it would discard what a test
-    // that passes writes with `eprintln`.
-    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Returns from a test for which programs are missing.

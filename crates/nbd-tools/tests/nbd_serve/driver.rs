@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use nbd_test_support::program::{run, skip};
+use nbd_test_support::program::run;
+use nbd_test_support::skipped::skip;
 
 use crate::running::program;
 

@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use nbd_test_support::images::{GIB, MIB, assert_as_sparse, assert_same, scattered, sparse};
 use nbd_test_support::needs;
-use nbd_test_support::program::{run, skip};
+use nbd_test_support::program::run;
+use nbd_test_support::skipped::skip;
 use serde_json::Value;
 
 use crate::driver::with_rings_too;

@@ -10,7 +10,8 @@ use nbd_codec::wire::greeting::{Greeting, NewstyleGreeting, OldstyleGreeting};
 use nbd_codec::wire::number::{Command, ErrorValue};
 use nbd_test_support::images::{MIB, noise};
 use nbd_test_support::needs;
-use nbd_test_support::program::{Ended, run, skip};
+use nbd_test_support::program::{Ended, run};
+use nbd_test_support::skipped::skip;
 
 use crate::driver::with_rings_too;
 use crate::nbd::run_nbd;
