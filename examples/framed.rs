@@ -143,7 +143,7 @@ pub async fn serve(mut stream: TcpStream) -> io::Result<()> {
                 write.succeed().parts().concat()
             }
             Step::Event(Request(other)) => other.fail(ErrorValue::EINVAL, "").parts().concat(),
-            Step::Event(Rejected { reply, .. }) => reply.parts().concat(),
+            Step::Event(Answered { reply, .. }) => reply.parts().concat(),
             Step::Event(_) => continue,
             Step::Finished => break,
             other => return Err(other.unexpected().into()),

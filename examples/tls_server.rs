@@ -237,7 +237,7 @@ fn transmit(
             Step::Event(TransmissionEvent::Request(request)) => {
                 answer(request, &payload, disk, &mut out);
             }
-            Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
+            Step::Event(TransmissionEvent::Answered { reply, .. }) => {
                 out.extend(reply.parts().concat());
             }
             Step::Event(_) => {} // Disconnect: `Step::Finished` follows.

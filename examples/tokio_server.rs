@@ -131,7 +131,7 @@ async fn receive(
                     let _ = replies.send((reply, permit)).await;
                 });
             }
-            Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
+            Step::Event(TransmissionEvent::Answered { reply, .. }) => {
                 let permit = Arc::clone(&room).acquire_owned().await?;
                 replies.send((reply.parts().concat(), permit)).await?;
             }

@@ -239,6 +239,10 @@ pub enum Violation {
         /// The length of its data in bytes.
         length: u32,
     },
+    /// Server: `DISC` with an offset or a length, which are reserved. (Only if the
+    /// server is [strict](crate::server::Transmission::strict).)
+    #[error("{0} with an offset or a length")]
+    NoRange(Command),
     /// Server: a payload beyond the maximum, which a client must not send.
     #[error("{command} with a payload of {length} bytes is beyond the limit")]
     PayloadTooLong {

@@ -596,6 +596,47 @@ proptest! {
     }
 }
 
+/// A tester's client makes them. A server has nothing to do for them, and an
+/// answer for each.
+#[test]
+fn requests_of_zero_length_complete() {
+    use client::TransmissionEvent as C;
+    use server::TransmissionEvent as S;
+    for framing in [Framing::Simple, Framing::Structured, Framing::Extended] {
+        let World { client, server, .. } = World::new(framing);
+        let (mut client, mut server) = (client.lenient(), server);
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        for request in [
+            client::Request::read(BLOCK, 0),
+            client::Request::write(SIZE, 0),
+            client::Request::trim(0, 0),
+            client::Request::cache(BLOCK, 0),
+            client::Request::write_zeroes(SIZE, 0),
+            client::Request::block_status(BLOCK, 0),
+        ] {
+            let header = client.submit(request).expect("a lenient client");
+            assert_eq!(header.payload_length(), 0);
+            up.extend(header.as_bytes());
+            steps(&mut server, &mut up, |step| match step {
+                Step::Event(S::Answered { reply, .. }) => drop(reply.encode(&mut down)),
+                other => panic!("{framing} {request:?}: {other:?}"),
+            });
+            let mut results = Vec::new();
+            steps(&mut client, &mut down, |step| match step {
+                Step::Event(C::Done { result, .. }) => results.push(result),
+                Step::Event(C::Error { .. }) => {}
+                other => panic!("{framing} {request:?}: {other:?}"),
+            });
+            let expected = match request.command {
+                // No extent has a length of zero.
+                Command::BLOCK_STATUS => Err(ErrorValue::EINVAL),
+                _ => Ok(()),
+            };
+            assert_eq!(results, [expected], "{framing} {request:?}");
+        }
+    }
+}
+
 /// The property above means something only if commands complete.
 #[test]
 fn commands_complete() {

@@ -92,6 +92,7 @@ pub fn server_scripts(
         tls: 0,
         framing: 2,
         limits: LimitsSetup::default_limits(),
+        strict: false,
     };
     let export = ExportSetup {
         name: 0,
@@ -115,6 +116,7 @@ pub fn server_scripts(
         setup: server_transmission::ServerSetup {
             common: client.setup,
             max_effect: 0,
+            strict: false,
         },
         actions: Rest(transmission),
     });

@@ -37,6 +37,7 @@ pub struct Config {
     pub(super) tls: TlsMode,
     pub(super) framing: Framing,
     pub(super) limits: Limits,
+    pub(super) strict: bool,
 }
 
 impl Config {
@@ -49,6 +50,7 @@ impl Config {
             tls: TlsMode::None,
             framing: Framing::Extended,
             limits: Limits::DEFAULT,
+            strict: false,
         }
     }
 
@@ -86,6 +88,16 @@ impl Config {
     #[must_use]
     pub const fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// For testers of clients: whether options that the specification forbids a
+    /// client, and that are accepted otherwise, are answered `ERR_INVALID`.
+    /// [`guide::faults`](crate::guide::faults) lists each case. For requests
+    /// there is [`Transmission::strict`](super::Transmission::strict). Default: no.
+    #[must_use]
+    pub const fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
         self
     }
 

@@ -114,7 +114,7 @@
 //!                 };
 //!                 reply.encode(&mut out)?;
 //!             }
-//!             Step::Event(TransmissionEvent::Rejected { reply, .. }) => drop(reply.encode(&mut out)?),
+//!             Step::Event(TransmissionEvent::Answered { reply, .. }) => drop(reply.encode(&mut out)?),
 //!             Step::Event(_) => {} // Disconnect: Finished follows
 //!             Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
 //!             Step::Finished => return Ok(()),

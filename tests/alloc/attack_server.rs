@@ -208,7 +208,7 @@ impl Target for Transmission {
         let reply = match self.receive(input)? {
             Step::Event(E::Request(Request::Resize(resize))) => self.resized(resize),
             Step::Event(E::Request(request)) => request.fail(ErrorValue::EIO, "no"),
-            Step::Event(E::Rejected { reply, .. }) => reply,
+            Step::Event(E::Answered { reply, .. }) => reply,
             step => return Ok(Next::of(&step)),
         };
         let mut out = [0; 256];

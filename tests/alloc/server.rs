@@ -149,7 +149,7 @@ fn serve(framing: Framing, direct: bool) -> (u64, usize) {
                     requests += 1;
                     written += answer(request, round, &mut out);
                 }
-                Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
+                Step::Event(TransmissionEvent::Answered { reply, .. }) => {
                     written += reply.encode(&mut &mut out[..]).unwrap();
                 }
                 Step::Event(_) => {}

@@ -170,8 +170,8 @@ fn discards_a_rejected_write_of_4_gib() {
             left -= n;
             match step {
                 Step::Read(n) => assert_eq!(n.get() as u64, left.min(buffer as u64)),
-                Step::Event(TransmissionEvent::Rejected { error, .. }) => {
-                    assert_eq!((left, error), (0, ErrorValue::EINVAL));
+                Step::Event(TransmissionEvent::Answered { result, .. }) => {
+                    assert_eq!((left, result), (0, Err(ErrorValue::EINVAL)));
                 }
                 other => panic!("{other:?}"),
             }
@@ -204,8 +204,8 @@ fn maximum_length_fields() {
                     (Ok(Step::Event(E::Disconnect)), Command::DISC) => {}
                     // A flush has no range; the offset of a resize is the new size.
                     (Ok(Step::Event(E::Request(_))), Command::FLUSH | Command::RESIZE) => {}
-                    (Ok(Step::Event(E::Rejected { error, .. })), _) => {
-                        assert!(error.is_error(), "{place}");
+                    (Ok(Step::Event(E::Answered { result, .. })), _) => {
+                        assert!(result.is_err(), "{place}");
                     }
                     (Ok(Step::Read(n)), Command::WRITE) if framing != Framing::Extended => {
                         assert_eq!(n.get(), Limits::DEFAULT.buffer(), "{place}");

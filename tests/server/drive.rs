@@ -292,12 +292,15 @@ impl<F: FnMut(&mut Transmission, Request, &mut Vec<u8>)> Driver for Transmission
             Step::Event(E::WritePayload { offset, length, .. }) => {
                 turn.events.push(format!("payload {offset:#x}+{length:#x}"));
             }
-            Step::Event(E::Rejected {
+            Step::Event(E::Answered {
                 command,
-                error,
+                result,
                 reply,
             }) => {
-                turn.events.push(format!("rejected {command} {error}"));
+                turn.events.push(match result {
+                    Ok(()) => format!("answered {command}"),
+                    Err(error) => format!("rejected {command} {error}"),
+                });
                 reply.encode(&mut turn.writes).unwrap();
             }
             Step::Event(other) => turn.events.push(format!("{other:?}")),

@@ -260,7 +260,7 @@ impl Session {
                     };
                     waiting.push((request, payload));
                 }
-                Step::Event(E::Rejected { reply, .. }) => drop(reply.encode(out).unwrap()),
+                Step::Event(E::Answered { reply, .. }) => drop(reply.encode(out).unwrap()),
                 Step::Event(E::Disconnect) => {}
                 Step::Read(_) | Step::ReadPayload { .. } | Step::Finished => return false,
                 other => panic!("{other:?}"),

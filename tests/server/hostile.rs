@@ -428,7 +428,7 @@ fn only_advertised_flags_and_commands_are_accepted() {
                 };
                 let accepted = match transmission.receive(&mut &request.encode()[..]) {
                     Ok(Step::Event(TransmissionEvent::Request(_))) => true,
-                    Ok(Step::Event(TransmissionEvent::Rejected { .. })) => false,
+                    Ok(Step::Event(TransmissionEvent::Answered { .. })) => false,
                     other => panic!("{other:?}"),
                 };
                 assert_eq!(
@@ -487,8 +487,8 @@ fn payloads_are_drained_before_the_next_header() {
             let step = transmission.receive(&mut input).unwrap();
             assert!(matches!(
                 step,
-                Step::Event(TransmissionEvent::Rejected {
-                    error: ErrorValue::EPERM,
+                Step::Event(TransmissionEvent::Answered {
+                    result: Err(ErrorValue::EPERM),
                     ..
                 })
             ));
@@ -527,7 +527,7 @@ fn reads_are_within_export_and_maximum_payload() {
                     Step::Event(TransmissionEvent::Request(Request::Read(read))) => {
                         assert!(inside && u64::from(read.length()) <= maximum);
                     }
-                    Step::Event(TransmissionEvent::Rejected { .. }) => {
+                    Step::Event(TransmissionEvent::Answered { .. }) => {
                         assert!(!inside || length > maximum)
                     }
                     other => panic!("{other:?}"),

@@ -8,6 +8,7 @@ mod conformance;
 mod contexts;
 mod drive;
 mod end_to_end;
+mod faults;
 mod greeting;
 mod hostile;
 mod inbox;

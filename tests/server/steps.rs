@@ -157,7 +157,7 @@ fn rejected_writes_are_discarded_in_pieces() {
                     step = server.receive(&mut input);
                     assert!(input.is_empty());
                 }
-                Step::Event(TransmissionEvent::Rejected { command, reply, .. }) => {
+                Step::Event(TransmissionEvent::Answered { command, reply, .. }) => {
                     assert_eq!(command, Command::WRITE);
                     break reply;
                 }

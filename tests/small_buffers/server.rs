@@ -44,7 +44,7 @@ fn event(event: TransmissionEvent) -> Asked {
             Asked::Status(status.contexts().map(|id| id.0).collect())
         }
         TransmissionEvent::Request(request) => Asked::Request(request.command()),
-        TransmissionEvent::Rejected { command, .. } => Asked::Rejected(command),
+        TransmissionEvent::Answered { command, .. } => Asked::Rejected(command),
         TransmissionEvent::Disconnect => Asked::Disconnect,
         other => panic!("{other:?}"),
     }

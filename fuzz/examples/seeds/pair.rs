@@ -90,6 +90,7 @@ fn handshake(framing: u8, tls: u8, requires: u8) -> HandshakeSetup {
             tls: u8::from(tls > 0),
             framing: 2,
             limits: limits(),
+            strict: false,
         },
         export: DiskSetup {
             name: 0,

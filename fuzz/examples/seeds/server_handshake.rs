@@ -34,6 +34,11 @@ pub fn scripts() -> Vec<(String, Script)> {
     ] {
         scripts.push((name.into(), script(2, 1, 0, actions)));
     }
+    for (name, actions) in [("no-faults", options(true)), ("faults", faults())] {
+        let mut strict = script(2, 1, 0, actions);
+        strict.config.strict = true;
+        scripts.push((format!("strict-{name}"), strict));
+    }
     let mut oldstyle = script(2, 0, 0, vec![serve()]);
     oldstyle.config.oldstyle = 15;
     scripts.push(("oldstyle".into(), oldstyle));
@@ -51,6 +56,7 @@ fn script(framing: u8, tls: u8, requires: u8, actions: Vec<Action>) -> Script {
         tls,
         framing,
         limits: limits(),
+        strict: false,
     };
     let context = |name, wide| ExportContext { name, wide };
     let export = |name, requires| ExportSetup {
@@ -80,6 +86,28 @@ fn send(option: OptionScript) -> Action {
 
 fn serve() -> Action {
     Action::Serve {}
+}
+
+/// What a strict server refuses, and another accepts.
+fn faults() -> Vec<Action> {
+    let mut actions = vec![flags()];
+    let (export, queries) = (1, List(vec![]));
+    let requests = List(vec![1, 3, 1]);
+    for option in [
+        OptionScript::ListMetaContext { export, queries },
+        OptionScript::StructuredReply {},
+        OptionScript::StructuredReply {},
+        OptionScript::ExtendedHeaders {},
+        OptionScript::ExtendedHeaders {},
+        OptionScript::Info {
+            export,
+            requests: requests.clone(),
+        },
+        OptionScript::Go { export, requests },
+    ] {
+        actions.extend([send(option), serve()]);
+    }
+    actions
 }
 
 fn options(tls: bool) -> Vec<Action> {

@@ -43,6 +43,8 @@ pub fn scripts() -> Vec<(String, Script)> {
             ("chunks", chunks()),
             ("status", status()),
             ("faults", faults()),
+            ("tolerated", tolerated()),
+            ("strict", tolerated()),
             ("limits", limits()),
             ("resize", resize()),
             ("texts", texts()),
@@ -61,6 +63,7 @@ pub fn scripts() -> Vec<(String, Script)> {
             let setup = ServerSetup {
                 common: own,
                 max_effect,
+                strict: name == "strict",
             };
             let actions = Rest(actions);
             scripts.push((format!("{name}-{framing}"), Script { setup, actions }));
@@ -231,6 +234,25 @@ fn faults() -> Vec<Action> {
             bytes: b"%\x60\x95\x13".to_vec(),
         },
     ]
+}
+
+/// What a strict server refuses, and another accepts.
+fn tolerated() -> Vec<Action> {
+    let mut actions = vec![
+        request(0, 0, 512, 0),
+        request(1, 0, 1 << 20, 0),
+        request(6, 1, 512, 0),
+        request(7, 0, 512, 0),
+        request(3, 0, 512, 0),
+        request(3, 0, 0, 512),
+        request(8, 0, 1 << 20, 512),
+        // The script sets PAYLOAD_LEN unless it is set here.
+        request(1, 32, 512, 64),
+        request(1, 32, 512, (1 << 16) + 512),
+    ];
+    // DISC, with an offset.
+    actions.push(request(2, 0, 512, 0));
+    actions
 }
 
 /// Block sizes and lengths, at and past their limits.

@@ -114,10 +114,10 @@ pub fn requests(client: &transmission::Harness, setup: &Setup) {
     let requests = events.iter().filter_map(|event| match event {
         requests::Event::Request(request) => Some(request),
         // Policy: the client may request more than one chunk can hold.
-        requests::Event::Rejected { request, errors } if errors == &[75] && request.kind == 0 => {
+        requests::Event::Answered { request, errors } if errors == &[75] && request.kind == 0 => {
             Some(request)
         }
-        requests::Event::Rejected { .. } => panic!("{}", context()),
+        requests::Event::Answered { .. } => panic!("{}", context()),
         requests::Event::Payload { .. } | requests::Event::Disconnect => None,
     });
     let requests: Vec<_> = requests.collect();

@@ -33,7 +33,7 @@ pub fn transmission(server: &transmission::Harness) {
 /// caller replied.
 fn check_replies(server: &transmission::Harness, events: &[Event]) {
     let requests = events.iter().filter_map(|event| match event {
-        Event::Request(request) | Event::Rejected { request, .. } => Some(request),
+        Event::Request(request) | Event::Answered { request, .. } => Some(request),
         _ => None,
     });
     let requests = requests.zip(&server.written_at);
@@ -76,6 +76,7 @@ pub fn parse_transmission(server: &transmission::Harness) -> (Vec<Event>, Validi
 fn parse_requests(server: &transmission::Harness, stream: &[u8]) -> (Vec<Event>, Validity) {
     let config = requests::Config {
         max_effect: server.setup.limits().max_effect_length,
+        strict: server.setup.strict,
         ..requests_config(&server.setup.common)
     };
     requests::parse(&config, &server.changes, stream)
@@ -100,7 +101,9 @@ fn is_same(reference: &Event, server: &transmission::Event) -> bool {
         (Event::Request(request), transmission::Event::Request(fields)) => {
             *fields == visible_fields(request)
         }
-        (Event::Rejected { request, errors }, transmission::Event::Rejected { kind, error }) => {
+        (Event::Answered { request, errors }, transmission::Event::Answered { kind, error }) => {
+            let success: &[u64] = &[0];
+            let errors = if errors.is_empty() { success } else { errors };
             request.kind == *kind && errors.contains(error)
         }
         (Event::Disconnect, transmission::Event::Disconnect) => true,
@@ -177,6 +180,7 @@ pub fn handshake(server: handshake::Harness) {
         framing: framing(setup.framing()),
         max_data: limits.option_data.into(),
         max_discarded: limits.payload.into(),
+        strict: setup.strict,
     };
     let session = options::parse(&config, &server.decisions, &server.received);
     let (received, reply_starts, decisions) =

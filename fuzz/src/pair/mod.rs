@@ -8,8 +8,6 @@ mod handshake;
 pub mod script;
 mod server;
 
-use std::collections::BTreeMap;
-
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, ContextId};
 use nbd_codec::{Error, client as ours};
@@ -48,7 +46,12 @@ pub fn run(script: &Script) -> bool {
     let disk = Disk::new(size, block);
     let mut session = Session {
         client: Client::new(outcome.client, outcome.server, &script.down),
-        server: Server::new(outcome.server, disk.clone(), &script.up),
+        server: Server::new(
+            outcome.server,
+            script.handshake.server.strict,
+            disk.clone(),
+            &script.up,
+        ),
         upstream: Vec::new(),
         downstream: Vec::new(),
         model: disk,
@@ -170,12 +173,12 @@ impl Session {
         self.server.deliver(&bytes);
         assert_eq!(self.server.error, None, "the server fails");
         self.downstream.append(&mut self.server.out);
-        let rejected: BTreeMap<u64, u32> = std::mem::take(&mut self.server.rejected);
-        for (cookie, error) in rejected {
-            let lawful = self.server.shut_down_is(error) || !self.client.strict;
-            assert!(lawful, "a valid request is rejected: {error}");
+        let answered = std::mem::take(&mut self.server.answered);
+        for (cookie, error) in answered {
+            let is_shut_down = error.is_some_and(|error| self.server.shut_down_is(error));
+            let lawful = is_shut_down || !self.client.strict;
+            assert!(lawful, "a valid request is answered with {error:?}");
             let then = self.model.clone();
-            let error = Some(error);
             self.client
                 .expected
                 .insert(cookie, Expected { error, then });

@@ -18,8 +18,8 @@ pub(super) struct Server {
     pub(super) disk: Disk,
     /// Requests, and the payloads of writes.
     pub(super) pending: Vec<(Request, Vec<u8>)>,
-    /// Errors of requests that the state machine rejected, by cookie.
-    pub(super) rejected: BTreeMap<u64, u32>,
+    /// The outcome of requests that the state machine answered, by cookie.
+    pub(super) answered: BTreeMap<u64, Option<u32>>,
     pub(super) out: Vec<u8>,
     pub(super) disconnected: bool,
     wide: Vec<u32>,
@@ -31,15 +31,24 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(negotiated: Negotiated, disk: Disk, delivery: &Delivery) -> Self {
+    pub(super) fn new(
+        negotiated: Negotiated,
+        strict: bool,
+        disk: Disk,
+        delivery: &Delivery,
+    ) -> Self {
+        let machine = Transmission::new(negotiated, Limits::DEFAULT).expect("what was negotiated");
         let contexts = negotiated.contexts.iter();
         let wide = contexts.filter(|context| context.width == StatusWidth::Wide);
         let wide = wide.map(|context| context.id.0).collect();
         Self {
-            machine: Transmission::new(negotiated, Limits::DEFAULT).expect("what was negotiated"),
+            machine: match strict {
+                true => machine.strict(),
+                false => machine,
+            },
             disk,
             pending: Vec::new(),
-            rejected: BTreeMap::new(),
+            answered: BTreeMap::new(),
             out: Vec::new(),
             disconnected: false,
             wide,
@@ -150,11 +159,12 @@ impl Server {
                 };
                 self.pending.push((request, payload));
             }
-            TransmissionEvent::Rejected { error, reply, .. } => {
+            TransmissionEvent::Answered { result, reply, .. } => {
                 let header = reply.parts()[0];
                 // The cookie is at the same offset in all headers.
                 let cookie = header[8..16].try_into().expect("eight bytes");
-                self.rejected.insert(u64::from_be_bytes(cookie), error.0);
+                let error = result.err().map(|error| error.0);
+                self.answered.insert(u64::from_be_bytes(cookie), error);
                 reply.encode(&mut self.out).expect("room");
             }
             TransmissionEvent::Disconnect => self.disconnected = true,

@@ -23,6 +23,8 @@ pub struct Config {
     pub max_data: u64,
     /// Policy: longer data of an option is an error.
     pub max_discarded: u64,
+    /// What a client MUST NOT or SHOULD NOT send is an error.
+    pub strict: bool,
 }
 
 /// The decisions of the server's caller, in order.
@@ -295,6 +297,12 @@ impl Parser<'_> {
         if !data.queries.iter().all(|query| is_query(query)) {
             errors.push(ERR_INVALID);
         }
+        // "The client MUST NOT include any information request in the list more
+        // than once." Policy: accepted.
+        let is_repeated = |n: usize| data.requests[..n].contains(&data.requests[n]);
+        if self.config.strict && (0..data.requests.len()).any(is_repeated) {
+            errors.push(ERR_INVALID);
+        }
         if !errors.is_empty() {
             return self.reply(option, only_tls(errors, plain_text));
         }
@@ -363,6 +371,20 @@ impl Parser<'_> {
             STRUCTURED_REPLY => {
                 let already = self.negotiation.framing == Framing::Extended;
                 add_if(already, ERR_EXT_HEADER_REQD);
+                // "The client SHOULD NOT send such messages more than once".
+                // Policy: accepted.
+                let again = self.negotiation.framing == Framing::Structured;
+                add_if(self.config.strict && again, ERR_INVALID);
+            }
+            EXTENDED_HEADERS => {
+                let again = self.negotiation.framing == Framing::Extended;
+                add_if(self.config.strict && again, ERR_INVALID);
+            }
+            // "This option SHOULD NOT be requested unless structured replies or
+            // extended headers have been negotiated first." Policy: accepted.
+            LIST_META_CONTEXT => {
+                let early = self.negotiation.framing == Framing::Simple;
+                add_if(self.config.strict && early, ERR_INVALID);
             }
             SET_META_CONTEXT => add_if(self.negotiation.framing == Framing::Simple, ERR_INVALID),
             _ => {}

@@ -17,6 +17,8 @@ pub struct Config {
     pub max_payload: u64,
     /// Policy: the longest effect of a command without data.
     pub max_effect: u64,
+    /// What a client MUST NOT or SHOULD NOT send is an error.
+    pub strict: bool,
 }
 
 /// A change at the server. It applies to requests that were incomplete when
@@ -50,8 +52,9 @@ pub enum Event {
     },
     /// A valid request.
     Request(Request),
-    /// An invalid request, and the errors that apply.
-    Rejected {
+    /// A request that the server answers itself: the errors that apply, none if
+    /// there is nothing to do.
+    Answered {
         request: Request,
         errors: Vec<u64>,
     },
@@ -145,6 +148,10 @@ impl Parser<'_> {
             contexts: Vec::new(),
         };
         if kind == DISC {
+            // "The values of the length and offset fields in a disconnect request
+            // MUST be zero."
+            let is_bare = (offset, length) == (0, 0);
+            ensure(is_bare || !self.config.strict, "a disconnect with a range")?;
             self.events.push(Event::Disconnect);
             return Ok(());
         }
@@ -156,9 +163,10 @@ impl Parser<'_> {
         };
         // "A server SHOULD initiate hard disconnect if a client sets the
         // NBD_CMD_FLAG_PAYLOAD_LEN flag and uses a length larger than a
-        // server's advertised or default maximum payload length". Policy: with
-        // compact headers more may be discarded.
-        let bound = if extended {
+        // server's advertised or default maximum payload length". Policy: without
+        // the flag more may be discarded.
+        let is_announced = flags & PAYLOAD_LEN != 0 || self.config.strict;
+        let bound = if extended && is_announced {
             self.config.maximum
         } else {
             self.config.maximum.max(self.config.max_payload)
@@ -191,7 +199,7 @@ impl Parser<'_> {
             return Ok(());
         }
         errors.extend(self.range_errors(&request));
-        if errors.is_empty() && kind == WRITE {
+        if errors.is_empty() && kind == WRITE && length > 0 {
             let bytes = self.stream.bytes(payload.min(self.stream.left()))?.to_vec();
             let incomplete = (bytes.len() as u64) < payload;
             let payload = request.clone();
@@ -210,10 +218,12 @@ impl Parser<'_> {
     }
 
     fn push_outcome(&mut self, request: Request, errors: Vec<u64>) {
-        self.events.push(if errors.is_empty() {
+        let has_range = request.kind != FLUSH && request.kind != RESIZE;
+        let is_empty = has_range && request.length == 0;
+        self.events.push(if errors.is_empty() && !is_empty {
             Event::Request(request)
         } else {
-            Event::Rejected { request, errors }
+            Event::Answered { request, errors }
         });
     }
 
@@ -281,6 +291,11 @@ impl Parser<'_> {
             add_if(request.flags & flag != 0 && !check_refusal, EINVAL);
         }
         add_if(kind == WRITE && payload > self.config.maximum, EINVAL);
+        // "The command NBD_CMD_WRITE MUST use the flag NBD_CMD_FLAG_PAYLOAD_LEN in
+        // this mode". Policy: accepted without it.
+        let extended = self.config.framing == Framing::Extended;
+        let is_announced = !extended || request.flags & PAYLOAD_LEN != 0;
+        add_if(self.config.strict && kind == WRITE && !is_announced, EINVAL);
         if kind == BLOCK_STATUS && request.flags & PAYLOAD_LEN != 0 {
             // Policy: more ids than contexts contain a duplicate.
             let ids = payload.saturating_sub(8) / 4;
@@ -302,12 +317,23 @@ impl Parser<'_> {
         } = *request;
         let mut errors = Vec::new();
         if kind == FLUSH || kind == RESIZE {
+            // "For a flush request, length and offset are reserved, and MUST be
+            // set to all-zero." Policy: ignored.
+            let is_reserved_set = length != 0 || kind == FLUSH && offset != 0;
+            if self.config.strict && is_reserved_set {
+                errors.push(EINVAL);
+            }
             return errors;
         }
         let minimum = self.config.minimum;
         let maximum = self.config.maximum;
-        // Policy: a length of zero is rejected.
-        if length == 0 || offset % minimum != 0 || length % minimum != 0 {
+        // "The client SHOULD NOT request a read length of 0; the behavior of a
+        // server on such a request is unspecified". Policy: success. Block status
+        // has no such reply.
+        if length == 0 && (self.config.strict || kind == BLOCK_STATUS) {
+            errors.push(EINVAL);
+        }
+        if offset % minimum != 0 || length % minimum != 0 {
             errors.push(EINVAL);
         }
         let end = u128::from(offset) + u128::from(length);

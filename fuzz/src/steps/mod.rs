@@ -292,11 +292,7 @@ fn run_server(run: crate::server::Run) {
                 let server = server.expect("a valid setup");
                 compare::server::transmission_deliveries(&whole, &server);
             }
-            let limits = script.setup.limits();
-            let machine = || {
-                let negotiated = script.setup.common.negotiated();
-                server::Transmission::new(negotiated, limits).expect("a valid setup")
-            };
+            let machine = || script.setup.machine().expect("a valid setup");
             let (stream, sizes) = (&whole.received, &first.sizes.0);
             let buffer = first.buffer(script.setup.least_buffer());
             let summary = summaries(machine, stream, buffer, sizes);

@@ -280,6 +280,7 @@ pub fn server_transmission(mut check: impl FnMut(Run)) {
                     setup: ServerSetup {
                         common: setup(framing, small),
                         max_effect: 0,
+                        strict: false,
                     },
                     actions: Rest(vec![
                         Action::Mutated {
@@ -350,6 +351,7 @@ pub fn server_handshake(mut check: impl FnMut(Run)) {
                     tls: 1,
                     framing: 2,
                     limits: limits(small),
+                    strict: false,
                 },
                 exports: List(vec![export]),
                 writes_immediately: true,

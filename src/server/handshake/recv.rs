@@ -12,7 +12,7 @@ use crate::step::Step;
 use crate::wire::bytes::{clip, take_slice};
 use crate::wire::flags::ClientFlags;
 use crate::wire::number::{InfoType, OptionReplyType, OptionType};
-use crate::wire::option::{OptionHeader, OptionRequest, Queries};
+use crate::wire::option::{InfoTypes, OptionHeader, OptionRequest, Queries};
 use crate::wire::option_reply::OptionReply;
 use crate::wire::text::{MAX_TEXT, Text};
 use crate::wire::{EncodeError, Sink};
@@ -198,12 +198,8 @@ impl Handshake {
                 self.ask(&query);
                 return Ok(Some(HandshakeEvent::List));
             }
-            OptionRequest::StructuredReply => {
-                self.agreed.framing = Framing::Structured;
-                return Ok(self.acknowledge(option));
-            }
-            OptionRequest::ExtendedHeaders => {
-                self.agreed.framing = Framing::Extended;
+            OptionRequest::StructuredReply | OptionRequest::ExtendedHeaders => {
+                self.agreed.framing = framing_of(option);
                 return Ok(self.acknowledge(option));
             }
             OptionRequest::StartTls => {
@@ -217,6 +213,10 @@ impl Handshake {
                 return Ok(Some(HandshakeEvent::Export(query)));
             }
             OptionRequest::Info(request) | OptionRequest::Go(request) => {
+                if self.config.strict && is_repetitive(request.requests) {
+                    self.answer(Answer::invalid(option, "information is requested twice"));
+                    return Ok(None);
+                }
                 query.requests = request.requests;
                 request.export
             }
@@ -349,10 +349,20 @@ impl Handshake {
                 OptionReplyType::ERR_EXT_HEADER_REQD,
                 "extended headers were agreed on already",
             )),
-            OptionType::SET_META_CONTEXT if self.agreed.framing == Framing::Simple => Some((
-                OptionReplyType::ERR_INVALID,
-                "agree on structured replies or extended headers first",
-            )),
+            OptionType::STRUCTURED_REPLY | OptionType::EXTENDED_HEADERS
+                if self.config.strict && self.agreed.framing == framing_of(option) =>
+            {
+                Some((OptionReplyType::ERR_INVALID, "agreed on already"))
+            }
+            OptionType::SET_META_CONTEXT | OptionType::LIST_META_CONTEXT
+                if self.agreed.framing == Framing::Simple
+                    && (self.config.strict || option == OptionType::SET_META_CONTEXT) =>
+            {
+                Some((
+                    OptionReplyType::ERR_INVALID,
+                    "agree on structured replies or extended headers first",
+                ))
+            }
             _ => None,
         }
     }
@@ -360,6 +370,22 @@ impl Handshake {
     fn limits(&self) -> &Limits {
         &self.config.limits
     }
+}
+
+/// The framing that an option agrees on.
+fn framing_of(option: OptionType) -> Framing {
+    match option {
+        OptionType::EXTENDED_HEADERS => Framing::Extended,
+        _ => Framing::Structured,
+    }
+}
+
+/// Whether a type of information is in the list twice.
+fn is_repetitive(requests: InfoTypes<'_>) -> bool {
+    let numbered = requests.iter().enumerate();
+    numbered
+        .clone()
+        .any(|(n, info)| requests.iter().take(n).any(|before| before == info))
 }
 
 /// Options without data.

@@ -36,13 +36,15 @@ pub enum TransmissionEvent {
         /// How much it is, in bytes; at most the maximum payload.
         length: u32,
     },
-    /// A request that breaks the rules, or comes during shutdown: write the
-    /// reply. There is nothing else to do.
-    Rejected {
+    /// A request that the state machine has answered, because there is nothing
+    /// to do: it breaks the rules, comes during shutdown, or its length is
+    /// zero. Write the reply.
+    Answered {
         /// The command.
         command: Command,
-        /// What the client is told.
-        error: ErrorValue,
+        /// What the client is told: success for a length of zero, otherwise an
+        /// error.
+        result: Result<(), ErrorValue>,
         /// Ready to be written.
         reply: Reply<'static>,
     },
@@ -130,10 +132,20 @@ impl Transmission {
                 export: negotiated,
                 limits,
                 shutting_down: false,
+                strict: false,
             },
             state: State::Header,
             want: recv::header_size(negotiated.framing),
         })
+    }
+
+    /// For testers of clients: from now on what the specification forbids a
+    /// client, and what is accepted otherwise, is answered `EINVAL` or ends the
+    /// session. [`guide::faults`](crate::guide::faults) lists each case.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.rules.strict = true;
+        self
     }
 
     /// What was agreed on, and what requests are checked against; the size follows a

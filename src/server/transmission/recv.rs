@@ -102,9 +102,9 @@ impl Transmission {
         }
         self.expect_header();
         let Fault { error, text } = fault;
-        Step::Event(TransmissionEvent::Rejected {
+        Step::Event(TransmissionEvent::Answered {
             command: header.command,
-            error,
+            result: Err(error),
             reply: self.info(&header).error(error, None, true, text),
         })
     }
@@ -133,6 +133,7 @@ impl Transmission {
         input: &mut &'i [u8],
     ) -> Result<ServerStep<'i>, Error> {
         if header.command == Command::DISC {
+            self.rules.check_disconnect(&header)?;
             *input = rest;
             self.state = State::Disconnected;
             return Ok(Step::Event(TransmissionEvent::Disconnect));
@@ -145,6 +146,11 @@ impl Transmission {
         *input = rest;
         match form.and_then(|()| self.rules.check_range(&header)) {
             Err(fault) => Ok(self.discard(header, fault, header.payload, input)),
+            Ok(()) if header.is_empty() => Ok(Step::Event(TransmissionEvent::Answered {
+                command: header.command,
+                result: Ok(()),
+                reply: self.info(&header).success(),
+            })),
             Ok(()) => Ok(Step::Event(self.accept(&header, self.rules.contexts()))),
         }
     }

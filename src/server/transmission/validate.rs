@@ -21,6 +21,18 @@ pub(super) struct Header {
     pub(super) payload: u64,
 }
 
+impl Header {
+    /// Whether the command has a range.
+    fn has_range(&self) -> bool {
+        !matches!(self.command, Command::FLUSH | Command::RESIZE)
+    }
+
+    /// Whether the command has a range, and that is empty.
+    pub(super) fn is_empty(&self) -> bool {
+        self.length == 0 && self.has_range()
+    }
+}
+
 impl From<CompactRequest> for Header {
     #[inline]
     fn from(request: CompactRequest) -> Self {
@@ -39,8 +51,8 @@ impl From<ExtendedRequest> for Header {
     #[inline]
     fn from(request: ExtendedRequest) -> Self {
         let payload = match request.command {
-            // It must say so with PAYLOAD_LEN. QEMU's client does not, and a
-            // write without its data has no meaning.
+            // QEMU's client does not set PAYLOAD_LEN, and a write without its
+            // data has no meaning.
             Command::WRITE => request.length,
             _ => request.payload_length(),
         };
@@ -82,6 +94,8 @@ pub(super) struct Rules {
     /// The largest size the export ever had on this connection.
     pub(super) largest: u64,
     pub(super) shutting_down: bool,
+    /// What the specification forbids a client is not accepted.
+    pub(super) strict: bool,
 }
 
 impl Rules {
@@ -117,8 +131,10 @@ impl Rules {
     #[inline]
     pub(super) fn bound_payload(&self, header: &Header) -> Result<(), Error> {
         let maximum = u64::from(self.export.constraints().maximum);
+        // The specification wants a hard disconnect if PAYLOAD_LEN announces it.
+        let announced = self.strict || header.flags.contains(CommandFlags::PAYLOAD_LEN);
         let bound = match self.export.framing {
-            Framing::Extended => maximum,
+            Framing::Extended if announced => maximum,
             _ => maximum.max(u64::from(self.limits.payload)),
         };
         match header.payload > bound {
@@ -127,6 +143,15 @@ impl Rules {
                 length: header.payload,
             }
             .into()),
+            false => Ok(()),
+        }
+    }
+
+    /// `DISC` has no reply, so a fault in it can only end the session.
+    pub(super) fn check_disconnect(&self, header: &Header) -> Result<(), Error> {
+        let used = (header.offset | header.length) != 0;
+        match self.strict && used {
+            true => Err(Violation::NoRange(Command::DISC).into()),
             false => Ok(()),
         }
     }
@@ -207,6 +232,9 @@ impl Rules {
             Command::WRITE if header.payload > maximum => {
                 Err(invalid("longer than the maximum payload"))
             }
+            Command::WRITE if self.strict && !with && self.export.framing == Framing::Extended => {
+                Err(invalid("a write without NBD_CMD_FLAG_PAYLOAD_LEN"))
+            }
             Command::WRITE => Ok(()),
             Command::BLOCK_STATUS if with => {
                 let supported = TransmissionFlags::BLOCK_STATUS_PAYLOAD;
@@ -253,10 +281,15 @@ impl Rules {
             length,
             ..
         } = *header;
-        if matches!(command, Command::FLUSH | Command::RESIZE) {
-            return Ok(());
+        if !header.has_range() {
+            let used = length != 0 || (offset != 0 && command != Command::RESIZE);
+            return match self.strict && used {
+                true => Err(invalid("the command has no range")),
+                false => Ok(()),
+            };
         }
-        if length == 0 {
+        // No chunk reports the status of nothing: an extent has a length.
+        if length == 0 && (self.strict || command == Command::BLOCK_STATUS) {
             return Err(invalid("a length of zero has no defined meaning"));
         }
         if (offset | length) & self.mask() != 0 {
@@ -328,7 +361,7 @@ mod tests {
         }
     }
 
-    /// The fast path takes the reads without flags that the slow path accepts,
+    /// The fast path takes the reads without flags that the slow path hands out,
     /// and no others.
     #[test]
     fn fast_path_accepts_what_slow_path_accepts() {
@@ -345,13 +378,16 @@ mod tests {
                         export,
                         limits: Limits::DEFAULT,
                         shutting_down,
+                        strict: false,
                     };
                     for offset in edges() {
                         for length in edges() {
                             let header = read(offset, length);
                             let form = rules.check_form(&header);
                             let checked = form.and_then(|()| rules.check_range(&header));
-                            assert_eq!(rules.is_plain_read(&header), checked.is_ok(), "{header:?}");
+                            // A read of nothing is answered without the caller.
+                            let handed_out = checked.is_ok() && length > 0;
+                            assert_eq!(rules.is_plain_read(&header), handed_out, "{header:?}");
                         }
                     }
                 }
@@ -367,6 +403,7 @@ mod tests {
             export: Negotiated::new(Framing::Extended, SIZE, TransmissionFlags::KNOWN),
             limits: Limits::DEFAULT,
             shutting_down: false,
+            strict: false,
         };
         assert!(rules.is_plain_read(&read(0, 512)));
         for command in (1..=9).map(Command) {

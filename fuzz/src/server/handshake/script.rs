@@ -28,6 +28,7 @@ structs! {
         tls: u8,
         framing: u8,
         limits: LimitsSetup,
+        strict: bool,
     }
 
     pub struct ExportSetup {
@@ -97,6 +98,7 @@ impl ConfigSetup {
             .tls(self.tls())
             .framing(self.framing())
             .limits(self.limits.limits())
+            .strict(self.strict)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use nbd_codec::Framing;
 use nbd_codec::server::{Reply, Request, TransmissionEvent};
-use nbd_codec::wire::number::{Command, ContextId, Cookie};
+use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 
 use super::{Event, Harness, Pending, RequestFields, Token};
 use crate::reply_event::{ReplyEvent, push};
@@ -31,18 +31,19 @@ impl Harness {
                     reported: 0,
                 });
             }
-            TransmissionEvent::Rejected {
+            TransmissionEvent::Answered {
                 command,
-                error,
+                result,
                 reply,
             } => {
-                assert!(error.is_error());
-                self.outcome.events.push(Event::Rejected {
+                assert!(result.is_ok() || result.is_err_and(ErrorValue::is_error));
+                let error = result.err().map_or(0, |error| error.0);
+                self.outcome.events.push(Event::Answered {
                     kind: command.0.into(),
-                    error: error.0.into(),
+                    error: error.into(),
                 });
                 self.written_at.push(self.outcome.written.len());
-                self.record_rejection(error.0, &reply);
+                self.record_answer(error, &reply);
             }
             TransmissionEvent::Disconnect => self.outcome.events.push(Event::Disconnect),
             _ => panic!("unknown event"),
@@ -51,15 +52,15 @@ impl Harness {
         self.ended += usize::from(whole);
     }
 
-    /// The reply to a request that the state machine rejected.
-    fn record_rejection(&mut self, error: u32, reply: &Reply) {
+    /// The reply to a request that the state machine answered.
+    fn record_answer(&mut self, error: u32, reply: &Reply) {
         let [header, text, _] = reply.parts();
         let message = Some(text.to_vec());
         let simple = self.setup.common.framing() == Framing::Simple;
         // The cookie is at the same offset in all headers.
         let cookie = header[8..16].try_into().expect("eight bytes");
         let cookie = u64::from_be_bytes(cookie);
-        if !simple {
+        if !simple && error != 0 {
             let offset = None;
             push(
                 &mut self.expected,

@@ -30,7 +30,8 @@ pub enum Event {
         reported: u64,
     },
     Request(RequestFields),
-    Rejected {
+    /// Zero is success.
+    Answered {
         kind: u64,
         error: u64,
     },
@@ -110,7 +111,7 @@ pub fn run(script: &Script, delivery: &Delivery) -> Option<Harness> {
 impl Harness {
     fn new(setup: &ServerSetup, delivery: &Delivery) -> Option<Self> {
         let negotiated = setup.common.negotiated();
-        let machine = match Transmission::new(negotiated, setup.limits()) {
+        let machine = match setup.machine() {
             Ok(machine) => machine,
             Err(misuse) => {
                 let beyond = negotiated

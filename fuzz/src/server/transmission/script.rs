@@ -1,10 +1,11 @@
 //! Scripts for the server's `Transmission`: the client's messages, and the
 //! caller's replies between them.
 
+use nbd_codec::server::Transmission;
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, ContextId, Cookie};
 use nbd_codec::wire::request::{BlockStatusPayload, CompactRequest, ExtendedRequest};
-use nbd_codec::{Framing, Limits};
+use nbd_codec::{Framing, Limits, Misuse};
 
 use crate::format::{List, Rest};
 use crate::script::{Extent, Length, Mutation, Setup};
@@ -19,12 +20,13 @@ structs! {
         actions: Rest<Action>,
     }
 
-    /// The result of the handshake, and the limits. (`slots` and `lenient` do
+    /// The result of the handshake, and the settings. (`slots` and `lenient` do
     /// not apply.)
     pub struct ServerSetup {
         common: Setup,
         /// The limit for commands without data; zero for none.
         max_effect: u64,
+        strict: bool,
     }
 
     /// A request of the client, with its payload.
@@ -78,6 +80,15 @@ impl ServerSetup {
     /// The documented size of the receive buffer.
     pub fn least_buffer(&self) -> usize {
         self.limits().buffer()
+    }
+
+    pub fn machine(&self) -> Result<Transmission, Misuse> {
+        let machine = Transmission::new(self.common.negotiated(), self.limits())?;
+        Ok(if self.strict {
+            machine.strict()
+        } else {
+            machine
+        })
     }
 
     pub fn limits(&self) -> Limits {

@@ -149,7 +149,7 @@ fn serve(
     loop {
         match inbox.receive(session)? {
             Step::Event(E::Request(request)) => answer(request, link, ram)?,
-            Step::Event(E::Rejected { reply, .. }) => write(link, &reply),
+            Step::Event(E::Answered { reply, .. }) => write(link, &reply),
             Step::Event(E::Disconnect) => return Ok(()),
             Step::Event(_) => {}
             Step::Read(n) => link.fill(inbox, n),

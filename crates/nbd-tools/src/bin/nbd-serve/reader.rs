@@ -272,7 +272,7 @@ fn take_all(
             Step::Event(TransmissionEvent::Request(request)) => {
                 work.request(request, mem::take(&mut small), incoming.take())?;
             }
-            Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
+            Step::Event(TransmissionEvent::Answered { reply, .. }) => {
                 work.reply(reply)?;
             }
             Step::Event(_) => {}

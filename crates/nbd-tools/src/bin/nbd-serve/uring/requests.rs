@@ -153,7 +153,7 @@ impl Requests {
                     self.requests += 1;
                     self.waiting = Some(Waiting::Request(request));
                 }
-                Step::Event(TransmissionEvent::Rejected { reply, .. }) => {
+                Step::Event(TransmissionEvent::Answered { reply, .. }) => {
                     self.requests += 1;
                     self.waiting = Some(Waiting::Rejected(reply));
                 }
