@@ -1,5 +1,7 @@
 //! A read in pieces is complete if and only if each byte came exactly once.
 
+use std::collections::HashMap;
+
 use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
 use nbd_codec::{Error, Framing, Limits, Step, Violation};
 use proptest::prelude::*;
@@ -15,8 +17,9 @@ type Piece = (u64, u64);
 /// Replies to a read of `length` bytes, with a seed for the hash. Pieces of odd
 /// length are holes, the others data.
 fn reply(length: u64, pieces: &[Piece], framing: Framing, seed: u64) -> Result<(), Error> {
-    let mut machine =
-        Transmission::new(export(framing), [Slot::EMPTY; 1], Limits::DEFAULT).with_seed(seed);
+    let mut export = export(framing);
+    export.size = 1 << 30;
+    let mut machine = Transmission::new(export, [Slot::EMPTY; 1], Limits::DEFAULT).with_seed(seed);
     let header = machine.submit(Request::read(OFFSET, length)).unwrap();
     let mut bytes = Vec::new();
     let mut chunk = |kind: u16, done: u16, payload: &[u8]| {
@@ -229,4 +232,131 @@ fn every_reply_to_a_small_read() {
     // 1 whole, 3 pairs in 2 orders, 3 triples in 6, 1 of four in 24.
     assert_eq!(complete, 1 + 3 * 2 + 3 * 6 + 24);
     assert_eq!(broken, 1 + 10 + 100 + 1000 + 10_000 - complete);
+}
+
+/// Chunks of a forged read: so many bytes are asked for, in as many pieces.
+const FORGED: u64 = 1 << 25;
+const PIECES: usize = 16;
+
+/// The hash of positions that this crate had at first. Without a seed it is known
+/// to everyone.
+fn first_hash(position: u64) -> u64 {
+    let mix = |word: u64| {
+        let word = (word ^ (word >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let word = (word ^ (word >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        word ^ (word >> 32)
+    };
+    let key = mix(0x9d1c_53a8_6b0f_27e5);
+    mix(mix(position).wrapping_add(key) ^ key.rotate_left(32))
+}
+
+/// Where pieces begin less where they end, by the first hash: zero for a read that
+/// was taken to be complete.
+fn first_sum(pieces: &[Piece]) -> u64 {
+    let ends = first_hash(FORGED).wrapping_sub(first_hash(0));
+    pieces.iter().fold(ends, |sum, (begin, length)| {
+        let piece = first_hash(*begin).wrapping_sub(first_hash(begin + length));
+        sum.wrapping_add(piece)
+    })
+}
+
+/// The lengths of pieces are fixed: odd, as those of holes here, and together as
+/// long as the read.
+fn length_of(piece: usize) -> u64 {
+    let length = FORGED / PIECES as u64;
+    if piece % 2 == 0 {
+        length - 1
+    } else {
+        length + 1
+    }
+}
+
+/// What a server sends that does not know the seed: pieces of the right length
+/// anywhere in the read.
+fn random_pieces(state: &mut u64) -> Vec<Piece> {
+    let piece = |n| (random(state) % (FORGED - length_of(n)), length_of(n));
+    (0..PIECES).map(piece).collect()
+}
+
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let word = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word ^ (word >> 31)
+}
+
+/// Some of the pieces, by where each begins, and the sum of their hashes.
+type Partial = (u64, Vec<u64>);
+
+/// Sums of one from each list whose lowest `bits` are zero.
+fn join(left: &[Partial], right: &[Partial], bits: u32) -> Vec<Partial> {
+    let mask = u64::MAX >> (64 - bits);
+    let mut by_sum: HashMap<u64, Vec<&Partial>> = HashMap::new();
+    for partial in right {
+        by_sum.entry(partial.0 & mask).or_default().push(partial);
+    }
+    let mut joined = Vec::new();
+    for (sum, begins) in left {
+        let fitting = by_sum.get(&(sum.wrapping_neg() & mask));
+        for (other, others) in fitting.into_iter().flatten() {
+            joined.push((sum.wrapping_add(*other), [&begins[..], others].concat()));
+        }
+    }
+    joined
+}
+
+/// The generalised birthday problem: in four rounds, each of which makes 13 more
+/// bits of the sums zero, and the last one the rest.
+fn search(state: &mut u64) -> Option<Vec<Piece>> {
+    const SIZE: usize = 1 << 13;
+    let mut lists: Vec<Vec<Partial>> = (0..PIECES)
+        .map(|piece| {
+            let length = length_of(piece);
+            let partial = |_| {
+                let begin = random(state) % (FORGED - length);
+                let sum = first_hash(begin).wrapping_sub(first_hash(begin + length));
+                (sum, vec![begin])
+            };
+            (0..SIZE).map(partial).collect()
+        })
+        .collect();
+    let ends = first_sum(&[]);
+    for (sum, _) in &mut lists[0] {
+        *sum = sum.wrapping_add(ends);
+    }
+    for bits in [13, 26, 39, 64] {
+        lists = lists
+            .chunks(2)
+            .map(|pair| join(&pair[0], &pair[1], bits))
+            .collect();
+    }
+    let (_, begins) = lists.pop()?.pop()?;
+    let lengths = (0..PIECES).map(length_of);
+    Some(begins.into_iter().zip(lengths).collect())
+}
+
+/// A server could compute the first hash, and a search of a second found pieces
+/// that leave a part of the read uncovered and hash to zero. The same search does
+/// not help a server that does not know the seed, whatever the seed is.
+#[test]
+fn pieces_that_hash_to_zero_are_not_found_without_the_seed() {
+    let mut state = 1;
+    let forged = (0..10)
+        .find_map(|_| search(&mut state))
+        .expect("a sum of zero");
+    assert_eq!(first_sum(&forged), 0);
+    assert!(!is_partition(FORGED, &forged));
+    for seed in 0..100 {
+        for framing in [Framing::Structured, Framing::Extended] {
+            let got = reply(FORGED, &forged, framing, seed);
+            let caught = matches!(got, Err(Error::Violation(Violation::Overlap(_))));
+            assert!(caught, "{seed}: {got:?}");
+        }
+    }
+    // As many attempts as the search has numbers in a list.
+    for attempt in 0..1 << 13 {
+        let pieces = random_pieces(&mut state);
+        let got = reply(FORGED, &pieces, Framing::Structured, attempt);
+        let caught = matches!(got, Err(Error::Violation(Violation::Overlap(_))));
+        assert!(caught, "{attempt}: {got:?}");
+    }
 }

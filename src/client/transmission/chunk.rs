@@ -2,6 +2,7 @@
 
 use super::slots::Slot;
 use super::state::{ErrorMessage, Extents, Part, State};
+use crate::coverage::Seed;
 use crate::error::{Error, Violation};
 use crate::limits::Limits;
 use crate::negotiated::{Framing, SelectedContexts, StatusWidth};
@@ -101,7 +102,7 @@ pub(super) fn none(header: &Header, state: &mut State) -> Result<Taken, Error> {
 /// `offset:64 data`.
 pub(super) fn offset_data(
     slot: &mut Slot,
-    seed: u64,
+    seed: Seed,
     header: &Header,
     body: &mut &[u8],
     state: &mut State,
@@ -124,7 +125,7 @@ pub(super) fn offset_data(
 /// `offset:64 hole_size:32`.
 pub(super) fn offset_hole(
     slot: &mut Slot,
-    seed: u64,
+    seed: Seed,
     header: &Header,
     body: &mut &[u8],
     state: &mut State,
@@ -152,7 +153,7 @@ pub(super) fn offset_hole(
 #[inline(never)]
 fn content(
     slot: &mut Slot,
-    seed: u64,
+    seed: Seed,
     cookie: Cookie,
     offset: u64,
     length: u64,

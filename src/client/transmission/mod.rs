@@ -26,6 +26,7 @@ pub use self::owned::OwnedTransmissionEvent;
 use self::slots::Slots;
 pub use self::slots::{Slot, slot_index};
 use self::state::State;
+use crate::coverage::Seed;
 use crate::error::{Error, Misuse};
 use crate::limits::Limits;
 use crate::negotiated::Negotiated;
@@ -112,7 +113,7 @@ pub struct Transmission<S> {
     resizing: Option<u64>,
     capabilities: Capabilities,
     /// For the hash that tells whether a read is covered.
-    seed: u64,
+    seed: Seed,
     lenient: bool,
     disconnected: bool,
 }
@@ -130,7 +131,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             state: State::Header,
             want: 0,
             resizing: None,
-            seed: 0,
+            seed: Seed::new(),
             lenient: false,
             disconnected: false,
         }
@@ -148,12 +149,14 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// A number that the server cannot know, such as a random one.
     ///
     /// Chunks of a read that arrive out of order are compared by hash. A
-    /// malicious server that knows the seed (zero without this call) can
-    /// search for chunks that leave a part of the read uncovered and pass as
-    /// complete. Set it before the first command.
+    /// malicious server that knows the seed can search for chunks that leave a
+    /// part of the read uncovered and pass as complete; one that does not know
+    /// it can only guess, with a probability of 2^-61 for each read. Without
+    /// this call the seed is random with the feature `std`, and zero otherwise.
+    /// Set it before the first command.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
+        self.seed = Seed(seed);
         self
     }
 
@@ -233,5 +236,21 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         if !self.disconnected && !matches!(self.state, State::Failed(_)) {
             self.capabilities.fast_end = self.export.size;
         }
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::negotiated::Framing;
+    use crate::wire::flags::TransmissionFlags;
+
+    #[test]
+    fn the_seed_is_random_unless_it_is_given() {
+        let export = Negotiated::new(Framing::Structured, 512, TransmissionFlags::HAS_FLAGS);
+        let session = || Transmission::new(export, [Slot::EMPTY; 1], Limits::DEFAULT);
+        assert_ne!(session().seed, session().seed);
+        assert_ne!(session().seed, Seed(0));
+        assert_eq!(session().with_seed(7).seed, Seed(7));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::reply::{Reply, ReplyHeader, RequestInfo};
 use super::{Rejected, accessors};
-use crate::coverage::{Coverage, Outcome};
+use crate::coverage::{Coverage, Outcome, Seed};
 use crate::error::Misuse;
 use crate::negotiated::Framing;
 use crate::wire::flags::CommandFlags;
@@ -83,7 +83,7 @@ impl RequestInfo {
 }
 
 /// The chunks are the server's own: no attacker chooses them.
-const SEED: u64 = 0;
+const SEED: Seed = Seed(0);
 
 /// A reply to a read under way: chunks, then one of the calls that consume it.
 ///
