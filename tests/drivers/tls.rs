@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nbd_test_support::certificates;
@@ -12,6 +13,10 @@ use nbd_test_support::images::{MIB, noise};
 use nbd_test_support::needs;
 use nbd_test_support::peer::Peer;
 use nbd_test_support::program::{Ended, example, run};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::place::{Bridge, Example};
 
@@ -46,6 +51,60 @@ fn our_client_and_our_server() {
     let server = serve(certificates.path());
     let pulled = pull(server.address(), "memory", certificates.path()).ok();
     assert!(pulled.stdout == vec![0; SIZE as usize]);
+}
+
+/// TLS 1.2 is the oldest version that both sides must have.
+#[test]
+fn our_server_with_each_version_of_tls() {
+    let certificates = certificates::folder();
+    let server = serve(certificates.path());
+    for (version, number) in [(&TLS12, 0x0303), (&TLS13, 0x0304)] {
+        let file = |name: &str| certificates.path().join(name);
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_file(file("ca-cert.pem")).expect("a certificate");
+        roots.add(authority).expect("an authority");
+        let own = CertificateDer::from_pem_file(file("client-cert.pem")).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(file("client-key.pem")).expect("a key");
+        let config = ClientConfig::builder_with_protocol_versions(&[version])
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![own], key)
+            .expect("a configuration");
+        let name = ServerName::try_from("127.0.0.1").expect("a name");
+        let tls = ClientConnection::new(Arc::new(config), name).expect("a client");
+
+        let mut stream = raw(&server);
+        let starttls = b"\0\0\0\x03IHAVEOPT\0\0\0\x05\0\0\0\0";
+        stream.write_all(starttls).expect("sent");
+        let mut reply = [0; 20];
+        stream.read_exact(&mut reply).expect("an acknowledgement");
+        let mut stream = StreamOwned::new(tls, stream);
+        let list = b"IHAVEOPT\0\0\0\x03\0\0\0\0";
+        stream.write_all(list).expect("sent under TLS");
+        stream.read_exact(&mut reply).expect("a reply under TLS");
+        // NBD_REP_SERVER, in reply to LIST.
+        assert_eq!(reply[8..16], *b"\0\0\0\x03\0\0\0\x02");
+        let negotiated = stream.conn.protocol_version().map(u16::from);
+        assert_eq!(negotiated, Some(number));
+    }
+}
+
+#[test]
+fn our_client_with_each_version_of_tls() {
+    needs!("qemu-nbd");
+    let certificates = certificates::folder();
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = folder.path().join("image");
+    let data = noise(7, SIZE as usize);
+    fs::write(&image, &data).expect("an image");
+    for version in ["VERS-TLS1.2", "VERS-TLS1.3"] {
+        let dir = text(certificates.path());
+        let only = format!("priority=NORMAL:-VERS-ALL:+{version}");
+        let secret = format!("--object=tls-creds-x509,id=tls0,endpoint=server,dir={dir},{only}");
+        let peer = Peer::qemu(&[&secret, "--tls-creds=tls0", "--format=raw"], &image);
+        let bridge = Bridge::new(peer);
+        let pulled = pull(&bridge.address(), "", certificates.path()).ok();
+        assert!(pulled.stdout == data, "{version}");
+    }
 }
 
 #[test]
