@@ -471,6 +471,9 @@ fn chunks_cover_the_read_exactly_once() {
     let mut it = chunks();
     let _ = it.error_at(ErrorValue::EIO, 0x1400, "").unwrap();
     assert_eq!(it.data(0x1000, 0x401), Err(Misuse::Overlap));
+    // It begins there, or holds nothing else.
+    assert_eq!(it.data(0x1400, 0x100), Err(Misuse::Overlap));
+    assert_eq!(it.hole(0x1400, 1), Err(Misuse::Overlap));
     assert!(it.data(0x1000, 0x400).is_ok());
     assert!(it.data(0x1401, 0x100).is_ok());
     assert!(it.finish().is_ok());

@@ -142,6 +142,9 @@ fn chunks() -> Vec<Action> {
         answer(0, Answer::Succeed {}),
         answer(0, data(0, 32, true)),
         answer(0, Answer::ErrorAt { error, skip, text }),
+        // At the place of the error, and after it.
+        answer(0, data(20, 4, false)),
+        answer(0, data(21, 4, false)),
         answer(0, data(0, 16, true)),
         answer(0, data(0, 16, false)),
         answer(0, hole(16, 48, true)),

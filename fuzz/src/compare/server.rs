@@ -7,6 +7,7 @@ use super::{check_validity, framing, is_plaintext_error, replies_config, request
 use crate::reference::options::{self, Tls};
 use crate::reference::requests::{self, Event, Request};
 use crate::reference::{Validity, option_replies, replies};
+use crate::reply_event::ReplyEvent;
 use crate::server::handshake;
 use crate::server::transmission::{self, RequestFields};
 
@@ -54,6 +55,34 @@ fn check_replies(server: &transmission::Harness, events: &[Event]) {
     assert_eq!(&events, expected, "{}", context());
     let done = events.iter().filter(|event| event.is_done()).count();
     assert_eq!(done, commands.len(), "one reply for each request");
+    let is_over = |(n, event)| is_over_an_error(&events[..n], event);
+    assert!(!events.iter().enumerate().any(is_over), "{}", context());
+}
+
+/// "NBD_REPLY_TYPE_OFFSET_DATA": content must not overlap the offset of an error
+/// that was reported before. (The reader does not check it: a client need not.)
+fn is_over_an_error(before: &[ReplyEvent], event: &ReplyEvent) -> bool {
+    let (content, offset, length) = match event {
+        ReplyEvent::Data {
+            cookie,
+            offset,
+            bytes,
+        } => (*cookie, *offset, bytes.len() as u64),
+        ReplyEvent::Hole {
+            cookie,
+            offset,
+            length,
+        } => (*cookie, *offset, *length),
+        _ => return false,
+    };
+    before.iter().any(|event| match event {
+        ReplyEvent::Error {
+            cookie,
+            offset: Some(at),
+            ..
+        } => *cookie == content && offset <= *at && at - offset < length,
+        _ => false,
+    })
 }
 
 fn command(request: &Request, at: usize) -> replies::Command {
