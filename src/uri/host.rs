@@ -93,8 +93,9 @@ impl FromStr for Host {
         if let Some((address, zone)) = text.split_once('%')
             && let Ok(address) = address.parse()
         {
+            check_name(zone, |index| index)?;
             let zone = Some(String::from(zone));
-            return Self::Ipv6 { address, zone }.into_checked();
+            return Ok(Self::Ipv6 { address, zone });
         }
         check_name(text, |index| index)?;
         Ok(Self::Name(String::from(text)))

@@ -264,7 +264,7 @@ fn first_sum(pieces: &[Piece]) -> u64 {
 /// long as the read.
 fn length_of(piece: usize) -> u64 {
     let length = FORGED / PIECES as u64;
-    if piece % 2 == 0 {
+    if piece.is_multiple_of(2) {
         length - 1
     } else {
         length + 1
