@@ -105,6 +105,9 @@ impl From<TextError> for Misuse {
 }
 
 /// A message that is well formed, and that the peer must not send here.
+///
+/// Whether it ends the session, ends its command or is accepted,
+/// [the guide](crate::guide::faults) says for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {
@@ -131,10 +134,20 @@ pub enum Violation {
         /// The reply.
         reply: OptionReplyType,
     },
+    /// A reply to an option that is longer than any the specification defines,
+    /// and than [`Limits::option_data`](crate::Limits::option_data).
+    #[error("{reply} of {length} bytes is beyond the limit")]
+    OptionReplyTooLong {
+        /// The reply.
+        reply: OptionReplyType,
+        /// The length of its data in bytes.
+        length: u32,
+    },
     /// `INFO` or `GO` succeeded without `NBD_INFO_EXPORT`.
     #[error("an export was granted without its size and flags (NBD_INFO_EXPORT)")]
     NoExportInfo,
-    /// Block sizes that break the rules of "Size constraints".
+    /// Block sizes that break the rules of "Size constraints". Only where the
+    /// client is strict: else they are ignored.
     #[error(
         "impossible block sizes: minimum {}, preferred {}, maximum {}",
         .0.minimum, .0.preferred, .0.maximum
@@ -152,7 +165,9 @@ pub enum Violation {
     /// A reply to no command in flight: never sent, or completed already.
     #[error("a reply for cookie {0}, which is not in flight")]
     UnknownCookie(Cookie),
-    /// A simple reply where a structured one is due, or is under way.
+    /// A simple reply of success to a read that is to be answered by chunks:
+    /// whether data follows is not known. Where the client is strict, any simple
+    /// reply where chunks are due or under way.
     #[error("a simple reply to {0}, which needs a structured one")]
     SimpleReply(Command),
     /// The offset of an extended header is not the request's.
@@ -293,6 +308,9 @@ pub enum Misuse {
     /// Too many metadata contexts.
     #[error("more than 32 metadata contexts")]
     TooManyContexts,
+    /// The same metadata context is to be selected twice.
+    #[error("the same metadata context is selected twice")]
+    RepeatedQuery,
     /// The server did not advertise the command, or it is unknown.
     #[error("{0} is not advertised by the server")]
     NotAdvertised(Command),

@@ -20,8 +20,10 @@ pub struct Limits {
     /// Longest option data (server) and option reply data (client) that is
     /// taken whole, in bytes. What is longer is discarded and reported without
     /// its content; a server answers `NBD_REP_ERR_TOO_BIG`. A client takes
-    /// `NBD_REP_INFO` of 14 bytes in any case: size and block sizes. Default:
-    /// an export's name and description, 8196.
+    /// `NBD_REP_INFO` of 14 bytes in any case: size and block sizes; what is
+    /// longer than this and than the default ends its session. Default: an
+    /// export's name and description, 8196, the longest reply that the
+    /// specification defines.
     pub option_data: u32,
     /// Longest message of an error chunk that is delivered, in bytes. What is
     /// longer is discarded. Default 4096.

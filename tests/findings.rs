@@ -43,7 +43,7 @@ fn hex(text: &str) -> Vec<u8> {
 /// success, and the error was lost.
 #[test]
 fn a_simple_reply_does_not_end_a_reply_that_began_with_chunks() {
-    let mut session = session(export(Framing::Structured));
+    let mut session = session(export(Framing::Structured)).strict();
     let cookie = session.submit(Request::write(0, 1)).unwrap().cookie();
     assert_eq!(cookie, Cookie(1 << 32));
     // S: ERROR without DONE (EIO), then a simple reply without error
@@ -136,7 +136,7 @@ fn extents_past_the_request_are_found_in_any_fragmentation() {
     );
     let (first, _) = input.split_at(input.len() - 16);
     for pieces in [&[&input[..]][..], &[first, &input[first.len()..]]] {
-        let mut session = session(negotiated);
+        let mut session = session(negotiated).strict();
         let cookie = session
             .submit(Request::block_status(0, 512))
             .unwrap()

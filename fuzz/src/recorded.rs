@@ -37,6 +37,8 @@ pub fn client_scripts(
     }
     let handshake = client_handshake::script::Script {
         tls: 0,
+        strict: false,
+        go: true,
         limits: LimitsSetup::default_limits(),
         config: ConfigSetup {
             export: 0,
@@ -232,5 +234,6 @@ fn setup(negotiated: &Negotiated) -> Setup {
         limits: LimitsSetup::default_limits(),
         slots: 5,
         lenient: false,
+        strict: false,
     }
 }

@@ -34,6 +34,8 @@ pub enum ReplyEvent {
         offset: Option<u64>,
         message: Option<Vec<u8>>,
     },
+    /// A fault that costs its command alone.
+    Fault { cookie: u64 },
     /// Zero means success.
     Done { cookie: u64, error: u32 },
 }

@@ -21,6 +21,7 @@ structs! {
         limits: LimitsSetup,
         slots: u8,
         lenient: bool,
+        strict: bool,
     }
 
     pub struct ContextSetup {

@@ -3,6 +3,7 @@
 use crate::error::Misuse;
 use crate::limits::Limits;
 use crate::negotiated::{Framing, SelectedContexts, StatusWidth};
+use crate::wire::number::OptionType;
 use crate::wire::text::{Text, check_str};
 
 /// What the caller wants of TLS.
@@ -87,8 +88,10 @@ pub struct Config<'a> {
     pub(super) contexts: &'a [MetaContextQuery<'a>],
     pub(super) tls: TlsPolicy,
     pub(super) framing: Framing,
+    pub(super) go: bool,
     pub(super) describe: bool,
     pub(super) lenient: bool,
+    pub(super) strict: bool,
     pub(super) limits: Limits,
 }
 
@@ -102,8 +105,10 @@ impl<'a> Config<'a> {
             contexts: &[],
             tls: TlsPolicy::Never,
             framing: Framing::Extended,
+            go: true,
             describe: false,
             lenient: false,
+            strict: false,
             limits: Limits::DEFAULT,
         }
     }
@@ -135,6 +140,20 @@ impl<'a> Config<'a> {
         self
     }
 
+    /// Whether to enter transmission with `GO`. Default: yes.
+    ///
+    /// Without it the export is opened with `EXPORT_NAME`, which every newstyle
+    /// server has: for servers that close the connection at `GO`, or misread it.
+    /// It tells neither block sizes nor a description, its only refusal is to
+    /// close the connection, and extended headers exclude it: they are not
+    /// asked for then. With `framing(Framing::Simple)` and without contexts it is the
+    /// first option.
+    #[must_use]
+    pub const fn go(mut self, go: bool) -> Self {
+        self.go = go;
+        self
+    }
+
     /// Whether to ask for the server's canonical name and description of the
     /// export. Default: no.
     #[must_use]
@@ -152,6 +171,16 @@ impl<'a> Config<'a> {
     #[must_use]
     pub const fn lenient(mut self, lenient: bool) -> Self {
         self.lenient = lenient;
+        self
+    }
+
+    /// For testers of servers: each fault that [the guide](crate::guide::faults)
+    /// lists as tolerated ends the handshake with its
+    /// [`Violation`](crate::Violation). Default: no. Transmission has a setting
+    /// of its own, [`Transmission::strict`](super::Transmission::strict).
+    #[must_use]
+    pub const fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
         self
     }
 
@@ -174,6 +203,45 @@ impl<'a> Config<'a> {
                 return Err(Misuse::Query);
             }
         }
-        Ok(())
+        check_distinct(self.contexts.iter().map(|query| query.name))
     }
+
+    /// The most able framing that can be asked for.
+    pub(super) fn most_able_framing(&self) -> Framing {
+        match self.go {
+            true => self.framing,
+            // EXPORT_NAME is not allowed with extended headers.
+            false => self.framing.min(Framing::Structured),
+        }
+    }
+
+    /// The option that enters transmission.
+    pub(super) fn entry(&self) -> OptionType {
+        match self.go {
+            true => OptionType::GO,
+            false => OptionType::EXPORT_NAME,
+        }
+    }
+}
+
+/// Refuses to select a context twice: its number would come twice, as a fault of
+/// the server does.
+pub(super) fn check_distinct<T: PartialEq>(
+    names: impl Iterator<Item = T> + Clone,
+) -> Result<(), Misuse> {
+    match has_repeated(names) {
+        true => Err(Misuse::RepeatedQuery),
+        false => Ok(()),
+    }
+}
+
+/// Whether one of a few items is there twice.
+pub(super) fn has_repeated<T: PartialEq>(items: impl Iterator<Item = T> + Clone) -> bool {
+    let mut rest = items;
+    while let Some(item) = rest.next() {
+        if rest.clone().any(|other| other == item) {
+            return true;
+        }
+    }
+    false
 }

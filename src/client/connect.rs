@@ -46,7 +46,8 @@ pub enum ConnectEvent<'i> {
         /// For people; `None` if it was too long.
         message: Option<Text<'i>>,
     },
-    /// A wanted context was granted.
+    /// A wanted context was granted. If [`Fallback`](Self::Fallback) for
+    /// `SET_META_CONTEXT` follows, it was not: the server refused them all.
     Context {
         /// Which of [`Config::contexts`], if the name is one of them.
         wanted: Option<usize>,
@@ -141,8 +142,8 @@ impl<'a> Connector<'a> {
     ///
     /// # Errors
     ///
-    /// [`Misuse::Text`], [`Misuse::Query`] and [`Misuse::TooManyContexts`] for a
-    /// configuration that cannot be sent.
+    /// [`Misuse::Text`], [`Misuse::Query`], [`Misuse::TooManyContexts`] and
+    /// [`Misuse::RepeatedQuery`] for a configuration that cannot be sent.
     pub fn new(config: Config<'a>) -> Result<Self, Misuse> {
         config.check()?;
         Ok(Self {
@@ -385,10 +386,10 @@ impl<'a> Connector<'a> {
 
     /// The first option after TLS.
     fn framing_option(&self) -> OptionType {
-        match self.config.framing {
+        match self.config.most_able_framing() {
             Framing::Extended => OptionType::EXTENDED_HEADERS,
             Framing::Structured => OptionType::STRUCTURED_REPLY,
-            Framing::Simple => OptionType::GO,
+            Framing::Simple => self.config.entry(),
         }
     }
 
@@ -401,10 +402,10 @@ impl<'a> Connector<'a> {
                 let any = admissible(self.config.contexts, self.framing()).next();
                 match any.is_some() {
                     true => OptionType::SET_META_CONTEXT,
-                    false => OptionType::GO,
+                    false => self.config.entry(),
                 }
             }
-            OptionType::SET_META_CONTEXT => OptionType::GO,
+            OptionType::SET_META_CONTEXT => self.config.entry(),
             OptionType::GO if !accepted => OptionType::EXPORT_NAME,
             _ => return None,
         }))

@@ -4,7 +4,9 @@ use nbd_codec::client::{Config, HandshakeEvent, Request, Slot, Transmission, Tra
 use nbd_codec::wire::number::{ContextId, OptionReplyType};
 use nbd_codec::{Content, Error, Framing, Limits, Step, Violation};
 
-use super::machines::{CHUNKED, Client, LIMITS, Manual, export, with_contexts};
+use super::machines::{
+    CHUNKED, Client, FIXED_NEWSTYLE, LIMITS, Manual, export, fixed_newstyle, with_contexts,
+};
 use super::script::{self, NoCommands};
 use super::seen::Seen;
 use super::transcript::{Machine, Taken, once};
@@ -36,41 +38,71 @@ fn read_limit(step: &Taken) -> usize {
     limit.expect("a step that reads").get()
 }
 
-/// A reply of 4 GiB is discarded: no step asks for more than the buffer holds,
-/// whatever length the server claims.
+/// The longest reply that is discarded, of 8196 bytes: no step asks for more than
+/// the buffer holds, whatever length the server claims.
 #[test]
-fn option_reply_of_4_gib() {
+fn the_longest_option_reply() {
     let mut manual = listing();
-    let header = script::server("rep LIST SERVER len=0xffffffff", &NoCommands);
+    let header = script::server("rep LIST SERVER len=8196", &NoCommands);
     let (seen, mut step) = receive_all(&mut manual, &header);
     assert!(seen.is_empty());
-    for _ in 0..1_000_000 {
+    let mut left = 8196;
+    for _ in 0..1000 {
         assert_eq!(read_limit(&step), 64);
         (_, step) = receive_all(&mut manual, b"x");
+        left -= 1;
     }
-    // A driver that reads ahead takes the other bytes in large pieces.
-    let junk = vec![b'x'; 1 << 24];
-    let mut left = usize::try_from(u32::MAX - 1_000_000).unwrap();
-    while left > junk.len() {
-        (_, step) = receive_all(&mut manual, &junk);
-        left -= junk.len();
+    // A driver that reads ahead takes the other bytes in large pieces, down to the
+    // last byte.
+    for piece in [5000, left - 5063, 62] {
+        (_, step) = receive_all(&mut manual, &vec![b'x'; piece]);
+        left -= piece;
         assert_eq!(read_limit(&step), left.min(64));
-    }
-    // Down to the last byte.
-    for held in [left - 63, 62] {
-        (_, step) = receive_all(&mut manual, &junk[..held]);
-        left -= held;
-        assert_eq!(read_limit(&step), left);
     }
     assert_eq!(left, 1);
     let discarded = HandshakeEvent::Discarded {
         reply: OptionReplyType::SERVER,
-        length: u32::MAX,
+        length: 8196,
     };
     let mut input = &b"x"[..];
     let step = manual.handshake.receive(&mut input);
     assert_eq!(step, Ok(Step::Event(discarded)));
     assert!(input.is_empty());
+}
+
+/// No reply that the specification defines is longer than 8196 bytes. A longer one
+/// ends the session at its header, unless the caller's limit is higher.
+#[test]
+fn an_option_reply_that_no_server_may_send() {
+    for (option, reply, name) in [
+        ("LIST", "SERVER", "NBD_REP_SERVER"),
+        ("LIST", "ERR_POLICY", "NBD_REP_ERR_POLICY"),
+        ("GO 0:32 0:16", "INFO", "NBD_REP_INFO"),
+        ("99", "77", "OptionReplyType(0x4d)"),
+    ] {
+        let number = option.split(' ').next().unwrap();
+        for length in [8197, u32::MAX] {
+            fixed_newstyle(&format!(
+                "C: opt {option}
+                S: rep {number} {reply} len={length}
+                ! Violation(OptionReplyTooLong {{ reply: {name}, length: {length} }})"
+            ));
+        }
+    }
+    let mut limits = LIMITS;
+    limits.option_data = 10_000;
+    let mut manual = Manual::with_limits(Config::new(""), limits);
+    once(&mut manual, FIXED_NEWSTYLE);
+    once(&mut manual, "C: opt LIST\nS: rep LIST ERR_POLICY 78*10000");
+    once(&mut manual, "C: opt LIST");
+    let header = script::server("rep LIST ERR_POLICY len=10001", &NoCommands);
+    let error = receive_all(&mut manual, &header).1.unwrap_err();
+    let reply = OptionReplyType::ERR_POLICY;
+    let length = 10_001;
+    assert_eq!(
+        error,
+        Violation::OptionReplyTooLong { reply, length }.into()
+    );
 }
 
 /// A server that lists exports without end: one event for each, nothing is
@@ -181,7 +213,7 @@ fn an_error_chunk_of_32_mib() {
 #[test]
 fn an_endless_reply() {
     for framing in CHUNKED {
-        let mut client = Client::new(export(framing));
+        let mut client = Client::strict(export(framing));
         once(&mut client, "C: READ 0 64K");
         let error = script::server("chunk ERROR #0 EIO:32 0:16", &client);
         for _ in 0..100_000 {
@@ -284,7 +316,16 @@ fn the_longest_status_chunks() {
         let mut extents = [0u8; 64];
         extents[if framing == Framing::Extended { 7 } else { 3 }] = 1;
         // The second one is empty.
-        assert!(receive_all(&mut client, &extents).1.is_err());
+        let (seen, step) = receive_all(&mut client, &extents);
+        let status: Vec<_> = seen.iter().map(ToString::to_string).collect();
+        let width = if framing == Framing::Extended {
+            "wide"
+        } else {
+            "narrow"
+        };
+        assert_eq!(status, [format!("#0 {width} 1 @0 1/0x0")]);
+        // The others are discarded in pieces.
+        assert_eq!(read_limit(&step), 64);
     }
     let id = ContextId(1);
     assert_eq!(

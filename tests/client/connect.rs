@@ -526,10 +526,55 @@ fn impossible_configurations() {
     let queries = [MetaContextQuery::narrow(&long)];
     let with_long_query = Config::new("disk").contexts(&queries);
     assert_eq!(why(with_long_query), Misuse::Text(TextError::TooLong));
-    let many = [MetaContextQuery::narrow("base:allocation"); 33];
+    let names: Vec<String> = (0..33).map(|n| format!("x:{n}")).collect();
+    let many: Vec<_> = names.iter().map(|n| MetaContextQuery::narrow(n)).collect();
     let config = Config::new("disk");
     assert_eq!(why(config.contexts(&many)), Misuse::TooManyContexts);
     assert!(Connector::new(config.contexts(&many[..32])).is_ok());
+    for other in [
+        MetaContextQuery::narrow("x:0"),
+        MetaContextQuery::wide("x:0"),
+    ] {
+        let twice = [many[0], many[1], other];
+        assert_eq!(why(config.contexts(&twice)), Misuse::RepeatedQuery);
+    }
+}
+
+/// Without `GO` the export is opened with `EXPORT_NAME`, which may be the first option:
+/// some servers close the connection at every other one. Extended headers exclude it.
+#[test]
+fn without_go() {
+    let entered = r#"
+        C: opt EXPORT_NAME "disk"
+        S: 1M:64 1:16
+        E: Ready"#;
+    let config = Config::new("disk").go(false).describe(true);
+    automatic(
+        config.framing(Framing::Simple),
+        &format!("{GREETED}{entered}"),
+    );
+    for framing in [Framing::Structured, Framing::Extended] {
+        let contexts = [MetaContextQuery::narrow("base:allocation")];
+        let config = config.framing(framing);
+        let accepted = "
+            C: opt STRUCTURED_REPLY
+            S: rep STRUCTURED_REPLY ACK";
+        automatic(config, &format!("{GREETED}{accepted}{entered}"));
+        let refused = r#"
+            C: opt STRUCTURED_REPLY
+            S: rep STRUCTURED_REPLY ERR_UNSUP
+            E: Fallback { option: NBD_OPT_STRUCTURED_REPLY, error: NBD_REP_ERR_UNSUP, message: Some("") }"#;
+        automatic(config, &format!("{GREETED}{refused}{entered}"));
+        let selected = r#"
+            C: opt SET_META_CONTEXT 4:32 "disk" 1:32 15:32 "base:allocation"
+            S: rep SET_META_CONTEXT META_CONTEXT 5:32 "base:allocation"
+            S: rep SET_META_CONTEXT ACK
+            E: Context { wanted: Some(0), id: ContextId(5), name: "base:allocation" }"#;
+        let whole = format!("{GREETED}{accepted}{selected}{entered}");
+        // The contexts hold for the export that was entered.
+        let agreed = reaches(config.contexts(&contexts), &whole);
+        assert_eq!(agreed.contexts.len(), 1);
+    }
 }
 
 /// A buffer of 256 bytes is enough for the whole handshake, where names are

@@ -14,12 +14,13 @@ const OFFSET: u64 = 4096;
 /// A piece of a read: where it begins and how long it is.
 type Piece = (u64, u64);
 
-/// Replies to a read of `length` bytes, with a seed for the hash. Pieces of odd
-/// length are holes, the others data.
+/// Replies to a read of `length` bytes, with a seed for the hash; returns its first
+/// fault. Pieces of odd length are holes, the others data.
 fn reply(length: u64, pieces: &[Piece], framing: Framing, seed: u64) -> Result<(), Error> {
     let mut export = export(framing);
     export.size = 1 << 30;
     let mut machine = Transmission::new(export, [Slot::EMPTY; 1], Limits::DEFAULT).with_seed(seed);
+    let mut fault = None;
     let header = machine.submit(Request::read(OFFSET, length)).unwrap();
     let mut bytes = Vec::new();
     let mut chunk = |kind: u16, done: u16, payload: &[u8]| {
@@ -53,11 +54,14 @@ fn reply(length: u64, pieces: &[Piece], framing: Framing, seed: u64) -> Result<(
     loop {
         match machine.receive(&mut input)? {
             Step::Content(_) => seen += 1,
+            Step::Event(TransmissionEvent::Fault { error, .. }) => {
+                let _ = fault.get_or_insert(error);
+            }
             Step::Event(TransmissionEvent::Done { result, .. }) => {
-                assert_eq!(result, Ok(()));
-                assert_eq!(seen, pieces.len());
+                assert_eq!(result.is_ok(), fault.is_none());
+                assert!(seen == pieces.len() || fault.is_some());
                 assert_eq!(machine.in_flight(), 0);
-                return Ok(());
+                return fault.map_or(Ok(()), Err);
             }
             other => panic!("{other:?}"),
         }

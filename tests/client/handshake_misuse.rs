@@ -184,7 +184,8 @@ fn options_that_contradict_the_framing() {
     };
     refused(&mut manual, O::Go(request), Misuse::RepeatedInfo);
     refused(&mut manual, O::Info(request), Misuse::RepeatedInfo);
-    let many = ["base:allocation"; 33];
+    let names: Vec<String> = (0..33).map(|n| format!("x:{n}")).collect();
+    let many: Vec<&str> = names.iter().map(String::as_str).collect();
     let request = contexts("disk", &many);
     refused(
         &mut manual,
@@ -200,6 +201,58 @@ fn options_that_contradict_the_framing() {
             .send(&O::SetMetaContext(request), &mut sink)
             .is_ok()
     );
+}
+
+/// A context that is selected twice has its number twice, which only a faulty
+/// server does: refused in every function that selects.
+#[test]
+fn a_context_is_selected_once() {
+    for config in [Config::new(""), Config::new("").lenient(true)] {
+        let mut manual = negotiating(config, &["EXTENDED_HEADERS"]);
+        let queries = ["x:a", "x:b", "x:a"];
+        let request = O::SetMetaContext(contexts("disk", &queries));
+        refused(&mut manual, request, Misuse::RepeatedQuery);
+        // Sent by its number.
+        let mut whole = Bytes::default();
+        request.encode(&mut whole).unwrap();
+        let by_number = O::Other {
+            option: OptionType::SET_META_CONTEXT,
+            data: &whole.0[16..],
+        };
+        refused(&mut manual, by_number, Misuse::RepeatedQuery);
+        let asked = queries.map(MetaContextQuery::new);
+        let mut sink = Bytes::default();
+        let before = state(&manual);
+        let handshake = &mut manual.handshake;
+        let result = handshake.set_meta_contexts("disk".into(), &asked, &mut sink);
+        assert_eq!((result, sink.0.len()), (Err(Misuse::RepeatedQuery), 0));
+        assert_eq!(state(&manual), before);
+        // To list a context twice does no harm.
+        let request = O::ListMetaContext(contexts("disk", &queries));
+        assert!(manual.handshake.send(&request, &mut sink).is_ok());
+    }
+}
+
+/// What is sent by its number is checked as what is sent by its name.
+#[test]
+fn options_by_their_number_pass_the_same_checks() {
+    let by_number = |option, data| O::Other { option, data };
+    let mut manual = negotiating(Config::new(""), &["EXTENDED_HEADERS"]);
+    let name = by_number(OptionType::EXPORT_NAME, b"disk");
+    refused(&mut manual, name, Misuse::ExportNameWithExtended);
+    let mut manual = negotiating(Config::new(""), &["STRUCTURED_REPLY"]);
+    let nul = by_number(OptionType::EXPORT_NAME, b"a\0b");
+    refused(&mut manual, nul, Misuse::Text(TextError::Nul));
+    let twice = by_number(OptionType::GO, b"\0\0\0\0\0\x02\0\x03\0\x03");
+    refused(&mut manual, twice, Misuse::RepeatedInfo);
+    let query = b"\0\0\0\0\0\0\0\x01\0\0\0\x01x";
+    for option in [OptionType::SET_META_CONTEXT, OptionType::LIST_META_CONTEXT] {
+        refused(&mut manual, by_number(option, query), Misuse::Query);
+    }
+    // Data that means nothing is sent as it is: servers have to refuse it.
+    let malformed = by_number(OptionType::GO, b"\0");
+    let mut sink = Bytes::default();
+    assert_eq!(manual.handshake.send(&malformed, &mut sink), Ok(17));
 }
 
 /// A query begins with a namespace and a colon, in every function that sends
@@ -334,7 +387,8 @@ fn wide_contexts_need_extended_headers() {
     );
 
     let mut manual = negotiating(Config::new(""), &["STRUCTURED_REPLY"]);
-    let many = [MetaContextQuery::new("base:allocation"); 33];
+    let names: Vec<String> = (0..33).map(|n| format!("x:{n}")).collect();
+    let many: Vec<_> = names.iter().map(|n| MetaContextQuery::new(n)).collect();
     let mut sink = Bytes::default();
     let result = manual
         .handshake

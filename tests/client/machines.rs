@@ -83,9 +83,25 @@ impl Manual {
     }
 }
 
-/// Plays a manual handshake.
+/// Plays a manual handshake of a strict client; without a fault, that of any other
+/// is the same.
 pub(crate) fn manual(transcript: &str) {
+    play(|| Manual::new(Config::new("").strict(true)), transcript);
+    if !has_fault(transcript) {
+        tolerant_manual(transcript);
+    }
+}
+
+/// Plays a manual handshake of a client that is not strict.
+pub(crate) fn tolerant_manual(transcript: &str) {
     play(|| Manual::new(Config::new("")), transcript);
+}
+
+/// Whether a transcript ends with an error.
+fn has_fault(transcript: &str) -> bool {
+    transcript
+        .lines()
+        .any(|line| line.trim_start().starts_with('!'))
 }
 
 /// How a fixed newstyle handshake begins.
@@ -311,11 +327,16 @@ impl Client {
     }
 
     pub(crate) fn lenient(export: Negotiated) -> Self {
-        let strict = Self::new(export);
-        Self {
-            machine: strict.machine.lenient(),
-            ..strict
-        }
+        Self::new(export).map(Transmission::lenient)
+    }
+
+    pub(crate) fn strict(export: Negotiated) -> Self {
+        Self::new(export).map(Transmission::strict)
+    }
+
+    fn map(mut self, f: impl FnOnce(Transmission<Vec<Slot>>) -> Transmission<Vec<Slot>>) -> Self {
+        self.machine = f(self.machine);
+        self
     }
 
     fn seen(&self, step: Step<TransmissionEvent<'_>, &[u8]>) -> Step<Seen, Infallible> {
@@ -329,14 +350,27 @@ impl Client {
     }
 }
 
-/// Plays a transmission; returns what was seen.
+/// Plays a transmission of a strict client; without a fault, that of any other is
+/// the same. Returns what was seen.
 pub(crate) fn transmission(export: Negotiated, transcript: &str) -> Vec<String> {
-    play(|| Client::new(export), transcript)
+    if !has_fault(transcript) {
+        tolerant(export, transcript);
+    }
+    play(|| Client::strict(export), transcript)
 }
 
-/// Plays a transmission of a lenient client.
+/// Plays a transmission of a client that is not strict.
+pub(crate) fn tolerant(export: Negotiated, transcript: &str) {
+    play(|| Client::new(export), transcript);
+}
+
+/// Plays a transmission of a client that is lenient and strict.
 pub(crate) fn lenient(export: Negotiated, transcript: &str) -> Vec<String> {
-    play(|| Client::lenient(export), transcript)
+    let start = || Client::lenient(export);
+    if !has_fault(transcript) {
+        play(start, transcript);
+    }
+    play(|| start().map(Transmission::strict), transcript)
 }
 
 /// `C:` line as a request, and the contexts it names.

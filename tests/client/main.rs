@@ -10,6 +10,7 @@ mod connect;
 mod content;
 mod coverage;
 mod errors;
+mod faults;
 mod framing;
 mod greetings;
 mod handshake_misuse;

@@ -104,6 +104,12 @@ impl Seen {
                 let error = result.map_or_else(|error| format!(" {error}"), |()| String::new());
                 return Self::Line(format!("#{} done{error}", number(cookie)));
             }
+            TransmissionEvent::Fault { cookie, error } => {
+                let number = number(cookie);
+                let error =
+                    format!("{error:?}").replace(&format!("{cookie:?}"), &format!("#{number}"));
+                return Self::Line(format!("#{number} fault {error}"));
+            }
             other => panic!("an event without notation: {other:?}"),
         };
         assert!(!extents.is_empty(), "a batch without extents");

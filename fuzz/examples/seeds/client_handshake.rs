@@ -53,6 +53,8 @@ pub fn scripts() -> Vec<(String, Script)> {
 fn script(framing: u8, tls: u8, actions: Vec<Action>) -> Script {
     Script {
         tls,
+        strict: false,
+        go: true,
         limits: limits(),
         config: ConfigSetup {
             export: 1,

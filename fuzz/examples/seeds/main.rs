@@ -180,6 +180,7 @@ fn setup(framing: u8) -> Setup {
         limits: limits(),
         slots: 4,
         lenient: false,
+        strict: false,
     }
 }
 

@@ -55,6 +55,7 @@ fn parse_replies(
         max_message: limits.error_message.into(),
         max_error: limits.payload.into(),
         max_extents: limits.extents.into(),
+        strict: setup.strict,
         ..replies_config(setup)
     };
     let command = |sent: &Sent| {
@@ -172,6 +173,7 @@ fn handshake_config(script: &Script) -> option_replies::Config {
         require_tls: script.tls % 3 == 2,
         max_data: script.limits.limits().option_data.into(),
         max_contexts: SelectedContexts::CAPACITY,
+        strict: script.strict,
     }
 }
 

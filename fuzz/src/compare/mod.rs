@@ -46,6 +46,7 @@ fn replies_config(setup: &Setup) -> replies::Config {
         max_message: u64::MAX,
         max_error: u64::MAX,
         max_extents: u64::MAX,
+        strict: true,
     }
 }
 

@@ -272,6 +272,7 @@ fn check_option_replies(
         require_tls: false,
         max_data: u64::MAX,
         max_contexts: SelectedContexts::CAPACITY,
+        strict: true,
     };
     // The client's flags follow the greeting, which has 18 bytes.
     let starts = reply_starts.get(1..).unwrap_or_default();

@@ -66,6 +66,8 @@ pub struct Config {
     pub max_data: u64,
     /// Policy: more contexts are an error.
     pub max_contexts: usize,
+    /// Policy: without it, impossible block sizes are ignored.
+    pub strict: bool,
 }
 
 /// The parameters of transmission.
@@ -244,6 +246,10 @@ impl Parser<'_> {
             // Policy: reply types are not validated for unknown options.
             ensure(fits || !defined, "reply type of another option")?;
             ensure(reply != REP_ACK || length == 0, "ACK with data")?;
+            // "Values": a string has at most 4096 bytes. The longest reply is a name
+            // and a description. Policy: a higher limit of the caller counts.
+            let longest = self.config.max_data.max(4 + 4096 + 4096);
+            ensure(length <= longest, "longer than any reply")?;
             // Policy: the fixed part of NBD_REP_INFO is never too long.
             let fixed = if reply == REP_INFO { 14 } else { 0 };
             if length > self.config.max_data.max(fixed) {
@@ -345,12 +351,16 @@ impl Parser<'_> {
                 let preferred = payload.number(4)?;
                 let maximum = payload.number(4)?;
                 let power = |size: u64| size.count_ones() == 1;
-                ensure(power(minimum) && minimum <= 1 << 16, "minimum block size")?;
-                // Policy: a preferred block size below 512 is accepted.
-                let usual = power(preferred) || preferred < 512;
-                ensure(usual && preferred >= minimum, "preferred block size")?;
-                ensure(maximum >= preferred, "maximum payload size")?;
-                self.negotiation.block_sizes = Some((minimum, preferred, maximum));
+                let possible = power(minimum)
+                    && minimum <= 1 << 16
+                    // Policy: a preferred block size below 512 is accepted.
+                    && (power(preferred) || preferred < 512)
+                    && preferred >= minimum
+                    && maximum >= preferred;
+                ensure(possible || !self.config.strict, "block sizes")?;
+                if possible {
+                    self.negotiation.block_sizes = Some((minimum, preferred, maximum));
+                }
             }
             _ => {}
         }

@@ -22,6 +22,9 @@ pub struct Config {
     pub max_error: u64,
     /// Policy: more extents in one chunk are an error.
     pub max_extents: u64,
+    /// Policy: without it, faults that the specification lets a client tolerate
+    /// cost their command alone.
+    pub strict: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -42,6 +45,8 @@ const BLOCK_STATUS: u64 = 7;
 const RESIZE: u64 = 8;
 const FLAG_DF: u64 = 1 << 2;
 const FLAG_REQ_ONE: u64 = 1 << 3;
+/// Policy: what a command ends with after a fault that costs it alone.
+const EIO: u64 = 5;
 
 /// A command in flight, and its reply so far.
 struct Open<'a> {
@@ -122,20 +127,49 @@ impl<'a> Parser<'a> {
             length,
             ..
         } = *open.command;
+        let strict = self.config.strict;
         if self.config.framing == Framing::Structured {
-            ensure(kind != READ, "simple reply to a read")?;
+            // Only an error is known to have no data.
+            let read = kind == READ && (error == 0 || strict);
+            ensure(!read, "simple reply to a read")?;
             let status = kind == BLOCK_STATUS && error == 0;
-            ensure(!status, "status without chunks")?;
-            ensure(open.chunks == 0, "simple reply among chunks")?;
-        }
-        if kind == BLOCK_STATUS && error == 0 {
-            let nothing = self.open[place].command.contexts.is_empty();
-            ensure(nothing, "a context is missing")?;
+            ensure(!status || !strict, "status without chunks")?;
+            let among = open.chunks > 0 && strict;
+            ensure(!among, "simple reply among chunks")?;
         }
         if kind == READ && error == 0 {
             self.data(cookie, offset, length)?;
         }
-        self.done(place, error);
+        let open = &mut self.open[place];
+        if open.error == 0 {
+            open.error = error;
+        }
+        let described = open.described.len() == open.command.contexts.len();
+        if kind == BLOCK_STATUS && open.error == 0 && !described {
+            self.fault(place, "a context is missing")?;
+        }
+        self.done(place);
+        Ok(())
+    }
+
+    /// A fault that costs its command alone, or a strict client the session.
+    fn fault(&mut self, place: usize, why: &'static str) -> Parse<()> {
+        ensure(!self.config.strict, why)?;
+        let open = &mut self.open[place];
+        if open.error == 0 {
+            open.error = EIO;
+        }
+        let cookie = open.command.cookie;
+        push(&mut self.reply_events, ReplyEvent::Fault { cookie });
+        Ok(())
+    }
+
+    /// A chunk with such a fault, `left` bytes before its end. Policy: one that is
+    /// longer than any error may be ends the session.
+    fn discard(&mut self, place: usize, length: u64, left: u64, why: &'static str) -> Parse<()> {
+        ensure(length <= self.config.max_error, why)?;
+        self.fault(place, why)?;
+        self.stream.bytes(left)?;
         Ok(())
     }
 
@@ -160,9 +194,9 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn done(&mut self, place: usize, error: u64) {
-        let cookie = self.open.remove(place).command.cookie;
-        let error = error as u32;
+    fn done(&mut self, place: usize) {
+        let open = self.open.remove(place);
+        let (cookie, error) = (open.command.cookie, open.error as u32);
         push(&mut self.reply_events, ReplyEvent::Done { cookie, error });
     }
 
@@ -181,26 +215,20 @@ impl<'a> Parser<'a> {
         let length = self.stream.number(if extended { 8 } else { 4 })?;
         let place = self.find(cookie)?;
         let command = self.open[place].command;
-        ensure(
-            offset.is_none_or(|offset| offset == command.offset),
-            "offset of another request",
-        )?;
         let last = flags & 1 == 1;
+        let same_offset = offset.is_none_or(|offset| offset == command.offset);
         match kind {
+            5 if extended => return invalid("narrow status with extended headers"),
+            6 if !extended => return invalid("wide status without extended headers"),
+            _ if !same_offset => self.discard(place, length, length, "another offset")?,
             0 => {
                 ensure(length == 0, "NONE with a payload")?;
                 ensure(last, "NONE without DONE")?;
             }
             1 => self.offset_data(place, length)?,
             2 => self.offset_hole(place, length)?,
-            5 => {
-                ensure(!extended, "narrow status with extended headers")?;
-                self.status(place, length, false)?;
-            }
-            6 => {
-                ensure(extended, "wide status without extended headers")?;
-                self.status(place, length, true)?;
-            }
+            5 => self.status(place, length, false)?,
+            6 => self.status(place, length, true)?,
             kind if kind & 1 << 15 != 0 => self.error(place, kind, length)?,
             _ => return invalid("unknown chunk"),
         }
@@ -212,11 +240,15 @@ impl<'a> Parser<'a> {
         let command = self.open[place].command;
         ensure(command.kind == READ, "content for no read")?;
         ensure(length >= 9, "empty data")?;
-        let length = length - 8;
-        ensure(length <= command.length, "data outside the request")?;
+        let data = length - 8;
+        if data > command.length {
+            return self.discard(place, length, length, "data outside the request");
+        }
         let offset = self.stream.number(8)?;
-        self.content(place, offset, length)?;
-        self.data(command.cookie, offset, length)
+        match self.content(place, offset, data) {
+            Ok(()) => self.data(command.cookie, offset, data),
+            Err(why) => self.discard(place, length, data, why),
+        }
     }
 
     fn offset_hole(&mut self, place: usize, length: u64) -> Parse<()> {
@@ -227,7 +259,9 @@ impl<'a> Parser<'a> {
         let offset = self.stream.number(8)?;
         let length = self.stream.number(4)?;
         ensure(length > 0, "empty hole")?;
-        self.content(place, offset, length)?;
+        if let Err(why) = self.content(place, offset, length) {
+            return self.discard(place, 12, 0, why);
+        }
         let cookie = command.cookie;
         push(
             &mut self.reply_events,
@@ -240,18 +274,26 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn content(&mut self, place: usize, offset: u64, length: u64) -> Parse<()> {
+    /// Notes content, or says why it is not accepted.
+    fn content(&mut self, place: usize, offset: u64, length: u64) -> Result<(), &'static str> {
         let open = &mut self.open[place];
         let (begin, end) = range(offset, length);
         let (from, to) = open.command.range();
-        ensure(begin >= from && end <= to, "content outside the request")?;
+        if begin < from || end > to {
+            return Err("content outside the request");
+        }
         let alone = open.command.flags & FLAG_DF != 0;
-        ensure(!alone || open.content.is_empty(), "fragments with DF")?;
-        open.content.push((begin, end));
+        if alone && !open.content.is_empty() {
+            return Err("fragments with DF");
+        }
         // Policy: overlaps are detected at the end of the reply, or once there
         // is more content than was requested.
         let received: u128 = open.content.iter().map(|part| part.1 - part.0).sum();
-        ensure(received <= open.command.length.into(), "content twice")
+        if received + (end - begin) > open.command.length.into() {
+            return Err("content twice");
+        }
+        open.content.push((begin, end));
+        Ok(())
     }
 
     fn status(&mut self, place: usize, length: u64, wide: bool) -> Parse<()> {
@@ -264,8 +306,10 @@ impl<'a> Parser<'a> {
         )?;
         let extents = (length - fixed) / size;
         ensure(extents <= self.config.max_extents, "too many extents")?;
+        let strict = self.config.strict;
         let one = command.flags & FLAG_REQ_ONE != 0;
-        ensure(!one || extents == 1, "several extents with REQ_ONE")?;
+        let several = one && extents > 1 && strict;
+        ensure(!several, "several extents with REQ_ONE")?;
         self.stream.require(fixed)?;
         let context = self.stream.number(4)?;
         if wide {
@@ -274,26 +318,45 @@ impl<'a> Parser<'a> {
         }
         let open = &mut self.open[place];
         let query = command.contexts.iter().any(|id| u64::from(*id) == context);
-        ensure(query, "status of a context that was not requested")?;
-        ensure(!open.described.contains(&context), "context twice")?;
+        if !query {
+            ensure(!strict, "status of a context that was not requested")?;
+            self.stream.bytes(length - fixed)?;
+            return Ok(());
+        }
+        if open.described.contains(&context) {
+            return self.discard(place, length, length - fixed, "context twice");
+        }
         open.described.push(context);
         let known = |selected: &&(u32, bool)| u64::from(selected.0) == context;
         let many_bits = self.config.contexts.iter().find(known).is_some_and(|c| c.1);
         let mut at = 0u128;
-        for _ in 0..extents {
+        for before in 0..extents {
             self.stream.require(size)?;
             let extent = self.stream.number(size / 2)?;
             let flags = self.stream.number(size / 2)?;
-            ensure(extent > 0, "empty extent")?;
             // "The sum of the first N-1 extents MUST be less than the requested
             // length." Policy: not applied to a length of zero.
             let begins = command.length == 0 || at < command.length.into();
-            ensure(begins, "extent after the request")?;
-            ensure(
-                !one || extent <= command.length,
-                "extent exceeds the request",
-            )?;
-            ensure(many_bits || flags < 1 << 32, "64 bits of status")?;
+            let exceeds = one && (before > 0 || strict && extent > command.length);
+            let wrong = if extent == 0 {
+                Some("empty extent")
+            } else if !begins {
+                Some("extent after the request")
+            } else if exceeds {
+                Some("extent exceeds the request")
+            } else if !many_bits && flags >= 1 << 32 {
+                Some("64 bits of status")
+            } else {
+                None
+            };
+            if let Some(why) = wrong {
+                // Policy: what comes before the fault is an answer, if there is any.
+                if strict || before == 0 {
+                    self.fault(place, why)?;
+                }
+                self.stream.bytes((extents - before - 1) * size)?;
+                return Ok(());
+            }
             let offset = u128::from(command.offset).saturating_add(at);
             push(
                 &mut self.reply_events,
@@ -313,37 +376,43 @@ impl<'a> Parser<'a> {
     fn error(&mut self, place: usize, kind: u64, length: u64) -> Parse<()> {
         let command = self.open[place].command;
         let with_offset = kind == (1 << 15 | 2);
-        let fixed = if with_offset { 14 } else { 6 };
+        let strict = self.config.strict;
+        let fixed = if with_offset && strict { 14 } else { 6 };
         ensure(length >= fixed, "length of an error chunk")?;
         ensure(length <= self.config.max_error, "error is too long")?;
         self.stream.require(6)?;
         let error = self.stream.number(4)?;
         let message_length = self.stream.number(2)?;
-        ensure(
-            message_length <= length - fixed,
-            "message exceeds its chunk",
-        )?;
+        let fits = message_length <= length - fixed;
+        ensure(fits || !strict, "message exceeds its chunk")?;
         ensure(error != 0, "error value is zero")?;
-        let tail = if with_offset { 8 } else { 0 };
-        self.stream.require(message_length + tail)?;
+        // Policy: of a message that does not fit, and of an offset that does not, the
+        // bytes are discarded.
+        let mut left = length - 6;
+        let message_length = if fits { message_length } else { left };
+        let tail = fits && with_offset && left - message_length >= 8;
+        self.stream
+            .require(message_length + if tail { 8 } else { 0 })?;
         let message = self.stream.bytes(message_length)?;
-        let offset = if with_offset {
-            Some(self.stream.number(8)?)
-        } else {
-            None
-        };
+        left -= message_length;
+        let mut offset = None;
+        if tail {
+            offset = Some(self.stream.number(8)?);
+            left -= 8;
+        }
         // Policy: the offset is not validated for commands without a range.
         let ranged = command.kind != FLUSH && command.kind != RESIZE && command.length > 0;
-        if let Some(offset) = offset.filter(|_| ranged) {
+        if let Some(place) = offset.filter(|_| ranged) {
             let (from, to) = command.range();
-            let inside = u128::from(offset) >= from && u128::from(offset) < to;
-            ensure(inside, "error outside the request")?;
+            let inside = u128::from(place) >= from && u128::from(place) < to;
+            ensure(inside || !strict, "error outside the request")?;
+            offset = offset.filter(|_| inside);
         }
         let open = &mut self.open[place];
         if open.error == 0 {
             open.error = error;
         }
-        let is_reported = message_length <= self.config.max_message;
+        let is_reported = fits && message_length <= self.config.max_message;
         push(
             &mut self.reply_events,
             ReplyEvent::Error {
@@ -353,7 +422,7 @@ impl<'a> Parser<'a> {
                 message: is_reported.then(|| message.to_vec()),
             },
         );
-        self.stream.bytes(length - fixed - message_length)?;
+        self.stream.bytes(left)?;
         Ok(())
     }
 
@@ -361,24 +430,27 @@ impl<'a> Parser<'a> {
     fn finish(&mut self, place: usize) -> Parse<()> {
         let open = &mut self.open[place];
         let command = open.command;
+        let mut is_complete = true;
         if open.error == 0 && command.kind == READ {
             open.content.sort();
             let (mut at, to) = command.range();
             for (begin, end) in &open.content {
-                ensure(*begin >= at, "content overlaps")?;
-                ensure(*begin == at, "content is missing")?;
+                is_complete &= *begin == at;
                 at = *end;
             }
             // Policy: a read past the largest offset is never complete.
-            let is_complete = at == to && command.says_its_range();
-            ensure(is_complete, "content is missing")?;
+            is_complete &= at == to && command.says_its_range();
         }
         if open.error == 0 && command.kind == BLOCK_STATUS {
-            let described = open.described.len() == command.contexts.len();
-            ensure(described, "a context is missing")?;
+            is_complete = open.described.len() == command.contexts.len();
         }
-        let error = open.error;
-        self.done(place, error);
+        if !is_complete {
+            self.fault(
+                place,
+                "content or a context is missing, or content overlaps",
+            )?;
+        }
+        self.done(place);
         Ok(())
     }
 }

@@ -181,6 +181,9 @@ fn client_transmission(script: &mut client::transmission::script::Script, first:
         if script.setup.lenient {
             machine = machine.lenient();
         }
+        if script.setup.strict {
+            machine = machine.strict();
+        }
         for sent in &expected.sent {
             let header = machine.submit(sent.target.request).expect("a command");
             assert_eq!(header.cookie(), sent.target.cookie);

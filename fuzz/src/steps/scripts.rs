@@ -58,6 +58,7 @@ fn setup(framing: u8, small: bool) -> Setup {
         limits: limits(small),
         slots: 4,
         lenient: false,
+        strict: false,
     }
 }
 
@@ -213,6 +214,8 @@ pub fn client_handshake(mut check: impl FnMut(Run)) {
             let small = first.extra_buffer < 4000;
             let script = Script {
                 tls: 0,
+                strict: false,
+                go: true,
                 limits: limits(small),
                 config: ConfigSetup {
                     export: 1,

@@ -36,7 +36,8 @@ pub enum HandshakeEvent<'i> {
     /// A piece of information, in reply to `INFO` and `GO`.
     Info(Info<'i>),
     /// A metadata context, in reply to `LIST_META_CONTEXT` and
-    /// `SET_META_CONTEXT`.
+    /// `SET_META_CONTEXT`. If [`Refused`](Self::Refused) follows, none of those
+    /// before it is selected.
     MetaContext {
         /// Its number during transmission; means nothing for
         /// `LIST_META_CONTEXT`.
@@ -113,6 +114,7 @@ pub struct Handshake {
     limits: Limits,
     require_tls: bool,
     lenient: bool,
+    strict: bool,
     state: State,
     want: usize,
     failed: Option<Error>,
@@ -135,8 +137,8 @@ receive!([] Handshake, HandshakeEvent<'i>);
 
 impl Handshake {
     /// Before the server's greeting. Of the configuration it uses
-    /// [`limits`](Config::limits), [`tls`](Config::tls) and
-    /// [`lenient`](Config::lenient).
+    /// [`limits`](Config::limits), [`tls`](Config::tls),
+    /// [`lenient`](Config::lenient) and [`strict`](Config::strict).
     ///
     /// Where TLS is required, nothing but `STARTTLS` and `ABORT` is sent in
     /// plain text, and a server that cannot start TLS ends the session.
@@ -146,6 +148,7 @@ impl Handshake {
             limits: config.limits,
             require_tls: config.tls == TlsPolicy::Require,
             lenient: config.lenient,
+            strict: config.strict,
             state: State::Greeting,
             want: NewstyleGreeting::SIZE,
             failed: None,

@@ -2,6 +2,7 @@
 
 use super::{Handshake, HandshakeEvent, State};
 use crate::error::{Error, Violation};
+use crate::limits::Limits;
 use crate::negotiated::{Framing, HandshakeStyle, SelectedContext, StatusWidth};
 use crate::wire::DecodeError;
 use crate::wire::bytes::{clip, take, take_slice};
@@ -74,6 +75,13 @@ impl Handshake {
         if header.reply == OptionReplyType::ACK && header.length > 0 {
             return Err(DecodeError::Trailing {
                 message: "NBD_REP_ACK",
+            }
+            .into());
+        }
+        if header.length > self.limits.option_data.max(LONGEST_DEFINED) {
+            return Err(Violation::OptionReplyTooLong {
+                reply: header.reply,
+                length: header.length,
             }
             .into());
         }
@@ -211,9 +219,11 @@ impl Handshake {
                 self.agreed.flags = flags;
                 self.informed = true;
             }
-            Info::BlockSize(sizes) => {
-                check_block_sizes(sizes)?;
+            Info::BlockSize(sizes) if is_possible(sizes) => {
                 self.agreed.block_sizes = Some(sizes);
+            }
+            Info::BlockSize(sizes) if self.strict => {
+                return Err(Violation::BlockSizes(sizes).into());
             }
             _ => {}
         }
@@ -260,20 +270,21 @@ fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> 
     }
 }
 
-/// Every rule but one: a preferred size below 512 is harmless, and servers send
-/// it.
-fn check_block_sizes(sizes: BlockSizes) -> Result<(), Error> {
+/// Whether block sizes follow every rule but one: a preferred size below 512 is
+/// harmless, and servers send it.
+fn is_possible(sizes: BlockSizes) -> bool {
     let harmless = BlockSizes {
         preferred: sizes.preferred.max(512),
         maximum: sizes.maximum.max(512),
         ..sizes
     };
     let ordered = sizes.preferred >= sizes.minimum && sizes.maximum >= sizes.preferred;
-    match harmless.is_valid() && ordered {
-        true => Ok(()),
-        false => Err(Violation::BlockSizes(sizes).into()),
-    }
+    harmless.is_valid() && ordered
 }
+
+/// Length of the longest reply that the specification defines, in bytes: the name
+/// and the description of an export, in reply to `LIST`.
+const LONGEST_DEFINED: u32 = Limits::DEFAULT.option_data;
 
 /// Length of the longest information that the state machine itself needs, the
 /// block sizes, in bytes.

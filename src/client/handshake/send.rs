@@ -1,14 +1,14 @@
 //! Options: checked, and made.
 
 use super::{Handshake, State};
-use crate::client::config::{MetaContextQuery, is_query};
+use crate::client::config::{MetaContextQuery, check_distinct, has_repeated, is_query};
 use crate::error::Misuse;
 use crate::name::Name;
 use crate::negotiated::{Framing, HandshakeStyle, SelectedContexts};
 use crate::wire::flags::{ClientFlags, HandshakeFlags};
 use crate::wire::greeting::ExportNameReply;
-use crate::wire::number::{InfoType, OptionType};
-use crate::wire::option::{OptionRequest, encode_with, put_meta_context};
+use crate::wire::number::OptionType;
+use crate::wire::option::{MetaContextRequest, OptionRequest, encode_with, put_meta_context};
 use crate::wire::option_reply::OptionReplyHeader;
 use crate::wire::text::{MAX_TEXT, Text, TextError};
 use crate::wire::{Sink, put_whole};
@@ -57,14 +57,17 @@ impl Handshake {
         option: &OptionRequest<'_>,
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
-        self.check_send(option)?;
-        let written = option.encode(sink)?;
-        self.sent(option.option());
         // An option sent by its number has the meaning of the number.
         let meaning = match *option {
             OptionRequest::Other { option, data } => OptionRequest::decode(option, data),
             known => Ok(known),
         };
+        self.check_option(option.option())?;
+        if let Ok(request) = &meaning {
+            self.check_request(request)?;
+        }
+        let written = option.encode(sink)?;
+        self.sent(option.option());
         match meaning {
             Ok(OptionRequest::ExportName(name)) => self.chosen = Name::of(name),
             Ok(OptionRequest::Go(request)) => self.chosen = Name::of(request.export),
@@ -102,6 +105,7 @@ impl Handshake {
         }
         check_name(export)?;
         let names = contexts.iter().map(|query| Text::from(query.name));
+        check_distinct(names.clone())?;
         let put_data = |sink: &mut dyn Sink| put_meta_context(sink, export, names.clone());
         self.send_data(OptionType::SET_META_CONTEXT, export, &put_data, sink)
     }
@@ -148,9 +152,7 @@ impl Handshake {
         self.contexts_for = export.map(Name::of);
     }
 
-    fn check_send(&self, request: &OptionRequest<'_>) -> Result<(), Misuse> {
-        let option = request.option();
-        self.check_option(option)?;
+    fn check_request(&self, request: &OptionRequest<'_>) -> Result<(), Misuse> {
         match request {
             OptionRequest::ExportName(name) => {
                 check_name(*name)?;
@@ -160,31 +162,30 @@ impl Handshake {
             }
             OptionRequest::Info(request) | OptionRequest::Go(request) => {
                 check_name(request.export)?;
-                let twice = |info: InfoType| {
-                    request
-                        .requests
-                        .iter()
-                        .filter(|other| *other == info)
-                        .count()
-                        > 1
-                };
-                if !self.lenient && request.requests.iter().any(twice) {
+                if !self.lenient && has_repeated(request.requests.iter()) {
                     return Err(Misuse::RepeatedInfo);
                 }
             }
-            OptionRequest::ListMetaContext(request) | OptionRequest::SetMetaContext(request) => {
-                check_name(request.export)?;
-                request
-                    .queries
-                    .iter()
-                    .try_for_each(|query| self.check_query(query))?;
-                if request.queries.len() > SelectedContexts::CAPACITY {
-                    return Err(Misuse::TooManyContexts);
-                }
+            OptionRequest::ListMetaContext(request) => self.check_queries(request)?,
+            OptionRequest::SetMetaContext(request) => {
+                self.check_queries(request)?;
+                check_distinct(request.queries.iter())?;
             }
             _ => {}
         }
         Ok(())
+    }
+
+    fn check_queries(&self, request: &MetaContextRequest<'_>) -> Result<(), Misuse> {
+        let MetaContextRequest { export, queries } = request;
+        check_name(*export)?;
+        queries
+            .iter()
+            .try_for_each(|query| self.check_query(query))?;
+        match queries.len() > SelectedContexts::CAPACITY {
+            true => Err(Misuse::TooManyContexts),
+            false => Ok(()),
+        }
     }
 
     fn check_option(&self, option: OptionType) -> Result<(), Misuse> {

@@ -15,7 +15,7 @@ use crate::wire::reply::{ExtendedHeader, StructuredHeader};
 
 /// A chunk header of either framing.
 pub(super) struct Header {
-    size: usize,
+    pub(super) size: usize,
     pub(super) chunk: ChunkType,
     pub(super) cookie: Cookie,
     /// The offset it repeats, if it does.
@@ -69,6 +69,17 @@ impl Header {
         Taken::Short(self.size.saturating_add(n))
     }
 }
+
+/// What decides whether a chunk is accepted, beside its command.
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) limits: &'a Limits,
+    /// Whether no fault is tolerated.
+    pub(super) strict: bool,
+}
+
+/// Length of an error number and of the length of its message, in bytes.
+const PREFIX: u64 = 6;
 
 /// What became of a header.
 pub(super) enum Taken {
@@ -180,7 +191,7 @@ fn content(
 pub(super) fn block_status(
     slot: &mut Slot,
     contexts: &SelectedContexts,
-    limits: &Limits,
+    rules: Rules<'_>,
     header: &Header,
     body: &mut &[u8],
     state: &mut State,
@@ -194,14 +205,14 @@ pub(super) fn block_status(
         StatusWidth::Narrow => chunk::block_status_count(header.length)?,
     };
     let left = u32::try_from(count).unwrap_or(u32::MAX);
-    if left > limits.extents {
+    if left > rules.limits.extents {
         return Err(Violation::ChunkTooLong {
             chunk: header.chunk,
             length: count,
         }
         .into());
     }
-    if slot.flags.contains(CommandFlags::REQ_ONE) && left != 1 {
+    if rules.strict && slot.flags.contains(CommandFlags::REQ_ONE) && left != 1 {
         return Err(Violation::NotOne(header.cookie).into());
     }
     let context = match width {
@@ -221,15 +232,23 @@ pub(super) fn block_status(
             ContextId(u32::from_be_bytes(*bytes))
         }
     };
-    *state = State::Extents(Extents {
+    let mut extents = Extents {
         cookie: header.cookie,
         last: header.last,
-        status: answer(slot, contexts, context)?,
+        status: StatusWidth::Narrow,
         width,
         context,
         left,
         at: 0,
-    });
+    };
+    *state = match answer(slot, contexts, context) {
+        Ok(status) => {
+            extents.status = status;
+            State::Extents(extents)
+        }
+        Err(Violation::UnknownContext(_)) if !rules.strict => State::Discard(extents.part()),
+        Err(violation) => return Err(violation.into()),
+    };
     Ok(Taken::Yes)
 }
 
@@ -239,13 +258,13 @@ fn answer(
     slot: &mut Slot,
     contexts: &SelectedContexts,
     id: ContextId,
-) -> Result<StatusWidth, Error> {
+) -> Result<StatusWidth, Violation> {
     let found = contexts.bit(id).filter(|(bit, _)| slot.asked & bit != 0);
     let Some((bit, context)) = found else {
-        return Err(Violation::UnknownContext(id).into());
+        return Err(Violation::UnknownContext(id));
     };
     if slot.missing & bit == 0 {
-        return Err(Violation::RepeatedContext(id).into());
+        return Err(Violation::RepeatedContext(id));
     }
     slot.missing &= !bit;
     Ok(context.width)
@@ -254,12 +273,16 @@ fn answer(
 /// `error:32 message_length:16 message [offset:64] rest`.
 #[inline(never)]
 pub(super) fn error(
-    limits: &Limits,
+    rules: Rules<'_>,
     header: &Header,
     body: &mut &[u8],
     state: &mut State,
 ) -> Result<Taken, Error> {
-    chunk::error_length(header.chunk, header.length)?;
+    let Rules { limits, strict } = rules;
+    match chunk::error_length(header.chunk, header.length) {
+        Err(error) if strict || header.length < PREFIX => return Err(error.into()),
+        _ => {}
+    }
     if header.length > u64::from(limits.payload) {
         return Err(Violation::ChunkTooLong {
             chunk: header.chunk,
@@ -272,20 +295,28 @@ pub(super) fn error(
     };
     let mut fields = Fields::new(bytes);
     let (error, message_length) = (ErrorValue(fields.u32()), fields.u16());
-    let trailing = chunk::error_rest(header.chunk, header.length, message_length)?;
+    if strict {
+        chunk::error_rest(header.chunk, header.length, message_length)?;
+    }
     if !error.is_error() {
         return Err(DecodeError::NoError.into());
     }
-    let offset = header.chunk == ChunkType::ERROR_OFFSET;
+    // The chunk's own length tells where the next header is, whatever the length
+    // of the message says.
+    let rest = header.length.saturating_sub(PREFIX);
+    let after = rest.checked_sub(u64::from(message_length));
+    let after_offset = after
+        .filter(|_| header.chunk == ChunkType::ERROR_OFFSET)
+        .and_then(|after| after.checked_sub(8));
+    let after = after.unwrap_or(0);
+    let message = rest.saturating_sub(after);
+    let fits = message == u64::from(message_length);
     *state = State::Error(ErrorMessage {
-        part: header.part(u64::from(message_length)),
-        discard: u32::from(message_length) > limits.error_message,
+        part: header.part(message),
+        discard: !fits || message > u64::from(limits.error_message),
         error,
-        offset,
-        trailing: match offset {
-            true => trailing.saturating_sub(8),
-            false => trailing,
-        },
+        offset: after_offset.is_some(),
+        trailing: after_offset.unwrap_or(after),
     });
     Ok(Taken::Yes)
 }

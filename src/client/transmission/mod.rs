@@ -50,12 +50,13 @@ pub enum TransmissionEvent<'i> {
         /// export.
         offset: u64,
         /// The extents, each beginning where the one before it ends; none is
-        /// empty. The last one of a reply may reach past the end of the
-        /// request.
+        /// empty, and each begins within the request. The last one may reach
+        /// past its end, with `REQ_ONE` too.
         extents: Extents32<'i>,
     },
     /// Wide block status (extended headers), as [`Extents32`](Self::Extents32).
-    /// The end of the last extent may be past 2^64.
+    /// The last extent may reach past 2^64 from its offset: `offset` plus its
+    /// length does not always fit in 64 bits.
     Extents64 {
         /// The command.
         cookie: Cookie,
@@ -76,11 +77,22 @@ pub enum TransmissionEvent<'i> {
         cookie: Cookie,
         /// What happened.
         error: ErrorValue,
-        /// Where, in bytes from the start of the export, if the server said.
+        /// Where, in bytes from the start of the export, if the server said,
+        /// and it is within the request.
         offset: Option<u64>,
         /// For people, often empty; `None` if it was longer than
-        /// [`Limits::error_message`] and discarded.
+        /// [`Limits::error_message`] or than its chunk, and discarded.
         message: Option<Text<'i>>,
+    },
+    /// The reply breaks the protocol, and only its command is lost: it will
+    /// complete with the first error that was reported, or with `EIO`. The
+    /// faulty part is discarded. [The guide](crate::guide::faults) lists these
+    /// faults; after [`Transmission::strict`] they end the session.
+    Fault {
+        /// The command.
+        cookie: Cookie,
+        /// What is wrong.
+        error: Error,
     },
     /// The command is complete. Comes exactly once for each command.
     ///
@@ -89,7 +101,8 @@ pub enum TransmissionEvent<'i> {
     Done {
         /// The command.
         cookie: Cookie,
-        /// Whether it succeeded; else the first error that was reported.
+        /// Whether it succeeded; else the first error that was reported, or
+        /// `EIO` after a [`Fault`](Self::Fault).
         result: Result<(), ErrorValue>,
     },
 }
@@ -115,6 +128,7 @@ pub struct Transmission<S> {
     /// For the hash that tells whether a read is covered.
     seed: Seed,
     lenient: bool,
+    strict: bool,
     disconnected: bool,
 }
 
@@ -133,6 +147,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             resizing: None,
             seed: Seed::new(),
             lenient: false,
+            strict: false,
             disconnected: false,
         }
     }
@@ -143,6 +158,15 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     #[must_use]
     pub fn lenient(mut self) -> Self {
         self.lenient = true;
+        self
+    }
+
+    /// For testers of servers: from now on each fault that
+    /// [the guide](crate::guide::faults) lists as tolerated ends the session
+    /// with its [`Violation`](crate::Violation).
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
         self
     }
 

@@ -3,6 +3,7 @@
 use ::bytes::Bytes;
 
 use super::{Slot, Transmission, TransmissionEvent};
+use crate::error::Error;
 use crate::inbox::ReceiveOwned;
 use crate::wire::number::{ContextId, Cookie, ErrorValue};
 
@@ -45,11 +46,19 @@ pub enum OwnedTransmissionEvent {
         /// For people; read it with [`Text::new`](crate::wire::text::Text::new).
         message: Option<Bytes>,
     },
+    /// The reply breaks the protocol, and only its command is lost.
+    Fault {
+        /// The command.
+        cookie: Cookie,
+        /// What is wrong.
+        error: Error,
+    },
     /// The command is complete.
     Done {
         /// The command.
         cookie: Cookie,
-        /// Whether it succeeded; else the first error that was reported.
+        /// Whether it succeeded; else the first error that was reported, or
+        /// `EIO` after a [`Fault`](Self::Fault).
         result: Result<(), ErrorValue>,
     },
 }
@@ -102,6 +111,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> ReceiveOwned for Transmission<S> {
                     message: message.map(|_| Bytes::new()),
                 }
             }
+            TransmissionEvent::Fault { cookie, error } => Owned::Fault { cookie, error },
             TransmissionEvent::Done { cookie, result } => Owned::Done { cookie, result },
         }
     }
@@ -111,7 +121,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> ReceiveOwned for Transmission<S> {
         match event {
             Owned::Extents32 { extents, .. } | Owned::Extents64 { extents, .. } => *extents = bytes,
             Owned::Error { message, .. } => *message = Some(bytes),
-            Owned::Done { .. } => {}
+            Owned::Fault { .. } | Owned::Done { .. } => {}
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Replies: received chunk by chunk, and checked against their commands before
 //! they become events. The fast path is above the slow path.
 
-use super::chunk::{self, Header, Taken};
+use super::chunk::{self, Header, Rules, Taken};
 use super::slots::{Slot, Slots};
 use super::state::{ErrorMessage, Extents, Part, State};
 use super::{Transmission, TransmissionEvent};
@@ -33,14 +33,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         if let State::Header | State::Discard(_) = self.state {
             self.header(input);
         }
-        if let State::Data { part, offset } = self.state
-            && input.is_empty()
-        {
-            return Ok(Step::ReadPayload {
-                cookie: part.cookie,
-                offset,
-                length: part.left,
-            });
+        if let Some(step) = self.payload_due(input) {
+            return Ok(step);
         }
         if let State::Done(cookie) = self.state
             && self.complete(cookie)
@@ -52,8 +46,21 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         self.deliver(input)
     }
 
-    /// Takes a header, and leaves in the state what follows it, the failure of
-    /// the session included. The state stays where it is if more input is
+    /// The step while none of the payload that is due has arrived.
+    #[inline(always)]
+    fn payload_due<'i>(&self, input: &[u8]) -> Option<ClientStep<'i>> {
+        match self.state {
+            State::Data { part, offset } if input.is_empty() => Some(Step::ReadPayload {
+                cookie: part.cookie,
+                offset,
+                length: part.left,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Takes a header, or discards what is before it, and leaves in the state
+    /// what follows, the failure of the session included. The state stays where it is if more input is
     /// needed.
     #[inline(never)]
     fn header(&mut self, input: &mut &[u8]) {
@@ -178,27 +185,51 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// [`complete`](Self::complete).
     #[inline(never)]
     fn deliver<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
-        let result = match self.state {
-            State::Header => return Ok(self.before_header(input.len())),
-            State::Discard(part) => return Ok(self.read_piece(part.left)),
-            State::Data { part, offset } => return Ok(self.data(part, offset, input)),
-            State::Hole {
-                part,
-                offset,
-                length,
-            } => {
-                self.state = part.after();
-                return Ok(Step::Content(Content::Hole {
-                    cookie: part.cookie,
+        match self.state {
+            State::Header => Ok(self.before_header(input.len())),
+            State::Data { part, offset } => Ok(self.data(part, offset, input)),
+            _ => self.deliver_slow(input),
+        }
+    }
+
+    /// Slow path of [`deliver`](Self::deliver): what is neither data nor a header.
+    #[inline(never)]
+    fn deliver_slow<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
+        let result = loop {
+            break match self.state {
+                State::Header => return Ok(self.before_header(input.len())),
+                State::Discard(part) if input.is_empty() => return Ok(self.read_piece(part.left)),
+                // What is discarded has no step of its own.
+                State::Discard(_) => {
+                    self.header(input);
+                    match self.payload_due(input) {
+                        Some(step) => return Ok(step),
+                        None => continue,
+                    }
+                }
+                State::Data { part, offset } => return Ok(self.data(part, offset, input)),
+                State::Hole {
+                    part,
                     offset,
                     length,
-                }));
-            }
-            State::Extents(extents) => self.extents(extents, input),
-            State::Error(message) => self.error_message(message, input),
-            State::Done(cookie) => self.complete_slow(cookie),
-            State::Failed(error) => return Err(error),
-            State::Ended => return Ok(Step::Finished),
+                } => {
+                    self.state = part.after();
+                    return Ok(Step::Content(Content::Hole {
+                        cookie: part.cookie,
+                        offset,
+                        length,
+                    }));
+                }
+                State::Extents(extents) => match self.extents(extents, input).transpose() {
+                    Some(result) => result,
+                    None => continue,
+                },
+                State::Fault { part, violation } => Ok(self.fault(part, violation.into(), input)),
+                State::Error(message) => self.error_message(message, input),
+                State::Done(cookie) => self.complete_slow(cookie),
+                State::Failed(error) => return Err(error),
+                State::Ended => return Ok(Step::Finished),
+            };
         };
         if let Err(error) = result {
             self.fail(error);
@@ -206,8 +237,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         result
     }
 
-    /// The header of a reply. It is always followed by an event, or by input
-    /// still to come.
+    /// The header of a reply. It is always followed by an event, by input still to
+    /// come, or by a payload to discard.
     #[inline]
     fn take_header(&mut self, input: &mut &[u8]) -> Result<Taken, Error> {
         let mut body = *input;
@@ -222,11 +253,35 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             return self.simple_reply(input);
         };
         // Header and prefix are taken together, or not at all.
-        let taken = self.chunk(&header, &mut body)?;
+        let taken = match self.chunk(&header, &mut body) {
+            Err(error) => return self.tolerate(&header, error, input),
+            taken => taken?,
+        };
         if let Taken::Yes = taken {
             *input = body;
         }
         Ok(taken)
+    }
+
+    /// A chunk with a fault: where the fault costs the command alone, the header
+    /// is taken, and its payload is to be discarded.
+    #[cold]
+    fn tolerate(
+        &mut self,
+        header: &Header,
+        error: Error,
+        input: &mut &[u8],
+    ) -> Result<Taken, Error> {
+        let short = header.length <= u64::from(self.limits.payload);
+        match tolerated(error) {
+            Some(violation) if short && !self.strict => {
+                let _ = take_slice(input, header.size);
+                let part = header.part(header.length);
+                self.state = State::Fault { part, violation };
+                Ok(Taken::Yes)
+            }
+            _ => Err(error),
+        }
     }
 
     /// The input is not a whole header of the negotiated framing: how many
@@ -263,9 +318,12 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         };
         let slot = find(&mut self.slots, cookie)?;
         if framing == Framing::Structured {
-            check_simple(slot, error)?;
+            check_simple(slot, error, self.strict)?;
         }
-        slot.error = error;
+        // The first error counts, also where it came in a chunk.
+        if !slot.error.is_error() {
+            slot.error = error;
+        }
         let data = slot.command == Command::READ && !error.is_error() && slot.length > 0;
         self.state = match data {
             true => State::Data {
@@ -294,6 +352,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         }
         let slot = find_for(&mut self.slots, header)?;
         let state = &mut self.state;
+        let rules = Rules {
+            limits: &self.limits,
+            strict: self.strict,
+        };
         match (header.chunk, slot.command) {
             (ChunkType::OFFSET_DATA, Command::READ) => {
                 chunk::offset_data(slot, self.seed, header, body, state)
@@ -304,7 +366,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             (ChunkType::NONE, _) => chunk::none(header, state),
             (ChunkType::BLOCK_STATUS | ChunkType::BLOCK_STATUS_EXT, Command::BLOCK_STATUS) => {
                 let contexts = &self.export.contexts;
-                chunk::block_status(slot, contexts, &self.limits, header, body, state)
+                chunk::block_status(slot, contexts, rules, header, body, state)
             }
             (
                 ChunkType::OFFSET_DATA
@@ -317,7 +379,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 command,
             }
             .into()),
-            (kind, _) if kind.is_error() => chunk::error(&self.limits, header, body, state),
+            (kind, _) if kind.is_error() => chunk::error(rules, header, body, state),
             (kind, _) => Err(Violation::UnknownChunk(kind).into()),
         }
     }
@@ -339,12 +401,13 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         })
     }
 
-    /// Delivers as many whole descriptors as the input holds.
+    /// Delivers as many whole descriptors as the input holds; `None` if what is left
+    /// of the chunk is to be discarded: a reply may cover less than the request.
     fn extents<'i>(
         &mut self,
         mut extents: Extents,
         input: &mut &'i [u8],
-    ) -> Result<ClientStep<'i>, Error> {
+    ) -> Result<Option<ClientStep<'i>>, Error> {
         let (cookie, context) = (extents.cookie, extents.context);
         let size = extents.size();
         let left = usize::try_from(extents.left).unwrap_or(usize::MAX);
@@ -354,13 +417,22 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             // Whole descriptors, as many as the buffer holds.
             let most = self.limits.buffer().max(size);
             let needed = left.saturating_mul(size).min(most);
-            return Ok(Step::read(needed.saturating_sub(input.len())));
+            return Ok(Some(Step::read(needed.saturating_sub(input.len()))));
         }
         let slot = find(&mut self.slots, cookie)?;
         let offset = slot.offset.saturating_add(extents.at);
-        let (count, total) = match extents.check(all, slot) {
+        let (count, total) = match extents.check(all, slot, self.strict) {
             Ok(total) => (count, total),
-            Err(_) => extents.check_each(all, slot)?,
+            Err(_) => match extents.check_each(all, slot, self.strict) {
+                Err(_) if !self.strict && extents.at > 0 => {
+                    self.state = State::Discard(extents.part());
+                    return Ok(None);
+                }
+                Err(error) if !self.strict => {
+                    return Ok(Some(self.fault(extents.part(), error, input)));
+                }
+                checked => checked?,
+            },
         };
         let bytes = take_slice(input, count.saturating_mul(size)).unwrap_or_default();
         let event = if extents.width == StatusWidth::Wide {
@@ -383,18 +455,26 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         extents.at = extents.at.saturating_add(total);
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         extents.left = extents.left.saturating_sub(count);
-        self.state = if extents.left == 0 {
-            let last = extents.last;
-            Part {
-                cookie,
-                left: 0,
-                last,
-            }
-            .after()
-        } else {
-            State::Extents(extents)
+        self.state = match extents.left {
+            0 => extents.part().after(),
+            _ => State::Extents(extents),
         };
-        Ok(Step::Event(event))
+        Ok(Some(Step::Event(event)))
+    }
+
+    /// Reports a fault that its command alone pays for, and discards what is left of
+    /// the chunk.
+    #[cold]
+    fn fault<'i>(&mut self, mut part: Part, error: Error, input: &mut &[u8]) -> ClientStep<'i> {
+        part.take(input);
+        let cookie = part.cookie;
+        if let Some(slot) = self.slots.find(cookie)
+            && !slot.error.is_error()
+        {
+            slot.error = ErrorValue::EIO;
+        }
+        self.state = part.discard();
+        Step::Event(TransmissionEvent::Fault { cookie, error })
     }
 
     /// Delivers an error, with its message and offset when they have arrived.
@@ -416,7 +496,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             return Ok(Step::read(needed.saturating_sub(input.len())));
         }
         let text = Text::new(take_slice(input, length).unwrap_or_default());
-        let offset = match message.offset {
+        let mut offset = match message.offset {
             true => take::<8>(input).map(|bytes| u64::from_be_bytes(*bytes)),
             false => None,
         };
@@ -427,7 +507,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let ranged = !matches!(slot.command, Command::FLUSH | Command::RESIZE) && slot.length > 0;
         let inside = |offset| offset >= slot.offset && offset < slot.end();
         if ranged && !offset.is_none_or(inside) {
-            return Err(Violation::OutOfBounds(cookie).into());
+            if self.strict {
+                return Err(Violation::OutOfBounds(cookie).into());
+            }
+            offset = None;
         }
         if !slot.error.is_error() {
             slot.error = message.error;
@@ -436,10 +519,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             left: message.trailing,
             ..message.part
         };
-        self.state = match trailing.left {
-            0 => trailing.after(),
-            _ => State::Discard(trailing),
-        };
+        self.state = trailing.discard();
         Ok(Step::Event(TransmissionEvent::Error {
             cookie,
             error: message.error,
@@ -448,20 +528,22 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         }))
     }
 
-    /// Discards bytes after the message of an error chunk, which have no
-    /// meaning.
+    /// Discards bytes at the end of a chunk that have no meaning.
     #[cold]
     fn discard(&mut self, mut part: Part, input: &mut &[u8]) {
         part.take(input);
-        self.state = match part.left {
-            0 => part.after(),
-            _ => State::Discard(part),
-        };
+        self.state = part.discard();
     }
 
     /// Slow path of [`complete`](Self::complete).
     fn complete_slow<'i>(&mut self, cookie: Cookie) -> Result<ClientStep<'i>, Error> {
-        let result = self.outcome(cookie)?;
+        let result = match self.outcome(cookie) {
+            Err(error) if !self.strict && tolerated(error).is_some() => {
+                let (left, last) = (0, true);
+                return Ok(self.fault(Part { cookie, left, last }, error, &mut &[][..]));
+            }
+            result => result?,
+        };
         self.slots.remove(cookie);
         self.state = State::Header;
         Ok(Step::Event(TransmissionEvent::Done { cookie, result }))
@@ -518,7 +600,7 @@ fn extended_with_offset(bytes: &[u8; ExtendedHeader::SIZE + 8]) -> Option<(Heade
 impl Extents {
     /// Checks the descriptors in `bytes`, the next ones of the chunk. Returns how
     /// many bytes of the export they describe.
-    fn check(&self, bytes: &[u8], slot: &Slot) -> Result<u64, Error> {
+    fn check(&self, bytes: &[u8], slot: &Slot, strict: bool) -> Result<u64, Error> {
         let reach = if self.width == StatusWidth::Wide {
             let (extents, _) = Extents64::split(bytes);
             if self.status == StatusWidth::Narrow && extents.has_wide_flags() {
@@ -529,7 +611,10 @@ impl Extents {
             let (extents, _) = Extents32::split(bytes);
             extents.reach()?
         };
-        if slot.flags.contains(CommandFlags::REQ_ONE) && reach.total > slot.length {
+        // A longer one ends past the request, as the last of several may.
+        let several = self.at > 0 || bytes.len() > self.size();
+        let not_one = several || strict && reach.total > slot.length;
+        if slot.flags.contains(CommandFlags::REQ_ONE) && not_one {
             return Err(Violation::NotOne(self.cookie).into());
         }
         // The last extent may reach past the end of the request, none may begin
@@ -545,10 +630,15 @@ impl Extents {
     /// it, and how many bytes they describe. They are delivered first, so that the
     /// events and the fault are the same however the chunk is fragmented.
     #[cold]
-    fn check_each(mut self, bytes: &[u8], slot: &Slot) -> Result<(usize, u64), Error> {
+    fn check_each(
+        mut self,
+        bytes: &[u8],
+        slot: &Slot,
+        strict: bool,
+    ) -> Result<(usize, u64), Error> {
         let (mut count, mut total) = (0_usize, 0_u64);
         for one in bytes.chunks_exact(self.size()) {
-            match self.check(one, slot) {
+            match self.check(one, slot, strict) {
                 Ok(length) => {
                     count = count.saturating_add(1);
                     total = total.saturating_add(length);
@@ -573,15 +663,36 @@ fn find<S: AsRef<[Slot]> + AsMut<[Slot]>>(
 }
 
 /// Whether a command may have a simple reply where there are structured ones.
-fn check_simple(slot: &Slot, error: ErrorValue) -> Result<(), Error> {
+fn check_simple(slot: &Slot, error: ErrorValue, strict: bool) -> Result<(), Error> {
     let read = slot.command == Command::READ;
     let status = slot.command == Command::BLOCK_STATUS && !error.is_error();
-    // A reply that began with chunks ends with one, or what they said would be
-    // forgotten.
     let chunks = slot.error.is_error() || slot.missing != slot.asked;
-    match read || status || chunks {
+    let refused = match strict {
+        true => read || status || chunks,
+        // Whether data follows is not known.
+        false => read && !error.is_error(),
+    };
+    match refused {
         true => Err(Violation::SimpleReply(slot.command).into()),
         false => Ok(()),
+    }
+}
+
+/// A fault that costs its command alone: what is faulty can be discarded, and the
+/// specification leaves the client the choice.
+fn tolerated(error: Error) -> Option<Violation> {
+    use Violation as V;
+    match error {
+        Error::Violation(
+            violation @ (V::OtherOffset(_)
+            | V::OutOfBounds(_)
+            | V::Overlap(_)
+            | V::Fragmented(_)
+            | V::Incomplete(_)
+            | V::RepeatedContext(_)
+            | V::MissingContext(_)),
+        ) => Some(violation),
+        _ => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where in the stream of replies the input is.
 
-use crate::error::{Error, Misuse};
+use crate::error::{Error, Misuse, Violation};
 use crate::negotiated::StatusWidth;
 use crate::wire::bytes::{clip, take_slice, wide};
 use crate::wire::extent::{Extent32, Extent64};
@@ -13,6 +13,8 @@ pub(super) enum State {
     Header,
     /// In bytes to discard, at the end of a chunk.
     Discard(Part),
+    /// Among the descriptors of a status chunk.
+    Extents(Extents),
     /// In the data of a read.
     Data { part: Part, offset: u64 },
     /// After a hole chunk.
@@ -21,8 +23,8 @@ pub(super) enum State {
         offset: u64,
         length: u32,
     },
-    /// Among the descriptors of a status chunk.
-    Extents(Extents),
+    /// After the header of a chunk with a fault, whose payload is discarded.
+    Fault { part: Part, violation: Violation },
     /// Before the message of an error chunk, and what follows it.
     Error(ErrorMessage),
     /// After the last chunk of a reply.
@@ -50,6 +52,15 @@ impl Part {
         match self.last {
             true => State::Done(self.cookie),
             false => State::Header,
+        }
+    }
+
+    /// The state before what is left is discarded.
+    #[inline]
+    pub(super) fn discard(self) -> State {
+        match self.left {
+            0 => self.after(),
+            _ => State::Discard(self),
         }
     }
 
@@ -87,6 +98,15 @@ impl Extents {
             StatusWidth::Wide => Extent64::SIZE,
         }
     }
+
+    /// What is left of the chunk.
+    pub(super) fn part(&self) -> Part {
+        Part {
+            cookie: self.cookie,
+            left: u64::from(self.left).saturating_mul(wide(self.size())),
+            last: self.last,
+        }
+    }
 }
 
 /// An error chunk whose message is still to come.
@@ -94,7 +114,7 @@ impl Extents {
 pub(super) struct ErrorMessage {
     /// The message.
     pub(super) part: Part,
-    /// It is longer than the limit, and is discarded.
+    /// It is longer than the limit or than its chunk, and is discarded.
     pub(super) discard: bool,
     pub(super) error: ErrorValue,
     /// Whether an offset follows the message.
@@ -117,9 +137,10 @@ impl State {
     /// The command whose reply is under way.
     pub(super) fn cookie(&self) -> Option<Cookie> {
         match self {
-            Self::Discard(part) | Self::Data { part, .. } | Self::Hole { part, .. } => {
-                Some(part.cookie)
-            }
+            Self::Discard(part)
+            | Self::Data { part, .. }
+            | Self::Hole { part, .. }
+            | Self::Fault { part, .. } => Some(part.cookie),
             Self::Extents(extents) => Some(extents.cookie),
             Self::Error(message) => Some(message.part.cookie),
             Self::Done(cookie) => Some(*cookie),

@@ -97,6 +97,8 @@ pub fn config<'a>(script: &Script, contexts: &'a [MetaContextQuery<'a>]) -> Conf
     Config::new(name(script.config.export))
         .contexts(contexts)
         .framing(framing(script.config.framing))
+        .go(script.go)
+        .strict(script.strict)
         .describe(script.config.describe)
         .limits(script.limits.limits())
         .tls(tls_policy(script.tls))

@@ -15,6 +15,9 @@ use crate::{enums, structs};
 structs! {
     pub struct Script {
         tls: u8,
+        strict: bool,
+        /// For `Connector` only.
+        go: bool,
         limits: LimitsSetup,
         /// For `Connector` only.
         config: ConfigSetup,

@@ -81,6 +81,9 @@ impl Harness {
         if setup.lenient {
             machine = machine.lenient();
         }
+        if setup.strict {
+            machine = machine.strict();
+        }
         Self {
             setup: setup.clone(),
             negotiated,

@@ -18,6 +18,9 @@ pub(super) struct InFlight {
     error: Option<ErrorValue>,
 }
 
+/// What a command ends with after a fault that costs it alone.
+const FAULT: ErrorValue = ErrorValue::EIO;
+
 impl InFlight {
     pub(super) fn new(target: Target) -> Self {
         Self {
@@ -117,6 +120,12 @@ impl Harness {
                 );
                 let index = self.index(cookie);
                 self.model[index].error.get_or_insert(error);
+            }
+            TransmissionEvent::Fault { cookie, .. } => {
+                assert!(!self.setup.strict, "a tolerated fault");
+                push(events, ReplyEvent::Fault { cookie: cookie.0 });
+                let index = self.index(cookie);
+                self.model[index].error.get_or_insert(FAULT);
             }
             TransmissionEvent::Done { cookie, result } => {
                 let error = result.err().map_or(0, |error| error.0);

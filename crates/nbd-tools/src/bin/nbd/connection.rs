@@ -10,7 +10,6 @@ use nbd_codec::wire::number::{ContextId, OptionType};
 use nbd_codec::wire::text::Text;
 use nbd_codec::{Error, Framing, Negotiated, Step};
 
-use crate::describe::Negotiation;
 use crate::inbox::Inbox;
 use crate::name::Name;
 use crate::session::Session;
@@ -66,39 +65,26 @@ pub fn negotiate(
     contexts: &[&str],
     settings: &Settings,
 ) -> Result<Opened> {
-    if settings.export_name {
-        return enter_by_export_name(uri, settings);
-    }
-    match negotiate_all(uri, framing, contexts, settings) {
+    let queries: Vec<_> = contexts
+        .iter()
+        .map(|name| MetaContextQuery::new(name))
+        .collect();
+    let go = !settings.export_name;
+    let config = Config::new(uri.export())
+        .contexts(&queries)
+        .framing(framing)
+        .go(go);
+    match negotiate_as(uri, config, settings) {
         // There is nothing else to leave out.
-        Err(error) if framing == Framing::Simple && HungUp::at(&error, OptionType::GO) => {
-            enter_by_export_name(uri, settings)
+        Err(error) if go && framing == Framing::Simple && HungUp::at(&error, OptionType::GO) => {
+            negotiate_as(uri, config.go(false), settings)
         }
         result => result,
     }
 }
 
-/// Begins with the oldest option.
-fn enter_by_export_name(uri: &Uri, settings: &Settings) -> Result<Opened> {
-    let negotiation = Negotiation::start(uri, Framing::Simple, settings)?;
-    negotiation.enter(uri.export().into())
-}
-
-/// Begins with the newest option.
-fn negotiate_all(
-    uri: &Uri,
-    framing: Framing,
-    contexts: &[&str],
-    settings: &Settings,
-) -> Result<Opened> {
-    let queries: Vec<_> = contexts
-        .iter()
-        .map(|name| MetaContextQuery::new(name))
-        .collect();
-    let config = Config::new(uri.export())
-        .contexts(&queries)
-        .framing(framing);
-
+/// Connects and negotiates by a configuration.
+fn negotiate_as(uri: &Uri, config: Config<'_>, settings: &Settings) -> Result<Opened> {
     let mut link = Link::connect(uri, settings)?;
     let mut machine = Connector::new(config)?;
     let mut granted = Vec::new();

@@ -1,18 +1,17 @@
 //! Describes a server and its exports with single options, without entering
 //! transmission.
 
-use anyhow::{Context, Result, anyhow, bail};
-use nbd_codec::client::{Config, ConnectError, Handshake, HandshakeEvent};
+use anyhow::{Context, Result, bail};
+use nbd_codec::client::{Config, Handshake, HandshakeEvent};
 use nbd_codec::uri::Uri;
 use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
 use nbd_codec::wire::greeting::Greeting;
 use nbd_codec::wire::number::{InfoType, OptionReplyType, OptionType};
 use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest, Queries};
 use nbd_codec::wire::option_reply::{BlockSizes, Info};
-use nbd_codec::wire::text::Text;
 use nbd_codec::{Framing, HandshakeStyle, Negotiated, Step};
 
-use crate::connection::{self, HungUp, Link, Opened, closed, refused};
+use crate::connection::{self, HungUp, Link, closed, refused};
 use crate::name::Name;
 use crate::socket::Settings;
 
@@ -191,7 +190,7 @@ impl std::fmt::Display for Refusal {
 }
 
 /// A manual handshake.
-pub struct Negotiation {
+struct Negotiation {
     link: Link,
     machine: Handshake,
     /// Whether nothing but `NBD_OPT_LIST` and `NBD_OPT_EXPORT_NAME` is sent.
@@ -201,7 +200,7 @@ pub struct Negotiation {
 impl Negotiation {
     /// Connects, and negotiates the most capable framing up to `framing`: the
     /// metadata contexts may depend on it.
-    pub fn start(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Self> {
+    fn start(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Self> {
         let framing = match settings.export_name {
             true => Framing::Simple,
             false => framing,
@@ -246,31 +245,6 @@ impl Negotiation {
             framing: agreed.framing,
             exports: Vec::new(),
         }
-    }
-
-    /// Opens an export with `NBD_OPT_EXPORT_NAME`.
-    pub fn enter(mut self, export: Text<'_>) -> Result<Opened> {
-        if self.machine.agreed().style != HandshakeStyle::Oldstyle {
-            let mut outgoing = Vec::new();
-            let option = OptionRequest::ExportName(export);
-            self.machine.send(&option, &mut outgoing)?;
-            self.link.send(&outgoing)?;
-        } else if !export.is_empty() {
-            return Err(refused(ConnectError::NoExportNames, None, export));
-        }
-        let mut ready = false;
-        while !ready {
-            self.event(|event| {
-                ready = event == HandshakeEvent::Ready;
-                Ok(())
-            })?;
-        }
-        let negotiated = self.machine.into_negotiated();
-        Ok(Opened {
-            link: self.link,
-            negotiated: negotiated.map_err(|_| anyhow!("the handshake has not ended"))?,
-            contexts: Vec::new(),
-        })
     }
 
     /// Describes an export.
