@@ -194,9 +194,10 @@ fn client_transmission(script: &mut client::transmission::script::Script, first:
     let buffer = first.buffer(limits.buffer());
     let summary = summaries(machine, stream, buffer, sizes);
     assert_eq!(summary.content, content(&expected.outcome.events));
-    let done = |event: &&ReplyEvent| event.is_done();
-    let done = expected.outcome.events.iter().filter(done).count();
-    assert_eq!(summary.events.len(), done, "{:?}", summary.events);
+    let is_kept =
+        |event: &&ReplyEvent| matches!(event, ReplyEvent::Fault { .. }) || event.is_done();
+    let kept = expected.outcome.events.iter().filter(is_kept).count();
+    assert_eq!(summary.events.len(), kept, "{:?}", summary.events);
     let end = expected.outcome.error.map_or(End::Finished, End::Failed);
     assert_eq!(summary.end, end);
 }
