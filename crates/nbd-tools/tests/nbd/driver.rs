@@ -21,10 +21,13 @@ pub struct Client {
 
 impl Client {
     pub fn open(peer: &Peer, export: &str, framing: Framing) -> Self {
+        Self::with(peer, Config::new(export).framing(framing))
+    }
+
+    pub fn with(peer: &Peer, config: Config<'_>) -> Self {
         let mut stream = UnixStream::connect(peer.socket()).expect("a connection");
         let limit = Some(Duration::from_secs(30));
         stream.set_read_timeout(limit).expect("a time limit");
-        let config = Config::new(export).framing(framing);
         let mut machine = Connector::new(config).expect("a configuration");
         let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
         loop {

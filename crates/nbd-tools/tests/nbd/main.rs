@@ -6,6 +6,7 @@
 //! fails.
 
 mod addresses;
+mod beyond;
 mod blocks;
 mod closing;
 mod commands;
