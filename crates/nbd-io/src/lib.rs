@@ -5,16 +5,20 @@
 #![deny(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
 mod client;
-#[cfg(feature = "std")]
-mod server;
+#[cfg(any(feature = "tokio", feature = "blocking"))]
+pub mod server;
 
 /// Clients and servers for tokio.
 #[cfg(feature = "tokio")]
-pub mod tokio {}
+pub mod tokio {
+    pub use crate::server::tokio::{Listener, listen, serve};
+}
 
 /// Clients and servers with threads.
 #[cfg(feature = "blocking")]
-pub mod blocking {}
+pub mod blocking {
+    pub use crate::server::blocking::{Listener, Stream, listen, serve};
+}
 
 /// A client over embedded-io-async, without an allocator.
 #[cfg(feature = "embedded")]

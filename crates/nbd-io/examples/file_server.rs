@@ -1,0 +1,63 @@
+//! A file as an export, on a Unix socket, with tokio or with threads.
+//!
+//! ```text
+//! cargo run --release --example file_server -- tokio FILE SOCKET
+//! cargo run --release --example file_server -- blocking FILE SOCKET
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixListener;
+
+use nbd_io::server::{Bytes, Config, Device, Export, Exports, ReadReply, Server};
+
+/// A file, most of which is in the page cache: it is accessed directly.
+struct FileDevice {
+    file: File,
+    size: u64,
+}
+
+impl Device for FileDevice {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn read(&self, offset: u64, reply: &mut ReadReply) -> io::Result<()> {
+        let n = reply.remaining();
+        self.file.read_exact_at(reply.buffer(n), offset)
+    }
+
+    async fn write(&self, offset: u64, data: Bytes) -> io::Result<()> {
+        self.file.write_all_at(&data, offset)
+    }
+
+    async fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    let [face, file, socket] = args.as_slice() else {
+        return Err("usage: file_server tokio|blocking FILE SOCKET".into());
+    };
+    let file = OpenOptions::new().read(true).write(true).open(file)?;
+    let size = file.metadata()?.len();
+    let exports = Exports::new().with(Export::new("file", FileDevice { file, size }));
+    let server = Server::new(exports, Config::new());
+    let listener = UnixListener::bind(socket)?;
+    println!("nbd+unix:///file?socket={socket}");
+    match face.as_str() {
+        "tokio" => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(async {
+                listener.set_nonblocking(true)?;
+                let listener = tokio::net::UnixListener::from_std(listener)?;
+                nbd_io::tokio::listen(listener, &server).await;
+                Ok(())
+            }),
+        _ => Ok(nbd_io::blocking::listen(listener, &server)?),
+    }
+}

@@ -1,0 +1,616 @@
+//! Serving with threads: up to 16 for each connection, begun when they are needed.
+//!
+//! The threads of a connection take turns: one receives a request, and does it while
+//! the next one receives.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use nbd_codec::server::Request;
+use nbd_codec::wire::number::ErrorValue;
+
+use super::budget::Account;
+use super::export::AnyDevice;
+use super::handshake::{Chosen, Link, Negotiation, Progress};
+use super::outbox::{Outbox, SLICES};
+use super::receive::{Next, Receiver, Work};
+use super::{Client, Peer, Server};
+
+/// How much is received at a time.
+const RECEIVE: usize = 64 << 10;
+
+/// How much of the data of a write is received at a time.
+const DATA: usize = 256 << 10;
+
+/// The most threads of a connection.
+const THREADS: usize = 16;
+
+/// How long to wait if no client can be accepted, for lack of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection that several threads use at the same time.
+pub trait Stream: Send + Sync + 'static {
+    /// Reads, as `std::io::Read`. One thread at a time calls it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connection; `WouldBlock` or `TimedOut` after the timeout.
+    fn read(&self, space: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes, as `std::io::Write`. One thread at a time calls it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connection; `WouldBlock` or `TimedOut` after the timeout.
+    fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// How long a read and a write may take at most.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connection.
+    fn set_timeouts(&self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()>;
+
+    /// Shuts the connection down: reads that wait return zero.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connection.
+    fn shut_down(&self, how: Shutdown) -> io::Result<()>;
+}
+
+/// What [`listen`] accepts clients from.
+pub trait Listener {
+    /// The connection.
+    type Stream: Stream;
+
+    /// Waits for a client.
+    ///
+    /// # Errors
+    ///
+    /// Any: [`listen`] waits a little and tries again.
+    fn accept(&self) -> io::Result<(Self::Stream, Peer)>;
+
+    /// What ends the wait of [`accept`](Self::accept), as by connecting to the
+    /// listener.
+    fn waker(&self) -> io::Result<Box<dyn Fn() + Send + Sync>>;
+}
+
+macro_rules! stream {
+    ($stream:ty) => {
+        impl Stream for $stream {
+            fn read(&self, space: &mut [u8]) -> io::Result<usize> {
+                io::Read::read(&mut &*self, space)
+            }
+
+            fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+                io::Write::write_vectored(&mut &*self, slices)
+            }
+
+            fn set_timeouts(
+                &self,
+                read: Option<Duration>,
+                write: Option<Duration>,
+            ) -> io::Result<()> {
+                self.set_read_timeout(read)?;
+                self.set_write_timeout(write)
+            }
+
+            fn shut_down(&self, how: Shutdown) -> io::Result<()> {
+                self.shutdown(how)
+            }
+        }
+    };
+}
+stream!(TcpStream);
+#[cfg(unix)]
+stream!(std::os::unix::net::UnixStream);
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    fn accept(&self) -> io::Result<(TcpStream, Peer)> {
+        let (stream, address) = self.accept()?;
+        stream.set_nodelay(true)?;
+        Ok((stream, Peer::Tcp(address)))
+    }
+
+    fn waker(&self) -> io::Result<Box<dyn Fn() + Send + Sync>> {
+        let address = self.local_addr()?;
+        Ok(Box::new(move || drop(TcpStream::connect(address))))
+    }
+}
+
+#[cfg(unix)]
+impl Listener for std::os::unix::net::UnixListener {
+    type Stream = std::os::unix::net::UnixStream;
+
+    fn accept(&self) -> io::Result<(Self::Stream, Peer)> {
+        let (stream, _) = self.accept()?;
+        Ok((stream, Peer::Unix))
+    }
+
+    fn waker(&self) -> io::Result<Box<dyn Fn() + Send + Sync>> {
+        let address = self.local_addr()?;
+        let connect = std::os::unix::net::UnixStream::connect_addr;
+        Ok(Box::new(move || drop(connect(&address))))
+    }
+}
+
+/// Accepts clients and serves each with threads of its own, until
+/// [`Server::shut_down`]; returns when all connections are closed, or after
+/// [`Config::grace`](crate::server::Config::grace).
+///
+/// If accepting fails, for lack of file descriptors, it goes on after 100 ms.
+///
+/// # Errors
+///
+/// [`Listener::waker`].
+pub fn listen(listener: impl Listener, server: &Server) -> io::Result<()> {
+    let mut registration = server.register();
+    let wake = Waker::from(Arc::new(OnWake(listener.waker()?)));
+    let shutting_down = registration.poll_shutdown(&Context::from_waker(&wake));
+    let live = Arc::new(Live::default());
+    let mut next = 0_u64;
+    while shutting_down.is_pending() && !server.is_shutting_down() {
+        live.wait(server, |count| count < server.config().connections, None);
+        let accepted = listener.accept();
+        if server.is_shutting_down() {
+            break;
+        }
+        match accepted {
+            Err(_) => thread::sleep(PAUSE),
+            Ok((stream, peer)) => {
+                next = next.saturating_add(1);
+                let served = Served::new(&live, next, Arc::new(stream));
+                let server = server.clone();
+                let begun = thread::Builder::new().spawn(move || {
+                    let end = run(Arc::clone(&served.stream), peer.clone(), &server);
+                    server.report(&peer, &end);
+                });
+                if begun.is_err() {
+                    // This client is disconnected, and the others are served.
+                    thread::sleep(PAUSE);
+                }
+            }
+        }
+    }
+    drop(listener);
+    let deadline = Instant::now().checked_add(server.config().grace);
+    live.wait(server, |count| count == 0, deadline);
+    live.close_all();
+    Ok(())
+}
+
+/// The connections of a listener.
+#[derive(Default)]
+struct Live {
+    streams: Mutex<HashMap<u64, Arc<dyn Stream>>>,
+    ended: Condvar,
+}
+
+impl Live {
+    /// Waits until there are as many as `enough` says, or the deadline.
+    fn wait(&self, server: &Server, enough: impl Fn(usize) -> bool, deadline: Option<Instant>) {
+        let mut streams = lock(&self.streams);
+        while !enough(streams.len()) {
+            let time = match deadline {
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+                None if server.is_shutting_down() => return,
+                None => PAUSE,
+            };
+            if time.is_zero() {
+                return;
+            }
+            let waited = self.ended.wait_timeout(streams, time);
+            streams = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn close_all(&self) {
+        for stream in lock(&self.streams).values() {
+            let _ = stream.shut_down(Shutdown::Both);
+        }
+    }
+}
+
+/// An entry of [`Live`].
+struct Served {
+    live: Arc<Live>,
+    id: u64,
+    stream: Arc<dyn Stream>,
+}
+
+impl Served {
+    fn new(live: &Arc<Live>, id: u64, stream: Arc<dyn Stream>) -> Self {
+        lock(&live.streams).insert(id, Arc::clone(&stream));
+        let live = Arc::clone(live);
+        Self { live, id, stream }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        lock(&self.live.streams).remove(&self.id);
+        self.live.ended.notify_all();
+    }
+}
+
+/// Serves one client on this thread and up to 15 more, from the greeting until the
+/// connection is closed.
+///
+/// # Errors
+///
+/// As [`tokio::serve`](crate::tokio::serve).
+pub fn serve(stream: impl Stream, peer: Peer, server: &Server) -> io::Result<()> {
+    run(Arc::new(stream), peer, server)
+}
+
+fn run(stream: Arc<dyn Stream>, peer: Peer, server: &Server) -> io::Result<()> {
+    let mut registration = server.register();
+    let closed = Arc::clone(&stream);
+    let close = move || drop(closed.shut_down(Shutdown::Read));
+    let wake = Waker::from(Arc::new(OnWake(Box::new(close))));
+    let shutting_down = registration.poll_shutdown(&Context::from_waker(&wake));
+    let result = match shutting_down {
+        Poll::Ready(()) => Ok(()),
+        Poll::Pending => negotiate(&stream, peer, server).and_then(|chosen| match chosen {
+            Some((stream, chosen)) => transmit(&*stream, *chosen, server, registration.account()),
+            None => Ok(()),
+        }),
+    };
+    let _ = stream.shut_down(Shutdown::Both);
+    match result {
+        // The connection was shut down to end a read.
+        Err(error) if server.is_shutting_down() && error.kind() == io::ErrorKind::UnexpectedEof => {
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let text = "the client took too long to send or to read";
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        }
+        result => result,
+    }
+}
+
+type Negotiated = (Arc<dyn Stream>, Box<Chosen>);
+
+/// The handshake; `None` if the client aborts it.
+fn negotiate(
+    stream: &Arc<dyn Stream>,
+    peer: Peer,
+    server: &Server,
+) -> io::Result<Option<Negotiated>> {
+    let mut link = Timed {
+        stream: Arc::clone(stream),
+        deadline: Instant::now().checked_add(server.config().handshake),
+    };
+    let mut negotiation = Negotiation::new(server, Client::new(peer))?;
+    loop {
+        match block_on(negotiation.run(&mut link))? {
+            Progress::Ready(chosen) => return Ok(Some((link.stream, chosen))),
+            Progress::Ended => return Ok(None),
+            Progress::StartTls => start_tls(&mut link, &mut negotiation, server)?,
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+fn start_tls(link: &mut Timed, negotiation: &mut Negotiation, server: &Server) -> io::Result<()> {
+    let config = server.config().tls.clone();
+    let accepted = super::blocking_tls::accept(link, config.ok_or(io::ErrorKind::Unsupported)?);
+    negotiation.tls(accepted.is_ok())?;
+    (link.stream, negotiation.client.certificates) = accepted?;
+    Ok(())
+}
+
+#[cfg(not(feature = "tls"))]
+fn start_tls(_: &mut Timed, _: &mut Negotiation, _: &Server) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// A stream with one deadline for the whole handshake, so that a client cannot
+/// extend it by sending a byte now and then.
+pub(super) struct Timed {
+    pub(super) stream: Arc<dyn Stream>,
+    deadline: Option<Instant>,
+}
+
+impl Timed {
+    fn in_time(&self) -> io::Result<&dyn Stream> {
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.stream.set_timeouts(Some(left), Some(left))?;
+        }
+        Ok(&*self.stream)
+    }
+}
+
+impl io::Read for Timed {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        self.in_time()?.read(space)
+    }
+}
+
+impl io::Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.in_time()?.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Link for Timed {
+    async fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(self, space)
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        io::Write::write_all(self, bytes)
+    }
+}
+
+/// The transmission phase.
+fn transmit(
+    stream: &dyn Stream,
+    chosen: Chosen,
+    server: &Server,
+    account: Account,
+) -> io::Result<()> {
+    stream.set_timeouts(None, Some(server.config().stall))?;
+    let mut buffer = chosen.received;
+    let end = buffer.len();
+    buffer.resize(end.max(RECEIVE), 0);
+    let transmission = Transmission {
+        stream,
+        server,
+        device: chosen.device,
+        account,
+        threads: AtomicUsize::new(1),
+        idle: AtomicUsize::new(1),
+        input: Mutex::new(Input {
+            receiver: Receiver::new(chosen.negotiated)?,
+            buffer,
+            held: 0..end,
+            ended: None,
+        }),
+        out: Mutex::default(),
+    };
+    thread::scope(|scope| transmission.work(scope));
+    let input = transmission.input.into_inner();
+    let input = input.unwrap_or_else(PoisonError::into_inner);
+    input.ended.unwrap_or(Ok(()))
+}
+
+/// What the threads of a connection share.
+struct Transmission<'c> {
+    stream: &'c dyn Stream,
+    server: &'c Server,
+    device: Arc<dyn AnyDevice>,
+    account: Account,
+    threads: AtomicUsize,
+    /// Threads that receive, or wait to.
+    idle: AtomicUsize,
+    /// The thread that has it receives.
+    input: Mutex<Input>,
+    /// The thread that has it writes. It may be taken by a thread that has the
+    /// input, not the other way round.
+    out: Mutex<Outbox>,
+}
+
+struct Input {
+    receiver: Receiver,
+    buffer: Vec<u8>,
+    /// What of it has arrived and is not consumed.
+    held: Range<usize>,
+    /// Nothing more is received: how the connection ended.
+    ended: Option<io::Result<()>>,
+}
+
+impl Transmission<'_> {
+    /// The work of one thread.
+    fn work<'s>(&'s self, scope: &'s thread::Scope<'s, '_>) {
+        let _close = CloseOnPanic(self.stream);
+        loop {
+            let mut input = lock(&self.input);
+            if input.ended.is_some() {
+                return;
+            }
+            let work = match self.next(&mut input) {
+                Ok(Some(work)) => work,
+                end => {
+                    input.ended = Some(end.map(drop));
+                    return;
+                }
+            };
+            let cost = work.cost;
+            // Requests after a resize are checked against the new size.
+            self.hand_over(scope);
+            let mut input = matches!(work.request, Request::Resize(_)).then_some(input);
+            let answer = self.device.execute(work);
+            let sent = self.send(cost, |out| {
+                answer.put(out, |resize| match &mut input {
+                    Some(input) => input.receiver.resized(resize),
+                    None => Request::Resize(resize).fail(ErrorValue::EINVAL, "not a resize"),
+                });
+            });
+            drop(input);
+            if let Err(error) = sent {
+                // Ends a read of another thread.
+                let _ = self.stream.shut_down(Shutdown::Both);
+                let mut input = lock(&self.input);
+                return *input.ended.get_or_insert(Ok(())) = Err(error);
+            }
+            self.idle.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// This thread has work: sees to it that another one receives.
+    fn hand_over<'s>(&'s self, scope: &'s thread::Scope<'s, '_>) {
+        let most = THREADS.min(self.server.config().in_flight);
+        let others = self.idle.fetch_sub(1, Ordering::SeqCst) > 1;
+        if !others && self.threads.load(Ordering::SeqCst) < most {
+            self.threads.fetch_add(1, Ordering::SeqCst);
+            self.idle.fetch_add(1, Ordering::SeqCst);
+            let begun = thread::Builder::new().spawn_scoped(scope, || self.work(scope));
+            if begun.is_err() {
+                // This thread receives when it is done.
+                self.threads.fetch_sub(1, Ordering::SeqCst);
+                self.idle.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// The next request; `None` at the end.
+    fn next(&self, input: &mut Input) -> io::Result<Option<Work>> {
+        loop {
+            let shutting_down = self.server.is_shutting_down();
+            if shutting_down {
+                input.receiver.shut_down();
+            }
+            let mut rest = input.buffer.get(input.held.clone()).unwrap_or_default();
+            let next = input.receiver.next(&mut rest, |cost| {
+                block_on(poll_fn(|cx| self.account.poll_take(cx, cost)));
+                true
+            });
+            input.held.start = input.held.end.saturating_sub(rest.len());
+            let read = match next? {
+                Next::Work(work) => return Ok(Some(work)),
+                Next::End => return Ok(None),
+                Next::Answered(reply) => {
+                    self.send(0, |out| out.push_reply(&reply))?;
+                    continue;
+                }
+                // Memory was waited for above.
+                Next::Wait => continue,
+                Next::Read => self.receive(input)?,
+                Next::ReadData(n) => {
+                    let data = input.receiver.data();
+                    let start = data.len();
+                    data.resize(start.saturating_add(n.min(DATA)), 0);
+                    let read = self
+                        .stream
+                        .read(data.get_mut(start..).unwrap_or_default())?;
+                    data.truncate(start.saturating_add(read));
+                    input.receiver.filled(read)?;
+                    read
+                }
+            };
+            if read == 0 && shutting_down {
+                // The socket was shut down to end a read.
+                return Ok(None);
+            }
+            if read == 0 {
+                input.receiver.end_of_input()?;
+                return Ok(None);
+            }
+        }
+    }
+
+    fn receive(&self, input: &mut Input) -> io::Result<usize> {
+        input.buffer.copy_within(input.held.clone(), 0);
+        input.held = 0..input.held.len();
+        let space = input.buffer.get_mut(input.held.end..).unwrap_or_default();
+        let n = self.stream.read(space)?;
+        input.held.end = input.held.end.saturating_add(n);
+        Ok(n)
+    }
+
+    /// Writes what `put` adds, which answers a request of this cost.
+    fn send(&self, cost: usize, put: impl FnOnce(&mut Outbox)) -> io::Result<()> {
+        let mut out = lock(&self.out);
+        put(&mut out);
+        out.push_cost(cost);
+        let result = self.write(&mut out);
+        if result.is_err() {
+            // Another thread may wait for the memory, with the input.
+            self.account.give_back(out.clear());
+        }
+        result
+    }
+
+    fn write(&self, out: &mut Outbox) -> io::Result<()> {
+        while !out.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = out.slices(&mut slices);
+            let n = match self
+                .stream
+                .write_vectored(slices.get(..count).unwrap_or_default())
+            {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            };
+            self.account.give_back(out.advance(n));
+        }
+        Ok(())
+    }
+}
+
+/// Closes the connection if a device panics: otherwise its client waits for a reply
+/// for ever.
+struct CloseOnPanic<'c>(&'c dyn Stream);
+
+impl Drop for CloseOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.0.shut_down(Shutdown::Both);
+        }
+    }
+}
+
+/// Calls a function to wake something.
+struct OnWake(Box<dyn Fn() + Send + Sync>);
+
+impl Wake for OnWake {
+    fn wake(self: Arc<Self>) {
+        (self.0)();
+    }
+}
+
+/// Wakes a thread.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs a future on this thread.
+pub(super) fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    // Most are ready at once.
+    if let Poll::Ready(output) = future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        return output;
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// Ignores poisoning: a thread that panics closes the connection.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

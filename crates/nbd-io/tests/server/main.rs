@@ -1,0 +1,14 @@
+//! The server, with tokio and with threads.
+
+mod exports;
+mod hostile;
+mod limits;
+mod offers;
+mod peers;
+mod shutdown;
+mod support;
+
+#[cfg(feature = "tls")]
+mod object_store;
+#[cfg(feature = "tls")]
+mod tls;
