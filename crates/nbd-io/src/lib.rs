@@ -5,6 +5,7 @@
 #![deny(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
 mod client;
+pub mod kernel;
 #[cfg(any(feature = "tokio", feature = "blocking"))]
 pub mod server;
 
