@@ -49,15 +49,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = UnixListener::bind(socket)?;
     println!("nbd+unix:///file?socket={socket}");
     match face.as_str() {
-        "tokio" => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?
-            .block_on(async {
-                listener.set_nonblocking(true)?;
-                let listener = tokio::net::UnixListener::from_std(listener)?;
-                nbd_io::tokio::listen(listener, &server).await;
-                Ok(())
-            }),
+        "tokio" => tokio::runtime::Runtime::new()?.block_on(async {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            Ok(nbd_io::tokio::listen(listener, &server).await?)
+        }),
         _ => Ok(nbd_io::blocking::listen(listener, &server)?),
     }
 }

@@ -144,6 +144,5 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::new(Exports::new().with(disk).with(archive), config);
     let listener = TcpListener::bind(address).await?;
     println!("{}", listener.local_addr()?);
-    nbd_io::tokio::listen(listener, &server).await;
-    Ok(())
+    Ok(nbd_io::tokio::listen(listener, &server).await?)
 }

@@ -84,7 +84,11 @@ impl Listener for tokio::net::UnixListener {
 /// [`Config::grace`](crate::server::Config::grace).
 ///
 /// If accepting fails, for lack of file descriptors, it goes on after 100 ms.
-pub async fn listen(listener: impl Listener, server: &Server) {
+///
+/// # Errors
+///
+/// None: it has the signature of [`blocking::listen`](crate::blocking::listen).
+pub async fn listen(listener: impl Listener, server: &Server) -> io::Result<()> {
     let mut registration = server.register();
     let mut connections = JoinSet::new();
     loop {
@@ -114,6 +118,7 @@ pub async fn listen(listener: impl Listener, server: &Server) {
     let ended = async { while connections.join_next().await.is_some() {} };
     // Otherwise the rest is aborted when the set is dropped.
     let _ = timeout(server.config().grace, ended).await;
+    Ok(())
 }
 
 /// Serves one client, from the greeting until the connection is closed.

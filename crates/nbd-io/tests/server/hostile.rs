@@ -245,7 +245,10 @@ fn accepting_goes_on_after_it_failed_and_does_not_spin() {
     let began = Instant::now();
     runtime.spawn(async move {
         let failures = AtomicUsize::new(0);
-        nbd_io::tokio::listen(Exhausted { listener, failures }, &own).await;
+        let listener = Exhausted { listener, failures };
+        nbd_io::tokio::listen(listener, &own)
+            .await
+            .expect("it listens");
     });
     let stream = std::os::unix::net::UnixStream::connect(&path).expect("a connection");
     let mut client = Client::start(stream, "disk").expect("the export");

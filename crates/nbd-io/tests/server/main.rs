@@ -5,6 +5,7 @@ mod hostile;
 mod limits;
 mod offers;
 mod peers;
+mod readme;
 mod shutdown;
 mod support;
 

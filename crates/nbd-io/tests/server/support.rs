@@ -174,7 +174,8 @@ impl Running {
             Face::Tokio => runtime(&threads).block_on(async {
                 listener.set_nonblocking(true).expect("a socket");
                 let listener = tokio::net::UnixListener::from_std(listener).expect("a listener");
-                nbd_io::tokio::listen(listener, &own).await;
+                let listening = nbd_io::tokio::listen(listener, &own);
+                listening.await.expect("it listens");
             }),
             Face::Threads => nbd_io::blocking::listen(listener, &own).expect("it listens"),
         };
