@@ -9,6 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
+use std::thread;
 
 use nbd_io::server::{Bytes, Config, Device, Export, Exports, ReadReply, Server};
 
@@ -48,12 +49,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::new(exports, Config::new());
     let listener = UnixListener::bind(socket)?;
     println!("nbd+unix:///file?socket={socket}");
-    match face.as_str() {
-        "tokio" => tokio::runtime::Runtime::new()?.block_on(async {
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::UnixListener::from_std(listener)?;
-            Ok(nbd_io::tokio::listen(listener, &server).await?)
-        }),
-        _ => Ok(nbd_io::blocking::listen(listener, &server)?),
+    if face == "blocking" {
+        return Ok(nbd_io::blocking::listen(listener, &server)?);
     }
+    // A runtime for each processor, all of which accept: a connection stays on its
+    // thread. With the runtime of many threads each request wakes two of them.
+    listener.set_nonblocking(true)?;
+    let threads = thread::available_parallelism()?.get();
+    let listening = (0..threads).map(|_| {
+        let (listener, server) = (listener.try_clone()?, server.clone());
+        Ok(thread::spawn(move || listen(listener, &server)))
+    });
+    for thread in listening.collect::<io::Result<Vec<_>>>()? {
+        thread.join().map_err(|_| "a thread panicked")??;
+    }
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn listen(listener: UnixListener, server: &Server) -> io::Result<()> {
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    nbd_io::tokio::listen(listener, server).await
 }
