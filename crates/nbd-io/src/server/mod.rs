@@ -71,7 +71,9 @@
 //! A handshake has a deadline. Requests take their memory from one budget for all
 //! connections, which no client can use up ([`Config::memory`]). A client that does
 //! not read its replies is not read from, and is disconnected in the end
-//! ([`Config::stall_timeout`]). Clients that may not have an export cannot learn
+//! ([`Config::stall_timeout`]). What is left of an idle connection is 3 KiB with tokio
+//! (18 MiB for a server with 5,000 of them, `benches/idle`), and two threads and 88 KiB
+//! with threads. Clients that may not have an export cannot learn
 //! whether it exists.
 
 mod budget;
