@@ -127,7 +127,7 @@ impl Export {
         self
     }
 
-    /// Only with TLS ([`Config::tls`](super::Config::tls)). Without it the export
+    /// Only with TLS (`Config::tls`, feature `tls`). Without it the export
     /// is not listed either.
     #[must_use]
     pub fn requires_tls(mut self) -> Self {

@@ -6,9 +6,9 @@
 //! | [`Export`], [`Exports`] | devices by name, and which clients may have them |
 //! | [`Config`], [`Server`] | limits, and what all connections share |
 //!
-//! [`tokio::serve`](crate::tokio::serve) and
-//! [`blocking::serve`](crate::blocking::serve) serve one connection,
-//! `tokio::listen` and `blocking::listen` accept them.
+//! [`serve`](crate::tokio::serve) and
+//! [`listen`](crate::tokio::listen) of the modules `tokio` and `blocking` serve one
+//! connection, and all that a listener accepts.
 //!
 //! A disk in memory:
 //!
@@ -90,8 +90,6 @@ mod receive;
 
 #[cfg(feature = "blocking")]
 pub(crate) mod blocking;
-#[cfg(all(feature = "blocking", feature = "tls"))]
-mod blocking_tls;
 #[cfg(feature = "tokio")]
 pub(crate) mod tokio;
 

@@ -3,13 +3,13 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::mem;
 use std::net::Shutdown;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::{ServerConfig, ServerConnection};
 
-use super::blocking::{Stream, Timed};
+use super::{Stream, Timed, lock};
 
 /// How much is received at a time.
 const RECEIVE: usize = 16 << 10;
@@ -126,8 +126,4 @@ impl Stream for TlsStream {
         }
         self.plain.shut_down(how)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
