@@ -1,4 +1,5 @@
 //! The server, with tokio and with threads.
+#![cfg(unix)]
 
 mod exports;
 mod hostile;

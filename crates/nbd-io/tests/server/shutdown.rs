@@ -134,3 +134,20 @@ fn a_handshake_is_cut_short() {
         );
     }
 }
+
+#[test]
+fn a_tcp_listener_of_any_address_ends() {
+    use std::net::TcpListener;
+
+    use nbd_io::server::Server;
+
+    for address in ["0.0.0.0:0", "127.0.0.1:0"] {
+        let listener = TcpListener::bind(address).expect("a listener");
+        let server = Server::new(Exports::new(), Config::new());
+        let own = server.clone();
+        let listening = thread::spawn(move || nbd_io::blocking::listen(listener, &own));
+        thread::sleep(Duration::from_millis(50));
+        server.shut_down();
+        listening.join().expect("no panic").expect("it ends");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Waker};
 use std::thread;
@@ -41,7 +41,13 @@ impl Listener for TcpListener {
     }
 
     fn waker(&self) -> io::Result<Box<dyn Fn() + Send + Sync>> {
-        let address = self.local_addr()?;
+        let mut address = self.local_addr()?;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
         Ok(Box::new(move || drop(TcpStream::connect(address))))
     }
 }
