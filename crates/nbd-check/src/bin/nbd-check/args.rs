@@ -1,0 +1,121 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Check how NBD programs keep to the specification.
+#[derive(Debug, Parser)]
+#[command(name = "nbd-check", version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check a server: one that runs, or a command that starts one
+    Server(Box<Server>),
+    /// Make one HTML page of several reports
+    Report(Report),
+    /// Send again what the client of a transcript sent, and compare the replies
+    Replay(Replay),
+}
+
+/// Exit status: 0 if nothing failed, 1 if something failed, 2 if the server cannot be
+/// checked.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Server {
+    /// The server that runs, and its export: nbd://HOST/EXPORT or
+    /// nbd+unix:///EXPORT?socket=PATH
+    #[arg(required_unless_present_any = ["command", "list"], conflicts_with = "command")]
+    pub uri: Option<String>,
+    /// A command that starts the server, which is started again if it ends. {uri} is
+    /// replaced by the URI to listen on, {socket} by the path of its socket, {port} by a
+    /// TCP port on the local machine
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// The export to check, if a command starts the server
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub export: String,
+    /// Also run the cases that write; the export is overwritten
+    #[arg(long)]
+    pub destructive: bool,
+    /// What the specification advises (SHOULD) is a failure too
+    #[arg(long)]
+    pub strict: bool,
+    /// Only cases of this section of the specification, or part of its heading
+    #[arg(long, value_name = "HEADING")]
+    pub section: Vec<String>,
+    /// Only these cases: an id, a duty, or a pattern with *
+    #[arg(long, value_name = "PATTERN")]
+    pub case: Vec<String>,
+    /// List the cases and end
+    #[arg(long)]
+    pub list: bool,
+    /// Connect, and tell which cases would run and which not, and why
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Known deviations: a file with a pattern of cases and a reason in each line
+    #[arg(long, value_name = "FILE")]
+    pub deviations: Option<PathBuf>,
+    /// How long the server may take for a reply
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
+    pub timeout: Duration,
+    /// What the server is called in reports
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Print every case, not only what was found
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the report as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Write the report as one HTML page
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write the transcript of each case with a finding into this folder
+    #[arg(long, value_name = "DIR")]
+    pub transcripts: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Reports that --json wrote
+    #[arg(required = true)]
+    pub reports: Vec<PathBuf>,
+    /// The page to write
+    #[arg(long, value_name = "FILE")]
+    pub html: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// A file that --transcripts wrote
+    pub transcript: PathBuf,
+    /// The server
+    pub uri: String,
+    /// How long the server may take for a reply
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
+    pub timeout: Duration,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  nbd-check server nbd://localhost/disk
+  nbd-check server --destructive -- nbd-serve --memory 64M --unix {socket}
+  nbd-check server --destructive -- nbdkit -f -U {socket} memory 64M
+  nbd-check server -- qemu-nbd -t -e 0 -k {socket} -f raw disk.img";
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    if !(0.001..=3600.0).contains(&seconds) {
+        return Err("must be from 0.001 to 3600".into());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}

@@ -1,0 +1,231 @@
+//! `nbd-check`: checks how NBD programs keep to the specification.
+
+mod args;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use args::{Arguments, Command};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use nbd_check::report::{Report, html, transcript_of};
+use nbd_check::{
+    Address, Case, CaseResult, Deviations, Options, Runner, Target, Verdict, cases, replay, tls,
+    transcript,
+};
+use nbd_codec::uri::Uri;
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Server(args) => server(&args),
+        Command::Report(args) => report(&args),
+        Command::Replay(args) => replay_file(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("nbd-check: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Checks a server; true if nothing failed.
+fn server(args: &args::Server) -> Result<bool> {
+    let cases = selected(args)?;
+    if args.list {
+        print(&list(&cases))?;
+        return Ok(true);
+    }
+    let target = match &args.uri {
+        Some(uri) => Target::running(parse(uri)?)?,
+        None => Target::start(&args.command, &args.export)?,
+    };
+    let options = Options {
+        timeout: args.timeout,
+        destructive: args.destructive,
+        strict: args.strict,
+        deviations: match &args.deviations {
+            None => Deviations::default(),
+            Some(path) => Deviations::parse(&read(path)?)
+                .map_err(|line| anyhow!("{}: line {line} has no reason", path.display()))?,
+        },
+    };
+    let mut runner = Runner::new(target, options)?;
+    if args.dry_run {
+        print(&plan(&runner, &cases))?;
+        return Ok(true);
+    }
+    let start = Instant::now();
+    let results = run(&mut runner, &cases)?;
+    let name = match (&args.name, args.command.first()) {
+        (Some(name), _) => name.clone(),
+        (None, Some(program)) => program.clone(),
+        (None, None) => runner.uri(),
+    };
+    let server = runner.server();
+    let report = Report::new(&name, &runner.uri(), server, &results, start.elapsed());
+    print(&report.text(args.verbose))?;
+    if let Some(path) = &args.json {
+        write(path, &format!("{:#}\n", report.json()))?;
+    }
+    if let Some(path) = &args.junit {
+        write(path, &report.junit())?;
+    }
+    if let Some(path) = &args.html {
+        write(path, &html(std::slice::from_ref(&report)))?;
+    }
+    if let Some(folder) = &args.transcripts {
+        write_transcripts(folder, &results)?;
+    }
+    for pattern in runner.unused_deviations() {
+        eprintln!("nbd-check: no case needs the deviation {pattern} any more");
+    }
+    if runner.restarts() > 0 {
+        eprintln!("nbd-check: the server ended {} times", runner.restarts());
+    }
+    Ok(report.count(Verdict::Fail) == 0)
+}
+
+/// The cases that the arguments select.
+fn selected(args: &args::Server) -> Result<Vec<Case>> {
+    let mut cases = cases::all();
+    if !args.section.is_empty() {
+        let wanted: Vec<_> = args
+            .section
+            .iter()
+            .map(|text| text.to_lowercase())
+            .collect();
+        cases.retain(|case| {
+            let section = case.duty.section.to_lowercase();
+            wanted.iter().any(|text| section.contains(text))
+        });
+    }
+    if !args.case.is_empty() {
+        cases.retain(|case| args.case.iter().any(|pattern| case.matches(pattern)));
+    }
+    if cases.is_empty() {
+        bail!("no case is selected; --list shows all");
+    }
+    Ok(cases)
+}
+
+fn list(cases: &[Case]) -> String {
+    let mut text = String::new();
+    for case in cases {
+        let duty = case.duty;
+        text.push_str(&format!(
+            "{} ({}, {}): {}\n    sends: {}\n    expects: {}\n",
+            case.id, duty.section, duty.level, duty.text, case.sends, case.expects
+        ));
+    }
+    text.push_str(&format!("{} cases\n", cases.len()));
+    text
+}
+
+fn plan(runner: &Runner, cases: &[Case]) -> String {
+    let mut text = String::new();
+    let mut count = 0;
+    for case in cases {
+        match runner.skip_reason(case) {
+            None => {
+                count += 1;
+                text.push_str(&format!("run  {}\n", case.id));
+            }
+            Some(reason) => text.push_str(&format!("skip {}: {reason}\n", case.id)),
+        }
+    }
+    text.push_str(&format!("{count} of {} cases would run\n", cases.len()));
+    text
+}
+
+fn run(runner: &mut Runner, cases: &[Case]) -> Result<Vec<CaseResult>> {
+    let bar = ProgressBar::new(u64::try_from(cases.len())?);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}")?;
+    bar.set_style(style);
+    let mut results = Vec::new();
+    let mut failed = 0;
+    for case in cases {
+        bar.set_message(format!("{failed} failed; {}", case.id));
+        let result = runner.run(case);
+        failed += u64::from(result.verdict == Verdict::Fail);
+        results.push(result);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(results)
+}
+
+fn write_transcripts(folder: &Path, results: &[CaseResult]) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for result in results.iter().filter(|result| !result.findings.is_empty()) {
+        let path = folder.join(format!("{}.txt", result.id.replace('/', "_")));
+        write(&path, &transcript_of(result))?;
+    }
+    Ok(())
+}
+
+/// Makes one page of several reports.
+fn report(args: &args::Report) -> Result<bool> {
+    let reports: Result<Vec<_>> = args
+        .reports
+        .iter()
+        .map(|path| {
+            let value = serde_json::from_str(&read(path)?);
+            value
+                .map_err(anyhow::Error::from)
+                .and_then(|value| Report::from_json(&value))
+                .with_context(|| format!("{} is no report", path.display()))
+        })
+        .collect();
+    write(&args.html, &html(&reports?))?;
+    Ok(true)
+}
+
+/// Plays a transcript; true if the server answers the same.
+fn replay_file(args: &args::Replay) -> Result<bool> {
+    let entries = transcript::parse(&read(&args.transcript)?).map_err(|line| {
+        anyhow!(
+            "{}: line {line} is none of a transcript",
+            args.transcript.display()
+        )
+    })?;
+    let uri = parse(&args.uri)?;
+    let certificates = uri
+        .tls_certificates()
+        .map(std::str::from_utf8)
+        .transpose()?;
+    let tls = tls::config(certificates.map(Path::new))?;
+    let replay = replay::replay(&entries, &Address::of(&uri)?, args.timeout, &tls)?;
+    let mut text = replay.transcript;
+    for (entry, difference) in &replay.differences {
+        text.push_str(&format!("# entry {entry} differs: {difference}\n"));
+    }
+    print(&text)?;
+    Ok(replay.differences.is_empty())
+}
+
+fn parse(uri: &str) -> Result<Uri> {
+    Uri::parse(uri).with_context(|| format!("{uri} is no NBD URI"))
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Prints to standard output; a reader that closed it is no error.
+fn print(text: &str) -> Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}

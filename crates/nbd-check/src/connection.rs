@@ -1,0 +1,221 @@
+//! A blocking connection that records every byte, and waits for none of them longer
+//! than a limit.
+//!
+//! Every byte of both directions passes through [`Connection::send`] and
+//! [`Connection::received`]: this is where a passive observer would be attached.
+
+use std::cell::RefCell;
+use std::io::{ErrorKind, Read, Write};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use rustls::ClientConfig;
+
+use crate::outcome::{End, Finding};
+use crate::stream::{Address, Stream};
+use crate::transcript::{Entry, Event};
+
+/// What a case leaves: the messages of all of its connections, and what it found.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) findings: Vec<Finding>,
+    connections: usize,
+    /// How the last connection ended.
+    pub(crate) end: Option<End>,
+}
+
+pub(crate) type Shared = Rc<RefCell<Record>>;
+
+/// A connection to the server.
+pub(crate) struct Connection {
+    stream: Stream,
+    record: Shared,
+    number: usize,
+    /// Received and not yet taken.
+    buffer: Vec<u8>,
+    end: End,
+    /// How long a reply may take.
+    timeout: Duration,
+    /// When the case has to end.
+    deadline: Instant,
+}
+
+/// How much is read at once, in bytes.
+const READ: usize = 1 << 16;
+
+impl Connection {
+    pub(crate) fn open(
+        address: &Address,
+        record: &Shared,
+        timeout: Duration,
+        deadline: Instant,
+    ) -> Result<Self> {
+        let stream = address.connect(timeout)?;
+        let number = {
+            let mut record = record.borrow_mut();
+            record.connections += 1;
+            record.end = Some(End::Open);
+            record.connections
+        };
+        Ok(Self {
+            stream,
+            record: Rc::clone(record),
+            number,
+            buffer: Vec::new(),
+            end: End::Open,
+            timeout,
+            deadline,
+        })
+    }
+
+    fn log(&self, event: Event, meaning: String) {
+        self.record.borrow_mut().entries.push(Entry {
+            connection: self.number,
+            event,
+            meaning,
+        });
+    }
+
+    fn ended(&mut self, end: End) -> End {
+        if self.end == End::Open {
+            self.end = end;
+            self.record.borrow_mut().end = Some(end);
+            self.log(Event::Ended(end), String::new());
+        }
+        self.end
+    }
+
+    /// Sends bytes. A server that closed the connection, or does not read, is
+    /// noticed when the next reply is due: it may have replied before.
+    pub(crate) fn send(&mut self, bytes: &[u8], meaning: impl Into<String>) {
+        self.log(Event::Sent(bytes.to_vec()), meaning.into());
+        let sent = self.stream.write_all(bytes);
+        let _ = sent.and_then(|()| self.stream.flush());
+    }
+
+    /// The next `n` bytes; not yet recorded.
+    pub(crate) fn peek(&mut self, n: usize) -> Result<&[u8], End> {
+        self.fill(n, self.timeout)?;
+        Ok(self.buffer.get(..n).unwrap_or_default())
+    }
+
+    /// Takes `n` bytes and records them.
+    pub(crate) fn take(
+        &mut self,
+        n: usize,
+        meaning: impl FnOnce(&[u8]) -> String,
+    ) -> Result<Vec<u8>, End> {
+        self.fill(n, self.timeout)?;
+        let after = self.buffer.split_off(n);
+        let taken = std::mem::replace(&mut self.buffer, after);
+        self.received(taken.clone(), meaning(&taken));
+        Ok(taken)
+    }
+
+    /// Records bytes that the server sent.
+    fn received(&mut self, bytes: Vec<u8>, meaning: String) {
+        self.log(Event::Received(bytes, 0), meaning);
+    }
+
+    /// Reads until the buffer has `n` bytes.
+    fn fill(&mut self, n: usize, timeout: Duration) -> Result<(), End> {
+        let until = self.deadline.min(Instant::now() + timeout);
+        while self.buffer.len() < n {
+            if let Err(end) = self.read(until) {
+                // What arrived of an incomplete message belongs into the transcript.
+                let rest = std::mem::take(&mut self.buffer);
+                if !rest.is_empty() {
+                    let meaning = format!("{} of {n} bytes", rest.len());
+                    self.received(rest, meaning);
+                }
+                return Err(self.ended(end));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once.
+    fn read(&mut self, until: Instant) -> Result<(), End> {
+        if self.end != End::Open {
+            return Err(self.end);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || self.stream.set_read_timeout(left).is_err() {
+            return Err(End::Silent);
+        }
+        let start = self.buffer.len();
+        self.buffer.resize(start + READ, 0);
+        let read = loop {
+            let space = self.buffer.get_mut(start..).unwrap_or_default();
+            match self.stream.read(space) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
+        self.buffer.truncate(start + *read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => Err(End::Closed),
+            Ok(_) => Ok(()),
+            Err(error) => Err(match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => End::Silent,
+                ErrorKind::UnexpectedEof => End::Closed,
+                _ => End::Reset,
+            }),
+        }
+    }
+
+    /// Waits until the server ends the connection.
+    ///
+    /// # Errors
+    ///
+    /// The bytes that came instead; none if nothing came within the time limit.
+    pub(crate) fn expect_end(&mut self) -> Result<End, Vec<u8>> {
+        self.expect_end_within(self.timeout)
+    }
+
+    /// The same, for this long.
+    pub(crate) fn expect_end_within(&mut self, time: Duration) -> Result<End, Vec<u8>> {
+        match self.fill(1, time.min(self.timeout)) {
+            Ok(()) => Err(self.rest()),
+            Err(end) if end.is_by_server() => Ok(end),
+            Err(_) => Err(Vec::new()),
+        }
+    }
+
+    /// Takes what has arrived.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let rest = std::mem::take(&mut self.buffer);
+        self.received(rest.clone(), format!("{} bytes, not expected", rest.len()));
+        rest
+    }
+
+    /// Sends nothing more; replies can still be read.
+    pub(crate) fn shutdown(&mut self) {
+        self.log(Event::Shutdown, String::new());
+        let _ = self.stream.shutdown_write();
+    }
+
+    /// Closes the connection.
+    pub(crate) fn close(&mut self) {
+        self.ended(End::Client);
+        self.stream = Stream::Gone;
+    }
+
+    /// Continues within TLS.
+    pub(crate) fn start_tls(&mut self, config: &Arc<ClientConfig>, name: &str) -> Result<()> {
+        self.log(Event::Tls, String::new());
+        self.stream.set_read_timeout(self.timeout)?;
+        let plain = std::mem::replace(&mut self.stream, Stream::Gone);
+        self.stream = plain.start_tls(config, name)?;
+        Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.ended(End::Client);
+    }
+}

@@ -1,0 +1,137 @@
+//! The report as JSON, and back.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+
+use super::{Report, Row, RowFinding};
+use crate::outcome::Verdict;
+
+impl Report {
+    /// The report as JSON.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let server: Map<_, _> = self
+            .server
+            .iter()
+            .map(|(what, value)| (what.clone(), value.clone().into()))
+            .collect();
+        let counts: Map<_, _> = Verdict::ALL
+            .into_iter()
+            .map(|verdict| (verdict.to_string(), self.count(verdict).into()))
+            .collect();
+        let rows: Vec<_> = self.rows.iter().map(row_json).collect();
+        json!({
+            "nbd-check": env!("CARGO_PKG_VERSION"),
+            "name": self.name,
+            "uri": self.uri,
+            "server": server,
+            "seconds": self.time.as_secs_f64(),
+            "counts": counts,
+            "cases": rows,
+        })
+    }
+
+    /// Reads a report.
+    ///
+    /// # Errors
+    ///
+    /// The name of the first field that is missing or wrong.
+    pub fn from_json(value: &Value) -> Result<Self> {
+        let object = |key: &str| {
+            let field = value.get(key).and_then(Value::as_object);
+            field.with_context(|| format!("\"{key}\" is missing"))
+        };
+        let server = object("server")?.iter().map(|(what, value)| {
+            let text = value.as_str().unwrap_or_default();
+            (what.clone(), text.to_owned())
+        });
+        let cases = value.get("cases").and_then(Value::as_array);
+        let cases = cases.context("\"cases\" is missing")?;
+        Ok(Self {
+            name: string(value, "name")?,
+            uri: string(value, "uri")?,
+            server: server.collect(),
+            time: seconds(value)?,
+            rows: cases.iter().map(row).collect::<Result<_>>()?,
+        })
+    }
+}
+
+fn row_json(row: &Row) -> Value {
+    let findings: Vec<_> = row
+        .findings
+        .iter()
+        .map(|one| {
+            json!({
+                "duty": one.duty,
+                "section": one.section,
+                "level": one.level,
+                "expected": one.expected,
+                "actual": one.actual,
+            })
+        })
+        .collect();
+    json!({
+        "id": row.id,
+        "section": row.section,
+        "level": row.level,
+        "requirement": row.requirement,
+        "sends": row.sends,
+        "expects": row.expects,
+        "verdict": row.verdict.as_str(),
+        "findings": findings,
+        "reason": row.reason,
+        "end": row.end,
+        "seconds": row.time.as_secs_f64(),
+        "transcript": row.transcript,
+    })
+}
+
+fn row(value: &Value) -> Result<Row> {
+    let verdict = string(value, "verdict")?;
+    let findings = value.get("findings").and_then(Value::as_array);
+    let optional = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+    Ok(Row {
+        id: string(value, "id")?,
+        section: string(value, "section")?,
+        level: string(value, "level")?,
+        requirement: string(value, "requirement")?,
+        sends: string(value, "sends")?,
+        expects: string(value, "expects")?,
+        verdict: Verdict::parse(&verdict)
+            .with_context(|| format!("\"{verdict}\" is no verdict"))?,
+        findings: findings
+            .context("\"findings\" is missing")?
+            .iter()
+            .map(finding)
+            .collect::<Result<_>>()?,
+        reason: optional("reason"),
+        end: optional("end"),
+        time: seconds(value)?,
+        transcript: optional("transcript"),
+    })
+}
+
+fn finding(value: &Value) -> Result<RowFinding> {
+    Ok(RowFinding {
+        duty: string(value, "duty")?,
+        section: string(value, "section")?,
+        level: string(value, "level")?,
+        expected: string(value, "expected")?,
+        actual: string(value, "actual")?,
+    })
+}
+
+fn string(value: &Value, key: &str) -> Result<String> {
+    let text = value.get(key).and_then(Value::as_str);
+    let text = text.with_context(|| format!("\"{key}\" is missing"))?;
+    Ok(text.to_owned())
+}
+
+fn seconds(value: &Value) -> Result<Duration> {
+    let number = value.get("seconds").and_then(Value::as_f64);
+    let number = number.context("\"seconds\" is missing")?;
+    Duration::try_from_secs_f64(number).context("\"seconds\" is no duration")
+}

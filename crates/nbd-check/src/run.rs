@@ -1,0 +1,261 @@
+//! Runs cases against a server.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::case::Case;
+use crate::deviations::Deviations;
+use crate::duty::Level;
+use crate::outcome::{End, Finding, Stop, Verdict};
+use crate::probe::probe;
+use crate::profile::Profile;
+use crate::target::Target;
+use crate::tls;
+use crate::transcript::Entry;
+use crate::trial::{Access, Trial};
+
+/// How cases are run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long the server may take for a reply.
+    pub timeout: Duration,
+    /// Whether cases may write.
+    pub destructive: bool,
+    /// Whether a broken `SHOULD` is a failure.
+    pub strict: bool,
+    /// Known deviations.
+    pub deviations: Deviations,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(3),
+            destructive: false,
+            strict: false,
+            deviations: Deviations::default(),
+        }
+    }
+}
+
+/// The result of a case.
+#[derive(Debug, Clone)]
+pub struct CaseResult {
+    /// The case's id.
+    pub id: String,
+    /// The heading in the specification.
+    pub section: String,
+    /// How binding the duty is.
+    pub level: Level,
+    /// The requirement.
+    pub requirement: String,
+    /// What the client sent.
+    pub sends: String,
+    /// What the server may answer.
+    pub expects: String,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The duties that the server did not meet.
+    pub findings: Vec<Finding>,
+    /// Why it was skipped, or what explains the deviation.
+    pub reason: Option<String>,
+    /// How the last connection ended.
+    pub end: Option<End>,
+    /// How long it took.
+    pub time: Duration,
+    /// What was sent and received.
+    pub transcript: Vec<Entry>,
+}
+
+impl CaseResult {
+    fn new(case: &Case, verdict: Verdict) -> Self {
+        Self {
+            id: case.id.clone(),
+            section: case.duty.section.to_owned(),
+            level: case.duty.level,
+            requirement: case.duty.text.to_owned(),
+            sends: case.sends.clone(),
+            expects: case.expects.clone(),
+            verdict,
+            findings: Vec::new(),
+            reason: None,
+            end: None,
+            time: Duration::ZERO,
+            transcript: Vec::new(),
+        }
+    }
+}
+
+/// A server that is tested: what it is and has is known.
+pub struct Runner {
+    target: Target,
+    access: Access,
+    profile: Profile,
+    options: Options,
+    /// Why no further case can be run.
+    gone: Option<String>,
+}
+
+impl Runner {
+    /// Connects to the server and finds out what it has.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be tested: it does not listen, does not speak NBD, or no
+    /// way leads into transmission.
+    pub fn new(target: Target, options: Options) -> Result<Self> {
+        let uri = target.uri();
+        let certificates = uri
+            .tls_certificates()
+            .map(std::str::from_utf8)
+            .transpose()?;
+        let access = Access {
+            address: target.address().clone(),
+            export: uri.export().to_owned(),
+            timeout: options.timeout,
+            tls: tls::config(certificates.map(Path::new))?,
+        };
+        let profile = match probe(&access, uri.tls_required()) {
+            Ok(profile) => profile,
+            Err(Stop::Found(finding)) => bail!(
+                "the server cannot be tested: {} ({}, {})",
+                finding.actual,
+                finding.duty.id,
+                finding.duty.section
+            ),
+            Err(Stop::Unimplemented(text) | Stop::Skipped(text)) => {
+                bail!("the server cannot be tested: {text}")
+            }
+        };
+        let mut runner = Self {
+            target,
+            access,
+            profile,
+            options,
+            gone: None,
+        };
+        if let Some(status) = runner.target.restart_if_ended()? {
+            bail!("the server ended while it was asked what it has: {status}");
+        }
+        Ok(runner)
+    }
+
+    /// What the server is and has, for reports: names and values.
+    #[must_use]
+    pub fn server(&self) -> Vec<(String, String)> {
+        self.profile.describe()
+    }
+
+    /// Where the server listens.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        self.target.uri().to_string()
+    }
+
+    /// How often the server had to be started again.
+    #[must_use]
+    pub fn restarts(&self) -> usize {
+        self.target.restarts()
+    }
+
+    /// Why a case would be skipped; `None` if it would be run.
+    #[must_use]
+    pub fn skip_reason(&self, case: &Case) -> Option<String> {
+        case.skip_reason(&self.profile, self.options.destructive)
+    }
+
+    /// Known deviations that explained no result.
+    #[must_use]
+    pub fn unused_deviations(&self) -> Vec<String> {
+        self.options.deviations.unused()
+    }
+
+    /// Runs a case. If the server is gone after it, later cases are skipped.
+    pub fn run(&mut self, case: &Case) -> CaseResult {
+        let skipped = self.gone.clone().or_else(|| self.skip_reason(case));
+        if let Some(reason) = skipped {
+            let mut result = CaseResult::new(case, Verdict::Skipped);
+            result.reason = Some(reason);
+            return result;
+        }
+        let start = Instant::now();
+        let trial = Trial::new(&self.access, &self.profile);
+        let stop = case.execute(&trial).err();
+        let record = std::mem::take(&mut *trial.record.borrow_mut());
+        drop(trial);
+        let mut result = CaseResult::new(case, Verdict::Pass);
+        result.findings = record.findings;
+        result.transcript = record.entries;
+        result.end = record.end;
+        match stop {
+            Some(Stop::Found(finding)) => result.findings.insert(0, finding),
+            Some(Stop::Unimplemented(reason)) => {
+                result.verdict = Verdict::Unimplemented;
+                result.reason = Some(reason);
+            }
+            Some(Stop::Skipped(reason)) => {
+                result.verdict = Verdict::Skipped;
+                result.reason = Some(reason);
+            }
+            None => {}
+        }
+        let failed = result.findings.iter().any(|one| one.level == Level::Must);
+        if let Some(status) = self.ended(failed) {
+            let finding = Finding::new("T38", format!("the server ended: {status}"));
+            result.findings.insert(0, finding);
+        }
+        result.time = start.elapsed();
+        self.assess(&mut result);
+        result
+    }
+
+    /// How the server ended, if it did.
+    fn ended(&mut self, failed: bool) -> Option<String> {
+        if self.target.is_started() {
+            // A server that is about to end may need a moment.
+            if failed {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            return self.target.restart_if_ended().unwrap_or_else(|error| {
+                self.gone = Some(format!("the server does not start again: {error:#}"));
+                self.gone.clone()
+            });
+        }
+        if !failed {
+            return None;
+        }
+        let error = self.access.address.connect(self.options.timeout).err()?;
+        let advice = "the server is gone; one that the tester starts is started again";
+        self.gone = Some(advice.to_owned());
+        Some(format!("{error:#}"))
+    }
+
+    /// The verdict from the findings.
+    fn assess(&self, result: &mut CaseResult) {
+        let binding = |finding: &Finding| match finding.level {
+            Level::Must => Verdict::Fail,
+            Level::Should if self.options.strict => Verdict::Fail,
+            Level::Should => Verdict::NonStrict,
+            Level::Undefined => Verdict::Informational,
+        };
+        result
+            .findings
+            .dedup_by(|a, b| (a.duty.id, &a.actual, a.level) == (b.duty.id, &b.actual, b.level));
+        result.findings.sort_by_key(|finding| finding.level);
+        let worst = [Verdict::Fail, Verdict::NonStrict, Verdict::Informational];
+        let worst = worst
+            .into_iter()
+            .find(|verdict| result.findings.iter().any(|one| binding(one) == *verdict));
+        if let Some(verdict) = worst {
+            result.verdict = verdict;
+        }
+        if matches!(result.verdict, Verdict::Fail | Verdict::NonStrict)
+            && let Some(reason) = self.options.deviations.reason(&result.id)
+        {
+            result.verdict = Verdict::Deviation;
+            result.reason = Some(reason.to_owned());
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The byte stream of a connection: TCP or a Unix socket, with or without TLS.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nbd_codec::uri::{Transport, Uri};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::tls;
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// Host and port.
+    Tcp(String, u16),
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The address in a URI.
+    ///
+    /// # Errors
+    ///
+    /// A transport other than TCP and Unix sockets.
+    pub fn of(uri: &Uri) -> Result<Self> {
+        match uri.transport() {
+            Transport::Tcp { host, port } => Ok(Self::Tcp(host.to_string(), *port)),
+            Transport::Unix { path } => {
+                let path = std::str::from_utf8(path).context("the path of the socket")?;
+                Ok(Self::Unix(Path::new(path).to_owned()))
+            }
+            _ => bail!("this transport is not supported; use TCP or a Unix socket"),
+        }
+    }
+
+    /// Connects.
+    pub(crate) fn connect(&self, timeout: Duration) -> Result<Stream> {
+        match self {
+            Self::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port))
+                    .with_context(|| format!("cannot connect to {host}:{port}"))?;
+                stream.set_nodelay(true)?;
+                stream.set_write_timeout(Some(timeout))?;
+                Ok(Stream::Tcp(stream))
+            }
+            #[cfg(unix)]
+            Self::Unix(path) => {
+                let stream = UnixStream::connect(path)
+                    .with_context(|| format!("cannot connect to {}", path.display()))?;
+                stream.set_write_timeout(Some(timeout))?;
+                Ok(Stream::Unix(stream))
+            }
+            #[cfg(not(unix))]
+            Self::Unix(_) => bail!("this system has no Unix sockets for programs; use TCP"),
+        }
+    }
+}
+
+/// A connected stream.
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, Stream>>),
+    /// Taken while TLS starts; the connection failed if it stays.
+    Gone,
+}
+
+impl Stream {
+    /// Continues within TLS; runs the handshake.
+    pub(crate) fn start_tls(self, config: &Arc<ClientConfig>, name: &str) -> Result<Self> {
+        let name = ServerName::try_from(name.to_owned()).unwrap_or(tls::localhost());
+        let client = ClientConnection::new(Arc::clone(config), name)?;
+        let mut stream = StreamOwned::new(client, self);
+        while stream.conn.is_handshaking() {
+            match stream.conn.complete_io(&mut stream.sock) {
+                Ok((0, 0)) => return Err(anyhow!("the connection ended")),
+                Ok(_) => {}
+                Err(error) => return Err(anyhow!(error)),
+            }
+        }
+        Ok(Self::Tls(Box::new(stream)))
+    }
+
+    /// How long the next read may take; not zero.
+    pub(crate) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_read_timeout(Some(timeout)),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.set_read_timeout(Some(timeout)),
+            Self::Tls(stream) => stream.sock.set_read_timeout(timeout),
+            Self::Gone => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Sends nothing more; reading is possible.
+    pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Self::Tls(stream) => {
+                stream.conn.send_close_notify();
+                stream.flush()
+            }
+            Self::Gone => Ok(()),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.read(buffer),
+            // Many servers close without the closing message of TLS.
+            Self::Tls(stream) => match stream.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
+                result => result,
+            },
+            Self::Gone => Ok(0),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+            Self::Gone => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tls(stream) => stream.flush(),
+            _ => Ok(()),
+        }
+    }
+}

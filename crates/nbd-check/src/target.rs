@@ -1,0 +1,195 @@
+//! The server that is tested: one that runs, or a program that is started, and
+//! started again if it ends.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nbd_codec::uri::Uri;
+use tempfile::TempDir;
+
+use crate::stream::Address;
+
+/// The server that is tested.
+pub struct Target {
+    uri: Uri,
+    address: Address,
+    program: Option<Program>,
+}
+
+/// A server that is started.
+struct Program {
+    command: Vec<String>,
+    child: Child,
+    restarts: usize,
+    /// Holds the socket.
+    folder: TempDir,
+}
+
+/// How long a server may take until it listens.
+const START: Duration = Duration::from_secs(20);
+
+impl Target {
+    /// A server that runs already.
+    ///
+    /// # Errors
+    ///
+    /// The URI has a transport that is not supported.
+    pub fn running(uri: Uri) -> Result<Self> {
+        Ok(Self {
+            address: Address::of(&uri)?,
+            uri,
+            program: None,
+        })
+    }
+
+    /// Starts a server. In the arguments `{uri}` becomes the URI to listen on,
+    /// `{socket}` the path of its socket, and `{port}` a free TCP port on the local
+    /// machine instead. `export` is the name of the export that is tested.
+    ///
+    /// # Errors
+    ///
+    /// No argument says where to listen, or the server does not start.
+    pub fn start(command: &[String], export: &str) -> Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a folder for a socket")?;
+        let has = |name: &str| command.iter().any(|argument| argument.contains(name));
+        let socket = folder.path().join("socket");
+        let tcp = has("{port}") || cfg!(not(unix));
+        let uri = if tcp {
+            Uri::tcp(std::net::Ipv4Addr::LOCALHOST, free_port()?, export)?
+        } else {
+            ensure!(
+                has("{uri}") || has("{socket}"),
+                "the command has none of {{uri}}, {{socket}} and {{port}}: the server must \
+                 know where to listen"
+            );
+            Uri::unix(socket.as_os_str().as_encoded_bytes(), export)?
+        };
+        let address = Address::of(&uri)?;
+        let port = match &address {
+            Address::Tcp(_, port) => port.to_string(),
+            Address::Unix(_) => String::new(),
+        };
+        let fill = |argument: &String| {
+            argument
+                .replace("{uri}", &uri.to_string())
+                .replace("{socket}", &socket.to_string_lossy())
+                .replace("{port}", &port)
+        };
+        let command: Vec<_> = command.iter().map(fill).collect();
+        let child = spawn(&command)?;
+        let mut target = Self {
+            uri,
+            address,
+            program: Some(Program {
+                command,
+                child,
+                restarts: 0,
+                folder,
+            }),
+        };
+        target.wait_until_it_listens()?;
+        Ok(target)
+    }
+
+    /// Where it listens, and the export that is tested.
+    #[must_use]
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Whether the tester started the server, and starts it again if it ends.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.program.is_some()
+    }
+
+    /// How often the server had to be started again.
+    #[must_use]
+    pub fn restarts(&self) -> usize {
+        self.program.as_ref().map_or(0, |program| program.restarts)
+    }
+
+    /// How the server ended, if it did; it is started again.
+    ///
+    /// # Errors
+    ///
+    /// It does not start again.
+    pub fn restart_if_ended(&mut self) -> Result<Option<String>> {
+        let Some(program) = &mut self.program else {
+            return Ok(None);
+        };
+        let Some(status) = program.child.try_wait()? else {
+            return Ok(None);
+        };
+        program.restarts += 1;
+        program.child = {
+            // Some servers refuse to replace the socket of an earlier one.
+            let _ = std::fs::remove_file(program.folder.path().join("socket"));
+            spawn(&program.command)?
+        };
+        self.wait_until_it_listens()?;
+        Ok(Some(status.to_string()))
+    }
+
+    fn wait_until_it_listens(&mut self) -> Result<()> {
+        let until = Instant::now() + START;
+        loop {
+            match self.address.connect(START) {
+                Ok(_) => break,
+                Err(error) if Instant::now() > until => {
+                    return Err(error.context("the server does not listen"));
+                }
+                Err(_) => {}
+            }
+            if let Some(program) = &mut self.program
+                && let Some(status) = program.child.try_wait()?
+            {
+                bail!("the server ended before it listened: {status}");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        // Some servers end with the connection that only looked.
+        if let Some(program) = &mut self.program {
+            thread::sleep(Duration::from_millis(20));
+            if let Some(status) = program.child.try_wait()? {
+                bail!(
+                    "the server ended after one connection ({status}): it must serve any \
+                     number of them (qemu-nbd: --persistent --shared=0)"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(program) = &mut self.program {
+            let _ = program.child.kill();
+            let _ = program.child.wait();
+        }
+    }
+}
+
+fn spawn(command: &[String]) -> Result<Child> {
+    let (program, arguments) = command.split_first().context("no command")?;
+    Command::new(PathBuf::from(program))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))
+}
+
+fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?.port())
+}
