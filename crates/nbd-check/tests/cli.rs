@@ -1,0 +1,148 @@
+//! The program `nbd-check`, as it is called.
+
+mod faulty;
+
+use std::process::Command;
+
+use faulty::Fault;
+use nbd_test_support::program::{Ended, run};
+
+fn nbd_check(arguments: &[&str]) -> Ended {
+    run(Command::new(env!("CARGO_BIN_EXE_nbd-check")).args(arguments))
+}
+
+fn stdout(ended: &Ended) -> String {
+    String::from_utf8_lossy(&ended.stdout).into_owned()
+}
+
+#[test]
+fn list_needs_no_server() {
+    let ended = nbd_check(&["server", "--list", "--section", "forcedtls"]);
+    assert_eq!(ended.code, Some(0));
+    let text = stdout(&ended);
+    assert!(
+        text.contains("L13/export-name (FORCEDTLS mode, MUST)"),
+        "{text}"
+    );
+    assert!(!text.contains("B4/"), "{text}");
+}
+
+#[test]
+fn the_exit_status_says_whether_something_failed() {
+    let good = faulty::start(Fault::None).to_string();
+    let bad = faulty::start(Fault::UnknownOptionInvalid).to_string();
+    let case = ["--case", "B4/unknown-0"];
+    for (uri, code) in [(&good, 0), (&bad, 1)] {
+        let ended = nbd_check(&[&["server", uri], &case[..]].concat());
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+    }
+    let ended = nbd_check(&["server", "nbd+unix:///?socket=/nonexistent"]);
+    assert_eq!(ended.code, Some(2));
+    assert!(
+        ended.stderr.contains("cannot connect to /nonexistent"),
+        "{ended:?}"
+    );
+    let ended = nbd_check(&["server", &good, "--case", "nothing"]);
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.stderr.contains("no case is selected"), "{ended:?}");
+}
+
+#[test]
+fn a_dry_run_says_what_would_run() {
+    let uri = faulty::start(Fault::None).to_string();
+    let ended = nbd_check(&["server", &uri, "--dry-run"]);
+    let text = stdout(&ended);
+    assert!(text.contains("run  B4/unknown-0"), "{text}");
+    assert!(
+        text.contains("skip R110/simple-write: it writes: needs --destructive"),
+        "{text}"
+    );
+}
+
+#[test]
+fn files_are_written_and_joined() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let uri = faulty::start(Fault::UnknownOptionInvalid).to_string();
+    let (json, junit, transcripts) = (path("a.json"), path("a.xml"), path("transcripts"));
+    let ended = nbd_check(&[
+        "server",
+        &uri,
+        "--case",
+        "B4",
+        "--json",
+        &json,
+        "--junit",
+        &junit,
+        "--transcripts",
+        &transcripts,
+        "--name",
+        "faulty",
+    ]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        std::fs::read_to_string(&junit)
+            .expect("JUnit")
+            .contains("<failure")
+    );
+    let page = path("page.html");
+    let ended = nbd_check(&["report", &json, &json, "--html", &page]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let text = std::fs::read_to_string(&page).expect("a page");
+    assert_eq!(text.matches("<h2>faulty</h2>").count(), 2);
+    let transcript = format!("{transcripts}/B4_unknown-0.txt");
+    let ended = nbd_check(&["replay", &transcript, &uri]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let good = faulty::start(Fault::None).to_string();
+    let ended = nbd_check(&["replay", &transcript, &good]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(stdout(&ended).contains("differs"), "{ended:?}");
+}
+
+/// A server that ends is started again, and the case that ended it fails.
+#[test]
+fn a_server_that_ends_is_started_again() {
+    let server = nbd_test_support::program::example("faulty");
+    let server = server.get_program().to_str().expect("a path");
+    let ended = nbd_check(&[
+        "server",
+        "--case",
+        "T38/cut-list",
+        "--case",
+        "T38/cut-info",
+        "--case",
+        "B4/unknown-0",
+        "--",
+        server,
+        "EndsWhenClientCloses",
+        "{port}",
+    ]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let text = stdout(&ended);
+    assert!(text.contains("✗ T38/cut-info"), "{text}");
+    assert!(text.contains("the server ended: exit status: 1"), "{text}");
+    assert!(text.contains("2 pass, 1 fail"), "{text}");
+    assert!(
+        ended.stderr.contains("the server ended 1 times"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_command_that_starts_no_server_is_an_error() {
+    for (command, error) in [
+        (
+            &["/nonexistent", "{socket}"][..],
+            "cannot start /nonexistent",
+        ),
+        (&["true"][..], "where to listen"),
+        (
+            &["false", "{port}"][..],
+            "the server ended before it listened",
+        ),
+    ] {
+        let ended = nbd_check(&[&["server", "--"], command].concat());
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.stderr.contains(error), "{ended:?}");
+    }
+}
