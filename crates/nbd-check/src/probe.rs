@@ -61,9 +61,8 @@ pub(crate) fn probe(access: &Access, force_tls: bool) -> Checked<Profile> {
     let trial = Trial::new(access, &profile);
     let go = supports(&trial, OptionType::GO);
     let list = supports(&trial, OptionType::LIST);
-    let answers = COMBINED
-        .into_iter()
-        .filter(|option| answers(&trial, *option));
+    let all = COMBINED.into_iter().chain([OptionType::EXTENDED_HEADERS]);
+    let answers = all.filter(|option| answers(&trial, *option));
     let answers = answers.collect();
     (profile.go, profile.list, profile.answers) = (go, list, answers);
     for framing in FRAMINGS {

@@ -9,6 +9,7 @@ use nbd_codec::wire::number::OptionType;
 use nbd_codec::wire::option::OptionHeader;
 
 use crate::case::{Cases, Need};
+use crate::cases::options::{COMBINED, data_of};
 use crate::outcome::{Finding, found};
 use crate::probe::NO_EXPORT;
 
@@ -232,6 +233,34 @@ fn abort(cases: &mut Cases) {
                     Answer::Replies(replies) => found(id, format!("ABORT: {}", replies.end)),
                     // Earlier versions of the text were unclear about it.
                     Answer::Closed(end) => found(id, format!("ABORT: {end}, without a reply")),
+                }
+            });
+    }
+    for before in COMBINED.into_iter().chain([OptionType::EXTENDED_HEADERS]) {
+        let name = before.name().unwrap_or("an unknown option");
+        cases
+            .add(
+                "O30",
+                format!("abort-after-{}", name.to_lowercase().replace(' ', "-")),
+                format!("{before}, then ABORT"),
+                "ACK",
+            )
+            .needs(&[Need::Answers(before)])
+            .run(move |t| {
+                let mut handshake = t.handshake()?;
+                handshake.ask(before, &data_of(t, before))?;
+                handshake.breaks = "O30";
+                let replies = handshake.ask(OptionType::ABORT, &[])?;
+                if !replies.is_ack() {
+                    return found("O30", format!("ABORT: {}", replies.end));
+                }
+                match handshake
+                    .connection
+                    .expect_end_within(Duration::from_millis(500))
+                {
+                    Ok(_) => Ok(()),
+                    Err(bytes) if bytes.is_empty() => Ok(()),
+                    Err(bytes) => found("O30", format!("{} bytes after ABORT", bytes.len())),
                 }
             });
     }

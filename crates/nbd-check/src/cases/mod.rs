@@ -6,6 +6,7 @@
 
 mod commands;
 mod contexts;
+mod cuts;
 mod delivery;
 mod flags;
 mod handshake;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Case> {
     meaning::add(&mut cases);
     status::add(&mut cases);
     delivery::add(&mut cases);
+    cuts::add(&mut cases);
     tls::add(&mut cases);
     cases.into_vec()
 }

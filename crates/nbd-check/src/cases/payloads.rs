@@ -188,6 +188,27 @@ fn reads(cases: &mut Cases, framing: Framing, short: &str) {
             session.still_good()?;
             session.disconnect()
         });
+    cases
+        .add(
+            "S5",
+            format!("{short}-read-last-byte"),
+            "READ of the last byte, then of one byte after it",
+            "the data, then EINVAL",
+        )
+        .needs(&[Need::Framing(framing), Need::Size(1 << 16)])
+        .run(move |t| {
+            if t.profile.minimum() > 1 {
+                let reason = "the minimum block size is above 1".to_owned();
+                return Err(Stop::Skipped(reason));
+            }
+            let mut session = t.session(framing)?;
+            let size = t.profile.size();
+            let reply = session.ask(Request::read(size - 1, 1))?;
+            if !reply.is_success() {
+                t.note(Finding::new("S5", reply.describe()));
+            }
+            t.refuses(&mut session, Request::read(size, 1), "E3", &[Error::EINVAL])
+        });
     if framing == Framing::Simple {
         return;
     }

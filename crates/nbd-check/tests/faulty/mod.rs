@@ -25,6 +25,10 @@ macro_rules! faults {
         }
 
         impl Fault {
+            /// Every value.
+            #[allow(dead_code, reason = "only the test of all faults has it")]
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
             /// The fault of this name.
             #[allow(dead_code, reason = "only the example has it from a command line")]
             pub fn parse(name: &str) -> Option<Self> {
