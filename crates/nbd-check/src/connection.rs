@@ -120,10 +120,11 @@ impl Connection {
         self.log(Event::Received(bytes, 0), meaning);
     }
 
-    /// Reads until the buffer has `n` bytes.
+    /// Reads until the buffer has `n` bytes. `timeout` is for each read: a slow server
+    /// is not a silent one.
     fn fill(&mut self, n: usize, timeout: Duration) -> Result<(), End> {
-        let until = self.deadline.min(Instant::now() + timeout);
         while self.buffer.len() < n {
+            let until = self.deadline.min(Instant::now() + timeout);
             if let Err(end) = self.read(until) {
                 // What arrived of an incomplete message belongs into the transcript.
                 let rest = std::mem::take(&mut self.buffer);

@@ -204,10 +204,13 @@ impl Session {
         let index = self.pending.iter().position(|one| one.cookie == cookie);
         match index {
             Some(index) => Ok(index),
-            None if cookie == TRAP => found(
-                self.breaks.unwrap_or("T14"),
-                "the server took the payload of an earlier request for requests",
-            ),
+            None if cookie == TRAP => {
+                let extended = self.rules.framing == Framing::Extended;
+                found(
+                    self.breaks.unwrap_or(if extended { "T14" } else { "T10" }),
+                    "the server took the payload of a request for requests",
+                )
+            }
             None if self.done.iter().any(|one| one.cookie == cookie) => {
                 found("T25", format!("another message of the reply to {cookie}"))
             }

@@ -39,8 +39,9 @@ pub(crate) struct Trial<'a> {
     deadline: Instant,
 }
 
-/// How many times a single wait a whole case may take.
-const WAITS: u32 = 6;
+/// How long a case may take, if the server never stays silent for longer than the
+/// limit of a single wait.
+const LONGEST: Duration = Duration::from_secs(60);
 
 impl<'a> Trial<'a> {
     pub(crate) fn new(access: &'a Access, profile: &'a Profile) -> Self {
@@ -48,7 +49,7 @@ impl<'a> Trial<'a> {
             access,
             profile,
             record: Rc::new(RefCell::new(Record::default())),
-            deadline: Instant::now() + access.timeout * WAITS,
+            deadline: Instant::now() + access.timeout.max(LONGEST),
         }
     }
 
