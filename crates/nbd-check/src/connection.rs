@@ -7,14 +7,13 @@
 use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use rustls::ClientConfig;
 
 use crate::outcome::{End, Finding};
 use crate::stream::{Address, Stream};
+use crate::tls;
 use crate::transcript::{Entry, Event};
 
 /// What a case leaves: the messages of all of its connections, and what it found.
@@ -206,11 +205,11 @@ impl Connection {
     }
 
     /// Continues within TLS.
-    pub(crate) fn start_tls(&mut self, config: &Arc<ClientConfig>, name: &str) -> Result<()> {
+    pub(crate) fn start_tls(&mut self, config: &tls::Config, name: &str) -> Result<()> {
         self.log(Event::Tls, String::new());
         self.stream.set_read_timeout(self.timeout)?;
         let plain = std::mem::replace(&mut self.stream, Stream::Gone);
-        self.stream = plain.start_tls(config, name)?;
+        self.stream = tls::start(plain, config, name)?;
         Ok(())
     }
 }

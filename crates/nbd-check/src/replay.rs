@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustls::ClientConfig;
 
 use crate::connection::{Connection, Shared};
 use crate::outcome::End;
 use crate::stream::Address;
+use crate::tls;
 use crate::transcript::{Entry, Event, write};
 
 /// What a replay shows.
@@ -31,7 +30,7 @@ pub fn replay(
     entries: &[Entry],
     address: &Address,
     timeout: Duration,
-    tls: &Arc<ClientConfig>,
+    tls: &tls::Config,
 ) -> Result<Replay> {
     let record = Shared::default();
     let deadline = Instant::now() + Duration::from_secs(600);

@@ -5,15 +5,10 @@ use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use nbd_codec::uri::{Transport, Uri};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
-
-use crate::tls;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,33 +64,20 @@ pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
-    Tls(Box<StreamOwned<ClientConnection, Stream>>),
+    #[cfg(feature = "tls")]
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, Stream>>),
     /// Taken while TLS starts; the connection failed if it stays.
     Gone,
 }
 
 impl Stream {
-    /// Continues within TLS; runs the handshake.
-    pub(crate) fn start_tls(self, config: &Arc<ClientConfig>, name: &str) -> Result<Self> {
-        let name = ServerName::try_from(name.to_owned()).unwrap_or(tls::localhost());
-        let client = ClientConnection::new(Arc::clone(config), name)?;
-        let mut stream = StreamOwned::new(client, self);
-        while stream.conn.is_handshaking() {
-            match stream.conn.complete_io(&mut stream.sock) {
-                Ok((0, 0)) => return Err(anyhow!("the connection ended")),
-                Ok(_) => {}
-                Err(error) => return Err(anyhow!(error)),
-            }
-        }
-        Ok(Self::Tls(Box::new(stream)))
-    }
-
     /// How long the next read may take; not zero.
     pub(crate) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_read_timeout(Some(timeout)),
             #[cfg(unix)]
             Self::Unix(stream) => stream.set_read_timeout(Some(timeout)),
+            #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.sock.set_read_timeout(timeout),
             Self::Gone => Err(ErrorKind::NotConnected.into()),
         }
@@ -107,6 +89,7 @@ impl Stream {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
             #[cfg(unix)]
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+            #[cfg(feature = "tls")]
             Self::Tls(stream) => {
                 stream.conn.send_close_notify();
                 stream.flush()
@@ -123,6 +106,7 @@ impl Read for Stream {
             #[cfg(unix)]
             Self::Unix(stream) => stream.read(buffer),
             // Many servers close without the closing message of TLS.
+            #[cfg(feature = "tls")]
             Self::Tls(stream) => match stream.read(buffer) {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
                 result => result,
@@ -138,6 +122,7 @@ impl Write for Stream {
             Self::Tcp(stream) => stream.write(bytes),
             #[cfg(unix)]
             Self::Unix(stream) => stream.write(bytes),
+            #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.write(bytes),
             Self::Gone => Err(ErrorKind::NotConnected.into()),
         }
@@ -145,6 +130,7 @@ impl Write for Stream {
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
+            #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.flush(),
             _ => Ok(()),
         }

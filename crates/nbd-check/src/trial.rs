@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nbd_codec::Framing;
@@ -11,7 +10,6 @@ use nbd_codec::wire::greeting::{Greeting, NewstyleGreeting, OldstyleGreeting};
 use nbd_codec::wire::number::{ErrorValue, InfoType, OptionReplyType, OptionType};
 use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest};
 use nbd_codec::wire::text::Text;
-use rustls::ClientConfig;
 
 use crate::connection::{Connection, Record, Shared};
 use crate::duty::Level;
@@ -21,6 +19,7 @@ use crate::profile::Profile;
 use crate::reply::{Reply, Rules};
 use crate::session::{Answer, Session};
 use crate::stream::Address;
+use crate::tls;
 
 /// How a server is reached.
 #[derive(Clone)]
@@ -28,7 +27,7 @@ pub(crate) struct Access {
     pub(crate) address: Address,
     pub(crate) export: String,
     pub(crate) timeout: Duration,
-    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) tls: tls::Config,
 }
 
 /// One run of one case.
