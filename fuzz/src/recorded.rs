@@ -118,7 +118,6 @@ pub fn server_scripts(
         setup: server_transmission::ServerSetup {
             common: client.setup,
             max_effect: 0,
-            strict: false,
         },
         actions: Rest(transmission),
     });

@@ -57,13 +57,13 @@ pub fn scripts() -> Vec<(String, Script)> {
                 },
                 minimum: 9,
                 maximum: 1 << 16,
+                strict: name == "strict",
                 ..setup(framing)
             };
             let max_effect = if name == "limits" { 1 << 17 } else { 0 };
             let setup = ServerSetup {
                 common: own,
                 max_effect,
-                strict: name == "strict",
             };
             let actions = Rest(actions);
             scripts.push((format!("{name}-{framing}"), Script { setup, actions }));

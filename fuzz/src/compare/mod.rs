@@ -30,7 +30,7 @@ fn requests_config(setup: &Setup) -> requests::Config {
         contexts: contexts.map(|context| context.id.0.into()).collect(),
         max_payload: setup.limits.limits().payload.into(),
         max_effect: u64::MAX,
-        strict: false,
+        strict: true,
     }
 }
 

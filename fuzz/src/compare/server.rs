@@ -105,7 +105,7 @@ pub fn parse_transmission(server: &transmission::Harness) -> (Vec<Event>, Validi
 fn parse_requests(server: &transmission::Harness, stream: &[u8]) -> (Vec<Event>, Validity) {
     let config = requests::Config {
         max_effect: server.setup.limits().max_effect_length,
-        strict: server.setup.strict,
+        strict: server.setup.common.strict,
         ..requests_config(&server.setup.common)
     };
     requests::parse(&config, &server.changes, stream)

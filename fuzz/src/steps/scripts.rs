@@ -283,7 +283,6 @@ pub fn server_transmission(mut check: impl FnMut(Run)) {
                     setup: ServerSetup {
                         common: setup(framing, small),
                         max_effect: 0,
-                        strict: false,
                     },
                     actions: Rest(vec![
                         Action::Mutated {

@@ -26,7 +26,6 @@ structs! {
         common: Setup,
         /// The limit for commands without data; zero for none.
         max_effect: u64,
-        strict: bool,
     }
 
     /// A request of the client, with its payload.
@@ -84,7 +83,7 @@ impl ServerSetup {
 
     pub fn machine(&self) -> Result<Transmission, Misuse> {
         let machine = Transmission::new(self.common.negotiated(), self.limits())?;
-        Ok(if self.strict {
+        Ok(if self.common.strict {
             machine.strict()
         } else {
             machine
