@@ -309,6 +309,37 @@ fn resize() {
     }
 }
 
+/// The caller learns of a resize on another connection, and says so.
+#[test]
+fn resized_on_another_connection() {
+    let mut client = Client::new(export(Structured));
+    let beyond = Request::read(1 << 20, 512);
+    let refused = client.machine.submit(beyond);
+    assert_eq!(refused, Err(Misuse::OutOfBounds { size: 1 << 20 }));
+    assert_eq!(client.machine.set_size(2 << 20), Ok(()));
+    assert_eq!(client.machine.negotiated().size, 2 << 20);
+    assert!(client.machine.submit(beyond).is_ok());
+    // Commands beyond a smaller size stay in flight.
+    assert_eq!(client.machine.set_size(4096), Ok(()));
+    let refused = client.machine.submit(Request::read(4096, 512));
+    assert_eq!(refused, Err(Misuse::OutOfBounds { size: 4096 }));
+    assert!(client.machine.submit(Request::read(0, 4096)).is_ok());
+    assert_eq!(client.machine.in_flight(), 2);
+
+    let mut client = Client::new(export(Structured));
+    once(&mut client, "C: RESIZE 2M");
+    assert_eq!(client.machine.set_size(4096), Err(Misuse::Resizing));
+    once(&mut client, "S: simple OK #0");
+    assert_eq!(client.machine.negotiated().size, 2 << 20);
+
+    // It does not begin a session again that is over.
+    let mut client = Client::new(export(Structured));
+    assert_eq!(client.end_of_input(), Ok(()));
+    assert_eq!(client.machine.set_size(4096), Ok(()));
+    let refused = client.machine.submit(Request::read(0, 512));
+    assert_eq!(refused, Err(Misuse::Failed(nbd_codec::Error::Closed)));
+}
+
 /// A smaller size, and commands in the range that is removed.
 #[test]
 fn resize_to_less() {

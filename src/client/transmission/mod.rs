@@ -190,6 +190,21 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         &self.export
     }
 
+    /// Reports that the export has `size` bytes now, as after a resize on another
+    /// connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse::Resizing`] if a resize is in flight on this one; nothing has
+    /// changed.
+    pub fn set_size(&mut self, size: u64) -> Result<(), Misuse> {
+        if self.resizing.is_some() {
+            return Err(Misuse::Resizing);
+        }
+        self.resized(Some(size));
+        Ok(())
+    }
+
     /// How many commands are in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -257,7 +272,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     fn resized(&mut self, size: Option<u64>) {
         self.export.size = size.unwrap_or(self.export.size);
         self.resizing = None;
-        if !self.disconnected && !matches!(self.state, State::Failed(_)) {
+        let open = !matches!(self.state, State::Failed(_) | State::Ended);
+        if !self.disconnected && open {
             self.capabilities.fast_end = self.export.size;
         }
     }
