@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
-mod client;
+pub mod client;
 pub mod kernel;
 #[cfg(any(feature = "tokio", feature = "blocking"))]
 pub mod server;
@@ -12,12 +12,16 @@ pub mod server;
 /// Clients and servers for tokio.
 #[cfg(feature = "tokio")]
 pub mod tokio {
+    #[doc(inline)]
+    pub use crate::client::tokio::Client;
     pub use crate::server::tokio::{Listener, listen, serve};
 }
 
 /// Clients and servers with threads.
 #[cfg(feature = "blocking")]
 pub mod blocking {
+    #[doc(inline)]
+    pub use crate::client::blocking::Client;
     pub use crate::server::blocking::{Listener, Stream, listen, serve};
 }
 

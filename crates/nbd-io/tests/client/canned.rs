@@ -1,0 +1,166 @@
+//! A server within the test, that does to a request what the test says.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use nbd_codec::inbox::Inbox;
+use nbd_codec::server::{Config, Export, Handshake, HandshakeEvent};
+use nbd_codec::server::{Request, Transmission, TransmissionEvent};
+use nbd_codec::wire::flags::TransmissionFlags;
+use nbd_codec::wire::number::ErrorValue;
+use nbd_codec::{Limits, SessionError, Step};
+use tempfile::TempDir;
+
+/// What the server does with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    Answer,
+    Fail(ErrorValue),
+    /// No answer is ever sent.
+    Ignore,
+    /// The connection is closed instead of an answer.
+    Close,
+    /// The request is done, and the connection is closed instead of an answer.
+    DoAndClose,
+}
+
+/// Decides by the number of the connection, which counts from zero, and the request.
+type Decide = dyn Fn(usize, &Request) -> Act + Send + Sync;
+
+/// A running server. It goes on until the test ends.
+pub struct Server {
+    folder: TempDir,
+    pub disk: Arc<Mutex<Vec<u8>>>,
+    pub connections: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// A server of `size` bytes.
+    pub fn start(
+        size: usize,
+        decide: impl Fn(usize, &Request) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = UnixListener::bind(folder.path().join("socket")).expect("a socket");
+        let disk = Arc::new(Mutex::new(vec![0; size]));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let decide: Arc<Decide> = Arc::new(decide);
+        let (shared, count) = (disk.clone(), connections.clone());
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let number = count.fetch_add(1, Ordering::SeqCst);
+                let (disk, decide) = (shared.clone(), decide.clone());
+                thread::spawn(move || {
+                    let _ = serve(&mut stream, &disk, |request| decide(number, request));
+                });
+            }
+        });
+        Self {
+            folder,
+            disk,
+            connections,
+        }
+    }
+
+    pub fn uri(&self) -> String {
+        let socket = self.folder.path().join("socket");
+        format!("nbd+unix:///?socket={}", socket.display())
+    }
+}
+
+fn serve(
+    stream: &mut UnixStream,
+    disk: &Mutex<Vec<u8>>,
+    decide: impl Fn(&Request) -> Act,
+) -> io::Result<()> {
+    let size = disk.lock().expect("a disk").len();
+    let flags = TransmissionFlags::SEND_FLUSH
+        | TransmissionFlags::SEND_RESIZE
+        | TransmissionFlags::SEND_FUA
+        | TransmissionFlags::CAN_MULTI_CONN;
+    let export = Export::new("", size as u64, flags);
+    let mut inbox = Inbox::new(vec![0; 65536]);
+    let mut handshake = Handshake::new(Config::new())?;
+    let mut out = Vec::new();
+    loop {
+        match inbox.receive(&mut handshake)? {
+            Step::Event(HandshakeEvent::Export(query) | HandshakeEvent::MetaContexts(query)) => {
+                handshake.grant(&query, &export, &mut out)?;
+            }
+            Step::Event(HandshakeEvent::Ready { .. }) => break,
+            Step::Event(_) => {}
+            Step::Transmit => drop(handshake.transmit(&mut out)?),
+            Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
+            Step::Finished => return Ok(()),
+            other => return Err(other.unexpected().into()),
+        }
+        stream.write_all(&out)?;
+        out.clear();
+    }
+    let negotiated = handshake.into_negotiated().map_err(SessionError::from)?;
+    let mut session = Transmission::new(negotiated, Limits::DEFAULT)?;
+    let (mut start, mut payload) = (0, Vec::new());
+    loop {
+        match inbox.receive(&mut session)? {
+            Step::Event(TransmissionEvent::WritePayload { offset, length, .. }) => {
+                (start, payload) = (offset, vec![0; length as usize]);
+            }
+            Step::Content(data) => assert!(data.copy_to(start, &mut payload)),
+            Step::Event(TransmissionEvent::Request(request)) => {
+                let act = decide(&request);
+                match act {
+                    Act::Answer | Act::DoAndClose => {}
+                    Act::Close => return Ok(()),
+                    Act::Fail(error) => {
+                        request.fail(error, "as the test says").encode(&mut out)?;
+                        stream.write_all(&out)?;
+                        out.clear();
+                        continue;
+                    }
+                    Act::Ignore => continue,
+                }
+                let mut disk = disk.lock().expect("a disk");
+                match request {
+                    Request::Read(read) => {
+                        let start = read.offset() as usize;
+                        let end = start + read.length() as usize;
+                        out.extend_from_slice(read.data().as_bytes());
+                        out.extend_from_slice(&disk[start..end]);
+                    }
+                    Request::Write(write) => {
+                        disk[start as usize..][..payload.len()].copy_from_slice(&payload);
+                        write.succeed().encode(&mut out)?;
+                    }
+                    Request::Flush(flush) => drop(flush.succeed().encode(&mut out)?),
+                    Request::Resize(resize) => {
+                        disk.resize(resize.size() as usize, 0);
+                        session.resized(resize).encode(&mut out)?;
+                    }
+                    other => drop(other.fail(ErrorValue::EINVAL, "").encode(&mut out)?),
+                }
+                if act == Act::DoAndClose {
+                    return Ok(());
+                }
+            }
+            Step::Event(TransmissionEvent::Answered { reply, .. }) => {
+                // The export was resized on another connection.
+                if disk.lock().expect("a disk").len() != size {
+                    return Ok(());
+                }
+                reply.encode(&mut out)?;
+            }
+            Step::Event(_) => {}
+            Step::Read(_) | Step::ReadPayload { .. } => {
+                let n = stream.read(inbox.space())?;
+                inbox.filled(n)?;
+            }
+            Step::Finished => return Ok(()),
+            other => return Err(other.unexpected().into()),
+        }
+        stream.write_all(&out)?;
+        out.clear();
+    }
+}
