@@ -27,4 +27,7 @@ pub mod blocking {
 
 /// A client over embedded-io-async, without an allocator.
 #[cfg(feature = "embedded")]
-pub mod embedded {}
+pub mod embedded {
+    #[doc(inline)]
+    pub use crate::client::embedded::{Client, Error, Extents, MINIMUM_BUFFER};
+}

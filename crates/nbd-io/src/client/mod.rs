@@ -1,12 +1,15 @@
 //! What the clients of all runtimes have in common: options, errors and values.
 //!
-//! The clients are [`tokio::Client`](crate::tokio::Client) and
-//! [`blocking::Client`](crate::blocking::Client). Their methods have the same names.
+//! The clients are [`tokio::Client`](crate::tokio::Client),
+//! [`blocking::Client`](crate::blocking::Client) and
+//! [`embedded::Client`](crate::embedded::Client). Their methods have the same names.
 
 #[cfg(feature = "blocking")]
 pub(crate) mod blocking;
 #[cfg(any(feature = "tokio", feature = "blocking"))]
 pub(crate) mod core;
+#[cfg(feature = "embedded")]
+pub(crate) mod embedded;
 #[cfg(any(feature = "tokio", feature = "blocking"))]
 mod error;
 #[cfg(any(feature = "tokio", feature = "blocking"))]

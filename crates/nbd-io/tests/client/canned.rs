@@ -13,6 +13,7 @@ use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::ErrorValue;
 use nbd_codec::{Limits, SessionError, Step};
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// What the server does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +162,30 @@ fn serve(
             other => return Err(other.unexpected().into()),
         }
         stream.write_all(&out)?;
+        out.clear();
+    }
+}
+
+/// The handshake of a server that does nothing after it.
+pub async fn handshake_only(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let export = Export::new("", 1 << 20, TransmissionFlags::SEND_FLUSH);
+    let mut inbox = Inbox::new(vec![0; 65536]);
+    let mut handshake = Handshake::new(Config::new()).expect("a configuration");
+    let mut out = Vec::new();
+    loop {
+        match inbox.receive(&mut handshake).expect("a step") {
+            Step::Event(HandshakeEvent::Export(query)) => {
+                handshake.grant(&query, &export, &mut out).expect("a grant");
+            }
+            Step::Event(HandshakeEvent::Ready { .. }) => return,
+            Step::Transmit => drop(handshake.transmit(&mut out).expect("a message")),
+            Step::Read(_) => {
+                let n = stream.read(inbox.space()).await.expect("a message");
+                inbox.filled(n).expect("space");
+            }
+            other => panic!("{other:?}"),
+        }
+        stream.write_all(&out).await.expect("written");
         out.clear();
     }
 }

@@ -14,6 +14,7 @@ mod calls;
 mod cancel;
 mod canned;
 mod disk;
+mod embedded;
 mod lost;
 mod tls;
 
