@@ -3,9 +3,11 @@
 //! | file | what it has |
 //! |---|---|
 //! | `engine` | writing commands, and the task that reads replies |
+//! | `socket` | Unix sockets that wake their task for replies only |
 //! | `stream` | opening connections: transports, TLS, the handshake |
 
 mod engine;
+mod socket;
 mod stream;
 
 use std::future::Future;

@@ -15,6 +15,7 @@ use super::super::core::reader::Reader;
 use super::super::core::table::Table;
 use super::super::{Error, Options, vsock};
 use super::engine::{Driver, Tokio};
+use super::socket;
 
 type Connection = Result<Arc<Link<Tokio>>, Error>;
 
@@ -28,7 +29,13 @@ pub(super) async fn connect(uri: &Uri, options: &Options) -> Connection {
                 if uri.tls_required() {
                     return over_tls(stream, uri, options).await;
                 }
-                plain(stream, TcpStream::into_split, uri.export(), options).await
+                plain(
+                    stream,
+                    |stream| Ok(stream.into_split()),
+                    uri.export(),
+                    options,
+                )
+                .await
             }
             _ => {
                 let stream = match uri.transport() {
@@ -39,7 +46,8 @@ pub(super) async fn connect(uri: &Uri, options: &Options) -> Connection {
                 if uri.tls_required() {
                     return over_tls(stream, uri, options).await;
                 }
-                plain(stream, UnixStream::into_split, uri.export(), options).await
+                let split = |stream: UnixStream| socket::split(stream.into_std()?);
+                plain(stream, split, uri.export(), options).await
             }
         }
     };
@@ -56,7 +64,8 @@ where
         let session = tls.session(None)?;
         return in_time(options, secured(stream, session, export, options)).await;
     }
-    in_time(options, plain(stream, ::tokio::io::split, export, options)).await
+    let split = |stream| Ok(::tokio::io::split(stream));
+    in_time(options, plain(stream, split, export, options)).await
 }
 
 async fn in_time(options: &Options, connecting: impl Future<Output = Connection>) -> Connection {
@@ -66,7 +75,7 @@ async fn in_time(options: &Options, connecting: impl Future<Output = Connection>
 
 async fn plain<S, R, W>(
     mut stream: S,
-    split: impl FnOnce(S) -> (R, W),
+    split: impl FnOnce(S) -> io::Result<(R, W)>,
     export: &str,
     options: &Options,
 ) -> Connection
@@ -78,7 +87,7 @@ where
     let contexts = queries(options);
     let mut handshake = Handshake::new(export, &contexts, options, false)?;
     handshake.run(&mut Async(&mut stream)).await?;
-    let (reader, writer) = split(stream);
+    let (reader, writer) = split(stream)?;
     Ok(start(
         reader,
         Box::new(writer),
