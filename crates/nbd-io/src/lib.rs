@@ -5,9 +5,21 @@
 #![deny(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
 pub mod client;
+#[cfg(any(feature = "tokio", feature = "blocking"))]
+mod duplex;
 pub mod kernel;
 #[cfg(any(feature = "tokio", feature = "blocking"))]
 pub mod server;
+#[cfg(feature = "blocking")]
+mod threads;
+
+/// Locks a mutex whose data is valid after a panic, too.
+#[cfg(any(feature = "tokio", feature = "blocking"))]
+pub(crate) fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// Clients and servers for tokio.
 #[cfg(feature = "tokio")]
@@ -22,7 +34,9 @@ pub mod tokio {
 pub mod blocking {
     #[doc(inline)]
     pub use crate::client::blocking::Client;
-    pub use crate::server::blocking::{Listener, Stream, listen, serve};
+    pub use crate::server::blocking::{Listener, listen, serve};
+    #[doc(inline)]
+    pub use crate::threads::Stream;
 }
 
 /// A client over embedded-io-async, without an allocator.

@@ -20,12 +20,12 @@ mod options;
 mod payload;
 #[cfg(any(feature = "tokio", feature = "blocking"))]
 mod status;
+#[cfg(any(feature = "tokio", feature = "blocking"))]
+mod system;
 #[cfg(all(feature = "tls", any(feature = "tokio", feature = "blocking")))]
 mod tls;
 #[cfg(feature = "tokio")]
 pub(crate) mod tokio;
-#[cfg(any(feature = "tokio", feature = "blocking"))]
-mod vsock;
 
 #[cfg(any(feature = "tokio", feature = "blocking"))]
 pub use self::{

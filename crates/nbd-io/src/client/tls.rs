@@ -1,7 +1,5 @@
 //! TLS by rustls: the options, and the parameters of a URI.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::{Error, Options};
+use super::{Error, Options, system};
 
 /// TLS as the options want it.
 #[derive(Debug, Clone)]
@@ -79,7 +77,7 @@ pub(crate) fn for_uri(uri: &Uri, options: &Options) -> Result<Session, Error> {
             "the URI names local files; set `Options::allow_local_files` if it is trusted",
         ));
     }
-    let config = from_folder(Path::new(OsStr::from_bytes(folder)))?;
+    let config = from_folder(&system::path(folder)?)?;
     let name = server_name(host.unwrap_or("localhost"))?;
     let config = Arc::new(config);
     Ok(Session { config, name })

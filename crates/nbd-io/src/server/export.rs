@@ -229,7 +229,7 @@ impl<D: Device> AnyDevice for D {
 
     #[cfg(feature = "blocking")]
     fn execute(&self, work: super::receive::Work) -> super::execute::Answer {
-        super::blocking::block_on(super::execute::execute(self, work))
+        crate::threads::block_on(super::execute::execute(self, work))
     }
 }
 

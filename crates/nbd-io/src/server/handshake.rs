@@ -1,6 +1,5 @@
 //! The handshake of a connection, over any stream.
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
@@ -11,12 +10,7 @@ use nbd_codec::{Limits, Negotiated, Step};
 
 use super::export::AnyDevice;
 use super::{Client, Export, Server};
-
-/// A stream in a handshake. With threads its futures are ready at once.
-pub(super) trait Link {
-    fn read(&mut self, space: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
-    fn write_all(&mut self, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
-}
+use crate::duplex::Duplex;
 
 /// How far a handshake has come.
 pub(super) enum Progress {
@@ -70,7 +64,7 @@ impl Negotiation {
     }
 
     /// Continues on `link`.
-    pub(super) async fn run(&mut self, link: &mut impl Link) -> io::Result<Progress> {
+    pub(super) async fn run(&mut self, link: &mut impl Duplex) -> io::Result<Progress> {
         let mut out = Vec::new();
         loop {
             if self.server.is_shutting_down() {

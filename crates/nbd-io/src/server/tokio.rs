@@ -18,10 +18,11 @@ use tokio::time::{Sleep, sleep, timeout};
 use super::budget::Account;
 use super::config::Registration;
 use super::execute::Answer;
-use super::handshake::{Chosen, Link, Negotiation, Progress};
+use super::handshake::{Chosen, Negotiation, Progress};
 use super::outbox::{Outbox, SLICES};
 use super::receive::{Next, Receiver, Work};
 use super::{Client, Peer, Server};
+use crate::duplex::Duplex;
 
 /// How much is received at a time.
 const RECEIVE: usize = 64 << 10;
@@ -178,7 +179,7 @@ async fn negotiate(
     }
 }
 
-impl Link for BoxStream {
+impl Duplex for BoxStream {
     async fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
         self.0.read(space).await
     }

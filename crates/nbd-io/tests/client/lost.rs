@@ -13,7 +13,7 @@ use nbd_codec::wire::number::ErrorValue;
 use nbd_io::client::{Change, Error, Options, Reconnect};
 use nbd_test_support::images::{MIB, noise};
 
-use crate::canned::{Act, Server};
+use crate::canned::{self, Act, Server};
 use crate::disk::Disk;
 use crate::{both, image};
 
@@ -22,6 +22,7 @@ both! {
     without_a_policy_calls_fail;
     a_command_that_ends_the_server_is_not_sent_for_ever;
     a_late_server_is_given_up;
+    a_server_that_does_not_read_is_given_up;
     a_late_handshake_is_given_up;
     another_size_is_an_error;
     attempts_are_counted_for_each_outage;
@@ -110,6 +111,42 @@ async fn a_late_server_is_given_up<D: Disk>() -> Result<(), Error> {
         disk.write_at(n, &[7]).await?;
     }
     assert!(disk.read_at(0, 3).await? == [7, 7, 7][..]);
+    Ok(())
+}
+
+/// The data of a write does not fit the buffers of the sockets.
+async fn a_server_that_does_not_read_is_given_up<D: Disk>() -> Result<(), Error> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&path).expect("a socket");
+    let server = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let _inside = runtime.enter();
+        let listener = listener
+            .into_std()
+            .and_then(tokio::net::UnixListener::from_std);
+        runtime.block_on(async {
+            let (mut stream, _) = listener
+                .expect("a socket")
+                .accept()
+                .await
+                .expect("a client");
+            canned::handshake_only(&mut stream).await;
+            stream
+        })
+    });
+    let uri = format!("nbd+unix:///?socket={}", path.display());
+    let options = Options::new().timeout(Duration::from_millis(200));
+    let start = Instant::now();
+    // The server runs in its own thread.
+    let disk = D::open(&uri, options).await?;
+    let _open = server.join().expect("a server");
+    let error = disk.write_at(0, &vec![1; 1 << 20]).await;
+    assert!(matches!(error, Err(Error::TimedOut)), "{error:?}");
+    assert!(start.elapsed() < Duration::from_secs(20));
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use super::super::core::link::{Engine, Link, State};
 use super::super::core::reader::Reader;
 use super::super::core::table::{Failure, Index, Reply};
 use super::super::core::wake;
-use crate::server::blocking::Stream;
+use crate::threads::Stream;
 
 /// The part of threads in a connection's state.
 pub(crate) struct Blocking {

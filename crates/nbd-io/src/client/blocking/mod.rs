@@ -3,27 +3,20 @@
 //! | file | what it has |
 //! |---|---|
 //! | `engine` | writing commands and reading replies, by the threads that call |
-//! | `stream` | streams, and opening connections |
-//! | `tls` | TLS on a stream that two threads use |
+//! | `stream` | opening connections |
 
 mod engine;
 mod stream;
-#[cfg(feature = "tls")]
-mod tls;
 
-use std::future::Future;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 
 use nbd_codec::uri::Uri;
 
 use self::engine::Blocking;
 use super::core::pool::{Connecting, Pool};
 use super::{Error, Options};
-use crate::server::blocking::Stream;
+use crate::threads::{Stream, block_on};
 
 /// A client of an export, for threads.
 ///
@@ -120,32 +113,3 @@ impl Client {
 }
 
 super::methods::methods! { (fn) |future| block_on(future) }
-
-/// Runs a future on this thread.
-fn block_on<F: Future>(future: F) -> F::Output {
-    thread_local! {
-        static WAKER: Waker = Arc::new(Unpark(thread::current())).into();
-    }
-    let mut future = pin!(future);
-    WAKER.with(|waker| {
-        let mut cx = Context::from_waker(waker);
-        loop {
-            match future.as_mut().poll(&mut cx) {
-                Poll::Ready(output) => return output,
-                Poll::Pending => thread::park(),
-            }
-        }
-    })
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.unpark();
-    }
-}

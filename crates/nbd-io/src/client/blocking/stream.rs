@@ -1,23 +1,21 @@
-//! Streams, and opening connections.
+//! Opening connections.
 
-use std::ffi::OsStr;
-use std::io::{self, IoSlice, Read, Write};
+use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nbd_codec::uri::{Host, Transport, Uri};
 
-use super::super::core::handshake::{Handshake, Wire, queries};
+use super::super::core::handshake::{Handshake, queries};
 use super::super::core::link::Link;
 use super::super::core::reader::Reader;
 use super::super::core::table::Table;
-use super::super::{Error, Options, vsock};
-use super::block_on;
+#[cfg(unix)]
+use super::super::system;
+use super::super::{Error, Options};
 use super::engine::Blocking;
-use crate::server::blocking::Stream;
+use crate::threads::{Stream, Timed, block_on};
 
 pub(super) type Connection = Result<Arc<Link<Blocking>>, Error>;
 
@@ -29,8 +27,9 @@ pub(super) fn connect(uri: &Uri, options: &Options) -> Connection {
             stream.set_nodelay(true)?;
             Arc::new(stream)
         }
-        Transport::Unix { path } => Arc::new(unix(path)?),
-        Transport::Vsock { cid, port } => Arc::new(vsock::connect(*cid, *port)?),
+        #[cfg(unix)]
+        other => Arc::new(system::connect(other)?),
+        #[cfg(not(unix))]
         _ => return Err(Error::Unsupported("the transport of the URI")),
     };
     if !uri.tls_required() {
@@ -57,9 +56,9 @@ pub(super) fn over(stream: Arc<dyn Stream>, export: &str, options: &Options) -> 
 fn plain(stream: Arc<dyn Stream>, export: &str, options: &Options) -> Connection {
     let contexts = queries(options);
     let mut handshake = Handshake::new(export, &contexts, options, false)?;
-    let mut wire = Timed::new(&*stream, options.connect_timeout);
-    block_on(handshake.run(&mut wire))?;
-    start(stream, handshake, options)
+    let mut stream = timed(stream, options);
+    in_time(block_on(handshake.run(&mut stream)))?;
+    start(stream.stream, handshake, options)
 }
 
 #[cfg(feature = "tls")]
@@ -69,25 +68,38 @@ fn secured(
     export: &str,
     options: &Options,
 ) -> Connection {
+    use crate::threads::tls::TlsStream;
+
     let contexts = queries(options);
     let mut handshake = Handshake::new(export, &contexts, options, true)?;
-    let mut wire = Timed::new(&*stream, options.connect_timeout);
-    block_on(handshake.run(&mut wire))?;
-    let stream = match super::tls::TlsStream::connect(stream.clone(), session, &mut wire) {
-        Ok(stream) => stream,
-        Err(error) => {
+    let mut stream = timed(stream, options);
+    in_time(block_on(handshake.run(&mut stream)))?;
+    let connection = rustls::ClientConnection::new(session.config, session.name);
+    let mut connection = connection.map_err(io::Error::other)?;
+    while connection.is_handshaking() {
+        if let Err(error) = connection.complete_io(&mut stream) {
             handshake.connector.tls_failed();
-            return Err(error.into());
+            return in_time(Err(error.into()));
         }
-    };
+    }
     handshake.connector.tls_established()?;
-    let stream: Arc<dyn Stream> = Arc::new(stream);
-    let mut wire = Timed {
-        stream: &*stream,
-        ..wire
-    };
-    block_on(handshake.run(&mut wire))?;
-    start(stream, handshake, options)
+    let plain = stream.stream.clone();
+    stream.stream = Arc::new(TlsStream::new(plain, connection.into()));
+    in_time(block_on(handshake.run(&mut stream)))?;
+    start(stream.stream, handshake, options)
+}
+
+fn timed(stream: Arc<dyn Stream>, options: &Options) -> Timed {
+    let deadline = Instant::now().checked_add(options.connect_timeout);
+    Timed { stream, deadline }
+}
+
+/// A read that was in vain until the deadline.
+fn in_time<T>(result: Result<T, Error>) -> Result<T, Error> {
+    match result {
+        Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(Error::TimedOut),
+        result => result,
+    }
 }
 
 /// Starts the transmission phase.
@@ -118,67 +130,4 @@ fn tcp(host: &Host, port: u16, timeout: Duration) -> io::Result<TcpStream> {
         }
     }
     Err(last)
-}
-
-fn unix(path: &[u8]) -> io::Result<UnixStream> {
-    #[cfg(target_os = "linux")]
-    if let Some(name) = path.strip_prefix(b"\0") {
-        use std::os::linux::net::SocketAddrExt;
-        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-        return UnixStream::connect_addr(&address);
-    }
-    UnixStream::connect(OsStr::from_bytes(path))
-}
-
-/// A stream during the handshake, which has a deadline.
-pub(super) struct Timed<'s> {
-    pub(super) stream: &'s dyn Stream,
-    deadline: Option<Instant>,
-}
-
-impl<'s> Timed<'s> {
-    fn new(stream: &'s dyn Stream, timeout: Duration) -> Self {
-        Self {
-            stream,
-            deadline: Instant::now().checked_add(timeout),
-        }
-    }
-}
-
-impl Read for Timed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(deadline) = self.deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            self.stream.set_timeouts(Some(left), Some(left))?;
-        }
-        self.stream
-            .read(buffer)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
-                _ => error,
-            })
-    }
-}
-
-impl Write for Timed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.write_vectored(&[IoSlice::new(bytes)])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Wire for Timed<'_> {
-    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Read::read(self, buffer)
-    }
-
-    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        Write::write_all(self, bytes)
-    }
 }

@@ -114,10 +114,13 @@ mod tests {
             while !batch.is_empty() {
                 let mut slices = [IoSlice::new(&[]); SLICES];
                 let count = batch.slices(&mut slices);
-                let all: Vec<u8> = slices[..count].iter().flat_map(|s| s.to_vec()).collect();
-                let n = all.len().min(step);
-                sent.extend_from_slice(&all[..n]);
-                batch.advance(n);
+                let mut left = step;
+                for slice in slices.iter().take(count) {
+                    let n = slice.len().min(left);
+                    sent.extend_from_slice(&slice[..n]);
+                    left -= n;
+                }
+                batch.advance(step - left);
             }
             assert!(sent == expected, "{step} bytes at a time");
         }

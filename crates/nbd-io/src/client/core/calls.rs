@@ -10,11 +10,11 @@ use nbd_codec::wire::number::Command;
 use nbd_codec::{Misuse, Negotiated};
 
 use super::link::{Engine, Link};
-use super::lock;
 use super::pool::Pool;
 use super::ranges::Guard;
 use super::table::{Reply, Submission};
 use crate::client::{BlockStatus, Error, Payload};
+use crate::lock;
 
 /// Where bytes of the export are, from start to end.
 type Span = Range<u64>;

@@ -1,7 +1,5 @@
 //! Connecting: the automatic handshake over any stream.
 
-use std::future::Future;
-use std::io;
 use std::sync::Arc;
 
 use nbd_codec::client::{Config, ConnectEvent, Connector, MetaContextQuery, TlsPolicy};
@@ -10,12 +8,7 @@ use nbd_codec::{Negotiated, SessionError, Step};
 
 use super::reader::BUFFER;
 use crate::client::{Context, Error, Options};
-
-/// A stream during the handshake.
-pub(crate) trait Wire {
-    fn read(&mut self, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
-    fn write_all(&mut self, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
-}
+use crate::duplex::Duplex;
 
 /// A handshake, which TLS interrupts.
 pub(crate) struct Handshake<'a> {
@@ -61,7 +54,7 @@ impl<'a> Handshake<'a> {
 
     /// Continues in plain text until TLS is to be started, or to the end. If TLS is required,
     /// the first ends with `StartTls` or an error.
-    pub(crate) async fn run(&mut self, wire: &mut impl Wire) -> Result<(), Error> {
+    pub(crate) async fn run(&mut self, stream: &mut impl Duplex) -> Result<(), Error> {
         let mut out = Vec::new();
         let mut failed = None;
         loop {
@@ -81,7 +74,7 @@ impl<'a> Handshake<'a> {
                 Step::Transmit => {
                     // All that is due with one write.
                     while self.connector.transmit(&mut out)? > 0 {}
-                    let sent = wire.write_all(&out).await;
+                    let sent = stream.write_all(&out).await;
                     out.clear();
                     match failed {
                         // That was ABORT. The server need not have received it.
@@ -97,7 +90,7 @@ impl<'a> Handshake<'a> {
                 }
                 other => return Err(SessionError::from(other.unexpected()).into()),
             };
-            let n = wire.read(space).await?;
+            let n = stream.read(space).await?;
             self.inbox.filled(n)?;
         }
     }

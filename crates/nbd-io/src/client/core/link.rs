@@ -10,9 +10,9 @@ use std::time::Duration;
 use nbd_codec::Negotiated;
 use nbd_codec::client::Request;
 
-use super::lock;
 use super::table::{Failure, Index, Reply, Submission, Table};
 use crate::client::{Context as MetaContext, Error};
+use crate::lock;
 
 /// The I/O of a runtime, and its part of a connection's state.
 pub(crate) trait Engine: Send + Sized + 'static {

@@ -23,14 +23,7 @@ pub(crate) mod table;
 mod wait;
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-
-/// Locks a mutex whose data is valid after a panic, too: no critical section of this crate
-/// leaves it half-changed.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A number that a server cannot know.
 pub(crate) fn random() -> u64 {

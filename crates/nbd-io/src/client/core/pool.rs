@@ -9,11 +9,11 @@ use nbd_codec::Negotiated;
 use nbd_codec::wire::flags::TransmissionFlags;
 
 use super::link::{Engine, Link};
-use super::lock;
 use super::ranges::Ranges;
 use super::table::Failure;
 use super::wait::Turn;
 use crate::client::{Change, Error, Options, Reconnect};
+use crate::lock;
 
 /// Opens one connection.
 pub(crate) type Connect<E> = dyn Fn() -> Connecting<E> + Send + Sync;

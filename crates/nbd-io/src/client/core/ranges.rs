@@ -9,8 +9,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-use super::lock;
 use super::wait::Queue;
+use crate::lock;
 
 /// The ranges of all writes under way.
 #[derive(Debug, Default)]

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Mutex;
-use std::task::{Context, Poll, Waker};
 
-use super::lock;
+use crate::lock;
+use std::task::{Context, Poll, Waker};
 
 /// Tasks that wait for something that one of them can have at a time, in the order of their
 /// arrival.

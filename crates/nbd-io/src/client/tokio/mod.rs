@@ -7,6 +7,7 @@
 //! | `stream` | opening connections: transports, TLS, the handshake |
 
 mod engine;
+#[cfg(unix)]
 mod socket;
 mod stream;
 

@@ -4,9 +4,11 @@
 //! from a Unix socket, the kernel reports that more can be written, and the thread wakes for
 //! nothing, once for each command. (A TCP socket reports it only after a write had to wait.)
 
+use std::ffi::OsStr;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +16,25 @@ use std::task::{Context, Poll, ready};
 
 use ::tokio::io::unix::AsyncFd;
 use ::tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use ::tokio::net as tokio_net;
 use ::tokio::runtime::Handle;
+use nbd_codec::uri::Transport;
+
+use super::super::{Error, system};
+
+/// Connects to the socket of a URI that is not TCP.
+pub(super) async fn connect(transport: &Transport) -> Result<tokio_net::UnixStream, Error> {
+    if let Transport::Unix { path } = transport {
+        // A path that begins with NUL is an abstract name, for tokio too.
+        return Ok(tokio_net::UnixStream::connect(OsStr::from_bytes(path)).await?);
+    }
+    // tokio has no such sockets, and to connect to a virtual machine can take long.
+    let transport = transport.clone();
+    let connecting = ::tokio::task::spawn_blocking(move || system::connect(&transport));
+    let stream = connecting.await.map_err(io::Error::from)??;
+    stream.set_nonblocking(true)?;
+    Ok(tokio_net::UnixStream::from_std(stream)?)
+}
 
 /// The receiving half.
 pub(super) struct Receiver(AsyncFd<Arc<UnixStream>>);

@@ -1,21 +1,23 @@
 //! Opening connections.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use ::tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use ::tokio::net::{TcpStream, UnixStream};
+use ::tokio::net::TcpStream;
+#[cfg(unix)]
+use ::tokio::net::UnixStream;
 use nbd_codec::uri::{Host, Transport, Uri};
 
-use super::super::core::handshake::{Handshake, Opened, Wire, queries};
+use super::super::core::handshake::{Handshake, Opened, queries};
 use super::super::core::link::Link;
 use super::super::core::reader::Reader;
 use super::super::core::table::Table;
-use super::super::{Error, Options, vsock};
+use super::super::{Error, Options};
 use super::engine::{Driver, Tokio};
+#[cfg(unix)]
 use super::socket;
+use crate::duplex::Duplex;
 
 type Connection = Result<Arc<Link<Tokio>>, Error>;
 
@@ -37,18 +39,17 @@ pub(super) async fn connect(uri: &Uri, options: &Options) -> Connection {
                 )
                 .await
             }
-            _ => {
-                let stream = match uri.transport() {
-                    Transport::Unix { path } => unix(path).await?,
-                    Transport::Vsock { cid, port } => vsock(*cid, *port).await?,
-                    _ => return Err(Error::Unsupported("the transport of the URI")),
-                };
+            #[cfg(unix)]
+            other => {
+                let stream = socket::connect(other).await?;
                 if uri.tls_required() {
                     return over_tls(stream, uri, options).await;
                 }
                 let split = |stream: UnixStream| socket::split(stream.into_std()?);
                 plain(stream, split, uri.export(), options).await
             }
+            #[cfg(not(unix))]
+            _ => Err(Error::Unsupported("the transport of the URI")),
         }
     };
     in_time(options, connecting).await
@@ -173,23 +174,10 @@ async fn tcp(host: &Host, port: u16) -> io::Result<TcpStream> {
     TcpStream::connect((host.as_str(), port)).await
 }
 
-async fn unix(path: &[u8]) -> io::Result<UnixStream> {
-    // A path that begins with NUL is an abstract name, for tokio too.
-    UnixStream::connect(OsStr::from_bytes(path)).await
-}
-
-async fn vsock(cid: u32, port: u32) -> Result<UnixStream, Error> {
-    // Connecting can wait for long, and tokio has no such sockets.
-    let connecting = ::tokio::task::spawn_blocking(move || vsock::connect(cid, port));
-    let stream = connecting.await.map_err(io::Error::from)??;
-    stream.set_nonblocking(true)?;
-    Ok(UnixStream::from_std(stream)?)
-}
-
 /// A stream during the handshake.
 struct Async<'s, S>(&'s mut S);
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Wire for Async<'_, S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for Async<'_, S> {
     async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer).await
     }

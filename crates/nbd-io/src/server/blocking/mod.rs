@@ -7,16 +7,15 @@ mod listen;
 #[cfg(feature = "tls")]
 mod tls;
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::ops::Range;
-use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Instant;
 
 use nbd_codec::server::Request;
 use nbd_codec::wire::number::ErrorValue;
@@ -24,10 +23,12 @@ use nbd_codec::wire::number::ErrorValue;
 pub use self::listen::{Listener, listen};
 use super::budget::Account;
 use super::export::AnyDevice;
-use super::handshake::{Chosen, Link, Negotiation, Progress};
+use super::handshake::{Chosen, Negotiation, Progress};
 use super::outbox::{Outbox, SLICES};
 use super::receive::{Next, Receiver, Work};
 use super::{Client, Peer, Server};
+use crate::lock;
+use crate::threads::{Stream, Timed, block_on};
 
 /// How much is received at a time.
 const RECEIVE: usize = 64 << 10;
@@ -37,67 +38,6 @@ const DATA: usize = 256 << 10;
 
 /// The most threads of a connection.
 const THREADS: usize = 16;
-
-/// A connection that several threads use at the same time.
-pub trait Stream: Send + Sync + 'static {
-    /// Reads, as `std::io::Read`. One thread at a time calls it.
-    ///
-    /// # Errors
-    ///
-    /// Those of the connection; `WouldBlock` or `TimedOut` after the timeout.
-    fn read(&self, space: &mut [u8]) -> io::Result<usize>;
-
-    /// Writes, as `std::io::Write`. One thread at a time calls it.
-    ///
-    /// # Errors
-    ///
-    /// Those of the connection; `WouldBlock` or `TimedOut` after the timeout.
-    fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
-
-    /// How long a read and a write may take at most.
-    ///
-    /// # Errors
-    ///
-    /// Those of the connection.
-    fn set_timeouts(&self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()>;
-
-    /// Shuts the connection down: reads that wait return zero.
-    ///
-    /// # Errors
-    ///
-    /// Those of the connection.
-    fn shut_down(&self, how: Shutdown) -> io::Result<()>;
-}
-
-macro_rules! stream {
-    ($stream:ty) => {
-        impl Stream for $stream {
-            fn read(&self, space: &mut [u8]) -> io::Result<usize> {
-                io::Read::read(&mut &*self, space)
-            }
-
-            fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-                io::Write::write_vectored(&mut &*self, slices)
-            }
-
-            fn set_timeouts(
-                &self,
-                read: Option<Duration>,
-                write: Option<Duration>,
-            ) -> io::Result<()> {
-                self.set_read_timeout(read)?;
-                self.set_write_timeout(write)
-            }
-
-            fn shut_down(&self, how: Shutdown) -> io::Result<()> {
-                self.shutdown(how)
-            }
-        }
-    };
-}
-stream!(TcpStream);
-#[cfg(unix)]
-stream!(std::os::unix::net::UnixStream);
 
 /// Serves one client on this thread and up to 15 more, from the greeting until the
 /// connection is closed.
@@ -170,52 +110,6 @@ fn start_tls(link: &mut Timed, negotiation: &mut Negotiation, server: &Server) -
 #[cfg(not(feature = "tls"))]
 fn start_tls(_: &mut Timed, _: &mut Negotiation, _: &Server) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
-}
-
-/// A stream with one deadline for the whole handshake, so that a client cannot
-/// extend it by sending a byte now and then.
-struct Timed {
-    stream: Arc<dyn Stream>,
-    deadline: Option<Instant>,
-}
-
-impl Timed {
-    fn in_time(&self) -> io::Result<&dyn Stream> {
-        if let Some(deadline) = self.deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            self.stream.set_timeouts(Some(left), Some(left))?;
-        }
-        Ok(&*self.stream)
-    }
-}
-
-impl io::Read for Timed {
-    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        self.in_time()?.read(space)
-    }
-}
-
-impl io::Write for Timed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.in_time()?.write_vectored(&[IoSlice::new(bytes)])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Link for Timed {
-    async fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        io::Read::read(self, space)
-    }
-
-    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        io::Write::write_all(self, bytes)
-    }
 }
 
 /// The transmission phase.
@@ -434,37 +328,4 @@ impl Wake for OnWake {
     fn wake(self: Arc<Self>) {
         (self.0)();
     }
-}
-
-/// Wakes a thread.
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Runs a future on this thread.
-pub(super) fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    // Most are ready at once.
-    if let Poll::Ready(output) = future
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()))
-    {
-        return output;
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
-
-/// Ignores poisoning: a thread that panics closes the connection.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
