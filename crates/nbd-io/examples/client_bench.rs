@@ -5,7 +5,8 @@
 //! ```
 //!
 //! DEPTH tasks have one command each in flight, on a runtime of one thread, as fio has.
-//! It prints commands for each second.
+//! It prints commands for each second. With `idle` in the place of `read`, DEPTH clients do
+//! one read each; it prints by how many bytes each one has made the process larger.
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    if kind == "idle" {
+        return runtime.block_on(idle(uri, depth));
+    }
     runtime.block_on(async {
         let client = Client::connect(uri).await?;
         let deadline = Instant::now() + Duration::from_secs(seconds);
@@ -39,6 +43,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         client.disconnect().await;
         Ok(())
     })
+}
+
+/// Connects clients that have nothing to do.
+async fn idle(uri: &str, count: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let mut clients = Vec::new();
+    let mut before = 0;
+    for n in 0..=count {
+        let client = Client::connect(uri).await?;
+        client.read_at(0, BLOCK as usize).await?;
+        clients.push(client);
+        if n == 0 {
+            before = resident()?;
+        }
+    }
+    println!("{}", (resident()? - before) / count);
+    Ok(())
+}
+
+/// The resident memory of this process in bytes.
+fn resident() -> Result<u64, Box<dyn std::error::Error>> {
+    let pages = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = pages.split(' ').nth(1).ok_or("no resident pages")?;
+    Ok(pages.parse::<u64>()? * 4096)
 }
 
 /// Sends one command after another until the deadline; returns how many.

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 #[cfg(unix)]
 use nbd_codec::uri::Transport;
 
+#[cfg(any(unix, feature = "tls"))]
 use super::Error;
 
 /// A path in bytes, as URIs have it.

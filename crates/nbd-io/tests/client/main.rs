@@ -16,6 +16,7 @@ mod canned;
 mod disk;
 mod embedded;
 mod lost;
+mod readme;
 mod tls;
 
 use std::io::{self, Read, Write};
