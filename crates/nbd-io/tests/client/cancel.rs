@@ -2,14 +2,17 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nbd_codec::server::Request;
 use nbd_io::client::{Error, Options};
 use nbd_io::tokio::Client;
 use nbd_test_support::images::noise;
 use nbd_test_support::peer::Peer;
 
+use crate::canned::{Act, Server};
 use crate::memory;
 
 /// Bytes of the range that one call of a task writes.
@@ -144,6 +147,31 @@ impl<F: Future> Future for DropAfter<'_, F> {
             }
         }
     }
+}
+
+/// The server does the write of a block after the call was dropped. It has the whole block,
+/// as it was before: no other write to the block may come in between.
+#[tokio::test]
+async fn a_dropped_part_of_a_block_excludes_others_until_it_is_done() -> Result<(), Error> {
+    for (offset, length) in [(100, 1), (0, 4096)] {
+        let count = AtomicUsize::new(0);
+        let server = Server::with_blocks(4096, 1 << 16, move |_, request| match request {
+            Request::Write(_) if count.fetch_add(1, Ordering::SeqCst) == 0 => Act::Delay,
+            _ => Act::Answer,
+        });
+        let client = Client::connect(&server.uri()).await?;
+        // The second await is that of the write.
+        let first = client.write_at(0, b"dropped");
+        assert!(DropAfter(2, Box::pin(first).as_mut()).await.is_none());
+        let data = vec![7; length];
+        client.write_at(offset, &data).await?;
+        let back = client.read_at(offset, length).await?;
+        assert!(back == data, "{length} bytes at {offset}");
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let back = client.read_at(offset, length).await?;
+        assert!(back == data, "{length} bytes at {offset}, later");
+    }
+    Ok(())
 }
 
 /// A call that is kept and not polled does not stop others.

@@ -5,6 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use nbd_codec::inbox::Inbox;
 use nbd_codec::server::{Config, Export, Handshake, HandshakeEvent};
@@ -26,6 +27,8 @@ pub enum Act {
     Close,
     /// The request is done, and the connection is closed instead of an answer.
     DoAndClose,
+    /// A write is done and answered later: when no other request has come for a while.
+    Delay,
 }
 
 /// Decides by the number of the connection, which counts from zero, and the request.
@@ -44,6 +47,15 @@ impl Server {
         size: usize,
         decide: impl Fn(usize, &Request) -> Act + Send + Sync + 'static,
     ) -> Self {
+        Self::with_blocks(1, size, decide)
+    }
+
+    /// A server of `size` bytes in blocks of at least `minimum` bytes.
+    pub fn with_blocks(
+        minimum: u32,
+        size: usize,
+        decide: impl Fn(usize, &Request) -> Act + Send + Sync + 'static,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let listener = UnixListener::bind(folder.path().join("socket")).expect("a socket");
         let disk = Arc::new(Mutex::new(vec![0; size]));
@@ -55,7 +67,9 @@ impl Server {
                 let number = count.fetch_add(1, Ordering::SeqCst);
                 let (disk, decide) = (shared.clone(), decide.clone());
                 thread::spawn(move || {
-                    let _ = serve(&mut stream, &disk, |request| decide(number, request));
+                    let _ = serve(&mut stream, minimum, &disk, |request| {
+                        decide(number, request)
+                    });
                 });
             }
         });
@@ -74,6 +88,7 @@ impl Server {
 
 fn serve(
     stream: &mut UnixStream,
+    minimum: u32,
     disk: &Mutex<Vec<u8>>,
     decide: impl Fn(&Request) -> Act,
 ) -> io::Result<()> {
@@ -82,7 +97,8 @@ fn serve(
         | TransmissionFlags::SEND_RESIZE
         | TransmissionFlags::SEND_FUA
         | TransmissionFlags::CAN_MULTI_CONN;
-    let export = Export::new("", size as u64, flags);
+    let mut export = Export::new("", size as u64, flags);
+    export.block_sizes.minimum = minimum;
     let mut inbox = Inbox::new(vec![0; 65536]);
     let mut handshake = Handshake::new(Config::new())?;
     let mut out = Vec::new();
@@ -104,6 +120,7 @@ fn serve(
     let negotiated = handshake.into_negotiated().map_err(SessionError::from)?;
     let mut session = Transmission::new(negotiated, Limits::DEFAULT)?;
     let (mut start, mut payload) = (0, Vec::new());
+    let mut delayed = Vec::new();
     loop {
         match inbox.receive(&mut session)? {
             Step::Event(TransmissionEvent::WritePayload { offset, length, .. }) => {
@@ -122,6 +139,13 @@ fn serve(
                         continue;
                     }
                     Act::Ignore => continue,
+                    Act::Delay => {
+                        stream.set_read_timeout(Some(Duration::from_millis(300)))?;
+                        if let Request::Write(write) = request {
+                            delayed.push((write, start, payload.clone()));
+                        }
+                        continue;
+                    }
                 }
                 let mut disk = disk.lock().expect("a disk");
                 match request {
@@ -154,10 +178,16 @@ fn serve(
                 reply.encode(&mut out)?;
             }
             Step::Event(_) => {}
-            Step::Read(_) | Step::ReadPayload { .. } => {
-                let n = stream.read(inbox.space())?;
-                inbox.filled(n)?;
-            }
+            Step::Read(_) | Step::ReadPayload { .. } => match stream.read(inbox.space()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    for (write, start, data) in delayed.drain(..) {
+                        let mut disk = disk.lock().expect("a disk");
+                        disk[start as usize..][..data.len()].copy_from_slice(&data);
+                        write.succeed().encode(&mut out)?;
+                    }
+                }
+                n => inbox.filled(n?)?,
+            },
             Step::Finished => return Ok(()),
             other => return Err(other.unexpected().into()),
         }
