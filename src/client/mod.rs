@@ -42,9 +42,9 @@
 
 mod config;
 mod connect;
-mod handshake;
+pub(crate) mod handshake;
 mod request;
-mod transmission;
+pub(crate) mod transmission;
 
 pub use config::{Config, MetaContextQuery, TlsPolicy};
 pub use connect::{ConnectError, ConnectEvent, Connector};

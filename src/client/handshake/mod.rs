@@ -1,8 +1,8 @@
 //! Handshake, client side: one option at a time, in any order the caller likes
 //! (specification, "Handshake").
 
-mod recv;
-mod send;
+pub(crate) mod recv;
+pub(crate) mod send;
 
 use self::recv::Flow;
 use super::config::{Config, TlsPolicy};

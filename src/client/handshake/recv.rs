@@ -78,13 +78,7 @@ impl Handshake {
             }
             .into());
         }
-        if header.length > self.limits.option_data.max(LONGEST_DEFINED) {
-            return Err(Violation::OptionReplyTooLong {
-                reply: header.reply,
-                length: header.length,
-            }
-            .into());
-        }
+        check_length(header, &self.limits)?;
         let length = clip(u64::from(header.length));
         let least = match header.reply {
             OptionReplyType::INFO => LONGEST_FIXED,
@@ -251,7 +245,7 @@ impl Handshake {
 
 /// Whether `option` has replies of the type `reply`.
 #[inline(never)]
-fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> {
+pub(crate) fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> {
     let expected = match reply {
         OptionReplyType::ACK => true,
         error if error.is_error() => true,
@@ -267,6 +261,16 @@ fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<(), Error> 
     match expected || !option.is_known() {
         true => Ok(()),
         false => Err(Violation::UnexpectedReply { option, reply }.into()),
+    }
+}
+
+/// Whether a reply can be as long as it is.
+#[inline]
+pub(crate) fn check_length(header: OptionReplyHeader, limits: &Limits) -> Result<(), Error> {
+    let OptionReplyHeader { reply, length, .. } = header;
+    match length > limits.option_data.max(LONGEST_DEFINED) {
+        true => Err(Violation::OptionReplyTooLong { reply, length }.into()),
+        false => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Handshake, State};
 use crate::client::config::{MetaContextQuery, check_distinct, has_repeated, is_query};
 use crate::error::Misuse;
 use crate::name::Name;
-use crate::negotiated::{Framing, HandshakeStyle, SelectedContexts};
+use crate::negotiated::{Framing, HandshakeStyle, Negotiated, SelectedContexts};
 use crate::wire::flags::{ClientFlags, HandshakeFlags};
 use crate::wire::greeting::ExportNameReply;
 use crate::wire::number::OptionType;
@@ -64,7 +64,7 @@ impl Handshake {
         };
         self.check_option(option.option())?;
         if let Ok(request) = &meaning {
-            self.check_request(request)?;
+            check_data(request, self.agreed.framing, self.lenient)?;
         }
         let written = option.encode(sink)?;
         self.sent(option.option());
@@ -98,7 +98,7 @@ impl Handshake {
             return Err(Misuse::TooManyContexts);
         }
         for query in contexts {
-            self.check_query(query.name.into())?;
+            check_query(query.name.into(), self.lenient)?;
             if !query.can_be_asked(self.agreed.framing) {
                 return Err(Misuse::NeedsExtended);
             }
@@ -152,75 +152,91 @@ impl Handshake {
         self.contexts_for = export.map(Name::of);
     }
 
-    fn check_request(&self, request: &OptionRequest<'_>) -> Result<(), Misuse> {
-        match request {
-            OptionRequest::ExportName(name) => {
-                check_name(*name)?;
-                if self.agreed.framing == Framing::Extended {
-                    return Err(Misuse::ExportNameWithExtended);
-                }
-            }
-            OptionRequest::Info(request) | OptionRequest::Go(request) => {
-                check_name(request.export)?;
-                if !self.lenient && has_repeated(request.requests.iter()) {
-                    return Err(Misuse::RepeatedInfo);
-                }
-            }
-            OptionRequest::ListMetaContext(request) => self.check_queries(request)?,
-            OptionRequest::SetMetaContext(request) => {
-                self.check_queries(request)?;
-                check_distinct(request.queries.iter())?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn check_queries(&self, request: &MetaContextRequest<'_>) -> Result<(), Misuse> {
-        let MetaContextRequest { export, queries } = request;
-        check_name(*export)?;
-        queries
-            .iter()
-            .try_for_each(|query| self.check_query(query))?;
-        match queries.len() > SelectedContexts::CAPACITY {
-            true => Err(Misuse::TooManyContexts),
-            false => Ok(()),
-        }
-    }
-
     fn check_option(&self, option: OptionType) -> Result<(), Misuse> {
         self.check_state(State::Idle, "the option before has not been replied to")?;
-        if self.agreed.style != HandshakeStyle::FixedNewstyle && option != OptionType::EXPORT_NAME {
-            return Err(Misuse::NotFixed(option));
-        }
         let before_tls = matches!(option, OptionType::STARTTLS | OptionType::ABORT);
         if self.require_tls && !self.agreed.tls && !before_tls {
             return Err(Misuse::TlsRequired);
         }
-        if option == OptionType::STARTTLS && self.agreed.tls {
-            return Err(Misuse::State("TLS was started already"));
-        }
-        let framing = self.agreed.framing;
-        match option {
-            OptionType::SET_META_CONTEXT if framing == Framing::Simple => {
-                Err(Misuse::NeedsChunks(option))
-            }
-            _ if self.lenient => Ok(()),
-            OptionType::LIST_META_CONTEXT if framing == Framing::Simple => {
-                Err(Misuse::NeedsChunks(option))
-            }
-            OptionType::STRUCTURED_REPLY if framing == Framing::Structured => AGREED,
-            OptionType::EXTENDED_HEADERS if framing == Framing::Extended => AGREED,
-            _ => Ok(()),
-        }
+        check_turn(option, &self.agreed, self.lenient)
     }
+}
 
-    fn check_query(&self, query: Text<'_>) -> Result<(), Misuse> {
-        check_name(query)?;
-        match self.lenient || is_query(query) {
-            true => Ok(()),
-            false => Err(Misuse::Query),
+/// Whether an option can be sent after what was agreed on.
+#[inline]
+pub(crate) fn check_turn(
+    option: OptionType,
+    agreed: &Negotiated,
+    lenient: bool,
+) -> Result<(), Misuse> {
+    if agreed.style != HandshakeStyle::FixedNewstyle && option != OptionType::EXPORT_NAME {
+        return Err(Misuse::NotFixed(option));
+    }
+    if option == OptionType::STARTTLS && agreed.tls {
+        return Err(Misuse::State("TLS was started already"));
+    }
+    let framing = agreed.framing;
+    match option {
+        OptionType::SET_META_CONTEXT if framing == Framing::Simple => {
+            Err(Misuse::NeedsChunks(option))
         }
+        _ if lenient => Ok(()),
+        OptionType::LIST_META_CONTEXT if framing == Framing::Simple => {
+            Err(Misuse::NeedsChunks(option))
+        }
+        OptionType::STRUCTURED_REPLY if framing == Framing::Structured => AGREED,
+        OptionType::EXTENDED_HEADERS if framing == Framing::Extended => AGREED,
+        _ => Ok(()),
+    }
+}
+
+/// Whether an option can have this data.
+#[inline]
+pub(crate) fn check_data(
+    request: &OptionRequest<'_>,
+    framing: Framing,
+    lenient: bool,
+) -> Result<(), Misuse> {
+    match request {
+        OptionRequest::ExportName(name) => {
+            check_name(*name)?;
+            if framing == Framing::Extended {
+                return Err(Misuse::ExportNameWithExtended);
+            }
+        }
+        OptionRequest::Info(request) | OptionRequest::Go(request) => {
+            check_name(request.export)?;
+            if !lenient && has_repeated(request.requests.iter()) {
+                return Err(Misuse::RepeatedInfo);
+            }
+        }
+        OptionRequest::ListMetaContext(request) => check_queries(request, lenient)?,
+        OptionRequest::SetMetaContext(request) => {
+            check_queries(request, lenient)?;
+            check_distinct(request.queries.iter())?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn check_queries(request: &MetaContextRequest<'_>, lenient: bool) -> Result<(), Misuse> {
+    let MetaContextRequest { export, queries } = request;
+    check_name(*export)?;
+    queries
+        .iter()
+        .try_for_each(|query| check_query(query, lenient))?;
+    match queries.len() > SelectedContexts::CAPACITY {
+        true => Err(Misuse::TooManyContexts),
+        false => Ok(()),
+    }
+}
+
+fn check_query(query: Text<'_>, lenient: bool) -> Result<(), Misuse> {
+    check_name(query)?;
+    match lenient || is_query(query) {
+        true => Ok(()),
+        false => Err(Misuse::Query),
     }
 }
 

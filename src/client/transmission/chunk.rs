@@ -5,23 +5,23 @@ use super::state::{ErrorMessage, Extents, Part, State};
 use crate::coverage::Seed;
 use crate::error::{Error, Violation};
 use crate::limits::Limits;
-use crate::negotiated::{Framing, SelectedContexts, StatusWidth};
+use crate::negotiated::{Framing, Negotiated, SelectedContexts, StatusWidth};
 use crate::wire::DecodeError;
 use crate::wire::bytes::{Fields, take};
 use crate::wire::chunk;
 use crate::wire::flags::{CommandFlags, ReplyFlags};
-use crate::wire::number::{ChunkType, ContextId, Cookie, ErrorValue};
+use crate::wire::number::{ChunkType, Command, ContextId, Cookie, ErrorValue};
 use crate::wire::reply::{ExtendedHeader, StructuredHeader};
 
 /// A chunk header of either framing.
-pub(super) struct Header {
+pub(crate) struct Header {
     pub(super) size: usize,
-    pub(super) chunk: ChunkType,
-    pub(super) cookie: Cookie,
+    pub(crate) chunk: ChunkType,
+    pub(crate) cookie: Cookie,
     /// The offset it repeats, if it does.
-    pub(super) offset: Option<u64>,
-    pub(super) length: u64,
-    last: bool,
+    pub(crate) offset: Option<u64>,
+    pub(crate) length: u64,
+    pub(crate) last: bool,
 }
 
 impl From<StructuredHeader> for Header {
@@ -72,17 +72,20 @@ impl Header {
 
 /// What decides whether a chunk is accepted, beside its command.
 #[derive(Clone, Copy)]
-pub(super) struct Rules<'a> {
-    pub(super) limits: &'a Limits,
+pub(crate) struct Rules<'a> {
+    pub(crate) export: &'a Negotiated,
+    pub(crate) limits: &'a Limits,
+    /// For the hash that tells whether a read is covered.
+    pub(crate) seed: Seed,
     /// Whether no fault is tolerated.
-    pub(super) strict: bool,
+    pub(crate) strict: bool,
 }
 
 /// Length of an error number and of the length of its message, in bytes.
 const PREFIX: u64 = 6;
 
 /// What became of a header.
-pub(super) enum Taken {
+pub(crate) enum Taken {
     /// It was taken, and its prefix with it; the state says what follows.
     Yes,
     /// The input ends within the header and its prefix, which have this many
@@ -93,7 +96,7 @@ pub(super) enum Taken {
 /// Whether a chunk of this type, if it is a status chunk, has the width that
 /// was agreed on.
 #[inline]
-pub(super) fn width_agrees(chunk: ChunkType, framing: Framing) -> bool {
+pub(crate) fn width_agrees(chunk: ChunkType, framing: Framing) -> bool {
     match chunk {
         ChunkType::BLOCK_STATUS => framing != Framing::Extended,
         ChunkType::BLOCK_STATUS_EXT => framing == Framing::Extended,
@@ -101,7 +104,44 @@ pub(super) fn width_agrees(chunk: ChunkType, framing: Framing) -> bool {
     }
 }
 
-pub(super) fn none(header: &Header, state: &mut State) -> Result<Taken, Error> {
+/// Checks a chunk against the command that it answers; `body` begins after its
+/// header. What follows its prefix is left in the state.
+#[inline(always)]
+pub(crate) fn check(
+    slot: &mut Slot,
+    rules: Rules<'_>,
+    header: &Header,
+    body: &mut &[u8],
+    state: &mut State,
+) -> Result<Taken, Error> {
+    match (header.chunk, slot.command) {
+        (ChunkType::OFFSET_DATA, Command::READ) => {
+            offset_data(slot, rules.seed, header, body, state)
+        }
+        (ChunkType::OFFSET_HOLE, Command::READ) => {
+            offset_hole(slot, rules.seed, header, body, state)
+        }
+        (ChunkType::NONE, _) => none(header, state),
+        (ChunkType::BLOCK_STATUS | ChunkType::BLOCK_STATUS_EXT, Command::BLOCK_STATUS) => {
+            block_status(slot, rules, header, body, state)
+        }
+        (
+            ChunkType::OFFSET_DATA
+            | ChunkType::OFFSET_HOLE
+            | ChunkType::BLOCK_STATUS
+            | ChunkType::BLOCK_STATUS_EXT,
+            command,
+        ) => Err(Violation::UnexpectedChunk {
+            chunk: header.chunk,
+            command,
+        }
+        .into()),
+        (kind, _) if kind.is_error() => error(rules, header, body, state),
+        (kind, _) => Err(Violation::UnknownChunk(kind).into()),
+    }
+}
+
+fn none(header: &Header, state: &mut State) -> Result<Taken, Error> {
     chunk::none_length(header.length)?;
     match header.last {
         true => *state = State::Done(header.cookie),
@@ -111,7 +151,7 @@ pub(super) fn none(header: &Header, state: &mut State) -> Result<Taken, Error> {
 }
 
 /// `offset:64 data`.
-pub(super) fn offset_data(
+fn offset_data(
     slot: &mut Slot,
     seed: Seed,
     header: &Header,
@@ -134,7 +174,7 @@ pub(super) fn offset_data(
 }
 
 /// `offset:64 hole_size:32`.
-pub(super) fn offset_hole(
+fn offset_hole(
     slot: &mut Slot,
     seed: Seed,
     header: &Header,
@@ -188,9 +228,8 @@ fn content(
 
 /// `context:32 [count:32] descriptors`.
 #[inline(never)]
-pub(super) fn block_status(
+fn block_status(
     slot: &mut Slot,
-    contexts: &SelectedContexts,
     rules: Rules<'_>,
     header: &Header,
     body: &mut &[u8],
@@ -241,7 +280,7 @@ pub(super) fn block_status(
         left,
         at: 0,
     };
-    *state = match answer(slot, contexts, context) {
+    *state = match answer(slot, &rules.export.contexts, context) {
         Ok(status) => {
             extents.status = status;
             State::Extents(extents)
@@ -272,13 +311,13 @@ fn answer(
 
 /// `error:32 message_length:16 message [offset:64] rest`.
 #[inline(never)]
-pub(super) fn error(
+fn error(
     rules: Rules<'_>,
     header: &Header,
     body: &mut &[u8],
     state: &mut State,
 ) -> Result<Taken, Error> {
-    let Rules { limits, strict } = rules;
+    let Rules { limits, strict, .. } = rules;
     match chunk::error_length(header.chunk, header.length) {
         Err(error) if strict || header.length < PREFIX => return Err(error.into()),
         _ => {}

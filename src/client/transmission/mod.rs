@@ -6,18 +6,22 @@
 //! | `send` | commands: checked, and made |
 //! | `recv` | replies: received, and checked against their commands |
 //! | `chunk` | what each type of chunk must be |
+//! | `extents` | the extents of a status chunk |
+//! | `faults` | faults that cost their command alone |
 //! | `capabilities` | what the server accepts |
 //! | `slots` | the table of commands in flight |
 //! | `state` | where in the stream of replies the input is |
 
 mod capabilities;
-mod chunk;
+pub(crate) mod chunk;
+mod extents;
+mod faults;
 #[cfg(feature = "alloc")]
 mod owned;
-mod recv;
+pub(crate) mod recv;
 mod send;
 mod slots;
-mod state;
+pub(crate) mod state;
 
 use self::capabilities::Capabilities;
 pub use self::capabilities::Split;

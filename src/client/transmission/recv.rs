@@ -2,15 +2,14 @@
 //! they become events. The fast path is above the slow path.
 
 use super::chunk::{self, Header, Rules, Taken};
+use super::faults::tolerated;
 use super::slots::{Slot, Slots};
-use super::state::{ErrorMessage, Extents, Part, State};
+use super::state::{ErrorMessage, Part, State};
 use super::{Transmission, TransmissionEvent};
-use crate::coverage::Outcome;
 use crate::error::{Error, Violation};
-use crate::negotiated::{Framing, StatusWidth};
+use crate::negotiated::Framing;
 use crate::step::{Content, Step};
 use crate::wire::bytes::{clip, find_magic, take, take_header, take_slice, wide};
-use crate::wire::extent::{Extents32, Extents64};
 use crate::wire::flags::CommandFlags;
 use crate::wire::number::{ChunkType, Command, Cookie, ErrorValue};
 use crate::wire::reply::{
@@ -19,7 +18,7 @@ use crate::wire::reply::{
 };
 use crate::wire::text::Text;
 
-type ClientStep<'i> = Step<TransmissionEvent<'i>, &'i [u8]>;
+pub(super) type ClientStep<'i> = Step<TransmissionEvent<'i>, &'i [u8]>;
 
 impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// Takes the next step. `input` is all that arrived and was not consumed;
@@ -263,27 +262,6 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         Ok(taken)
     }
 
-    /// A chunk with a fault: where the fault costs the command alone, the header
-    /// is taken, and its payload is to be discarded.
-    #[cold]
-    fn tolerate(
-        &mut self,
-        header: &Header,
-        error: Error,
-        input: &mut &[u8],
-    ) -> Result<Taken, Error> {
-        let short = header.length <= u64::from(self.limits.payload);
-        match tolerated(error) {
-            Some(violation) if short && !self.strict => {
-                let _ = take_slice(input, header.size);
-                let part = header.part(header.length);
-                self.state = State::Fault { part, violation };
-                Ok(Taken::Yes)
-            }
-            _ => Err(error),
-        }
-    }
-
     /// The input is not a whole header of the negotiated framing: how many
     /// bytes the header has that it can still become. The magic number tells
     /// the kind as soon as it has arrived.
@@ -351,37 +329,13 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             .into());
         }
         let slot = find_for(&mut self.slots, header)?;
-        let state = &mut self.state;
         let rules = Rules {
+            export: &self.export,
             limits: &self.limits,
+            seed: self.seed,
             strict: self.strict,
         };
-        match (header.chunk, slot.command) {
-            (ChunkType::OFFSET_DATA, Command::READ) => {
-                chunk::offset_data(slot, self.seed, header, body, state)
-            }
-            (ChunkType::OFFSET_HOLE, Command::READ) => {
-                chunk::offset_hole(slot, self.seed, header, body, state)
-            }
-            (ChunkType::NONE, _) => chunk::none(header, state),
-            (ChunkType::BLOCK_STATUS | ChunkType::BLOCK_STATUS_EXT, Command::BLOCK_STATUS) => {
-                let contexts = &self.export.contexts;
-                chunk::block_status(slot, contexts, rules, header, body, state)
-            }
-            (
-                ChunkType::OFFSET_DATA
-                | ChunkType::OFFSET_HOLE
-                | ChunkType::BLOCK_STATUS
-                | ChunkType::BLOCK_STATUS_EXT,
-                command,
-            ) => Err(Violation::UnexpectedChunk {
-                chunk: header.chunk,
-                command,
-            }
-            .into()),
-            (kind, _) if kind.is_error() => chunk::error(rules, header, body, state),
-            (kind, _) => Err(Violation::UnknownChunk(kind).into()),
-        }
+        chunk::check(slot, rules, header, body, &mut self.state)
     }
 
     /// Delivers as much of the data of a read as the input holds.
@@ -399,82 +353,6 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             offset,
             data,
         })
-    }
-
-    /// Delivers as many whole descriptors as the input holds; `None` if what is left
-    /// of the chunk is to be discarded: a reply may cover less than the request.
-    fn extents<'i>(
-        &mut self,
-        mut extents: Extents,
-        input: &mut &'i [u8],
-    ) -> Result<Option<ClientStep<'i>>, Error> {
-        let (cookie, context) = (extents.cookie, extents.context);
-        let size = extents.size();
-        let left = usize::try_from(extents.left).unwrap_or(usize::MAX);
-        let count = left.min(input.len().checked_div(size).unwrap_or(0));
-        let all = input.get(..count.saturating_mul(size)).unwrap_or_default();
-        if all.is_empty() {
-            // Whole descriptors, as many as the buffer holds.
-            let most = self.limits.buffer().max(size);
-            let needed = left.saturating_mul(size).min(most);
-            return Ok(Some(Step::read(needed.saturating_sub(input.len()))));
-        }
-        let slot = find(&mut self.slots, cookie)?;
-        let offset = slot.offset.saturating_add(extents.at);
-        let (count, total) = match extents.check(all, slot, self.strict) {
-            Ok(total) => (count, total),
-            Err(_) => match extents.check_each(all, slot, self.strict) {
-                Err(_) if !self.strict && extents.at > 0 => {
-                    self.state = State::Discard(extents.part());
-                    return Ok(None);
-                }
-                Err(error) if !self.strict => {
-                    return Ok(Some(self.fault(extents.part(), error, input)));
-                }
-                checked => checked?,
-            },
-        };
-        let bytes = take_slice(input, count.saturating_mul(size)).unwrap_or_default();
-        let event = if extents.width == StatusWidth::Wide {
-            let (extents, _) = Extents64::split(bytes);
-            TransmissionEvent::Extents64 {
-                cookie,
-                context,
-                offset,
-                extents,
-            }
-        } else {
-            let (extents, _) = Extents32::split(bytes);
-            TransmissionEvent::Extents32 {
-                cookie,
-                context,
-                offset,
-                extents,
-            }
-        };
-        extents.at = extents.at.saturating_add(total);
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        extents.left = extents.left.saturating_sub(count);
-        self.state = match extents.left {
-            0 => extents.part().after(),
-            _ => State::Extents(extents),
-        };
-        Ok(Some(Step::Event(event)))
-    }
-
-    /// Reports a fault that its command alone pays for, and discards what is left of
-    /// the chunk.
-    #[cold]
-    fn fault<'i>(&mut self, mut part: Part, error: Error, input: &mut &[u8]) -> ClientStep<'i> {
-        part.take(input);
-        let cookie = part.cookie;
-        if let Some(slot) = self.slots.find(cookie)
-            && !slot.error.is_error()
-        {
-            slot.error = ErrorValue::EIO;
-        }
-        self.state = part.discard();
-        Step::Event(TransmissionEvent::Fault { cookie, error })
     }
 
     /// Delivers an error, with its message and offset when they have arrived.
@@ -502,11 +380,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         };
         let cookie = message.part.cookie;
         let slot = find(&mut self.slots, cookie)?;
-        // Commands without a range have nothing that an offset could be in;
-        // for them the chunk is an unexpected error, and an error all the same.
-        let ranged = !matches!(slot.command, Command::FLUSH | Command::RESIZE) && slot.length > 0;
-        let inside = |offset| offset >= slot.offset && offset < slot.end();
-        if ranged && !offset.is_none_or(inside) {
+        if !slot.has_error_at(offset) {
             if self.strict {
                 return Err(Violation::OutOfBounds(cookie).into());
             }
@@ -553,29 +427,12 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// complete.
     #[inline]
     fn outcome(&mut self, cookie: Cookie) -> Result<Result<(), ErrorValue>, Error> {
-        let seed = self.seed;
+        let simple = self.export.framing == Framing::Simple;
         let slot = find(&mut self.slots, cookie)?;
-        let result = match slot.error {
-            ErrorValue::NONE => Ok(()),
-            error => Err(error),
-        };
-        match slot.command {
-            // A simple reply is whole by its form.
-            Command::READ if result.is_ok() && self.export.framing != Framing::Simple => {
-                match slot.coverage.outcome(slot.length, seed) {
-                    Outcome::Complete => {}
-                    Outcome::Incomplete => return Err(Violation::Incomplete(cookie).into()),
-                    Outcome::Overlap => return Err(Violation::Overlap(cookie).into()),
-                }
-            }
-            Command::BLOCK_STATUS if result.is_ok() && slot.missing != 0 => {
-                return Err(Violation::MissingContext(cookie).into());
-            }
-            Command::RESIZE => {
-                let size = slot.offset;
-                self.resized(result.is_ok().then_some(size));
-            }
-            _ => {}
+        let result = slot.outcome(cookie, simple, self.seed)?;
+        if slot.command == Command::RESIZE {
+            let size = slot.offset;
+            self.resized(result.is_ok().then_some(size));
         }
         Ok(result)
     }
@@ -597,63 +454,8 @@ fn extended_with_offset(bytes: &[u8; ExtendedHeader::SIZE + 8]) -> Option<(Heade
     Some((header.into(), u64::from_be_bytes(*take(&mut bytes)?)))
 }
 
-impl Extents {
-    /// Checks the descriptors in `bytes`, the next ones of the chunk. Returns how
-    /// many bytes of the export they describe.
-    fn check(&self, bytes: &[u8], slot: &Slot, strict: bool) -> Result<u64, Error> {
-        let reach = if self.width == StatusWidth::Wide {
-            let (extents, _) = Extents64::split(bytes);
-            if self.status == StatusWidth::Narrow && extents.has_wide_flags() {
-                return Err(Violation::StatusTooWide(self.context).into());
-            }
-            extents.reach()?
-        } else {
-            let (extents, _) = Extents32::split(bytes);
-            extents.reach()?
-        };
-        // A longer one ends past the request, as the last of several may.
-        let several = self.at > 0 || bytes.len() > self.size();
-        let not_one = several || strict && reach.total > slot.length;
-        if slot.flags.contains(CommandFlags::REQ_ONE) && not_one {
-            return Err(Violation::NotOne(self.cookie).into());
-        }
-        // The last extent may reach past the end of the request, none may begin
-        // there.
-        let begins = self.at.saturating_add(reach.last);
-        if begins >= slot.length && slot.length > 0 {
-            return Err(Violation::ExtentBeyond(self.cookie).into());
-        }
-        Ok(reach.total)
-    }
-
-    /// Slow path, where one of the descriptors has a fault: how many come before
-    /// it, and how many bytes they describe. They are delivered first, so that the
-    /// events and the fault are the same however the chunk is fragmented.
-    #[cold]
-    fn check_each(
-        mut self,
-        bytes: &[u8],
-        slot: &Slot,
-        strict: bool,
-    ) -> Result<(usize, u64), Error> {
-        let (mut count, mut total) = (0_usize, 0_u64);
-        for one in bytes.chunks_exact(self.size()) {
-            match self.check(one, slot, strict) {
-                Ok(length) => {
-                    count = count.saturating_add(1);
-                    total = total.saturating_add(length);
-                    self.at = self.at.saturating_add(length);
-                }
-                Err(error) if count == 0 => return Err(error),
-                Err(_) => break,
-            }
-        }
-        Ok((count, total))
-    }
-}
-
 #[inline]
-fn find<S: AsRef<[Slot]> + AsMut<[Slot]>>(
+pub(super) fn find<S: AsRef<[Slot]> + AsMut<[Slot]>>(
     slots: &mut Slots<S>,
     cookie: Cookie,
 ) -> Result<&mut Slot, Error> {
@@ -663,7 +465,7 @@ fn find<S: AsRef<[Slot]> + AsMut<[Slot]>>(
 }
 
 /// Whether a command may have a simple reply where there are structured ones.
-fn check_simple(slot: &Slot, error: ErrorValue, strict: bool) -> Result<(), Error> {
+pub(crate) fn check_simple(slot: &Slot, error: ErrorValue, strict: bool) -> Result<(), Error> {
     let read = slot.command == Command::READ;
     let status = slot.command == Command::BLOCK_STATUS && !error.is_error();
     let chunks = slot.error.is_error() || slot.missing != slot.asked;
@@ -675,24 +477,6 @@ fn check_simple(slot: &Slot, error: ErrorValue, strict: bool) -> Result<(), Erro
     match refused {
         true => Err(Violation::SimpleReply(slot.command).into()),
         false => Ok(()),
-    }
-}
-
-/// A fault that costs its command alone: what is faulty can be discarded, and the
-/// specification leaves the client the choice.
-fn tolerated(error: Error) -> Option<Violation> {
-    use Violation as V;
-    match error {
-        Error::Violation(
-            violation @ (V::OtherOffset(_)
-            | V::OutOfBounds(_)
-            | V::Overlap(_)
-            | V::Fragmented(_)
-            | V::Incomplete(_)
-            | V::RepeatedContext(_)
-            | V::MissingContext(_)),
-        ) => Some(violation),
-        _ => None,
     }
 }
 

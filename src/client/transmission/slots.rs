@@ -5,7 +5,8 @@
 //! command is not found again.
 
 use crate::client::request::Request;
-use crate::coverage::Coverage;
+use crate::coverage::{Coverage, Outcome, Seed};
+use crate::error::{Error, Violation};
 use crate::wire::flags::CommandFlags;
 use crate::wire::number::{Command, Cookie, ErrorValue};
 
@@ -24,13 +25,13 @@ pub struct Slot {
     /// number of the next free slot instead of this slot's, so it equals no
     /// cookie that names this slot: one comparison tells both.
     key: Cookie,
-    pub(super) command: Command,
-    pub(super) flags: CommandFlags,
+    pub(crate) command: Command,
+    pub(crate) flags: CommandFlags,
     /// The first error reported.
-    pub(super) error: ErrorValue,
-    pub(super) offset: u64,
+    pub(crate) error: ErrorValue,
+    pub(crate) offset: u64,
     /// Effect length in bytes.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     pub(super) coverage: Coverage,
     /// One bit for each context that is still to be answered.
     pub(super) missing: u32,
@@ -54,7 +55,7 @@ impl Slot {
 
     /// A command about to be in flight.
     #[inline]
-    pub(super) const fn new(request: &Request, asked: u32) -> Self {
+    pub(crate) const fn new(request: &Request, asked: u32) -> Self {
         Self {
             command: request.command,
             flags: request.flags,
@@ -70,6 +71,42 @@ impl Slot {
     pub(super) fn is_untouched(&self) -> bool {
         let untouched = self.coverage == Coverage::NONE && self.missing == self.asked;
         untouched && !self.error.is_error()
+    }
+
+    /// Whether an error can be where an error chunk says it is.
+    pub(crate) fn has_error_at(&self, offset: Option<u64>) -> bool {
+        // Commands without a range have nothing that an offset could be in;
+        // for them the chunk is an unexpected error, and an error all the same.
+        let ranged = !matches!(self.command, Command::FLUSH | Command::RESIZE) && self.length > 0;
+        let inside = |offset| offset >= self.offset && offset < self.end();
+        !ranged || offset.is_none_or(inside)
+    }
+
+    /// The result of the command after the last chunk of its reply. Success is
+    /// only reported where the reply was complete.
+    #[inline]
+    pub(crate) fn outcome(
+        &self,
+        cookie: Cookie,
+        simple: bool,
+        seed: Seed,
+    ) -> Result<Result<(), ErrorValue>, Error> {
+        if self.error != ErrorValue::NONE {
+            return Ok(Err(self.error));
+        }
+        match self.command {
+            // A simple reply is whole by its form.
+            Command::READ if !simple => match self.coverage.outcome(self.length, seed) {
+                Outcome::Complete => {}
+                Outcome::Incomplete => return Err(Violation::Incomplete(cookie).into()),
+                Outcome::Overlap => return Err(Violation::Overlap(cookie).into()),
+            },
+            Command::BLOCK_STATUS if self.missing != 0 => {
+                return Err(Violation::MissingContext(cookie).into());
+            }
+            _ => {}
+        }
+        Ok(Ok(()))
     }
 
     /// The first byte after the command's range. (The sum was checked, or

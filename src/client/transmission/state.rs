@@ -8,7 +8,7 @@ use crate::wire::number::{ContextId, Cookie, ErrorValue};
 
 /// Where in the stream of replies the input is.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum State {
+pub(crate) enum State {
     /// Before a header.
     Header,
     /// In bytes to discard, at the end of a chunk.
@@ -37,12 +37,12 @@ pub(super) enum State {
 
 /// A part of a chunk.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Part {
-    pub(super) cookie: Cookie,
+pub(crate) struct Part {
+    pub(crate) cookie: Cookie,
     /// Bytes left.
-    pub(super) left: u64,
+    pub(crate) left: u64,
     /// The chunk is the last of its reply.
-    pub(super) last: bool,
+    pub(crate) last: bool,
 }
 
 impl Part {
@@ -76,23 +76,23 @@ impl Part {
 
 /// The descriptors of a status chunk that are still to come.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Extents {
-    pub(super) cookie: Cookie,
-    pub(super) last: bool,
+pub(crate) struct Extents {
+    pub(crate) cookie: Cookie,
+    pub(crate) last: bool,
     /// Of the context. What is narrow has at most 32 bits of status.
-    pub(super) status: StatusWidth,
+    pub(crate) status: StatusWidth,
     /// Of the descriptors.
-    pub(super) width: StatusWidth,
-    pub(super) context: ContextId,
+    pub(crate) width: StatusWidth,
+    pub(crate) context: ContextId,
     /// Descriptors left.
-    pub(super) left: u32,
+    pub(crate) left: u32,
     /// Where the next extent begins, in bytes from the start of the request.
-    pub(super) at: u64,
+    pub(crate) at: u64,
 }
 
 impl Extents {
     /// Size of a descriptor in bytes.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         match self.width {
             StatusWidth::Narrow => Extent32::SIZE,
             StatusWidth::Wide => Extent64::SIZE,
@@ -111,21 +111,21 @@ impl Extents {
 
 /// An error chunk whose message is still to come.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ErrorMessage {
+pub(crate) struct ErrorMessage {
     /// The message.
-    pub(super) part: Part,
+    pub(crate) part: Part,
     /// It is longer than the limit or than its chunk, and is discarded.
-    pub(super) discard: bool,
-    pub(super) error: ErrorValue,
+    pub(crate) discard: bool,
+    pub(crate) error: ErrorValue,
     /// Whether an offset follows the message.
-    pub(super) offset: bool,
+    pub(crate) offset: bool,
     /// Bytes to discard after that.
-    pub(super) trailing: u64,
+    pub(crate) trailing: u64,
 }
 
 impl ErrorMessage {
     /// Size of what follows the message, in bytes.
-    pub(super) fn offset_size(&self) -> usize {
+    pub(crate) fn offset_size(&self) -> usize {
         match self.offset {
             true => 8,
             false => 0,
