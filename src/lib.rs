@@ -182,6 +182,7 @@ mod error;
 pub mod guide;
 pub mod inbox;
 mod limits;
+pub mod monitor;
 mod name;
 mod negotiated;
 pub mod server;

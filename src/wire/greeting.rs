@@ -142,6 +142,7 @@ impl Greeting {
     /// # Errors
     ///
     /// [`DecodeError::Magic`] at the first byte that belongs to neither style.
+    #[inline]
     pub(crate) fn decode_fields(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
         if let Some(greeting) = take_header(input, NewstyleGreeting::parse) {
             return Ok(Some(Self::Newstyle(greeting)));
