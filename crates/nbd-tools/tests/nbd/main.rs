@@ -8,6 +8,7 @@
 mod addresses;
 mod beyond;
 mod blocks;
+mod capture;
 mod closing;
 mod commands;
 mod connections;
@@ -28,5 +29,7 @@ mod plugins;
 mod sizes;
 mod stderr;
 mod streams;
+mod tap;
 mod timeout;
 mod tour;
+mod transcripts;

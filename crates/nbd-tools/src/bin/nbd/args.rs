@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nbd_codec::Framing;
 use nbd_tools::size;
 
+use crate::decode::transcript::Style;
 use crate::socket::Settings;
 
 /// Talk to NBD servers: describe, map, read, write and copy their exports.
@@ -99,6 +100,12 @@ pub enum Command {
     Copy(Copy),
     /// Measure how fast an export is read or written
     Bench(Bench),
+    /// Pass connections on to a server, and print what both sides say. Fails if one of them broke a
+    /// rule of the protocol
+    Tap(Tap),
+    /// Print what both sides said in a session that --record wrote, or in a capture of packets
+    /// (pcap, pcapng). Fails if one of them broke a rule of the protocol
+    Decode(Decode),
 }
 
 #[derive(Debug, Args)]
@@ -170,6 +177,29 @@ pub struct Copy {
     /// An NBD URI of an export that is large enough; or a file, which is replaced; or - for
     /// standard output; or null: to discard the data
     pub destination: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Tap {
+    /// Where clients connect; the export in this URI is not used
+    #[arg(long, value_name = "URI")]
+    pub listen: String,
+    /// The server; the export in this URI is not used
+    #[arg(long, value_name = "URI")]
+    pub connect: String,
+    /// End after the first connection
+    #[arg(long)]
+    pub once: bool,
+    #[command(flatten)]
+    pub style: Style,
+}
+
+#[derive(Debug, Args)]
+pub struct Decode {
+    /// A recorded session, or a capture
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub style: Style,
 }
 
 #[derive(Debug, Args)]

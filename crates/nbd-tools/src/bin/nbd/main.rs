@@ -22,6 +22,7 @@ mod args;
 mod bench;
 mod connection;
 mod copy;
+mod decode;
 mod describe;
 mod draw;
 mod extents;
@@ -38,6 +39,7 @@ mod session;
 mod socket;
 mod stderr;
 mod stdout;
+mod tap;
 #[expect(
     clippy::arithmetic_side_effects,
     clippy::cast_possible_truncation,
@@ -76,6 +78,8 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Write(args)) => transfer::write(args, &cli.common),
         Some(Command::Copy(args)) => copy::run(args, &cli.common),
         Some(Command::Bench(args)) => bench::run(args, &cli.common),
+        Some(Command::Tap(args)) => tap::run(args),
+        Some(Command::Decode(args)) => decode::run(args),
         None => tour::run(),
     }
 }

@@ -1,0 +1,64 @@
+//! `nbd decode`: the transcript of a recorded session, or of the NBD connections in a
+//! capture of packets.
+
+mod capture;
+mod fields;
+mod stream;
+pub mod transcript;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+
+use anyhow::{Context, Result, bail};
+use nbd_codec::monitor::Side;
+
+use self::transcript::{Transcript, colours, outcome};
+use crate::args::Decode;
+use crate::stdout;
+
+pub fn run(args: &Decode) -> Result<()> {
+    let name = args.file.display();
+    let file = File::open(&args.file).with_context(|| name.to_string())?;
+    let mut file = BufReader::new(file);
+    let begin = file.fill_buf().with_context(|| name.to_string())?;
+    let broken = match capture::is_capture(begin) {
+        true => capture::decode(file, args.style),
+        false => recorded(file, args),
+    };
+    outcome(broken.with_context(|| name.to_string())?)
+}
+
+/// A session that `--record` wrote: `C: 0102..` and `S: 0304..`.
+fn recorded(mut file: impl Read, args: &Decode) -> Result<u64> {
+    let mut text = String::new();
+    file.read_to_string(&mut text)
+        .context("not a recorded session, and not a capture (pcap, pcapng)")?;
+    let mut transcript = Transcript::new(1, args.style, colours());
+    let mut any = false;
+    for (number, line) in text.lines().enumerate() {
+        let side = match line.get(..2) {
+            Some("C:") => Side::Client,
+            Some("S:") => Side::Server,
+            _ => continue,
+        };
+        let digits = line.get(2..).unwrap_or_default().trim();
+        let Some(bytes) = bytes(digits) else {
+            bail!("line {}: not hexadecimal", number.saturating_add(1));
+        };
+        any = true;
+        transcript.offer(side, &bytes);
+        stdout::write(transcript.take().as_bytes())?;
+    }
+    if !any {
+        bail!("no lines of a recorded session, C: or S:");
+    }
+    Ok(transcript.broken())
+}
+
+fn bytes(digits: &str) -> Option<Vec<u8>> {
+    let (pairs, []) = digits.as_bytes().as_chunks::<2>() else {
+        return None;
+    };
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    pairs.iter().map(byte).collect()
+}
