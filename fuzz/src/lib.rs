@@ -6,6 +6,7 @@ pub mod compare;
 pub mod delivery;
 pub mod format;
 pub mod lengths;
+pub mod monitor;
 pub mod pair;
 pub mod recorded;
 pub mod reference;

@@ -124,6 +124,18 @@ pub fn server_scripts(
     (handshake, transmission)
 }
 
+/// The bytes of both sides, as the target `monitor` takes them.
+pub fn pieces(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (is_client, bytes) in lines(text) {
+        for piece in bytes.chunks(127) {
+            out.push((piece.len() as u8) << 1 | u8::from(is_client));
+            out.extend(piece);
+        }
+    }
+    out
+}
+
 fn is_request(bytes: &[u8]) -> bool {
     let request = [&[0x25, 0x60][..], &[0x21, 0xe4]];
     request.iter().any(|magic| bytes.starts_with(magic))

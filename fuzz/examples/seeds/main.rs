@@ -28,6 +28,11 @@ fn main() {
     let mut server_handshakes = server_handshake::scripts();
     let mut server_transmissions = server_transmission::scripts();
     for (name, text) in recordings(Path::new(&recorded)) {
+        corpora.add_bytes(
+            "monitor",
+            &format!("session-{name}"),
+            &recorded::pieces(&text),
+        );
         let (handshake, transmission) = recorded::client_scripts(&text);
         client_handshakes.push((name.clone(), handshake));
         client_transmissions.extend(transmission.map(|script| (name.clone(), script)));
@@ -122,7 +127,11 @@ struct Corpora<'a>(&'a Path);
 
 impl Corpora<'_> {
     fn add_client(&self, name: &str, run: client::Run) {
-        self.add(&["client", "client_split", "differential"], name, &run);
+        self.add(
+            &["client", "client_split", "differential", "monitor"],
+            name,
+            &run,
+        );
         let run = steps::Run::Client { run };
         self.add(&["step"], &format!("client-{name}"), &run);
     }

@@ -1,6 +1,7 @@
 //! The handshake of a script.
 
 use nbd_codec::client::{Config, ConnectEvent, Connector, MetaContextQuery, TlsPolicy};
+use nbd_codec::monitor;
 use nbd_codec::server::{Export, Handshake, HandshakeEvent, TlsMode};
 use nbd_codec::wire::number::{Cookie, OptionReplyType};
 use nbd_codec::{Error, Framing, Limits, Negotiated, Step};
@@ -8,12 +9,15 @@ use nbd_codec::{Error, Framing, Limits, Negotiated, Step};
 use super::script::{HandshakeSetup, Script};
 use crate::client::handshake;
 use crate::delivery::{Buffer, Delivery, Driver, Incoming, Next};
+use crate::monitor::Watcher;
 use crate::script::{framing, name};
 
 /// The result on each side.
 pub(super) struct Outcome {
     pub(super) client: Negotiated,
     pub(super) server: Negotiated,
+    /// It has seen the handshake.
+    pub(super) watcher: Watcher,
 }
 
 /// What both sides have.
@@ -67,11 +71,15 @@ pub(super) fn run(script: &Script) -> Option<Outcome> {
         0 => u64::MAX,
         cut => cut,
     };
+    let mut watcher = Watcher::start();
     let whole = loop {
         client.resume();
         server.resume();
         let down = server.side.take_output(&mut left);
         let up = client.side.take_output(&mut left);
+        watcher.offer(monitor::Side::Client, &up);
+        watcher.offer(monitor::Side::Server, &down);
+        assert!(watcher.findings.is_empty(), "{:?}", watcher.findings);
         client.deliver(&down);
         server.deliver(&up);
         if client.side.start_tls && server.side.start_tls {
@@ -80,6 +88,7 @@ pub(super) fn run(script: &Script) -> Option<Outcome> {
             server.side.start_tls = false;
             assert_eq!(client.machine.tls_established(), Ok(()));
             assert_eq!(server.machine.tls_established(), Ok(()));
+            assert_eq!(watcher.monitor.tls_established(), Ok(()));
             continue;
         }
         if left == 0 || client.side.error.is_some() || server.side.error.is_some() {
@@ -107,7 +116,11 @@ pub(super) fn run(script: &Script) -> Option<Outcome> {
     let client = client.machine.into_negotiated().expect("a client");
     let server = server.machine.into_negotiated().expect("a server");
     compare(&client, &server);
-    Some(Outcome { client, server })
+    Some(Outcome {
+        client,
+        server,
+        watcher,
+    })
 }
 
 /// Contexts that are wide at the server are declared wide, or of unknown width.

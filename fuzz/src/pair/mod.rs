@@ -8,6 +8,7 @@ mod handshake;
 pub mod script;
 mod server;
 
+use nbd_codec::monitor::{Finding, Side};
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, ContextId};
 use nbd_codec::{Error, client as ours};
@@ -17,6 +18,7 @@ use self::disk::Disk;
 use self::script::{Action, Script};
 use self::server::Server;
 use crate::delivery::Driver;
+use crate::monitor::Watcher;
 
 /// What a reply must say, recorded when the server makes it.
 struct Expected {
@@ -32,6 +34,8 @@ struct Session {
     /// Bytes in transit.
     upstream: Vec<u8>,
     downstream: Vec<u8>,
+    /// A tap on the link.
+    watcher: Watcher,
     /// The disk according to the commands the client sent.
     model: Disk,
     failed: bool,
@@ -54,6 +58,7 @@ pub fn run(script: &Script) -> bool {
         ),
         upstream: Vec::new(),
         downstream: Vec::new(),
+        watcher: outcome.watcher,
         model: disk,
         failed: false,
     };
@@ -170,6 +175,8 @@ impl Session {
             .len()
             .min(usize::try_from(n).unwrap_or(usize::MAX));
         let bytes: Vec<u8> = self.upstream.drain(..n).collect();
+        self.watcher.offer(Side::Client, &bytes);
+        self.assert_lawful();
         self.server.deliver(&bytes);
         assert_eq!(self.server.error, None, "the server fails");
         self.downstream.append(&mut self.server.out);
@@ -191,8 +198,17 @@ impl Session {
             .len()
             .min(usize::try_from(n).unwrap_or(usize::MAX));
         let bytes: Vec<u8> = self.downstream.drain(..n).collect();
+        self.watcher.offer(Side::Server, &bytes);
+        self.assert_lawful();
         self.client.deliver(&bytes);
         assert_eq!(self.client.error, None, "the client fails");
+    }
+
+    /// What both sides accept breaks no rule.
+    fn assert_lawful(&self) {
+        let lawful = |finding: &Finding| finding.side == Side::Client && !self.client.strict;
+        let findings = &self.watcher.findings;
+        assert!(findings.iter().all(lawful), "{findings:?}");
     }
 
     fn settle(&mut self, how: u8) {
@@ -217,6 +233,9 @@ impl Session {
             assert_eq!(self.server.machine.end_of_input(), Ok(()), "a clean end");
             assert_eq!(self.client.machine.end_of_input(), Ok(()), "a clean end");
             assert_eq!(self.client.machine.pop_unanswered(), None);
+            self.watcher.end(Side::Client);
+            self.watcher.end(Side::Server);
+            self.assert_lawful();
             return;
         }
         let disconnected = self.server.disconnected;

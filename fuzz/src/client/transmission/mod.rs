@@ -6,6 +6,7 @@ mod peer;
 pub mod script;
 
 use nbd_codec::client::{Request, Slot, Transmission, slot_index};
+use nbd_codec::monitor::Side;
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, ContextId, Cookie};
 use nbd_codec::{Content, Error, Framing, Misuse, Negotiated, Step};
@@ -14,6 +15,7 @@ use self::model::{InFlight, within};
 use self::peer::Target;
 use self::script::{Action, Script};
 use crate::delivery::{Buffer, Delivery, Driver, Incoming, Next};
+use crate::monitor::Traffic;
 use crate::reference::requests::Change;
 use crate::reply_event::ReplyEvent;
 use crate::script::Setup;
@@ -69,6 +71,8 @@ pub struct Harness {
     pub written: Vec<u8>,
     pub changes: Vec<(usize, Change)>,
     pub written_is_truncated: bool,
+    /// What a tap sees, until bytes are not known.
+    pub traffic: Traffic,
     pub outcome: Outcome,
 }
 
@@ -99,6 +103,7 @@ impl Harness {
             written: Vec::new(),
             changes: Vec::new(),
             written_is_truncated: false,
+            traffic: Traffic::default(),
             outcome: Outcome {
                 events: Vec::new(),
                 calls: Vec::new(),
@@ -237,12 +242,14 @@ impl Harness {
             let payload = u64::from(header.payload_length()).min(MAX_PAYLOAD);
             self.write(&vec![0x77; payload as usize]);
             self.written_is_truncated |= payload < header.payload_length().into();
+            self.traffic.truncated |= self.written_is_truncated;
         }
     }
 
     fn write(&mut self, bytes: &[u8]) {
         if !self.written_is_truncated {
             self.written.extend(bytes);
+            self.traffic.push(Side::Client, bytes);
         }
     }
 
@@ -319,6 +326,7 @@ impl Harness {
             ) => {
                 assert!(n <= length, "more than the payload");
                 if n > 0 {
+                    self.traffic.truncated = true;
                     self.record_content(cookie, offset, n);
                     let (cookie, length) = (cookie.0, n);
                     self.outcome.events.push(ReplyEvent::Reported {
@@ -392,6 +400,7 @@ impl Harness {
 
     fn receive(&mut self, bytes: &[u8]) {
         self.received.extend(bytes);
+        self.traffic.push(Side::Server, bytes);
         self.deliver(bytes);
     }
 }
