@@ -267,7 +267,8 @@ impl Peer {
         )
     }
 
-    fn chunk(&mut self, request: &Request, kind: u16, body: &[u8]) -> io::Result<()> {
+    /// Answers with one chunk.
+    pub fn chunk(&mut self, request: &Request, kind: u16, body: &[u8]) -> io::Result<()> {
         self.send(&[
             &0x668e_33efu32.to_be_bytes(),
             &[0, 1],

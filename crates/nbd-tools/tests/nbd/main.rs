@@ -18,6 +18,7 @@ mod driver;
 mod endless;
 mod errors;
 mod fake;
+mod faults;
 mod large;
 mod map;
 mod names;

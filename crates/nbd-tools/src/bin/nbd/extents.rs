@@ -9,7 +9,7 @@ use nbd_codec::wire::number::{ContextId, Cookie};
 use nbd_codec::{Framing, Negotiated};
 
 use crate::align::{length, round_down};
-use crate::session::{Replies, Session, explain};
+use crate::session::{Replies, Session, detail, explain};
 
 /// An extent and its offset; for narrow and wide extents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub struct Status {
     /// Up to where all contexts were known before the last request.
     requested: Option<u64>,
     running: Option<Cookie>,
+    /// What the server reported or did wrong.
+    message: String,
     failed: Option<String>,
 }
 
@@ -110,6 +112,7 @@ impl Status {
             block: negotiated.constraints().minimum.max(1).into(),
             requested: None,
             running: None,
+            message: String::new(),
             failed: None,
         }
     }
@@ -150,6 +153,7 @@ impl Status {
             TransmissionEvent::Extents32 { cookie, .. }
             | TransmissionEvent::Extents64 { cookie, .. }
             | TransmissionEvent::Error { cookie, .. }
+            | TransmissionEvent::Fault { cookie, .. }
             | TransmissionEvent::Done { cookie, .. } => self.running == Some(*cookie),
             _ => false,
         }
@@ -239,6 +243,9 @@ impl Replies for Status {
     }
 
     fn event(&mut self, event: TransmissionEvent<'_>) -> Result<()> {
+        if let Some((_, text)) = detail(&event) {
+            self.message += &text;
+        }
         match event {
             TransmissionEvent::Extents32 {
                 context,
@@ -279,15 +286,10 @@ impl Replies for Status {
                     offset = offset.saturating_add(length);
                 }
             }
-            TransmissionEvent::Error { error, message, .. } => {
-                let text = message.filter(|text| !text.is_empty());
-                let text = text.map_or(String::new(), |text| format!(" (server: {text})"));
-                self.failed = Some(format!("{}{text}", explain(error)));
-            }
             TransmissionEvent::Done { result, .. } => {
                 self.running = None;
-                if let (Err(error), None) = (result, &self.failed) {
-                    self.failed = Some(explain(error));
+                if let Err(error) = result {
+                    self.failed = Some(format!("{}{}", explain(error), self.message));
                 }
             }
             _ => {}

@@ -8,7 +8,7 @@ use nbd_codec::client::{Request, TransmissionEvent, slot_index};
 use nbd_codec::wire::number::Cookie;
 
 use crate::align::{length, round_down, to_usize};
-use crate::session::{Replies, Session, WINDOW, describe, explain};
+use crate::session::{Replies, Session, WINDOW, describe, detail, explain};
 
 /// The most bytes that one request reads or writes. This much is still in the
 /// processor's cache when it is written after the read. Longer requests are not
@@ -47,7 +47,7 @@ struct Read {
     /// in use at a time.
     data: Vec<u8>,
     holes: Vec<Range<usize>>,
-    /// The error message of the server.
+    /// What the server reported or did wrong.
     message: String,
 }
 
@@ -149,27 +149,14 @@ impl Replies for Reads {
     }
 
     fn event(&mut self, event: TransmissionEvent<'_>) -> Result<()> {
-        match event {
-            TransmissionEvent::Error {
-                cookie,
-                offset,
-                message,
-                ..
-            } => {
-                let read = find(&mut self.running, cookie).ok_or_else(unexpected)?;
-                if let Some(offset) = offset {
-                    read.message += &format!(" at offset {offset}");
-                }
-                if let Some(text) = message.filter(|text| !text.is_empty()) {
-                    read.message += &format!(" (server: {text})");
-                }
-            }
-            TransmissionEvent::Done { cookie, result } => {
-                let read = self.running.get_mut(slot_index(cookie));
-                let read = read.and_then(Option::take).ok_or_else(unexpected)?;
-                self.ended.push_back(read.finish(result.map_err(explain)));
-            }
-            _ => {}
+        if let Some((cookie, text)) = detail(&event) {
+            let read = find(&mut self.running, cookie).ok_or_else(unexpected)?;
+            read.message += &text;
+        }
+        if let TransmissionEvent::Done { cookie, result } = event {
+            let read = self.running.get_mut(slot_index(cookie));
+            let read = read.and_then(Option::take).ok_or_else(unexpected)?;
+            self.ended.push_back(read.finish(result.map_err(explain)));
         }
         Ok(())
     }

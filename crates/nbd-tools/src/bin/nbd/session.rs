@@ -358,6 +358,27 @@ pub fn describe(request: &Request) -> String {
     }
 }
 
+/// What an event adds to the message of a command that fails: where the server had
+/// an error and what it says, or how it broke the protocol.
+pub fn detail(event: &TransmissionEvent<'_>) -> Option<(Cookie, String)> {
+    match event {
+        TransmissionEvent::Error {
+            cookie,
+            offset,
+            message,
+            ..
+        } => {
+            let mut text = offset.map_or(String::new(), |offset| format!(" at offset {offset}"));
+            if let Some(message) = message.filter(|message| !message.is_empty()) {
+                text += &format!(" (server: {message})");
+            }
+            Some((*cookie, text))
+        }
+        TransmissionEvent::Fault { cookie, error } => Some((*cookie, format!(": {error}"))),
+        _ => None,
+    }
+}
+
 /// An error value, for messages.
 pub fn explain(error: ErrorValue) -> String {
     let meaning = match error.or_invalid() {

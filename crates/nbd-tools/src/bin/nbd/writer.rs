@@ -10,7 +10,7 @@ use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
 
 use crate::align::to_usize;
 use crate::reads::{Reads, chunk};
-use crate::session::{Replies, Session, WINDOW, describe, explain};
+use crate::session::{Replies, Session, WINDOW, describe, detail, explain};
 
 /// The most bytes that one `WRITE_ZEROES` covers without extended headers: the
 /// largest power of two that fits 32 bits.
@@ -166,29 +166,22 @@ impl Replies for Pending {
     }
 
     fn event(&mut self, event: TransmissionEvent<'_>) -> Result<()> {
-        match event {
-            TransmissionEvent::Error {
-                cookie,
-                message: Some(text),
-                ..
-            } if !text.is_empty() => {
-                self.messages.insert(cookie, format!(" (server: {text})"));
+        if let Some((cookie, text)) = detail(&event) {
+            *self.messages.entry(cookie).or_default() += &text;
+        }
+        if let TransmissionEvent::Done { cookie, result } = event {
+            let request = self.running.remove(&cookie);
+            let message = self.messages.remove(&cookie).unwrap_or_default();
+            let (Err(error), Some(request)) = (result, request) else {
+                return Ok(());
+            };
+            let unable = matches!(error, ErrorValue::EINVAL | ErrorValue::ENOTSUP);
+            if unable && request.command == Command::WRITE_ZEROES {
+                self.refused.push(request);
+            } else if self.failed.is_none() {
+                let what = describe(&request);
+                self.failed = Some(format!("{what} failed: {}{message}", explain(error)));
             }
-            TransmissionEvent::Done { cookie, result } => {
-                let request = self.running.remove(&cookie);
-                let message = self.messages.remove(&cookie).unwrap_or_default();
-                let (Err(error), Some(request)) = (result, request) else {
-                    return Ok(());
-                };
-                let unable = matches!(error, ErrorValue::EINVAL | ErrorValue::ENOTSUP);
-                if unable && request.command == Command::WRITE_ZEROES {
-                    self.refused.push(request);
-                } else if self.failed.is_none() {
-                    let what = describe(&request);
-                    self.failed = Some(format!("{what} failed: {}{message}", explain(error)));
-                }
-            }
-            _ => {}
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent, slot_index};
+use nbd_codec::wire::number::Cookie;
 use nbd_codec::{Limits, Step};
 
 use super::histogram::Histogram;
@@ -142,22 +143,31 @@ impl<'l> Worker<'l> {
         Ok(())
     }
 
+    /// A command in flight, for messages.
+    fn describe(&self, cookie: Cookie) -> String {
+        let (offset, _) = self.running[slot_index(cookie)];
+        let request = if self.load.mode.writes() {
+            Request::write(offset, self.load.size)
+        } else {
+            Request::read(offset, self.load.size)
+        };
+        describe(&request)
+    }
+
     /// Handles all replies that have arrived.
     fn take(&mut self) -> Result<()> {
         let mut input = self.pipe.unread();
         self.payload = loop {
             match self.machine.receive(&mut input)? {
                 Step::Event(TransmissionEvent::Done { cookie, result }) => {
-                    let (offset, since) = self.running[slot_index(cookie)];
                     if let Err(error) = result {
-                        let request = if self.load.mode.writes() {
-                            Request::write(offset, self.load.size)
-                        } else {
-                            Request::read(offset, self.load.size)
-                        };
-                        bail!("{} failed: {}", describe(&request), explain(error));
+                        bail!("{} failed: {}", self.describe(cookie), explain(error));
                     }
+                    let (_, since) = self.running[slot_index(cookie)];
                     self.histogram.record(self.now - since);
+                }
+                Step::Event(TransmissionEvent::Fault { cookie, error }) => {
+                    bail!("{} failed: {error}", self.describe(cookie));
                 }
                 Step::Event(_) | Step::Content(_) => {}
                 Step::Read(_) => break 0,
