@@ -219,9 +219,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                         length,
                     }));
                 }
-                State::Extents(extents) => match self.extents(extents, input).transpose() {
-                    Some(result) => result,
-                    None => continue,
+                State::Extents(extents) => match self.extents(extents, input) {
+                    Ok(Some(step)) => return Ok(step),
+                    Ok(None) => continue,
+                    Err(error) => Err(error),
                 },
                 State::Fault { part, violation } => Ok(self.fault(part, violation.into(), input)),
                 State::Error(message) => self.error_message(message, input),
