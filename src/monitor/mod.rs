@@ -401,8 +401,18 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
         }
     }
 
-    /// A violation that loses the place in the stream.
+    /// A violation that loses the place in the stream. It makes the other side opaque
+    /// as well, so what the client sent before its turn is checked first, in whatever
+    /// pieces it came.
     fn lose<'i>(&mut self, side: Side, fault: Fault) -> Step<'i> {
+        let its_turn = matches!(
+            self.phase,
+            Phase::Transmission | Phase::Aborted | Phase::Tls
+        );
+        let seen_before = self.client.waits && self.order == Order::Seen;
+        if side == Side::Server && its_turn && seen_before {
+            return Step::Wait;
+        }
         self.phase = Phase::Opaque;
         (self.client.payload, self.server.payload) = (0, 0);
         self.find(side, fault);
@@ -436,12 +446,12 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
     /// After `STARTTLS` both sides begin with a record of TLS.
     fn tls<'i>(&mut self, side: Side, input: &mut &'i [u8]) -> Step<'i> {
         let direction = self.direction(side);
-        let first = !core::mem::replace(&mut direction.opaque, true);
         // A handshake record, or an alert.
         let record = input.first().is_some_and(|byte| matches!(byte, 21 | 22));
-        if first && !record {
+        if !direction.opaque && !record {
             return self.lose(side, Violation::PlaintextAfterStartTls.into());
         }
+        direction.opaque = true;
         Step::Opaque(core::mem::take(input))
     }
 

@@ -52,6 +52,28 @@ fn a_reply_that_nothing_was_sent_for() {
     );
 }
 
+/// What the client sent before its turn was seen first.
+#[test]
+fn bytes_that_are_no_message_on_both_sides() {
+    let info = "REPLY GO REP_INFO 4{ 0000 0000_0000_0010_0000 0001 }";
+    for (option, replies, expected) in [
+        (
+            "GO 4{ 4{ } 0000 }",
+            format!("{info} REPLY GO ACK 4{{ }}"),
+            "C H13 lost",
+        ),
+        ("ABORT 4{ }", "REPLY ABORT ACK 4{ }".into(), "C R113 lost"),
+        (
+            "STARTTLS 4{ }",
+            "REPLY STARTTLS ACK 4{ }".into(),
+            "C L10 lost",
+        ),
+    ] {
+        let text = format!("{FIXED}\nC: IHAVEOPT {option} ff*4\nS: {replies} ff*4");
+        assert_eq!(findings(&text), [expected], "{text}");
+    }
+}
+
 #[test]
 fn a_cookie_in_flight() {
     let again = format!("{}{}", request("FLUSH", 9, 0, 0), request("FLUSH", 9, 0, 0));
