@@ -53,7 +53,8 @@ impl Watcher {
 
     pub fn offer(&mut self, side: Side, bytes: &[u8]) {
         self.held[side as usize].extend(bytes);
-        while self.drain(side) || self.drain(side.peer()) {}
+        // Each may wait for the other, also for its answer that more is needed.
+        while self.drain(side) | self.drain(side.peer()) {}
     }
 
     pub fn end(&mut self, side: Side) {

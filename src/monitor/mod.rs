@@ -141,7 +141,8 @@ pub enum Step<'i> {
     /// Offer more of this side, after what was not consumed: so many bytes at
     /// least belong to the message under way.
     Read(NonZeroUsize),
-    /// Offer what is held of the other side first. Nothing was consumed.
+    /// Offer what is held of the other side first, and then this side again, also if
+    /// the other side answers that more is needed. Nothing was consumed.
     Wait,
     /// Every slot is in use: give more with [`Monitor::slots_mut`], or offer the
     /// other side first. If both sides answer so, only more slots help. Nothing

@@ -74,6 +74,20 @@ fn bytes_that_are_no_message_on_both_sides() {
     }
 }
 
+/// The server waits for what the client has sent, and that is no whole message.
+#[test]
+fn bytes_of_the_server_after_a_part_of_a_message() {
+    let greeting = "S: NBDMAGIC IHAVEOPT\nC: 00\nS: 0003 ff*4\n";
+    let text = format!("{greeting}C: 000003");
+    assert_eq!(findings(&text), ["S H13 lost"]);
+    let lines = see(&parse(&text), Order::Seen);
+    assert_eq!(
+        lines.len(),
+        2,
+        "the client's flags are not told: {lines:#?}"
+    );
+}
+
 #[test]
 fn a_cookie_in_flight() {
     let again = format!("{}{}", request("FLUSH", 9, 0, 0), request("FLUSH", 9, 0, 0));

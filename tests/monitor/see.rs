@@ -39,9 +39,8 @@ impl Seer {
 
     pub(crate) fn offer(&mut self, side: Side, bytes: &[u8]) {
         self.held[side as usize].extend(bytes);
-        let sides = [side, side.peer()];
-        // Each may wait for the other.
-        while sides.iter().any(|side| self.drain(*side)) {}
+        // Each may wait for the other, also for its answer that more is needed.
+        while self.drain(side) | self.drain(side.peer()) {}
     }
 
     pub(crate) fn end(&mut self, side: Side) {

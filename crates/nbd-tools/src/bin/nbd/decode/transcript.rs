@@ -101,8 +101,8 @@ impl Transcript {
             return;
         }
         self.direction(side).held.extend_from_slice(bytes);
-        // Each side may wait for the other.
-        while self.drain(side) || self.drain(side.peer()) {}
+        // Each side may wait for the other, also for its answer that more is needed.
+        while self.drain(side) | self.drain(side.peer()) {}
         if self.direction(side).held.len() > MOST_HELD {
             self.give_up(side, "too far ahead of the other side");
         }
@@ -114,7 +114,7 @@ impl Transcript {
             return;
         }
         self.monitor.end_of_input(side);
-        while self.drain(side) || self.drain(side.peer()) {}
+        while self.drain(side) | self.drain(side.peer()) {}
     }
 
     /// Ends the transcript, because of a side.
