@@ -48,6 +48,10 @@ pub enum Error {
         /// What the server said, for people.
         message: Option<Arc<str>>,
     },
+    /// The reply of the server is not valid. Only this command fails; the connection stays in
+    /// use. A write may have happened, or not.
+    #[error("the command failed: {0}")]
+    Reply(#[source] nbd_codec::Error),
     /// The server did not answer within [`Options::timeout`](super::Options::timeout) or
     /// [`Options::connect_timeout`](super::Options::connect_timeout). A write may have
     /// happened, or not.
@@ -139,7 +143,7 @@ impl From<Error> for io::Error {
             Error::Unsupported(_) => io::ErrorKind::Unsupported,
             Error::TimedOut => io::ErrorKind::TimedOut,
             Error::Disconnected => io::ErrorKind::NotConnected,
-            Error::Session(error) => Self::from(*error).kind(),
+            Error::Session(error) | Error::Reply(error) => Self::from(*error).kind(),
             Error::Misuse(misuse) => Self::from(*misuse).kind(),
             Error::Connect { reason, .. } => Self::from(*reason).kind(),
             Error::Command { error, .. } => Self::from(SessionError::from(*error)).kind(),

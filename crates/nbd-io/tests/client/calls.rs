@@ -1,14 +1,17 @@
 //! Every call, by both clients.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use nbd_codec::client::ConnectError;
 use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::ErrorValue;
-use nbd_codec::{Framing, Misuse};
+use nbd_codec::{Framing, Misuse, Violation};
 use nbd_io::client::{BlockStatus, Error, Options};
 use nbd_test_support::images::{MIB, noise};
 use nbd_test_support::peer::Peer;
 
+use crate::canned::{Act, Server};
 use crate::disk::Disk;
 use crate::{both, image, memory};
 
@@ -22,6 +25,7 @@ both! {
     contexts_are_filtered;
     several_connections;
     errors_of_the_server;
+    a_wrong_reply_costs_one_command;
     what_cannot_be_sent;
     every_transport;
     every_export_is_found_by_name;
@@ -410,10 +414,33 @@ async fn every_export_is_found_by_name<D: Disk>() -> Result<(), Error> {
     Ok(())
 }
 
+/// C: READ 0, READ 0; S: a reply for another offset, then a good one.
+async fn a_wrong_reply_costs_one_command<D: Disk>() -> Result<(), Error> {
+    let count = AtomicUsize::new(0);
+    let server = Server::start(4096, move |_, _| {
+        match count.fetch_add(1, Ordering::SeqCst) {
+            0 => Act::OtherOffset,
+            _ => Act::Answer,
+        }
+    });
+    let disk = D::open(&server.uri(), Options::new()).await?;
+    let error = disk.read_at(0, 512).await;
+    let is_right = matches!(
+        error,
+        Err(Error::Reply(nbd_codec::Error::Violation(
+            Violation::OtherOffset { .. }
+        )))
+    );
+    assert!(is_right, "{error:?}");
+    assert!(disk.read_at(0, 512).await? == [0; 512][..]);
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+    Ok(())
+}
+
 /// Threads that wake each other at any time.
 #[test]
 fn threads_share_a_connection() {
-    let server = crate::canned::Server::start(1 << 20, |_, _| crate::canned::Act::Answer);
+    let server = Server::start(1 << 20, |_, _| Act::Answer);
     let disk = nbd_io::blocking::Client::connect(&server.uri()).expect("a client");
     std::thread::scope(|scope| {
         for n in 0..8 {

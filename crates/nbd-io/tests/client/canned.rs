@@ -21,6 +21,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub enum Act {
     Answer,
     Fail(ErrorValue),
+    /// The header of the answer to a read repeats another offset.
+    OtherOffset,
     /// No answer is ever sent.
     Ignore,
     /// The connection is closed instead of an answer.
@@ -130,7 +132,7 @@ fn serve(
             Step::Event(TransmissionEvent::Request(request)) => {
                 let act = decide(&request);
                 match act {
-                    Act::Answer | Act::DoAndClose => {}
+                    Act::Answer | Act::DoAndClose | Act::OtherOffset => {}
                     Act::Close => return Ok(()),
                     Act::Fail(error) => {
                         request.fail(error, "as the test says").encode(&mut out)?;
@@ -152,7 +154,11 @@ fn serve(
                     Request::Read(read) => {
                         let start = read.offset() as usize;
                         let end = start + read.length() as usize;
+                        let at = out.len() + 16;
                         out.extend_from_slice(read.data().as_bytes());
+                        if act == Act::OtherOffset {
+                            out[at] ^= 1;
+                        }
                         out.extend_from_slice(&disk[start..end]);
                     }
                     Request::Write(write) => {

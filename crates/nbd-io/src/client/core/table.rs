@@ -63,6 +63,8 @@ struct Entry {
     reply: Reply,
     /// What the server said in the first error chunk.
     message: Option<Arc<str>>,
+    /// What was wrong with a reply that keeps the connection in use.
+    fault: Option<nbd_codec::Error>,
     outcome: Option<Result<(), Error>>,
     waker: Option<Waker>,
     /// The future of the call was dropped.
@@ -165,6 +167,7 @@ impl Table {
                 extents: status.then(|| Extents::new(self.wide)),
             },
             message: None,
+            fault: None,
             outcome: None,
             waker: None,
             abandoned: false,
@@ -337,6 +340,11 @@ impl Table {
                     entry.message = Some(text.to_string().into());
                 }
             }
+            TransmissionEvent::Fault { cookie, error } => {
+                if let Some(entry) = self.find(cookie).filter(|e| e.message.is_none()) {
+                    entry.fault.get_or_insert(error);
+                }
+            }
             _ => {}
         }
     }
@@ -358,7 +366,10 @@ impl Table {
             return;
         }
         let message = entry.message.take();
-        entry.outcome = Some(result.map_err(|error| Error::Command { error, message }));
+        entry.outcome = Some(result.map_err(|error| match entry.fault {
+            Some(fault) => Error::Reply(fault),
+            None => Error::Command { error, message },
+        }));
         entry.guard = None;
         woken.extend(entry.waker.take());
     }
