@@ -87,8 +87,7 @@ pub(crate) fn for_uri(uri: &Uri, options: &Options) -> Result<Session, Error> {
 fn from_folder(folder: &Path) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     let path = folder.join("ca-cert.pem");
-    for certificate in CertificateDer::pem_file_iter(&path).map_err(|error| at(&path, error))? {
-        let certificate = certificate.map_err(|error| at(&path, error))?;
+    for certificate in certificates(&path)? {
         roots.add(certificate).map_err(|error| at(&path, error))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -100,12 +99,20 @@ fn from_folder(folder: &Path) -> Result<ClientConfig, Error> {
     if !path.exists() {
         return Ok(config.with_no_client_auth());
     }
-    let chain = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect);
-    let chain = chain.map_err(|error| at(&path, error))?;
+    let chain = certificates(&path)?;
     let path = folder.join("client-key.pem");
     let key = PrivateKeyDer::from_pem_file(&path).map_err(|error| at(&path, error))?;
     let config = config.with_client_auth_cert(chain, key);
     config.map_err(|error| at(&path, error))
+}
+
+/// The certificates of a file, at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match all {
+        Ok(all) if all.is_empty() => Err(at(path, "no certificate")),
+        all => all.map_err(|error| at(path, error)),
+    }
 }
 
 fn server_name(host: &str) -> Result<ServerName<'static>, Error> {
