@@ -417,6 +417,9 @@ pub(crate) fn note(events: &mut Vec<String>, event: TransmissionEvent<'_>) {
             Ok(()) => format!("done {}", name(cookie)),
             Err(error) => format!("done {} {error}", name(cookie)),
         }),
+        TransmissionEvent::Fault { cookie, error } => {
+            events.push(format!("fault {} {error}", name(cookie)));
+        }
         other => panic!("an event this test does not know: {other:?}"),
     }
 }
