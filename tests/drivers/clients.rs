@@ -1,31 +1,30 @@
-//! The clients: one writes, the others read what it wrote.
+//! The clients of `examples/`: they read what `nbd` wrote.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::Stdio;
 use std::thread;
 
 use nbd_test_support::images::{MIB, noise};
 use nbd_test_support::needs;
 use nbd_test_support::peer::Peer;
-use nbd_test_support::program::{Ended, example, run, wait};
+use nbd_test_support::program::{example, run, tool};
+use nbd_test_support::server::Server;
 use nbd_test_support::skipped::skip;
 
-use crate::place::{Bridge, Example, blank};
+use crate::place::{Bridge, blank};
 
 const SIZE: usize = 16 * MIB as usize;
 
-/// Writes with the tokio client, reads with the others.
+/// Writes with `nbd`, reads with the examples.
 pub fn exercise(address: &str, export: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let (input, output) = (folder.path().join("input"), folder.path().join("output"));
-    // More than is in flight at a time, and not a multiple of the part size.
+    // Not a multiple of what a client reads at a time.
     let mut disk = noise(7, 3 * MIB as usize + 4096);
     fs::write(&input, &disk).expect("input");
-    let text = format!("{} bytes written, read back and equal\n", disk.len());
-    let pushed = push(address, export, File::open(&input).expect("input")).ok();
-    assert_eq!(String::from_utf8_lossy(&pushed.stdout), text);
+    let uri = format!("nbd://{address}/{export}");
+    run(tool("nbd").args(["write", &uri, "--input"]).arg(&input)).ok();
 
     disk.resize(SIZE, 0);
     let pulled = run(example("blocking_client").args([address, export])).ok();
@@ -54,32 +53,18 @@ fn uring_is_permitted() -> bool {
     permitted
 }
 
-fn push(address: &str, export: &str, input: File) -> Ended {
-    let mut command = example("tokio_client");
-    command.args([address, export]).stdin(input);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    wait(command.spawn().expect("tokio_client"))
-}
-
-#[test]
-fn with_the_tokio_server() {
-    let server = Example::start("tokio_server", &["127.0.0.1:0", "16777216"]);
-    exercise(server.address(), "memory");
-    // The default export is the same.
-    exercise(server.address(), "");
+fn nbd_serve(args: &[&str]) -> Server {
+    Server::start(tool("nbd-serve").arg("--tcp=127.0.0.1:0").args(args))
 }
 
 #[test]
 fn with_nbd_serve_in_every_framing() {
     for framing in ["simple", "structured", "extended"] {
-        let args = [
-            "--tcp=127.0.0.1:0",
-            "--memory=16M",
-            "--export-name=disk",
-            "--framing",
-        ];
-        let server = Example::nbd_serve(&[&args[..], &[framing]].concat());
+        let args = ["--memory=16M", "--export-name=disk", "--framing", framing];
+        let server = nbd_serve(&args);
         exercise(server.address(), "disk");
+        // The default export is the same.
+        exercise(server.address(), "");
     }
 }
 
@@ -89,15 +74,13 @@ fn with_nbd_serve_and_a_file() {
     let image = blank(folder.path(), SIZE as u64);
     let image = image.to_str().expect("UTF-8");
     // Block sizes that are neither the smallest nor the default.
-    let args = ["--tcp=127.0.0.1:0", "--block-size=512:4096:128K", image];
-    let server = Example::nbd_serve(&args);
+    let server = nbd_serve(&["--block-size=512:4096:128K", image]);
     exercise(server.address(), "");
 }
 
 #[test]
 fn with_nbd_serve_in_oldstyle() {
-    let args = ["--tcp=127.0.0.1:0", "--memory=16M", "--oldstyle"];
-    let server = Example::nbd_serve(&args);
+    let server = nbd_serve(&["--memory=16M", "--oldstyle"]);
     exercise(server.address(), "");
 }
 
@@ -127,7 +110,7 @@ fn with_nbdkit_without_structured_replies() {
 
 #[test]
 fn an_unknown_export() {
-    let server = Example::start("tokio_server", &["127.0.0.1:0", "65536"]);
+    let server = nbd_serve(&["--memory=64K", "--export-name=disk"]);
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("output");
     let address = server.address();
@@ -136,7 +119,6 @@ fn an_unknown_export() {
         run(example("direct_reads")
             .args([address, "other"])
             .arg(&output)),
-        push(address, "other", File::open("/dev/null").expect("nothing")),
     ];
     if uring_is_permitted() {
         ended.push(run(example("uring_client")
@@ -170,7 +152,6 @@ fn a_server_that_closes_the_connection() {
             run(example("blocking_client").args([&address, ""])),
             run(example("direct_reads").args([&address, ""]).arg(&output)),
             run(example("uring_client").args([&address, ""]).arg(&output)),
-            push(&address, "", File::open("/dev/null").expect("nothing")),
             run(example("blocking_client").args([&address, ""])),
         ];
         for ended in ended {
@@ -192,13 +173,11 @@ fn a_server_that_fails_reads() {
     ];
     let bridge = Bridge::new(Peer::nbdkit(&args));
     let folder = tempfile::tempdir().expect("a folder");
-    let (input, output) = (folder.path().join("input"), folder.path().join("output"));
-    fs::write(&input, [1; 4096]).expect("input");
+    let output = folder.path().join("output");
     let address = bridge.address();
     let mut ended = vec![
         run(example("blocking_client").args([&address, ""])),
         run(example("direct_reads").args([&address, ""]).arg(&output)),
-        push(&address, "", File::open(&input).expect("input")),
     ];
     if uring_is_permitted() {
         ended.push(run(example("uring_client")

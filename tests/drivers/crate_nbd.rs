@@ -7,7 +7,6 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::thread;
 
-use nbd_test_support::certificates;
 use nbd_test_support::images::noise;
 use nbd_test_support::program::{Ended, example, run, tool};
 
@@ -89,8 +88,7 @@ fn what_is_written_is_read_back() {
     assert!(fs::read(&copied).expect("a copy") == new);
 }
 
-/// The end of the connection is the only reply to an export that it does not have, to
-/// `STARTTLS`. It lists an export that it does not have.
+/// The end of the connection is the only reply to an export that it does not have. It lists an export that it does not have.
 #[test]
 fn the_option_at_which_it_hangs_up_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -104,12 +102,6 @@ fn the_option_at_which_it_hangs_up_is_named() {
     assert!(ended.stderr.contains("\"rustnbd\""), "{ended:?}");
     let ended = run(example("blocking_client").args([&address, "other"]));
     assert!(ended.stderr.contains("NBD_OPT_EXPORT_NAME"), "{ended:?}");
-    let certificates = certificates::folder();
-    let ended = run(example("tls_client")
-        .args([&address, "disk"])
-        .arg(certificates.path()));
-    assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("NBD_OPT_STARTTLS"), "{ended:?}");
     // It serves the next client.
     assert!(nbd(&["read", &format!("nbd://{address}/disk")]).ok().stdout == disk);
 }

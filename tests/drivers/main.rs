@@ -7,9 +7,5 @@
 
 mod clients;
 mod crate_nbd;
-mod hostile;
 mod peers;
 mod place;
-mod raw;
-mod server;
-mod tls;

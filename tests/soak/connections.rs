@@ -53,7 +53,7 @@ fn reads_beside_hostile_connections() {
                 scope.spawn(move || {
                     let _ends_the_others = Failed(failed);
                     let mut random = Random::new(100 + seed);
-                    let mut client = Raw::ready(connect(folder).expect("a connection"), None);
+                    let mut client = Raw::ready(connect(folder).expect("a connection"));
                     while go_on() {
                         verify(&mut client, disk, &mut random);
                         reads.fetch_add(DEPTH as u64, Ordering::Relaxed);
@@ -141,7 +141,7 @@ fn attack(folder: &Path, random: &mut Random) {
         return;
     }
     let socket = stream.try_clone().expect("a socket");
-    let mut client = Raw::ready(stream, None);
+    let mut client = Raw::ready(stream);
     // What comes next may have no reply.
     let short = Some(Duration::from_millis(20));
     socket.set_read_timeout(short).expect("a timeout");

@@ -42,7 +42,7 @@ fn acknowledged_writes_survive_kills() {
             let Some(mut server) = serve(folder.path(), driver, &[image]) else {
                 break;
             };
-            let mut client = Raw::ready(connect(folder.path()).expect("a connection"), None);
+            let mut client = Raw::ready(connect(folder.path()).expect("a connection"));
             verify(&mut client, &mut blocks);
             if round >= 2 && Instant::now() >= end {
                 break;

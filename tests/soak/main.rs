@@ -3,18 +3,13 @@
 //! killed, and recorded sessions that are mutated. `tests/soak/run SECONDS` runs it for
 //! longer, and prints the figures.
 
-#[path = "../drivers/place.rs"]
-#[expect(dead_code, reason = "the other tests need it")]
-mod place;
 #[path = "../sessions/play.rs"]
 #[expect(dead_code, reason = "the other tests need it")]
 mod play;
-#[path = "../drivers/raw.rs"]
-#[expect(dead_code, reason = "the other tests need it")]
-mod raw;
 
 mod connections;
 mod kills;
+mod raw;
 mod replays;
 
 use std::env;
@@ -23,9 +18,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nbd_test_support::program::{run, tool};
+use nbd_test_support::server::Server;
 use nbd_test_support::skipped::skip;
-
-use place::Example;
 
 /// The drivers of `nbd-serve`. Each has half of the time.
 const DRIVERS: [&str; 2] = ["--driver=threads", "--driver=uring"];
@@ -43,7 +37,7 @@ fn figure(what: &str, count: u64) {
 }
 
 /// Starts `nbd-serve` on a socket in a folder; `None` if its driver is not permitted.
-fn serve(folder: &Path, driver: &str, args: &[&str]) -> Option<Example> {
+fn serve(folder: &Path, driver: &str, args: &[&str]) -> Option<Server> {
     let probe = ["--memory=1M", driver, "--unix=/dev/null/socket"];
     if run(tool("nbd-serve").args(probe))
         .stderr
@@ -53,7 +47,9 @@ fn serve(folder: &Path, driver: &str, args: &[&str]) -> Option<Example> {
         return None;
     }
     let socket = format!("--unix={}", folder.join("socket").display());
-    Some(Example::nbd_serve(&[&[driver, &socket], args].concat()))
+    Some(Server::start(
+        tool("nbd-serve").args([driver, &socket]).args(args),
+    ))
 }
 
 /// A connection to the server of a folder.

@@ -143,6 +143,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let server = Server::new(Exports::new().with(disk).with(archive), config);
     let listener = TcpListener::bind(address).await?;
-    println!("{}", listener.local_addr()?);
+    println!("nbd://{}", listener.local_addr()?);
     Ok(nbd_io::tokio::listen(listener, &server).await?)
 }

@@ -4,4 +4,5 @@ pub mod certificates;
 pub mod images;
 pub mod peer;
 pub mod program;
+pub mod server;
 pub mod skipped;

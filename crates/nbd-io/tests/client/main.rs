@@ -17,6 +17,7 @@ mod disk;
 mod embedded;
 mod lost;
 mod readme;
+mod servers;
 mod tls;
 
 use std::io::{self, Read, Write};

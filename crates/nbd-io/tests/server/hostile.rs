@@ -43,9 +43,10 @@ fn a_handshake_has_a_deadline_that_bytes_do_not_extend() {
 }
 
 /// Counts the memory of replies that exist.
-struct Counted {
-    live: Arc<AtomicUsize>,
-    most: Arc<AtomicUsize>,
+#[derive(Clone, Default)]
+pub struct Counted {
+    pub live: Arc<AtomicUsize>,
+    pub most: Arc<AtomicUsize>,
 }
 
 struct Data(Vec<u8>, Arc<AtomicUsize>);
@@ -80,11 +81,8 @@ impl Device for Counted {
 #[test]
 fn clients_that_do_not_read_share_a_bounded_memory_and_are_disconnected() {
     for face in FACES {
-        let (live, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-        let device = Counted {
-            live: Arc::clone(&live),
-            most: Arc::clone(&most),
-        };
+        let device = Counted::default();
+        let Counted { live, most } = device.clone();
         let config = Config::new()
             .memory(16 << 20)
             .stall_timeout(Duration::from_secs(2));
@@ -147,6 +145,28 @@ fn a_flood_of_invalid_requests_is_answered_within_bounds() {
             .client("disk")
             .read(0, 512)
             .expect("others are served");
+    }
+}
+
+#[test]
+fn clients_that_stall_or_end_in_the_handshake_affect_no_other() {
+    for face in FACES {
+        let running = Running::disk(face, Disk::new(MIB));
+        let mut stalled = Vec::new();
+        for junk in [
+            &b""[..],
+            b"\0\0\0\x03",
+            b"\0\0\0\x03IHAVEOPT\0\0",
+            b"GET / HTTP/1.0\r\n\r\n",
+        ] {
+            for stays in [true, false] {
+                let mut stream = running.connect();
+                stream.write_all(junk).expect("sent");
+                stalled.extend(stays.then_some(stream));
+            }
+        }
+        let data = running.client("disk").read(0, 1 << 20);
+        assert!(data == Ok(vec![0; 1 << 20]), "{face:?}");
     }
 }
 

@@ -66,6 +66,43 @@ fn as_many_requests_run_as_may_and_no_more() {
     }
 }
 
+/// The read at offset 0 is not done before that at another offset.
+struct Overtaken {
+    face: Face,
+    later: AtomicUsize,
+}
+
+impl Device for Overtaken {
+    fn size(&self) -> u64 {
+        MIB
+    }
+
+    async fn read(&self, offset: u64, reply: &mut ReadReply) -> io::Result<()> {
+        while offset == 0 && self.later.load(Ordering::SeqCst) == 0 {
+            match self.face {
+                Face::Tokio => tokio::task::yield_now().await,
+                Face::Threads => thread::yield_now(),
+            }
+        }
+        self.later.fetch_max(offset as usize, Ordering::SeqCst);
+        reply.put_hole(reply.remaining());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_long_request_does_not_delay_later_ones() {
+    for face in FACES {
+        let later = AtomicUsize::new(0);
+        let running = Running::disk(face, Overtaken { face, later });
+        let mut client = running.client("disk");
+        let first = client.send(Command::READ, 0, 512, &[]);
+        let second = client.send(Command::READ, 512, 512, &[]);
+        assert_eq!(client.reply(&mut [0; 512]), (second, Ok(())), "{face:?}");
+        assert_eq!(client.reply(&mut [0; 512]), (first, Ok(())), "{face:?}");
+    }
+}
+
 #[test]
 fn payloads_of_all_sizes_arrive() {
     for face in FACES {

@@ -6,6 +6,7 @@ mod hostile;
 mod limits;
 mod offers;
 mod peers;
+mod programs;
 mod readme;
 mod shutdown;
 mod support;

@@ -1,49 +1,25 @@
 //! The example `object_store` with programs of other projects.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use nbd_test_support::images::{assert_same, scattered, sparse};
 use nbd_test_support::program::{example, run};
+use nbd_test_support::server::Server;
 use nbd_test_support::{certificates, needs};
 
 use crate::support::MIB;
 
 const SIZE: u64 = 64 * MIB;
 
-struct Store {
-    child: Child,
-    address: String,
+fn start(certificates: Option<&Path>) -> Server {
+    let args = ["127.0.0.1:0", &SIZE.to_string()];
+    Server::start(example("object_store").args(args).args(certificates))
 }
 
-impl Store {
-    fn start(certificates: Option<&Path>) -> Self {
-        let mut command = example("object_store");
-        command
-            .args(["127.0.0.1:0", &SIZE.to_string()])
-            .args(certificates);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
-        let stdout = child.stdout.take().expect("its output");
-        let mut address = String::new();
-        BufReader::new(stdout)
-            .read_line(&mut address)
-            .expect("its address");
-        let address = address.trim().to_owned();
-        Self { child, address }
-    }
-
-    fn uri(&self, export: &str) -> String {
-        format!("nbd://{}/{export}", self.address)
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn uri(store: &Server, export: &str) -> String {
+    format!("{}/{export}", store.uri)
 }
 
 fn image(folder: &Path) -> std::path::PathBuf {
@@ -55,10 +31,10 @@ fn image(folder: &Path) -> std::path::PathBuf {
 #[test]
 fn qemu_img_converts_and_compares() {
     needs!("qemu-img");
-    let store = Store::start(None);
+    let store = start(None);
     let folder = tempfile::tempdir().expect("a folder");
     let (image, copy) = (image(folder.path()), folder.path().join("copy"));
-    let uri = store.uri("disk");
+    let uri = uri(&store, "disk");
     let raw = ["convert", "-n", "-f", "raw", "-O", "raw"];
     run(Command::new("qemu-img").args(raw).arg(&image).arg(&uri)).ok();
     File::create(&copy)
@@ -73,35 +49,35 @@ fn qemu_img_converts_and_compares() {
 fn nbdcopy_copies_the_hidden_export_through_tls_over_four_connections() {
     needs!("nbdcopy", "nbdinfo");
     let certificates = certificates::folder();
-    let store = Store::start(Some(certificates.path()));
+    let store = start(Some(certificates.path()));
     let folder = tempfile::tempdir().expect("a folder");
     let (image, copy) = (image(folder.path()), folder.path().join("copy"));
-    let uri = format!(
+    let archive = format!(
         "nbds://{}/archive?tls-certificates={}",
-        store.address,
+        store.address(),
         certificates.path().display()
     );
     let many = ["--connections=4", "--requests=16"];
-    run(Command::new("nbdcopy").args(many).arg(&image).arg(&uri)).ok();
-    run(Command::new("nbdcopy").args(many).arg(&uri).arg(&copy)).ok();
+    run(Command::new("nbdcopy").args(many).arg(&image).arg(&archive)).ok();
+    run(Command::new("nbdcopy").args(many).arg(&archive).arg(&copy)).ok();
     assert_same(&image, &copy);
 
-    let list = run(Command::new("nbdinfo").args(["--json", "--list", &store.uri("")])).json();
+    let list = run(Command::new("nbdinfo").args(["--json", "--list", &uri(&store, "")])).json();
     assert_eq!(list["exports"].as_array().expect("exports").len(), 1);
-    let plain = run(Command::new("nbdinfo").args(["--size", &store.uri("archive")]));
+    let plain = run(Command::new("nbdinfo").args(["--size", &uri(&store, "archive")]));
     assert_ne!(plain.code, Some(0));
 }
 
 #[test]
 fn fio_verifies_its_writes() {
     needs!("fio");
-    let store = Store::start(None);
+    let store = start(None);
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new("fio");
     command.current_dir(folder.path());
     command.args(["--name=verify", "--ioengine=nbd", "--size=32M", "--minimal"]);
     command.args(["--rw=randwrite", "--bsrange=4k-256k", "--iodepth=64"]);
     command.args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1"]);
-    command.arg(format!("--uri={}", store.uri("disk")));
+    command.arg(format!("--uri={}", uri(&store, "disk")));
     run(&mut command).ok();
 }

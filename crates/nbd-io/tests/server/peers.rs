@@ -72,6 +72,24 @@ fn qemu_io_writes_zeroes_and_discards() {
 }
 
 #[test]
+fn qemu_img_keeps_many_in_flight() {
+    needs!("qemu-img");
+    for face in FACES {
+        let running = Running::disk(face, Disk::new(16 * MIB));
+        let bench = |args: &[&str]| {
+            let mut command = Command::new("qemu-img");
+            command.args(["bench", "-f", "raw", "-s", "8k", "-c", "3000"]);
+            run(command.args(args).arg(running.uri("disk"))).ok();
+        };
+        bench(&["-w", "-d", "32", "--pattern=7"]);
+        bench(&["-d", "64"]);
+        // 3000 times 8 KiB exceed the size of the disk, so every byte was written.
+        let data = running.client("disk").read(0, 16 << 20);
+        assert!(data == Ok(vec![7; 16 << 20]));
+    }
+}
+
+#[test]
 fn nbdcopy_copies_over_four_connections() {
     needs!("nbdcopy");
     for face in FACES {
@@ -91,7 +109,7 @@ fn nbdcopy_copies_over_four_connections() {
 }
 
 #[test]
-fn nbdinfo_sees_the_contexts_in_both_widths() {
+fn nbdinfo_sees_the_export_and_its_contexts_in_both_widths() {
     needs!("nbdinfo");
     for face in FACES {
         let running = Running::disk(face, Disk::new(MIB));
@@ -99,6 +117,12 @@ fn nbdinfo_sees_the_contexts_in_both_widths() {
             .client("disk")
             .write(4096, &[1; 4096])
             .expect("written");
+        let info = run(Command::new("nbdinfo").args(["--json", &running.uri("disk")])).json();
+        let export = &info["exports"][0];
+        assert_eq!(export["export-name"], "disk");
+        assert_eq!(export["export-size"], MIB);
+        assert_eq!(export["can_multi_conn"], true);
+        assert_eq!(export["block_size_maximum"], 32 * MIB);
         for (context, expected) in [
             ("base:allocation", [(4096, 3), (4096, 0), (MIB - 8192, 3)]),
             ("test:data", [(4096, 0), (4096, 1 << 40), (MIB - 8192, 0)]),

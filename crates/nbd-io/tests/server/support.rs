@@ -281,17 +281,29 @@ impl<S: Read + Write> Client<S> {
 
     /// Sends a request; returns its cookie.
     pub fn send(&mut self, command: Command, offset: u64, length: u32, data: &[u8]) -> Cookie {
+        let cookie = self.request(command, CommandFlags::NONE, offset, length);
+        self.stream.write_all(data).expect("sent");
+        cookie
+    }
+
+    /// Sends the header of a request; returns its cookie.
+    pub fn request(
+        &mut self,
+        command: Command,
+        flags: CommandFlags,
+        offset: u64,
+        length: u32,
+    ) -> Cookie {
         self.next += 1;
         let cookie = Cookie(self.next);
         let request = CompactRequest {
-            flags: CommandFlags::NONE,
+            flags,
             command,
             cookie,
             offset,
             length,
         };
         self.stream.write_all(&request.encode()).expect("sent");
-        self.stream.write_all(data).expect("sent");
         cookie
     }
 

@@ -1,31 +1,32 @@
-//! Servers without resources, and with clients that take what they can: the examples
-//! and `nbd-serve`. Nothing here depends on the server but how it is started.
+//! Programs without resources, and with clients that take what they can: servers made of
+//! this crate, and `nbd-serve`. Nothing here depends on the server but how it is started.
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nbd_test_support::certificates;
+use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
+use nbd_codec::wire::number::Command as Operation;
 use nbd_test_support::needs;
 use nbd_test_support::peer::poll_for;
 use nbd_test_support::program::{example, run, tool};
+use nbd_test_support::server::Server as Program;
 use nbd_test_support::skipped::skip;
 use tempfile::TempDir;
 
-use crate::place::Example;
-use crate::raw::{FUA, READ, Raw, SEND_FUA, WRITE, request};
+use crate::support::{Client, TIME};
 
-const SIZE: &str = "16777216";
+const SIZE: usize = 16 << 20;
 
 /// How a server is started, and what it promises.
+#[derive(Clone, Copy)]
 struct Kind {
     name: &'static str,
-    args: &'static [&'static str],
-    tls: bool,
+    arg: &'static str,
+    export: &'static str,
     /// It makes threads for each client.
     threads: bool,
     /// The most memory for a client that never reads, in MiB.
@@ -34,53 +35,51 @@ struct Kind {
 
 const KINDS: [Kind; 4] = [
     Kind {
-        name: "tokio_server",
-        args: &["127.0.0.1:0", SIZE],
-        tls: false,
+        name: "file_server",
+        arg: "tokio",
+        export: "file",
         threads: false,
-        // 16 requests of 4 MiB.
-        memory: 64,
+        // An eighth of what is free.
+        memory: 32,
     },
     Kind {
-        name: "tls_server",
-        args: &["127.0.0.1:0", SIZE],
-        tls: true,
+        name: "file_server",
+        arg: "blocking",
+        export: "file",
         threads: true,
-        // One reply.
         memory: 32,
     },
     Kind {
         name: "nbd-serve",
-        args: &["--tcp=127.0.0.1:0", "--memory", SIZE],
-        tls: false,
+        arg: "--driver=threads",
+        export: "",
         threads: true,
         memory: 64,
     },
     Kind {
         name: "nbd-serve",
-        args: &["--tcp=127.0.0.1:0", "--memory", SIZE, "--driver=uring"],
-        tls: false,
+        arg: "--driver=uring",
+        export: "",
         threads: false,
         memory: 64,
     },
 ];
 
-static CERTIFICATES: LazyLock<TempDir> = LazyLock::new(certificates::folder);
-
 struct Server {
-    kind: &'static Kind,
-    running: Example,
+    kind: Kind,
+    running: Program,
+    folder: TempDir,
 }
 
 /// Runs a test for every server, side by side.
 fn for_each_server(test: fn(&Server)) {
     thread::scope(|scope| {
-        for kind in &KINDS {
-            if kind.args.contains(&"--driver=uring") && !uring_is_permitted() {
+        for kind in KINDS {
+            if kind.arg == "--driver=uring" && !uring_is_permitted() {
                 skip("io_uring");
                 continue;
             }
-            let thread = thread::Builder::new().name(format!("{} {:?}", kind.name, kind.args));
+            let thread = thread::Builder::new().name(format!("{} {}", kind.name, kind.arg));
             let started = thread.spawn_scoped(scope, move || test(&Server::start(kind)));
             started.expect("a thread");
         }
@@ -88,47 +87,48 @@ fn for_each_server(test: fn(&Server)) {
 }
 
 impl Server {
-    fn start(kind: &'static Kind) -> Self {
-        let mut args = kind.args.to_vec();
-        if kind.tls {
-            args.push(CERTIFICATES.path().to_str().expect("UTF-8"));
-        }
-        let running = match kind.name {
-            "nbd-serve" => Example::nbd_serve(&args),
-            name => Example::start(name, &args),
+    fn start(kind: Kind) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (image, socket) = (folder.path().join("image"), folder.path().join("socket"));
+        fs::write(&image, vec![0; SIZE]).expect("an image");
+        let mut command = match kind.name {
+            "nbd-serve" => {
+                let mut command = tool(kind.name);
+                command.args([kind.arg, "--unix"]).arg(socket).arg(image);
+                command
+            }
+            name => {
+                let mut command = example(name);
+                command.arg(kind.arg).arg(image).arg(socket);
+                command
+            }
         };
-        Self { kind, running }
+        Self {
+            kind,
+            running: Program::start(&mut command),
+            folder,
+        }
     }
 
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.running.address()).expect("a connection");
-        let limit = Some(Duration::from_secs(30));
-        stream.set_read_timeout(limit).expect("a timeout");
-        stream.set_write_timeout(limit).expect("a timeout");
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.folder.path().join("socket"));
+        let stream = stream.expect("a connection");
+        stream.set_read_timeout(Some(TIME)).expect("a timeout");
+        stream.set_write_timeout(Some(TIME)).expect("a timeout");
         stream
     }
 
     /// A client in transmission.
-    fn ready(&self) -> Raw {
-        let certificates = self.kind.tls.then(|| CERTIFICATES.path());
-        Raw::ready(self.connect(), certificates)
+    fn ready(&self) -> Client<UnixStream> {
+        Client::start(self.connect(), self.kind.export).expect("the export")
     }
 
     /// A correct client gets the whole export.
     #[track_caller]
     fn assert_serves(&self) {
-        let client = if self.kind.tls {
-            "tls_client"
-        } else {
-            "blocking_client"
-        };
-        let mut command = example(client);
-        command.args([self.running.address(), ""]);
-        if self.kind.tls {
-            command.arg(CERTIFICATES.path());
-        }
-        let pulled = run(&mut command).ok();
-        assert_eq!(pulled.stdout.len().to_string(), SIZE);
+        let client = nbd_io::blocking::Client::connect(&self.running.uri).expect("a client");
+        let data = client.read_at(0, SIZE).expect("a read");
+        assert!(data == vec![0; SIZE]);
     }
 
     fn proc(&self, file: &str) -> String {
@@ -282,8 +282,9 @@ fn a_client_that_never_reads_gets_little_memory() {
         let mut client = server.ready();
         let before = server.status("VmHWM");
         // Replies of 800 MiB. What the server does not take stays in the socket.
-        let requests = vec![request(READ, 0, 0, 0, 4 << 20); 200].concat();
-        client.stream.write_all(&requests).expect("sent");
+        for _ in 0..200 {
+            client.send(Operation::READ, 0, 4 << 20, &[]);
+        }
         thread::sleep(Duration::from_secs(1));
         let taken = (server.status("VmHWM") - before) / 1024;
         assert!(taken <= server.kind.memory + 8, "{taken} MiB");
@@ -291,46 +292,15 @@ fn a_client_that_never_reads_gets_little_memory() {
     });
 }
 
-/// Memory is as durable as it can be when it is written.
 #[test]
 fn writes_with_fua_are_offered_and_succeed() {
     for_each_server(|server| {
         let mut client = server.ready();
-        assert_ne!(client.flags & SEND_FUA, 0, "FUA is not offered");
-        let write = request(WRITE, FUA, 1, 4096, 512);
-        client.stream.write_all(&write).expect("sent");
+        let offered = client.negotiated.flags;
+        assert!(offered.contains(TransmissionFlags::SEND_FUA));
+        let write = client.request(Operation::WRITE, CommandFlags::FUA, 4096, 512);
         client.stream.write_all(&[7; 512]).expect("sent");
-        client.stream.flush().expect("sent");
-        assert_eq!(client.reply().expect("a reply"), (0, 1));
-        client
-            .stream
-            .write_all(&request(READ, 0, 2, 4096, 512))
-            .expect("sent");
-        client.stream.flush().expect("sent");
-        assert_eq!(client.reply().expect("a reply"), (0, 2));
-        let mut data = [0; 512];
-        client.stream.read_exact(&mut data).expect("data");
-        assert_eq!(data, [7; 512]);
+        assert_eq!(client.reply(&mut []), (write, Ok(())));
+        assert_eq!(client.read(4096, 512), Ok(vec![7; 512]));
     });
-}
-
-/// A certificate or a key that is missing or invalid: the error names the file.
-#[test]
-fn errors_of_certificates_name_the_file() {
-    for kind in KINDS.iter().filter(|kind| kind.tls) {
-        for file in ["ca-cert.pem", "server-cert.pem", "server-key.pem"] {
-            for invalid in [false, true] {
-                let folder = certificates::folder();
-                let path = folder.path().join(file);
-                if invalid {
-                    fs::write(&path, "not PEM\n").expect("written");
-                } else {
-                    fs::remove_file(&path).expect("removed");
-                }
-                let ended = run(example(kind.name).args(kind.args).arg(folder.path()));
-                assert_eq!(ended.code, Some(1), "{ended:?}");
-                assert!(ended.stderr.contains(file), "{invalid}: {ended:?}");
-            }
-        }
-    }
 }
