@@ -1,9 +1,6 @@
 //! Servers that end, hang, or come back as another export.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +12,7 @@ use nbd_test_support::images::{MIB, noise};
 
 use crate::canned::{self, Act, Server};
 use crate::disk::Disk;
+use crate::kills::{Server as Program, nbdkit};
 use crate::{both, image};
 
 both! {
@@ -32,7 +30,7 @@ both! {
     a_server_that_shuts_down_is_left;
 }
 
-fn patient() -> Options {
+pub fn patient() -> Options {
     let policy = Reconnect::new().delays(Duration::from_millis(5), Duration::from_millis(50));
     Options::new().reconnect(policy.attempts(200))
 }
@@ -197,19 +195,19 @@ async fn attempts_are_counted_for_each_outage<D: Disk>() -> Result<(), Error> {
     require!("nbdkit");
     let (folder, path) = image(MIB);
     let socket = folder.path().join("socket");
-    let mut server = FileServer::start(&socket, &path);
+    let server = Program::start(&socket, &mut nbdkit(&socket, &path));
     let policy = Reconnect::new().attempts(3);
     let policy = policy.delays(Duration::from_millis(1), Duration::from_millis(1));
     let uri = format!("nbd+unix:///?socket={}", socket.display());
     let disk = D::open(&uri, Options::new().reconnect(policy)).await?;
     disk.write_at(0, b"before").await?;
-    server.kill();
+    drop(server);
     std::fs::remove_file(&socket).expect("the socket of a server that was killed");
     for _ in 0..3 {
         let error = disk.read_at(0, 6).await;
         assert!(matches!(error, Err(Error::Io(_))), "{error:?}");
     }
-    let _server = FileServer::start(&socket, &path);
+    let _server = Program::start(&socket, &mut nbdkit(&socket, &path));
     assert!(disk.read_at(0, 6).await? == b"before"[..]);
     Ok(())
 }
@@ -294,136 +292,4 @@ async fn a_server_that_shuts_down_is_left<D: Disk>() -> Result<(), Error> {
     disk.write_at(0, &[1]).await?;
     assert_eq!(server.connections.load(Ordering::SeqCst), 3);
     Ok(())
-}
-
-/// A server of a file, which is killed and started again under load: what was answered is
-/// there, in the end and at any time before, and no call hangs.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_loses_nothing_that_was_answered() -> Result<(), Error> {
-    require!("nbdkit");
-    let (folder, path) = image(16 * MIB);
-    let socket = folder.path().join("socket");
-    let uri = format!("nbd+unix:///?socket={}", socket.display());
-    let mut server = FileServer::start(&socket, &path);
-    let options = patient().connections(2);
-    let client = nbd_io::tokio::Client::connect_with(&uri, options.clone()).await;
-    let client = client.expect("a client");
-    let threads = nbd_io::blocking::Client::connect_with(&uri, options).expect("a client");
-    let over = Arc::new(AtomicBool::new(false));
-    let written = Arc::new(AtomicU64::new(0));
-
-    // Sixteen writers, each with its own MiB.
-    let mut tasks = tokio::task::JoinSet::new();
-    for region in 0..8 {
-        let (client, over, written) = (client.clone(), over.clone(), written.clone());
-        tasks.spawn(async move { load(client, region, &over, &written).await });
-    }
-    let workers: Vec<_> = (8..16)
-        .map(|region| {
-            let (client, over, written) = (threads.clone(), over.clone(), written.clone());
-            thread::spawn(move || block_on(load(client, region, &over, &written)))
-        })
-        .collect();
-
-    let mut done = 0;
-    for _ in 0..20 {
-        // Not before there is progress on the new server.
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while written.load(Ordering::SeqCst) < done + 100 {
-            assert!(Instant::now() < deadline, "nothing is written");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        server.kill();
-        std::fs::remove_file(&socket).expect("the socket of a server that was killed");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        done = written.load(Ordering::SeqCst);
-        server = FileServer::start(&socket, &path);
-    }
-    over.store(true, Ordering::SeqCst);
-    let mut expected = Vec::new();
-    while let Some(region) = tasks.join_next().await {
-        expected.push(region.expect("a task"));
-    }
-    for worker in workers {
-        expected.push(worker.join().expect("a thread"));
-    }
-    client.flush().await.expect("a flush");
-    let disk = std::fs::read(&path).expect("the image");
-    for (region, content) in expected {
-        assert!(
-            disk[region << 20..][..1 << 20] == content,
-            "region {region}"
-        );
-    }
-    Ok(())
-}
-
-/// Writes into a region of one MiB, and reads what was answered before; returns what has to be
-/// in it.
-async fn load<D: Disk>(
-    disk: D,
-    region: usize,
-    over: &AtomicBool,
-    written: &AtomicU64,
-) -> (usize, Vec<u8>) {
-    let start = (region as u64) << 20;
-    let mut content = vec![0; 1 << 20];
-    let mut n = region as u64;
-    while !over.load(Ordering::SeqCst) {
-        n += 16;
-        let offset = n * 7919 % ((1 << 20) - 5000);
-        let length = 1 + (n * 31 % 5000) as usize;
-        let data = noise(n, length);
-        disk.write_at(start + offset, &data).await.expect("a write");
-        content[offset as usize..][..length].copy_from_slice(&data);
-        written.fetch_add(1, Ordering::SeqCst);
-        let from = n * 4241 % ((1 << 20) - 5000);
-        let back = disk.read_at(start + from, 5000).await.expect("a read");
-        assert!(
-            back == content[from as usize..][..5000],
-            "region {region} at {from}"
-        );
-        if n.is_multiple_of(64) {
-            disk.flush().await.expect("a flush");
-        }
-    }
-    (region, content)
-}
-
-/// Runs the calls of threads, which are never pending.
-fn block_on<F: Future>(future: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.expect("a runtime").block_on(future)
-}
-
-/// nbdkit with a file on a Unix socket.
-struct FileServer(Child);
-
-impl FileServer {
-    /// Starts it, and waits until it listens.
-    fn start(socket: &Path, image: &Path) -> Self {
-        let child = Command::new("nbdkit")
-            .args(["--foreground", "--exit-with-parent", "--unix"])
-            .arg(socket)
-            .arg("file")
-            .arg(image)
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nbdkit starts");
-        let server = Self(child);
-        nbd_test_support::peer::poll_for("a socket", || socket.exists().then_some(()));
-        server
-    }
-
-    /// Ends it by SIGKILL. Its socket stays.
-    fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for FileServer {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }

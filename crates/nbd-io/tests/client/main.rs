@@ -15,6 +15,7 @@ mod cancel;
 mod canned;
 mod disk;
 mod embedded;
+mod kills;
 mod lost;
 mod readme;
 mod servers;
