@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [uri, kind, depth, seconds] = args.as_slice() else {
         return Err("usage: client_bench URI read|write DEPTH SECONDS".into());
     };
-    let (depth, seconds): (u64, u64) = (depth.parse()?, seconds.parse()?);
+    let (depth, seconds): (u64, f64) = (depth.parse()?, seconds.parse()?);
     let write = kind == "write";
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     runtime.block_on(async {
         let client = Client::connect(uri).await?;
-        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let deadline = Instant::now() + Duration::from_secs_f64(seconds);
         let tasks: Vec<_> = (1..=depth)
             .map(|seed| tokio::spawn(load(client.clone(), write, seed, deadline)))
             .collect();
