@@ -12,6 +12,7 @@ use std::os::unix::net::UnixListener;
 use std::thread;
 
 use nbd_io::server::{Bytes, Config, Device, Export, Exports, ReadReply, Server};
+use tokio::runtime::Builder;
 
 /// A file, most of which is in the page cache: it is accessed directly.
 struct FileDevice {
@@ -48,25 +49,32 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let exports = Exports::new().with(Export::new("file", FileDevice { file, size }));
     let server = Server::new(exports, Config::new());
     let listener = UnixListener::bind(socket)?;
-    println!("nbd+unix:///file?socket={socket}");
+    let uri = format!("nbd+unix:///file?socket={socket}");
     if face == "blocking" {
+        println!("{uri}");
         return Ok(nbd_io::blocking::listen(listener, &server)?);
     }
     // A runtime for each processor, all of which accept: a connection stays on its
     // thread. With the runtime of many threads each request wakes two of them.
     listener.set_nonblocking(true)?;
-    let threads = thread::available_parallelism()?.get();
-    let listening = (0..threads).map(|_| {
-        let (listener, server) = (listener.try_clone()?, server.clone());
-        Ok(thread::spawn(move || listen(listener, &server)))
+    let processors = thread::available_parallelism()?.get();
+    let runtimes = (0..processors).map(|_| {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        Ok((runtime, listener.try_clone()?))
     });
-    for thread in listening.collect::<io::Result<Vec<_>>>()? {
+    let runtimes = runtimes.collect::<io::Result<Vec<_>>>()?;
+    let threads = runtimes.into_iter().map(|(runtime, listener)| {
+        let server = server.clone();
+        thread::spawn(move || runtime.block_on(listen(listener, &server)))
+    });
+    let threads: Vec<_> = threads.collect();
+    println!("{uri}");
+    for thread in threads {
         thread.join().map_err(|_| "a thread panicked")??;
     }
     Ok(())
 }
 
-#[tokio::main(flavor = "current_thread")]
 async fn listen(listener: UnixListener, server: &Server) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     nbd_io::tokio::listen(listener, server).await
