@@ -2,10 +2,10 @@
 //! checks, and how to run them.
 
 pub mod client;
+#[path = "../../crates/nbd-check/tests/codec/mod.rs"]
+pub mod codec;
 pub mod compare;
 pub mod delivery;
-pub mod format;
-pub mod lengths;
 pub mod monitor;
 pub mod pair;
 pub mod recorded;
@@ -16,3 +16,6 @@ pub mod server;
 pub mod snapshot;
 pub mod steps;
 pub mod wire;
+
+pub use nbd_check::fuzz::format;
+pub use nbd_check::{enums, structs};

@@ -5,8 +5,10 @@ use nbd_codec::wire::number::ContextId;
 use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_codec::{Framing, Limits, Negotiated, SelectedContext, SelectedContexts, StatusWidth};
 
+pub use nbd_check::fuzz::messages::{Mutation, name};
+
 use crate::format::List;
-use crate::{enums, lengths, structs};
+use crate::{enums, structs};
 
 structs! {
     /// The result of the handshake, and the configuration of a `Transmission`.
@@ -52,16 +54,6 @@ enums! {
         Request { less: u8 },
         PastRequest { more: u8 },
     }
-
-    /// A change that makes a valid message invalid.
-    pub enum Mutation {
-        Set { at: u8, value: u8 },
-        Flip { at: u8, bit: u8 },
-        Truncate { at: u8 },
-        Insert { at: u8, bytes: Vec<u8> },
-        /// A length field with one of the worst values.
-        Length { field: u8, value: u8 },
-    }
 }
 
 impl Length {
@@ -71,32 +63,6 @@ impl Length {
             Self::Bytes { n } => n,
             Self::Request { less } => length.saturating_sub(less.into()),
             Self::PastRequest { more } => length.saturating_add(more.into()),
-        }
-    }
-}
-
-impl Mutation {
-    pub fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Self::Set { at, value } => {
-                if let Some(byte) = bytes.get_mut(usize::from(*at)) {
-                    *byte = *value;
-                }
-            }
-            Self::Flip { at, bit } => {
-                if let Some(byte) = bytes.get_mut(usize::from(*at)) {
-                    *byte ^= 1 << (bit & 7);
-                }
-            }
-            Self::Truncate { at } => bytes.truncate(usize::from(*at)),
-            Self::Insert {
-                at,
-                bytes: inserted,
-            } => {
-                let at = usize::from(*at).min(bytes.len());
-                bytes.splice(at..at, inserted.iter().copied());
-            }
-            Self::Length { field, value } => lengths::replace(bytes, *field, *value),
         }
     }
 }
@@ -177,25 +143,5 @@ pub fn framing(byte: u8) -> Framing {
         0 => Framing::Simple,
         1 => Framing::Structured,
         _ => Framing::Extended,
-    }
-}
-
-/// Names of exports and contexts, and error messages: valid and invalid.
-pub fn name(index: u8) -> &'static str {
-    const LONG: &str = match str::from_utf8(&[b'l'; 4097]) {
-        Ok(text) => text,
-        Err(_) => "",
-    };
-    match index {
-        1 => "disk",
-        2 => "base:allocation",
-        3 => "x-wide:map",
-        4 => "qemu:allocation-depth",
-        5 => "b\u{e4}r",
-        250 => LONG.split_at(255).0,
-        251 => LONG.split_at(4096).0,
-        252 => LONG,
-        253 => "nul\0",
-        _ => "",
     }
 }

@@ -53,13 +53,23 @@ impl Connection {
         deadline: Instant,
     ) -> Result<Self> {
         let stream = address.connect(timeout)?;
+        Ok(Self::over(stream, record, timeout, deadline))
+    }
+
+    /// A connection over a stream that is connected.
+    pub(crate) fn over(
+        stream: Stream,
+        record: &Shared,
+        timeout: Duration,
+        deadline: Instant,
+    ) -> Self {
         let number = {
             let mut record = record.borrow_mut();
             record.connections += 1;
             record.end = Some(End::Open);
             record.connections
         };
-        Ok(Self {
+        Self {
             stream,
             record: Rc::clone(record),
             number,
@@ -67,7 +77,12 @@ impl Connection {
             end: End::Open,
             timeout,
             deadline,
-        })
+        }
+    }
+
+    /// Whether bytes were received and not taken.
+    pub(crate) fn has_input(&self) -> bool {
+        !self.buffer.is_empty()
     }
 
     fn log(&self, event: Event, meaning: String) {

@@ -1,7 +1,9 @@
 //! The handshake phase, one option at a time; every reply is checked.
 
 use nbd_codec::wire::flags::{ClientFlags, TransmissionFlags};
-use nbd_codec::wire::greeting::{ExportNameReply, RESERVED_ZEROES};
+use nbd_codec::wire::greeting::{
+    ExportNameReply, Greeting, NewstyleGreeting, OldstyleGreeting, RESERVED_ZEROES,
+};
 use nbd_codec::wire::number::{InfoType, OptionReplyType, OptionType};
 use nbd_codec::wire::option::OptionHeader;
 use nbd_codec::wire::option_reply::{BlockSizes, Info, OptionReply, OptionReplyHeader};
@@ -59,6 +61,36 @@ pub(crate) struct Export {
 const LONGEST: u32 = 1 << 20;
 /// The most replies to one option.
 const MOST: usize = 100_000;
+
+/// Reads a greeting.
+pub(crate) fn greeting(connection: &mut Connection) -> Checked<Greeting> {
+    let decode = |mut bytes: &[u8]| Greeting::decode(&mut bytes);
+    let first = NewstyleGreeting::SIZE;
+    let lost = |end| found("B2", format!("no greeting: {end}"));
+    let length = match connection.peek(first).map(decode) {
+        Ok(Ok(Some(_))) => first,
+        Ok(Ok(None)) => OldstyleGreeting::SIZE,
+        Ok(Err(error)) => {
+            connection.rest();
+            return found("B2", format!("no greeting: {error}"));
+        }
+        Err(end) => return lost(end),
+    };
+    let meaning = |bytes: &[u8]| match decode(bytes) {
+        Ok(Some(Greeting::Newstyle(one))) => format!("newstyle greeting, {}", one.flags),
+        Ok(Some(Greeting::Oldstyle(one))) => {
+            format!("oldstyle greeting, {} bytes, {}", one.size, one.flags)
+        }
+        _ => String::new(),
+    };
+    match connection.take(length, meaning) {
+        Ok(bytes) => match decode(&bytes) {
+            Ok(Some(greeting)) => Ok(greeting),
+            _ => found("B2", "no greeting"),
+        },
+        Err(end) => lost(end),
+    }
+}
 
 impl Handshake {
     /// Sends an option.
@@ -163,6 +195,11 @@ impl Handshake {
     /// Sends `EXPORT_NAME` and reads its reply; `None` if the server ends the session.
     pub(crate) fn export_name(&mut self, name: &[u8]) -> Checked<Result<Export, End>> {
         self.send(OptionType::EXPORT_NAME, name);
+        self.export_name_reply()
+    }
+
+    /// Reads the reply to `EXPORT_NAME`; `None` if the server ends the session.
+    pub(crate) fn export_name_reply(&mut self) -> Checked<Result<Export, End>> {
         let zeroes = !self.agreed.contains(ClientFlags::NO_ZEROES);
         let length = ExportNameReply::SIZE + if zeroes { RESERVED_ZEROES } else { 0 };
         let meaning = |mut bytes: &[u8]| match ExportNameReply::decode(&mut bytes) {
@@ -237,6 +274,21 @@ impl Replies {
         });
         contexts.collect()
     }
+}
+
+/// The option inside option data. A reply to it shows that the server took data for
+/// options.
+const TRAP: OptionType = OptionType(0x7472_6170);
+
+/// Option data made of options that nobody sends.
+pub(crate) fn trap(length: usize) -> Vec<u8> {
+    let header = OptionHeader {
+        option: TRAP,
+        length: 0,
+    };
+    let mut bytes = header.encode().repeat(length / OptionHeader::SIZE + 1);
+    bytes.truncate(length);
+    bytes
 }
 
 /// Checks a reply on its own.

@@ -31,6 +31,10 @@
 //! The proof that it can fail is in `tests/`: a server with more than 70 faults, one
 //! switch each. Without any it passes every case; with each, a case names the duty.
 //!
+//! # Fuzzing
+//!
+//! [`fuzz`] attacks any server or client with scripts from a fuzzer, in ten lines.
+//!
 //! # Use as a library
 //!
 //! ```no_run
@@ -52,6 +56,7 @@ pub mod cases;
 mod connection;
 mod deviations;
 mod duty;
+pub mod fuzz;
 mod handshake;
 mod hex;
 mod outcome;

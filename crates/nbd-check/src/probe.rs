@@ -9,6 +9,7 @@ use nbd_codec::wire::number::{InfoType, OptionReplyType, OptionType};
 
 use crate::cases::options::{COMBINED, data_of};
 use crate::handshake::Export;
+use crate::handshake::greeting;
 use crate::outcome::{Checked, Stop};
 use crate::profile::{FRAMINGS, Profile, TlsMode};
 use crate::request::Request;
@@ -39,7 +40,7 @@ pub(crate) fn probe(access: &Access, force_tls: bool) -> Checked<Profile> {
         first_block: Vec::new(),
     };
     let mut connection = Trial::new(access, &profile).connect()?;
-    match Trial::new(access, &profile).greeting(&mut connection)? {
+    match greeting(&mut connection)? {
         Greeting::Oldstyle(greeting) => {
             profile.oldstyle = true;
             profile.handshake_flags = greeting.handshake_flags;

@@ -8,7 +8,7 @@ use nbd_codec::wire::flags::{CommandFlags, ReplyFlags};
 use nbd_codec::wire::number::{ChunkType, Command, ContextId, Cookie, ErrorValue};
 use nbd_codec::wire::text::Text;
 
-use crate::handshake::check_text;
+use crate::handshake::{Export, check_text};
 use crate::outcome::{Checked, Finding, found};
 use crate::request::Request;
 
@@ -23,6 +23,23 @@ pub(crate) struct Rules {
     /// The advertised maximum payload.
     pub(crate) maximum: Option<u64>,
     pub(crate) size: u64,
+}
+
+impl Rules {
+    pub(crate) fn new(
+        export: &Export,
+        framing: Framing,
+        contexts: Vec<(ContextId, String)>,
+    ) -> Self {
+        let sizes = export.block_sizes;
+        Self {
+            framing,
+            contexts,
+            minimum: sizes.map_or(1, |sizes| u64::from(sizes.minimum)).max(1),
+            maximum: sizes.map(|sizes| sizes.maximum.into()),
+            size: export.size,
+        }
+    }
 }
 
 /// A reply, whole or in part.

@@ -3,7 +3,8 @@
 use nbd_codec::Framing;
 use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, Cookie};
-use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
+
+use crate::fuzz::messages::header;
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,34 +58,14 @@ impl Request {
 
     /// The header and the payload.
     pub(crate) fn encode(&self, framing: Framing, cookie: Cookie) -> Vec<u8> {
-        let Self {
-            command,
-            flags,
-            offset,
-            length,
-            ..
-        } = *self;
-        let mut bytes = if framing == Framing::Extended {
-            ExtendedRequest {
-                flags,
-                command,
-                cookie,
-                offset,
-                length,
-            }
-            .encode()
-            .to_vec()
-        } else {
-            CompactRequest {
-                flags,
-                command,
-                cookie,
-                offset,
-                length: u32::try_from(length).unwrap_or(u32::MAX),
-            }
-            .encode()
-            .to_vec()
-        };
+        let (mut bytes, _) = header(
+            framing,
+            self.flags,
+            self.command,
+            cookie,
+            self.offset,
+            self.length,
+        );
         bytes.extend(&self.payload);
         bytes
     }

@@ -122,7 +122,7 @@ impl Session {
     }
 
     /// The server disconnected.
-    fn closed(&self, actual: String) -> Finding {
+    pub(crate) fn closed(&self, actual: String) -> Finding {
         Finding::new(self.breaks.unwrap_or("T38"), actual).at(self.closing)
     }
 
@@ -153,20 +153,33 @@ impl Session {
             match self.receive()? {
                 Ok(()) => {}
                 Err(end) if end.is_by_server() => return Ok(Answer::Closed(end)),
-                Err(end) => {
-                    let pending = self.pending.iter().find(|reply| reply.cookie == cookie);
-                    let command = pending.map_or(Command::READ, |reply| reply.request.command);
-                    let text = pending.map(|reply| reply.request.describe());
-                    let id = self.breaks.unwrap_or(match (command, self.rules.framing) {
-                        (Command::READ, _) => "R78",
-                        (_, Framing::Extended) => "T28",
-                        _ => "T15",
-                    });
-                    let text = text.unwrap_or_default();
-                    return found(id, format!("no reply to {text}: {end}"));
-                }
+                Err(end) => return Err(self.no_reply(cookie, end).into()),
             }
         }
+    }
+
+    /// The server did not reply to a request.
+    pub(crate) fn no_reply(&self, cookie: Cookie, end: End) -> Finding {
+        let pending = self.pending.iter().find(|reply| reply.cookie == cookie);
+        let command = pending.map_or(Command::READ, |reply| reply.request.command);
+        let id = self.breaks.unwrap_or(match (command, self.rules.framing) {
+            (Command::READ, _) => "R78",
+            (_, Framing::Extended) => "T28",
+            _ => "T15",
+        });
+        let text = pending.map(|reply| reply.request.describe());
+        let text = text.unwrap_or_default();
+        Finding::new(id, format!("no reply to {text}: {end}"))
+    }
+
+    /// The cookie of a request that is not answered.
+    pub(crate) fn oldest(&self) -> Option<Cookie> {
+        self.pending.first().map(|reply| reply.cookie)
+    }
+
+    /// Takes the replies that are complete.
+    pub(crate) fn take_done(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.done)
     }
 
     /// Whether replies are due.

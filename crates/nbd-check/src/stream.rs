@@ -59,6 +59,11 @@ impl Address {
     }
 }
 
+/// A byte stream of any type.
+pub(crate) trait ReadWrite: Read + Write {}
+
+impl<S: Read + Write> ReadWrite for S {}
+
 /// A connected stream.
 pub(crate) enum Stream {
     Tcp(TcpStream),
@@ -66,6 +71,8 @@ pub(crate) enum Stream {
     Unix(UnixStream),
     #[cfg(feature = "tls")]
     Tls(Box<rustls::StreamOwned<rustls::ClientConnection, Stream>>),
+    /// A stream of the caller, which has its own time limit.
+    Other(Box<dyn ReadWrite>),
     /// Taken while TLS starts; the connection failed if it stays.
     Gone,
 }
@@ -79,6 +86,7 @@ impl Stream {
             Self::Unix(stream) => stream.set_read_timeout(Some(timeout)),
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.sock.set_read_timeout(timeout),
+            Self::Other(_) => Ok(()),
             Self::Gone => Err(ErrorKind::NotConnected.into()),
         }
     }
@@ -94,7 +102,7 @@ impl Stream {
                 stream.conn.send_close_notify();
                 stream.flush()
             }
-            Self::Gone => Ok(()),
+            Self::Other(_) | Self::Gone => Ok(()),
         }
     }
 }
@@ -111,6 +119,7 @@ impl Read for Stream {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
                 result => result,
             },
+            Self::Other(stream) => stream.read(buffer),
             Self::Gone => Ok(0),
         }
     }
@@ -124,6 +133,7 @@ impl Write for Stream {
             Self::Unix(stream) => stream.write(bytes),
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.write(bytes),
+            Self::Other(stream) => stream.write(bytes),
             Self::Gone => Err(ErrorKind::NotConnected.into()),
         }
     }
@@ -132,6 +142,7 @@ impl Write for Stream {
         match self {
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.flush(),
+            Self::Other(stream) => stream.flush(),
             _ => Ok(()),
         }
     }

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use nbd_codec::Framing;
 use nbd_codec::wire::flags::{ClientFlags, HandshakeFlags};
-use nbd_codec::wire::greeting::{Greeting, NewstyleGreeting, OldstyleGreeting};
+use nbd_codec::wire::greeting::Greeting;
 use nbd_codec::wire::number::{ErrorValue, InfoType, OptionReplyType, OptionType};
 use nbd_codec::wire::option::{InfoRequest, MetaContextRequest, OptionRequest};
 use nbd_codec::wire::text::Text;
 
 use crate::connection::{Connection, Record, Shared};
 use crate::duty::Level;
-use crate::handshake::{Export, Handshake, check_flags};
+use crate::handshake::{Export, Handshake, check_flags, greeting};
 use crate::outcome::{Checked, Finding, Stop, found};
 use crate::profile::Profile;
 use crate::reply::{Reply, Rules};
@@ -69,39 +69,9 @@ impl<'a> Trial<'a> {
     /// Connects and reads the greeting of a newstyle server.
     pub(crate) fn greeted(&self) -> Checked<(Connection, HandshakeFlags)> {
         let mut connection = self.connect()?;
-        match self.greeting(&mut connection)? {
+        match greeting(&mut connection)? {
             Greeting::Newstyle(greeting) => Ok((connection, greeting.flags)),
             Greeting::Oldstyle(_) => Err(Stop::Unimplemented("the server is oldstyle".into())),
-        }
-    }
-
-    /// Reads a greeting.
-    pub(crate) fn greeting(&self, connection: &mut Connection) -> Checked<Greeting> {
-        let decode = |mut bytes: &[u8]| Greeting::decode(&mut bytes);
-        let first = NewstyleGreeting::SIZE;
-        let lost = |end| found("B2", format!("no greeting: {end}"));
-        let length = match connection.peek(first).map(decode) {
-            Ok(Ok(Some(_))) => first,
-            Ok(Ok(None)) => OldstyleGreeting::SIZE,
-            Ok(Err(error)) => {
-                connection.rest();
-                return found("B2", format!("no greeting: {error}"));
-            }
-            Err(end) => return lost(end),
-        };
-        let meaning = |bytes: &[u8]| match decode(bytes) {
-            Ok(Some(Greeting::Newstyle(one))) => format!("newstyle greeting, {}", one.flags),
-            Ok(Some(Greeting::Oldstyle(one))) => {
-                format!("oldstyle greeting, {} bytes, {}", one.size, one.flags)
-            }
-            _ => String::new(),
-        };
-        match connection.take(length, meaning) {
-            Ok(bytes) => match decode(&bytes) {
-                Ok(Some(greeting)) => Ok(greeting),
-                _ => found("B2", "no greeting"),
-            },
-            Err(end) => lost(end),
         }
     }
 
@@ -237,14 +207,7 @@ impl<'a> Trial<'a> {
         export: Export,
         contexts: Vec<(nbd_codec::wire::number::ContextId, String)>,
     ) -> Session {
-        let sizes = export.block_sizes;
-        let rules = Rules {
-            framing,
-            contexts,
-            minimum: sizes.map_or(1, |sizes| u64::from(sizes.minimum)).max(1),
-            maximum: sizes.map(|sizes| sizes.maximum.into()),
-            size: export.size,
-        };
+        let rules = Rules::new(&export, framing, contexts);
         let record = Rc::clone(&self.record);
         let first_block = self.profile.first_block.clone();
         Session::new(connection, export, rules, first_block, record)
@@ -351,7 +314,7 @@ impl<'a> Trial<'a> {
 }
 
 /// The data of an option without its header.
-fn data_of(option: OptionRequest<'_>) -> Vec<u8> {
+pub(crate) fn data_of(option: OptionRequest<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let written = option.encode(&mut bytes);
     debug_assert!(written.is_ok(), "short enough");

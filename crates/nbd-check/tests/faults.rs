@@ -55,6 +55,7 @@ const FAULTS: &[(Fault, &str, &[&str])] = &[
     (Fault::UnknownOptionInvalid, "B4", &["B4"]),
     (Fault::OptionDataNotDrained, "B5", &["B4", "B5"]),
     (Fault::ListWithData, "O36", &["O36"]),
+    (Fault::ListDataNotDrained, "B5", &["O36"]),
     (Fault::ListNameTooLong, "O110", &["B7"]),
     (Fault::ListNameWithNul, "C1", &["B7"]),
     (Fault::InfoTwice, "O113", &["O48"]),

@@ -10,6 +10,7 @@ use nbd_codec::wire::option::OptionHeader;
 
 use crate::case::{Cases, Need};
 use crate::cases::options::{COMBINED, data_of};
+use crate::handshake::greeting;
 use crate::outcome::{Finding, found};
 use crate::probe::NO_EXPORT;
 
@@ -49,7 +50,7 @@ fn greetings(cases: &mut Cases) {
     case.needs = vec![Need::Oldstyle];
     case.run(|t| {
         let mut connection = t.connect()?;
-        match t.greeting(&mut connection)? {
+        match greeting(&mut connection)? {
             Greeting::Oldstyle(one) if !one.handshake_flags.is_empty() => found(
                 "O6",
                 format!("the handshake flags are {}", one.handshake_flags),

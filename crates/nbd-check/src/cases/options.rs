@@ -3,10 +3,9 @@
 use nbd_codec::Framing;
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::{InfoType, OptionReplyType as Rep, OptionType as Opt};
-use nbd_codec::wire::option::OptionHeader;
 
 use crate::case::{Cases, Need, for_each_framing};
-use crate::handshake::Answer;
+use crate::handshake::{Answer, trap};
 use crate::outcome::{Finding, Stop, found};
 use crate::trial::Trial;
 
@@ -41,21 +40,6 @@ pub(crate) fn data_of(t: &Trial<'_>, option: Opt) -> Vec<u8> {
 
 /// An option of the tester; no server has it.
 pub(crate) const UNKNOWN: Opt = Opt(0x6e62_6463);
-/// The option inside option data. A reply to it shows that the server took data for
-/// options.
-const TRAP: Opt = Opt(0x7472_6170);
-
-/// Option data made of options that nobody sends.
-fn trap(length: usize) -> Vec<u8> {
-    let header = OptionHeader {
-        option: TRAP,
-        length: 0,
-    };
-    let mut bytes = header.encode().repeat(length / OptionHeader::SIZE + 1);
-    bytes.truncate(length);
-    bytes
-}
-
 fn unknown(cases: &mut Cases) {
     for length in [0usize, 1, 16, 4096, 4097, 65_536] {
         cases

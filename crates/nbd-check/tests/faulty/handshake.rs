@@ -53,7 +53,8 @@ pub fn run(wire: &mut Wire, server: &Server) -> Result<Option<Session>> {
             return Ok(None);
         }
         let known = matches!(option.0, 1..=3 | 5..=11);
-        let undrained = server.has(Fault::OptionDataNotDrained) && !known;
+        let undrained = server.has(Fault::OptionDataNotDrained) && !known
+            || server.has(Fault::ListDataNotDrained) && option == Opt::LIST;
         let data = match undrained {
             true => Vec::new(),
             false => wire.take(header.length as usize).map_err(Error::other)?,

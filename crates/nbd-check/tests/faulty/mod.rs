@@ -5,7 +5,7 @@ mod handshake;
 mod transmission;
 
 use std::io::{ErrorKind, Read, Result, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -53,6 +53,7 @@ faults! {
     UnknownOptionInvalid
     OptionDataNotDrained
     ListWithData
+    ListDataNotDrained
     ListNameTooLong
     ListNameWithNul
     InfoWithoutExport
@@ -137,6 +138,21 @@ pub struct Disk {
 }
 
 impl Server {
+    pub fn new(fault: Fault) -> Self {
+        let blocks = (SIZE / BLOCK) as usize;
+        let mut disk = Disk {
+            bytes: vec![0; SIZE as usize],
+            allocated: vec![false; blocks],
+        };
+        // Data, then a hole, by turns.
+        for block in (0..blocks).step_by(2) {
+            disk.allocated[block] = true;
+            disk.bytes[block * BLOCK as usize..][..BLOCK as usize].fill(0x11 + (block % 100) as u8);
+        }
+        let disk = Mutex::new(disk);
+        Self { fault, disk }
+    }
+
     pub fn read_only(&self) -> bool {
         self.fault == Fault::ReadOnlyWrites
     }
@@ -161,21 +177,7 @@ pub fn start(fault: Fault) -> Uri {
 
 /// Serves clients; returns if the fault ends the server.
 pub fn run(listener: &TcpListener, fault: Fault) {
-    let blocks = (SIZE / BLOCK) as usize;
-    let mut disk = Disk {
-        bytes: vec![0; SIZE as usize],
-        allocated: vec![false; blocks],
-    };
-    // Data, then a hole, by turns.
-    for block in (0..blocks).step_by(2) {
-        disk.allocated[block] = true;
-        disk.bytes[block * BLOCK as usize..][..BLOCK as usize].fill(0x11 + (block % 100) as u8);
-    }
-    let server = Arc::new(Server {
-        fault,
-        disk: Mutex::new(disk),
-    });
-    accept(listener, &server);
+    accept(listener, &Arc::new(Server::new(fault)));
 }
 
 fn accept(listener: &TcpListener, server: &Arc<Server>) {
@@ -183,7 +185,8 @@ fn accept(listener: &TcpListener, server: &Arc<Server>) {
         let Ok(stream) = stream else { return };
         let _ = stream.set_nodelay(true);
         let shared = Arc::clone(server);
-        let serving = thread::spawn(move || serve(stream, &shared));
+        let mut stream = stream;
+        let serving = thread::spawn(move || serve(&mut stream, &shared));
         if server.has(Fault::EndsWhenClientCloses) {
             // As a program whose assertion failed: it does not serve any more.
             if let Ok(Err(())) = serving.join() {
@@ -194,7 +197,7 @@ fn accept(listener: &TcpListener, server: &Arc<Server>) {
 }
 
 /// Serves a connection; an error if the client closed within a message.
-fn serve(stream: TcpStream, server: &Server) -> std::result::Result<(), ()> {
+pub fn serve(stream: &mut dyn Stream, server: &Server) -> std::result::Result<(), ()> {
     let mut wire = Wire { stream };
     let session = match handshake::run(&mut wire, server) {
         Ok(Some(session)) => session,
@@ -205,12 +208,17 @@ fn serve(stream: TcpStream, server: &Server) -> std::result::Result<(), ()> {
     Ok(())
 }
 
+/// What a connection is made of.
+pub trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
 /// A connection.
-pub struct Wire {
-    stream: TcpStream,
+pub struct Wire<'a> {
+    stream: &'a mut dyn Stream,
 }
 
-impl Wire {
+impl Wire<'_> {
     pub fn take(&mut self, length: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length];
         self.stream.read_exact(&mut bytes)?;

@@ -140,7 +140,7 @@ impl Handler<'_> {
             }
             Command::WRITE => self.write(request),
             Command::TRIM if self.has(Fault::TrimsTooMuch) => {
-                let from = request.offset as usize - 1;
+                let from = request.offset.saturating_sub(1) as usize;
                 self.server.with(|disk| disk.bytes[from] = 0);
             }
             Command::WRITE_ZEROES => {

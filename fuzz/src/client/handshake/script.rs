@@ -1,10 +1,10 @@
 //! Scripts for the client's `Handshake` and `Connector`: the caller's calls, and
 //! the server's messages between them.
 
+pub use nbd_check::fuzz::messages::OptionScript;
 use nbd_codec::wire::flags::{HandshakeFlags, TransmissionFlags};
 use nbd_codec::wire::greeting::{ExportNameReply, NewstyleGreeting, OldstyleGreeting};
 use nbd_codec::wire::number::{ContextId, InfoType, OptionReplyType, OptionType};
-use nbd_codec::wire::option::OptionRequest;
 use nbd_codec::wire::option_reply::{BlockSizes, Info, OptionReply};
 use nbd_codec::wire::text::Text;
 
@@ -64,20 +64,6 @@ enums! {
         End {},
     }
 
-    pub enum OptionScript {
-        ExtendedHeaders {},
-        StructuredReply {},
-        SetMetaContext { export: u8, queries: List<u8> },
-        Go { export: u8, requests: List<u8> },
-        StartTls {},
-        ExportName { export: u8 },
-        Info { export: u8, requests: List<u8> },
-        List {},
-        ListMetaContext { export: u8, queries: List<u8> },
-        Abort {},
-        Other { option: u64, data: Vec<u8> },
-    }
-
     pub enum Reply {
         Ack {},
         Export { size: u64, flags: u16 },
@@ -88,60 +74,6 @@ enums! {
         Information { kind: u16, data: Vec<u8> },
         Error { error: u8, message: u8 },
         Other { reply: u64, data: Vec<u8> },
-    }
-}
-
-impl OptionScript {
-    /// The bytes of the option; empty if it cannot be encoded.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let _ = self.with(|option| option.encode(&mut bytes));
-        bytes
-    }
-
-    /// Calls `call` with the option, which borrows from this function.
-    pub fn with<T>(&self, call: impl FnOnce(&OptionRequest) -> T) -> T {
-        use nbd_codec::wire::option::{InfoRequest, MetaContextRequest};
-        let infos = |requests: &List<u8>| -> Vec<InfoType> {
-            let requests = requests.0.iter();
-            requests.map(|info| InfoType((*info).into())).collect()
-        };
-        let names = |queries: &List<u8>| -> Vec<&'static str> {
-            queries.0.iter().map(|query| name(*query)).collect()
-        };
-        let text = |index: &u8| Text::from(name(*index));
-        match self {
-            Self::ExtendedHeaders {} => call(&OptionRequest::ExtendedHeaders),
-            Self::StructuredReply {} => call(&OptionRequest::StructuredReply),
-            Self::StartTls {} => call(&OptionRequest::StartTls),
-            Self::List {} => call(&OptionRequest::List),
-            Self::Abort {} => call(&OptionRequest::Abort),
-            Self::ExportName { export } => call(&OptionRequest::ExportName(text(export))),
-            Self::Go { export, requests } => call(&OptionRequest::Go(InfoRequest {
-                export: text(export),
-                requests: infos(requests)[..].into(),
-            })),
-            Self::Info { export, requests } => call(&OptionRequest::Info(InfoRequest {
-                export: text(export),
-                requests: infos(requests)[..].into(),
-            })),
-            Self::SetMetaContext { export, queries } => {
-                call(&OptionRequest::SetMetaContext(MetaContextRequest {
-                    export: text(export),
-                    queries: names(queries)[..].into(),
-                }))
-            }
-            Self::ListMetaContext { export, queries } => {
-                call(&OptionRequest::ListMetaContext(MetaContextRequest {
-                    export: text(export),
-                    queries: names(queries)[..].into(),
-                }))
-            }
-            Self::Other { option, data } => call(&OptionRequest::Other {
-                option: OptionType(*option as u32),
-                data,
-            }),
-        }
     }
 }
 

@@ -10,10 +10,13 @@
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
+    /// All of these bytes.
+    #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
+    /// The next byte.
     pub fn byte(&mut self) -> u8 {
         match self.0 {
             [first, rest @ ..] => {
@@ -24,6 +27,8 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Whether nothing is left.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -37,7 +42,10 @@ impl<'a> Input<'a> {
 
 /// A value that can be decoded from, and encoded to, the format.
 pub trait Stored: Sized {
+    /// Decodes a value; there is one for any bytes.
     fn read(input: &mut Input) -> Self;
+
+    /// Encodes the value.
     fn write(&self, out: &mut Vec<u8>);
 }
 
@@ -161,8 +169,8 @@ macro_rules! structs {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
 
-        impl $crate::format::Stored for $name {
-            fn read(input: &mut $crate::format::Input) -> Self {
+        impl $crate::fuzz::format::Stored for $name {
+            fn read(input: &mut $crate::fuzz::format::Input) -> Self {
                 Self { $($field: <$type>::read(input),)* }
             }
 
@@ -187,9 +195,9 @@ macro_rules! enums {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum $name { $($(#[$variant_meta])* $variant { $($field: $type),* },)* }
 
-        impl $crate::format::Stored for $name {
+        impl $crate::fuzz::format::Stored for $name {
             #[allow(unused_assignments)]
-            fn read(input: &mut $crate::format::Input) -> Self {
+            fn read(input: &mut $crate::fuzz::format::Input) -> Self {
                 let variants = [$(stringify!($variant)),*].len() as u8;
                 let mut which = input.byte() % variants;
                 $(
@@ -218,6 +226,7 @@ macro_rules! enums {
 }
 
 /// Decodes a script from the fuzzer's bytes.
+#[must_use]
 pub fn read<T: Stored>(bytes: &[u8]) -> T {
     T::read(&mut Input::new(bytes))
 }
