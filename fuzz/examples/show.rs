@@ -1,6 +1,7 @@
 //! Prints the script of a target's input: `cargo run --example show client
 //! fuzz/artifacts/client/crash-...`
 
+use nbd_check::fuzz::{ClientScript, ServerScript};
 use nbd_codec_fuzz::{client, format, pair, server, steps};
 
 fn main() {
@@ -19,6 +20,8 @@ fn main() {
         }
         "step" => println!("{:#?}", format::read::<steps::Run>(&bytes)),
         "pair" => println!("{:#?}", format::read::<pair::script::Script>(&bytes)),
+        "kit_server" => println!("{:#?}", format::read::<ServerScript>(&bytes)),
+        "kit_client" => println!("{:#?}", format::read::<ClientScript>(&bytes)),
         _ => eprintln!("inputs of {target} are not scripts"),
     }
 }
