@@ -3,7 +3,7 @@
 
 use nbd_codec::Framing::{Extended, Simple, Structured};
 use nbd_codec::Limits;
-use nbd_codec::wire::number::ErrorValue;
+use nbd_codec::wire::number::{Cookie, ErrorValue};
 
 use super::machines::{CHUNKED, Client, export, transmission, with_contexts};
 use super::transcript::play;
@@ -292,4 +292,46 @@ fn every_command_with_a_range() {
             );
         }
     }
+}
+
+/// What a driver that returns `std::io::Error` makes of each kind of error.
+#[cfg(feature = "std")]
+#[test]
+fn errors_as_errors_of_io() {
+    use std::io;
+
+    use nbd_codec::client::{Config, ConnectError, Connector};
+    use nbd_codec::wire::EncodeError;
+    use nbd_codec::{Error, Misuse, SessionError, Violation};
+
+    let kinds: [(SessionError, io::ErrorKind); 13] = [
+        (Error::Closed.into(), io::ErrorKind::UnexpectedEof),
+        (
+            Error::from(Violation::UnknownCookie(Cookie(1))).into(),
+            io::ErrorKind::InvalidData,
+        ),
+        (Error::TlsRequired.into(), io::ErrorKind::Other),
+        (Misuse::TlsRequired.into(), io::ErrorKind::InvalidInput),
+        (EncodeError::TooLong.into(), io::ErrorKind::InvalidInput),
+        (ConnectError::UnknownExport.into(), io::ErrorKind::NotFound),
+        (
+            ConnectError::Shutdown.into(),
+            io::ErrorKind::ConnectionRefused,
+        ),
+        (ErrorValue::EPERM.into(), io::ErrorKind::PermissionDenied),
+        (ErrorValue::ENOMEM.into(), io::ErrorKind::OutOfMemory),
+        (ErrorValue::EINVAL.into(), io::ErrorKind::InvalidInput),
+        (ErrorValue::ENOSPC.into(), io::ErrorKind::StorageFull),
+        (ErrorValue::ENOTSUP.into(), io::ErrorKind::Unsupported),
+        (ErrorValue::EIO.into(), io::ErrorKind::Other),
+    ];
+    for (error, kind) in kinds {
+        let text = error.to_string();
+        let io = io::Error::from(error);
+        assert_eq!((io.kind(), io.to_string()), (kind, text));
+    }
+    // A handshake that is asked for what it negotiated before its end.
+    let early = Connector::new(Config::new("")).unwrap().into_negotiated();
+    let early = early.map_err(SessionError::from);
+    assert!(matches!(early, Err(SessionError::NotReady)), "{early:?}");
 }

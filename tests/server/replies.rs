@@ -9,7 +9,7 @@ use nbd_codec::wire::flags::{CommandFlags, TransmissionFlags};
 use nbd_codec::wire::number::{Command, ContextId, Cookie, ErrorValue};
 use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_codec::wire::request::{CompactRequest, ExtendedRequest};
-use nbd_codec::{Framing, Limits, Negotiated, Step};
+use nbd_codec::{Framing, Limits, Misuse, Negotiated, Step};
 
 use crate::requests::export;
 use crate::script::bytes;
@@ -463,6 +463,47 @@ fn extents_are_truncated_to_the_request() {
     let all = request_of_type!(EXTENDED, BlockStatus64, BLOCK_STATUS);
     let map = [wide(u64::MAX, 9), wide(1, 0)];
     assert!(all.truncate(map.into_iter()).eq([map[0]]));
+}
+
+/// A server that keeps its map in 64 bits answers both widths with it.
+#[test]
+fn a_map_in_64_bits_is_narrowed_for_narrow_status() {
+    // What is past the end of the request is not looked at.
+    let map = [wide(0x800, 1), wide(5 << 30, 0), wide(1, u64::MAX)];
+    let mut out = Vec::new();
+    let narrow = request_of_type!(STRUCTURED, BlockStatus32, BLOCK_STATUS);
+    let Err(rejected) = narrow.reply_wide(ContextId(0), [wide(1, 1 << 32)], &mut out) else {
+        panic!("flags of 33 bits");
+    };
+    assert_eq!(rejected.reason, Misuse::StatusTooWide(ContextId(0)));
+    assert!(out.is_empty());
+    let narrow = rejected.request;
+    let narrow = narrow.reply_wide(ContextId(0), map, &mut out);
+    let narrow = narrow.unwrap().unwrap();
+    assert!(narrow.contexts().eq([ContextId(3)]));
+    assert_bytes(
+        std::mem::take(&mut out),
+        &format!(
+            "CHUNK MORE STATUS {COOKIE} 4{{ 0000_0000 0000_0800 0000_0001 ffff_0000 0000_0000 }}"
+        ),
+    );
+    let one = CommandFlags::REQ_ONE;
+    let narrow = request_of_type!(STRUCTURED, BlockStatus32, BLOCK_STATUS, one);
+    narrow.reply_wide(ContextId(0), map, &mut out).unwrap();
+    assert_bytes(
+        std::mem::take(&mut out),
+        &format!("CHUNK MORE STATUS {COOKIE} 4{{ 0000_0000 0000_0800 0000_0001 }}"),
+    );
+    let all = request_of_type!(EXTENDED, BlockStatus64, BLOCK_STATUS);
+    all.reply_wide(ContextId(0), map, &mut out).unwrap();
+    assert_bytes(
+        out,
+        &format!(
+            "EXTCHUNK MORE STATUS_EXT {COOKIE} {AT} 8{{ 0000_0000 0000_0002
+                0000_0000_0000_0800 0000_0000_0000_0001
+                0000_0001_4000_0000 0000_0000_0000_0000 }}"
+        ),
+    );
 }
 
 /// An `Extent64` becomes several `Extent32`.
