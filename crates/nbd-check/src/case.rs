@@ -4,6 +4,7 @@ use nbd_codec::Framing;
 use nbd_codec::wire::flags::TransmissionFlags;
 use nbd_codec::wire::number::OptionType;
 
+use crate::client;
 use crate::duty::{Duty, duty};
 use crate::outcome::Checked;
 use crate::profile::{FRAMINGS, Profile, TlsMode, framing_name};
@@ -141,7 +142,12 @@ impl Need {
     }
 }
 
-type Run = Box<dyn Fn(&Trial<'_>) -> Checked + Send + Sync>;
+/// What a case does.
+enum Run {
+    Nothing,
+    Server(Box<dyn Fn(&Trial<'_>) -> Checked + Send + Sync>),
+    Client(Box<client::Run>),
+}
 
 /// A row of the table.
 pub struct Case {
@@ -149,12 +155,12 @@ pub struct Case {
     pub id: String,
     /// The duty.
     pub duty: &'static Duty,
-    /// What the client sends.
+    /// What the tester sends.
     pub sends: String,
-    /// What the server may answer.
+    /// What the program that is tested may answer.
     pub expects: String,
     pub(crate) needs: Vec<Need>,
-    run: Option<Run>,
+    run: Run,
 }
 
 impl Case {
@@ -166,7 +172,15 @@ impl Case {
 
     /// What the case does.
     pub(crate) fn run(&mut self, run: impl Fn(&Trial<'_>) -> Checked + Send + Sync + 'static) {
-        self.run = Some(Box::new(run));
+        self.run = Run::Server(Box::new(run));
+    }
+
+    /// What a case of a client does.
+    pub(crate) fn run_client(
+        &mut self,
+        run: impl Fn(&client::Trial<'_>) -> Checked + Send + Sync + 'static,
+    ) {
+        self.run = Run::Client(Box::new(run));
     }
 
     /// Why the case is skipped; `None` if it is run.
@@ -175,11 +189,19 @@ impl Case {
         needs.find_map(|need| need.missing(profile, destructive))
     }
 
-    /// Runs it.
+    /// Runs it on a server.
     pub(crate) fn execute(&self, trial: &Trial<'_>) -> Checked {
         match &self.run {
-            Some(run) => run(trial),
-            None => Ok(()),
+            Run::Server(run) => run(trial),
+            Run::Nothing | Run::Client(_) => Ok(()),
+        }
+    }
+
+    /// Runs it on a client.
+    pub(crate) fn execute_client(&self, trial: &client::Trial<'_>) -> Checked {
+        match &self.run {
+            Run::Client(run) => run(trial),
+            Run::Nothing | Run::Server(_) => Ok(()),
         }
     }
 
@@ -235,7 +257,7 @@ impl Cases {
             sends: sends.into(),
             expects: expects.into(),
             needs: vec![Need::Newstyle],
-            run: None,
+            run: Run::Nothing,
         });
         // The one that was pushed.
         let last = self.0.len() - 1;

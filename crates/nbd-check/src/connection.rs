@@ -28,8 +28,16 @@ pub(crate) struct Record {
 
 pub(crate) type Shared = Rc<RefCell<Record>>;
 
-/// A connection to the server.
+/// The side that the tester is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
+}
+
+/// A connection to the program that is tested.
 pub(crate) struct Connection {
+    side: Side,
     stream: Stream,
     record: Shared,
     number: usize,
@@ -44,6 +52,8 @@ pub(crate) struct Connection {
 
 /// How much is read at once, in bytes.
 const READ: usize = 1 << 16;
+/// How much of a message of the scripted server is kept, in bytes.
+const KEPT: usize = 4096;
 
 impl Connection {
     pub(crate) fn open(
@@ -56,8 +66,28 @@ impl Connection {
         Ok(Self::over(stream, record, timeout, deadline))
     }
 
-    /// A connection over a stream that is connected.
+    /// A connection to a server over a stream that is connected.
     pub(crate) fn over(
+        stream: Stream,
+        record: &Shared,
+        timeout: Duration,
+        deadline: Instant,
+    ) -> Self {
+        Self::new(Side::Client, stream, record, timeout, deadline)
+    }
+
+    /// A connection that a client opened.
+    pub(crate) fn accepted(
+        stream: Stream,
+        record: &Shared,
+        timeout: Duration,
+        deadline: Instant,
+    ) -> Self {
+        Self::new(Side::Server, stream, record, timeout, deadline)
+    }
+
+    fn new(
+        side: Side,
         stream: Stream,
         record: &Shared,
         timeout: Duration,
@@ -70,6 +100,7 @@ impl Connection {
             record.connections
         };
         Self {
+            side,
             stream,
             record: Rc::clone(record),
             number,
@@ -94,20 +125,55 @@ impl Connection {
     }
 
     fn ended(&mut self, end: End) -> End {
-        if self.end == End::Open {
+        if self.end != End::Open {
+            return self.end;
+        }
+        // What a stream reports is of the peer.
+        let end = match (self.side, end) {
+            (Side::Server, End::Closed | End::Reset) => End::Client,
+            (Side::Server, End::Client) => End::Closed,
+            _ => end,
+        };
+        // A client may take its time.
+        if self.side == Side::Client || end != End::Silent {
             self.end = end;
             self.record.borrow_mut().end = Some(end);
             self.log(Event::Ended(end), String::new());
         }
-        self.end
+        end
+    }
+
+    /// What this side sent; of very many bytes the first.
+    fn sent(&self, bytes: &[u8]) -> Event {
+        match self.side {
+            Side::Client => Event::Sent(bytes.to_vec()),
+            Side::Server => {
+                let kept = bytes.get(..KEPT).unwrap_or(bytes);
+                Event::Received(kept.to_vec(), bytes.len() - kept.len())
+            }
+        }
     }
 
     /// Sends bytes. A server that closed the connection, or does not read, is
     /// noticed when the next reply is due: it may have replied before.
     pub(crate) fn send(&mut self, bytes: &[u8], meaning: impl Into<String>) {
-        self.log(Event::Sent(bytes.to_vec()), meaning.into());
+        self.log(self.sent(bytes), meaning.into());
         let sent = self.stream.write_all(bytes);
         let _ = sent.and_then(|()| self.stream.flush());
+    }
+
+    /// Sends bytes that are not recorded.
+    ///
+    /// # Errors
+    ///
+    /// The peer closed the connection, or does not read.
+    pub(crate) fn send_more(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Whether something of the peer has arrived, or arrives within this time.
+    pub(crate) fn has_more(&mut self, time: Duration) -> bool {
+        !self.buffer.is_empty() || self.read(Instant::now() + time).is_ok()
     }
 
     /// The next `n` bytes; not yet recorded.
@@ -129,9 +195,18 @@ impl Connection {
         Ok(taken)
     }
 
-    /// Records bytes that the server sent.
+    /// Records bytes that the peer sent.
     fn received(&mut self, bytes: Vec<u8>, meaning: String) {
-        self.log(Event::Received(bytes, 0), meaning);
+        let event = match self.side {
+            Side::Client => Event::Received(bytes, 0),
+            Side::Server => Event::Sent(bytes),
+        };
+        self.log(event, meaning);
+    }
+
+    /// How long the peer may take from now on.
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
     }
 
     /// Reads until the buffer has `n` bytes. `timeout` is for each read: a slow server

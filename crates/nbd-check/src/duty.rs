@@ -1,9 +1,11 @@
-//! The duties of a server, as the specification states them.
+//! The duties of a server and of a client, as the specification states them.
 //!
-//! The ids are those of `docs/conformance.md`. A duty that only the client has, or
-//! that a client cannot observe, is not here.
+//! The ids are those of `docs/conformance.md`. A duty that the peer cannot observe is
+//! not here. Those of a client are in `client/duties.rs`.
 
 use std::fmt;
+
+use crate::client::CLIENT_DUTIES;
 
 /// How binding a duty is (specification, "Conventions").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +37,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// A duty of the server.
+/// A duty.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Duty {
     /// The id in `docs/conformance.md`.
@@ -55,25 +57,34 @@ pub struct Duty {
 /// If there is none: the id is a literal of a case, and a test looks up all of them.
 #[must_use]
 pub fn duty(id: &str) -> &'static Duty {
-    match DUTIES.iter().find(|duty| duty.id == id) {
+    match all().find(|duty| duty.id == id) {
         Some(duty) => duty,
-        None => panic!("{id} is no duty of the server"),
+        None => panic!("{id} is no duty"),
     }
 }
 
+/// Every duty: those of a server, then those that only a client has.
+pub(crate) fn all() -> impl Iterator<Item = &'static Duty> {
+    DUTIES.iter().chain(CLIENT_DUTIES)
+}
+
 macro_rules! duties {
-    ($($section:literal { $($id:literal $level:ident $text:literal)* })*) => {
-        /// Every duty, in the order of the specification.
-        pub const DUTIES: &[Duty] = &[$($(Duty {
+    ($(#[$doc:meta])* $name:ident: $($section:literal { $($id:literal $level:ident $text:literal)* })*) => {
+        $(#[$doc])*
+        pub const $name: &[$crate::Duty] = &[$($($crate::Duty {
             id: $id,
             section: $section,
-            level: Level::$level,
+            level: $crate::Level::$level,
             text: $text,
         },)*)*];
     };
 }
 
+pub(crate) use duties;
+
 duties! {
+    /// Every duty of a server, in the order of the specification.
+    DUTIES:
     "Conventions" {
         "C1" Must "A string contains no NUL."
         "C2" Must "A string has at most 4096 bytes."
@@ -109,7 +120,7 @@ duties! {
     }
     "Terminating the transmission phase" {
         "T32" Must "On DISC a server closes the connection."
-        "T38" Must "A server does not disconnect, and does not end, for any other reason."
+        "T38" Must "Neither side disconnects, or ends, for any other reason."
     }
     "NOTLS mode" {
         "L6" Must "A server without TLS answers STARTTLS by an error that the text permits."

@@ -1,4 +1,5 @@
-//! A conformance tester for NBD servers: the library of the program `nbd-check`.
+//! A conformance tester for NBD servers and clients: the library of the program
+//! `nbd-check`. What follows is about servers; [`client`] is about clients.
 //!
 //! # Design
 //!
@@ -53,6 +54,7 @@
 
 mod case;
 pub mod cases;
+pub mod client;
 mod connection;
 mod deviations;
 mod duty;

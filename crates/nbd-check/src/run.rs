@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::case::Case;
+use crate::connection::Record;
 use crate::deviations::Deviations;
 use crate::duty::Level;
 use crate::outcome::{End, Finding, Stop, Verdict};
@@ -40,6 +41,35 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The verdict from the findings.
+    pub(crate) fn assess(&self, result: &mut CaseResult) {
+        let binding = |finding: &Finding| match finding.level {
+            Level::Must => Verdict::Fail,
+            Level::Should if self.strict => Verdict::Fail,
+            Level::Should => Verdict::NonStrict,
+            Level::Undefined => Verdict::Informational,
+        };
+        result
+            .findings
+            .dedup_by(|a, b| (a.duty.id, &a.actual, a.level) == (b.duty.id, &b.actual, b.level));
+        result.findings.sort_by_key(|finding| finding.level);
+        let worst = [Verdict::Fail, Verdict::NonStrict, Verdict::Informational];
+        let worst = worst
+            .into_iter()
+            .find(|verdict| result.findings.iter().any(|one| binding(one) == *verdict));
+        if let Some(verdict) = worst {
+            result.verdict = verdict;
+        }
+        if matches!(result.verdict, Verdict::Fail | Verdict::NonStrict)
+            && let Some(reason) = self.deviations.reason(&result.id)
+        {
+            result.verdict = Verdict::Deviation;
+            result.reason = Some(reason.to_owned());
+        }
+    }
+}
+
 /// The result of a case.
 #[derive(Debug, Clone)]
 pub struct CaseResult {
@@ -51,13 +81,13 @@ pub struct CaseResult {
     pub level: Level,
     /// The requirement.
     pub requirement: String,
-    /// What the client sent.
+    /// What the tester sent.
     pub sends: String,
-    /// What the server may answer.
+    /// What the program that is tested may answer.
     pub expects: String,
     /// The verdict.
     pub verdict: Verdict,
-    /// The duties that the server did not meet.
+    /// The duties that were not met.
     pub findings: Vec<Finding>,
     /// Why it was skipped, or what explains the deviation.
     pub reason: Option<String>,
@@ -70,7 +100,7 @@ pub struct CaseResult {
 }
 
 impl CaseResult {
-    fn new(case: &Case, verdict: Verdict) -> Self {
+    pub(crate) fn new(case: &Case, verdict: Verdict) -> Self {
         Self {
             id: case.id.clone(),
             section: case.duty.section.to_owned(),
@@ -84,6 +114,24 @@ impl CaseResult {
             end: None,
             time: Duration::ZERO,
             transcript: Vec::new(),
+        }
+    }
+    /// Takes what a case left, and why it ended early.
+    pub(crate) fn take(&mut self, record: Record, stop: Option<Stop>) {
+        self.findings = record.findings;
+        self.transcript = record.entries;
+        self.end = record.end;
+        match stop {
+            Some(Stop::Found(finding)) => self.findings.insert(0, finding),
+            Some(Stop::Unimplemented(reason)) => {
+                self.verdict = Verdict::Unimplemented;
+                self.reason = Some(reason);
+            }
+            Some(Stop::Skipped(reason)) => {
+                self.verdict = Verdict::Skipped;
+                self.reason = Some(reason);
+            }
+            None => {}
         }
     }
 }
@@ -186,28 +234,14 @@ impl Runner {
         let record = std::mem::take(&mut *trial.record.borrow_mut());
         drop(trial);
         let mut result = CaseResult::new(case, Verdict::Pass);
-        result.findings = record.findings;
-        result.transcript = record.entries;
-        result.end = record.end;
-        match stop {
-            Some(Stop::Found(finding)) => result.findings.insert(0, finding),
-            Some(Stop::Unimplemented(reason)) => {
-                result.verdict = Verdict::Unimplemented;
-                result.reason = Some(reason);
-            }
-            Some(Stop::Skipped(reason)) => {
-                result.verdict = Verdict::Skipped;
-                result.reason = Some(reason);
-            }
-            None => {}
-        }
+        result.take(record, stop);
         let failed = result.findings.iter().any(|one| one.level == Level::Must);
         if let Some(status) = self.ended(failed) {
             let finding = Finding::new("T38", format!("the server ended: {status}"));
             result.findings.insert(0, finding);
         }
         result.time = start.elapsed();
-        self.assess(&mut result);
+        self.options.assess(&mut result);
         result
     }
 
@@ -230,32 +264,5 @@ impl Runner {
         let advice = "the server is gone; one that the tester starts is started again";
         self.gone = Some(advice.to_owned());
         Some(format!("{error:#}"))
-    }
-
-    /// The verdict from the findings.
-    fn assess(&self, result: &mut CaseResult) {
-        let binding = |finding: &Finding| match finding.level {
-            Level::Must => Verdict::Fail,
-            Level::Should if self.options.strict => Verdict::Fail,
-            Level::Should => Verdict::NonStrict,
-            Level::Undefined => Verdict::Informational,
-        };
-        result
-            .findings
-            .dedup_by(|a, b| (a.duty.id, &a.actual, a.level) == (b.duty.id, &b.actual, b.level));
-        result.findings.sort_by_key(|finding| finding.level);
-        let worst = [Verdict::Fail, Verdict::NonStrict, Verdict::Informational];
-        let worst = worst
-            .into_iter()
-            .find(|verdict| result.findings.iter().any(|one| binding(one) == *verdict));
-        if let Some(verdict) = worst {
-            result.verdict = verdict;
-        }
-        if matches!(result.verdict, Verdict::Fail | Verdict::NonStrict)
-            && let Some(reason) = self.options.deviations.reason(&result.id)
-        {
-            result.verdict = Verdict::Deviation;
-            result.reason = Some(reason.to_owned());
-        }
     }
 }

@@ -1,9 +1,9 @@
 //! The byte stream of a connection: TCP or a Unix socket, with or without TLS.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 #[cfg(unix)]
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,6 +63,73 @@ impl Address {
 pub(crate) trait ReadWrite: Read + Write {}
 
 impl<S: Read + Write> ReadWrite for S {}
+
+/// A socket that clients connect to.
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Listens; accepting does not wait.
+    pub(crate) fn bind(address: &Address) -> Result<Self> {
+        match address {
+            Address::Tcp(host, port) => {
+                let listener = TcpListener::bind((host.as_str(), *port))
+                    .with_context(|| format!("cannot listen on {host}:{port}"))?;
+                listener.set_nonblocking(true)?;
+                Ok(Self::Tcp(listener))
+            }
+            #[cfg(unix)]
+            Address::Unix(path) => {
+                let listener = UnixListener::bind(path)
+                    .with_context(|| format!("cannot listen on {}", path.display()))?;
+                listener.set_nonblocking(true)?;
+                Ok(Self::Unix(listener))
+            }
+            #[cfg(not(unix))]
+            Address::Unix(_) => bail!("this system has no Unix sockets for programs; use TCP"),
+        }
+    }
+
+    /// A client that has connected; an error if there is none.
+    pub(crate) fn accept(&self, write_timeout: Duration) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(false)?;
+                stream.set_nodelay(true)?;
+                stream.set_write_timeout(Some(write_timeout))?;
+                Ok(Accepted::Tcp(stream))
+            }
+            #[cfg(unix)]
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(false)?;
+                stream.set_write_timeout(Some(write_timeout))?;
+                Ok(Accepted::Unix(stream))
+            }
+        }
+    }
+}
+
+/// The socket of a client: unlike a stream it can be sent to the thread that serves it.
+pub(crate) enum Accepted {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+impl From<Accepted> for Stream {
+    fn from(accepted: Accepted) -> Self {
+        match accepted {
+            Accepted::Tcp(stream) => Self::Tcp(stream),
+            #[cfg(unix)]
+            Accepted::Unix(stream) => Self::Unix(stream),
+        }
+    }
+}
 
 /// A connected stream.
 pub(crate) enum Stream {

@@ -5,7 +5,7 @@ mod faulty;
 use std::time::Duration;
 
 use faulty::Fault;
-use nbd_check::report::{Report, html, transcript_of};
+use nbd_check::report::{Report, Side, html, transcript_of};
 use nbd_check::{Address, CaseResult, Deviations, Options, Runner, Target, Verdict, cases, replay};
 use nbd_check::{tls, transcript};
 
@@ -30,7 +30,14 @@ fn run(options: Options) -> (Report, Vec<CaseResult>, nbd_codec::uri::Uri) {
         .map(|case| runner.run(case))
         .collect();
     let (name, time) = ("a <server> & more", Duration::from_millis(1500));
-    let report = Report::new(name, &runner.uri(), runner.server(), &results, time);
+    let report = Report::new(
+        Side::Server,
+        name,
+        &runner.uri(),
+        runner.server(),
+        &results,
+        time,
+    );
     (report, results, uri)
 }
 
@@ -49,7 +56,7 @@ fn json_is_read_again() {
         assert!(report.count(verdict) > 0, "{verdict}");
     }
     let error = Report::from_json(&serde_json::json!({"name": 1})).unwrap_err();
-    assert_eq!(error.to_string(), "\"server\" is missing");
+    assert_eq!(error.to_string(), "\"about\" is missing");
 }
 
 #[test]

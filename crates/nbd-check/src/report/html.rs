@@ -56,7 +56,7 @@ pub fn html(reports: &[Report]) -> String {
 }
 
 fn summary(page: &mut String, reports: &[Report]) {
-    page.push_str("<table><thead><tr><th>server</th>");
+    page.push_str("<table><thead><tr><th>program</th>");
     for verdict in Verdict::ALL {
         let _ = write!(page, "<th>{} {verdict}</th>", mark(verdict));
     }
@@ -150,7 +150,7 @@ fn cell(page: &mut String, row: Option<&Row>, index: usize) {
 
 fn details(page: &mut String, report: &Report, index: usize) {
     let _ = writeln!(page, "<h2>{}</h2>\n<ul>", escape(&report.name));
-    for (what, value) in &report.server {
+    for (what, value) in &report.about {
         let _ = writeln!(page, "<li>{}: {}</li>", escape(what), escape(value));
     }
     page.push_str("</ul>\n");

@@ -5,15 +5,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use super::{Report, Row, RowFinding};
+use super::{Report, Row, RowFinding, Side};
 use crate::outcome::Verdict;
 
 impl Report {
     /// The report as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
-        let server: Map<_, _> = self
-            .server
+        let about: Map<_, _> = self
+            .about
             .iter()
             .map(|(what, value)| (what.clone(), value.clone().into()))
             .collect();
@@ -24,9 +24,10 @@ impl Report {
         let rows: Vec<_> = self.rows.iter().map(row_json).collect();
         json!({
             "nbd-check": env!("CARGO_PKG_VERSION"),
+            "side": self.side.as_str(),
             "name": self.name,
             "uri": self.uri,
-            "server": server,
+            "about": about,
             "seconds": self.time.as_secs_f64(),
             "counts": counts,
             "cases": rows,
@@ -43,16 +44,17 @@ impl Report {
             let field = value.get(key).and_then(Value::as_object);
             field.with_context(|| format!("\"{key}\" is missing"))
         };
-        let server = object("server")?.iter().map(|(what, value)| {
+        let about = object("about")?.iter().map(|(what, value)| {
             let text = value.as_str().unwrap_or_default();
             (what.clone(), text.to_owned())
         });
         let cases = value.get("cases").and_then(Value::as_array);
         let cases = cases.context("\"cases\" is missing")?;
         Ok(Self {
+            side: side(value)?,
             name: string(value, "name")?,
             uri: string(value, "uri")?,
-            server: server.collect(),
+            about: about.collect(),
             time: seconds(value)?,
             rows: cases.iter().map(row).collect::<Result<_>>()?,
         })
@@ -112,6 +114,13 @@ fn row(value: &Value) -> Result<Row> {
         time: seconds(value)?,
         transcript: optional("transcript"),
     })
+}
+
+fn side(value: &Value) -> Result<Side> {
+    let word = string(value, "side")?;
+    let sides = [Side::Server, Side::Client];
+    let side = sides.into_iter().find(|side| side.as_str() == word);
+    side.with_context(|| format!("\"{word}\" is neither server nor client"))
 }
 
 fn finding(value: &Value) -> Result<RowFinding> {

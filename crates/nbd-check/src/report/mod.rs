@@ -14,15 +14,37 @@ use crate::outcome::Verdict;
 use crate::run::CaseResult;
 use crate::transcript;
 
+/// The side of a program that is tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// A server.
+    Server,
+    /// A client.
+    Client,
+}
+
+impl Side {
+    /// The word in reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+}
+
 /// A run, as it is written and read again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// What the server is called in the report.
+    /// The side of the program.
+    pub side: Side,
+    /// What the program is called in the report.
     pub name: String,
-    /// Where it listened.
+    /// Where the server listened.
     pub uri: String,
-    /// What the server is and has: names and values.
-    pub server: Vec<(String, String)>,
+    /// What the program is and has: names and values.
+    pub about: Vec<(String, String)>,
     /// How long the run took.
     pub time: Duration,
     /// The cases in order.
@@ -40,9 +62,9 @@ pub struct Row {
     pub level: String,
     /// The requirement.
     pub requirement: String,
-    /// What the client sent.
+    /// What the tester sent.
     pub sends: String,
-    /// What the server may answer.
+    /// What the program may answer.
     pub expects: String,
     /// The verdict.
     pub verdict: Verdict,
@@ -69,7 +91,7 @@ pub struct RowFinding {
     pub level: String,
     /// The requirement.
     pub expected: String,
-    /// What the server did.
+    /// What the program did.
     pub actual: String,
 }
 
@@ -77,16 +99,18 @@ impl Report {
     /// The report of these results.
     #[must_use]
     pub fn new(
+        side: Side,
         name: &str,
         uri: &str,
-        server: Vec<(String, String)>,
+        about: Vec<(String, String)>,
         results: &[CaseResult],
         time: Duration,
     ) -> Self {
         Self {
+            side,
             name: name.to_owned(),
             uri: uri.to_owned(),
-            server,
+            about,
             time,
             rows: results.iter().map(Row::new).collect(),
         }
@@ -104,7 +128,7 @@ impl Report {
     /// The headings of the specification, in the order of the rows.
     fn sections(&self) -> Vec<&str> {
         let mut sections: Vec<&str> = Vec::new();
-        for duty in crate::DUTIES {
+        for duty in crate::duty::all() {
             let used = self.rows.iter().any(|row| row.section == duty.section);
             if used && !sections.contains(&duty.section) {
                 sections.push(duty.section);

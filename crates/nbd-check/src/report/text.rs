@@ -12,8 +12,8 @@ impl Report {
     #[must_use]
     pub fn text(&self, all: bool) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "NBD server: {}", self.name);
-        for (what, value) in &self.server {
+        let _ = writeln!(text, "NBD {}: {}", self.side.as_str(), self.name);
+        for (what, value) in &self.about {
             let _ = writeln!(text, "  {what}: {value}");
         }
         for section in self.sections() {
@@ -24,14 +24,17 @@ impl Report {
                 .count();
             let run = rows
                 .iter()
-                .filter(|row| row.verdict != Verdict::Skipped)
+                .filter(|row| !matches!(row.verdict, Verdict::Skipped | Verdict::Unimplemented))
                 .count();
             if run == 0 && !all {
                 continue;
             }
             let _ = writeln!(text, "\n{section}: {passed} of {run} passed");
             for row in rows {
-                let quiet = matches!(row.verdict, Verdict::Pass | Verdict::Skipped);
+                let quiet = matches!(
+                    row.verdict,
+                    Verdict::Pass | Verdict::Skipped | Verdict::Unimplemented
+                );
                 if all || !quiet {
                     put_row(&mut text, row);
                 }

@@ -17,6 +17,8 @@ pub struct Arguments {
 pub enum Command {
     /// Check a server: one that runs, or a command that starts one
     Server(Box<Server>),
+    /// Check a client: a command that connects to servers which break rules
+    Client(Box<Client>),
     /// Make one HTML page of several reports
     Report(Report),
     /// Send again what the client of a transcript sent, and compare the replies
@@ -43,6 +45,34 @@ pub struct Server {
     /// Also run the cases that write; the export is overwritten
     #[arg(long)]
     pub destructive: bool,
+    /// Connect, and tell which cases would run and which not, and why
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Exit status: 0 if nothing failed, 1 if something failed, 2 if the client cannot be
+/// checked.
+#[derive(Debug, Args)]
+#[command(after_help = CLIENT_EXAMPLES)]
+pub struct Client {
+    /// A command that runs the client; it is run once for each case, or more often. {uri} is
+    /// replaced by the URI of the server, {socket} by the path of its socket, {port} by its
+    /// TCP port on the local machine; {out} by a file that the client writes the export to,
+    /// {in} by one of 1 MiB that it writes to the export
+    #[arg(last = true, value_name = "COMMAND", required_unless_present = "list")]
+    pub command: Vec<String>,
+    /// Cut connections at every byte
+    #[arg(long)]
+    pub thorough: bool,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What both sides have.
+#[derive(Debug, Args)]
+pub struct Common {
     /// What the specification advises (SHOULD) is a failure too
     #[arg(long)]
     pub strict: bool,
@@ -55,16 +85,13 @@ pub struct Server {
     /// List the cases and end
     #[arg(long)]
     pub list: bool,
-    /// Connect, and tell which cases would run and which not, and why
-    #[arg(long)]
-    pub dry_run: bool,
     /// Known deviations: a file with a pattern of cases and a reason in each line
     #[arg(long, value_name = "FILE")]
     pub deviations: Option<PathBuf>,
-    /// How long the server may take for a reply
+    /// How long a server may take for a reply, or a client to end after the server has closed
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
     pub timeout: Duration,
-    /// What the server is called in reports
+    /// What the program is called in reports
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Print every case, not only what was found
@@ -111,6 +138,13 @@ Examples:
   nbd-check server --destructive -- nbd-serve --memory 64M --unix {socket}
   nbd-check server --destructive -- nbdkit -f -U {socket} memory 64M
   nbd-check server -- qemu-nbd -t -e 0 -k {socket} -f raw disk.img";
+
+const CLIENT_EXAMPLES: &str = "\
+Examples:
+  nbd-check client -- nbd read {uri}
+  nbd-check client -- nbdcopy {uri} {out}
+  nbd-check client -- nbdcopy {in} {uri}
+  nbd-check client -- qemu-img convert -f raw -O raw {uri} {out}";
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;

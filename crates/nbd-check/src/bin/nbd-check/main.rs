@@ -12,16 +12,17 @@ use anyhow::{Context, Result, anyhow, bail};
 use args::{Arguments, Command};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use nbd_check::report::{Report, html, transcript_of};
+use nbd_check::report::{Report, Side, html, transcript_of};
 use nbd_check::{
-    Address, Case, CaseResult, Deviations, Options, Runner, Target, Verdict, cases, replay, tls,
-    transcript,
+    Address, Case, CaseResult, Deviations, Options, Runner, Target, Verdict, cases, client, replay,
+    tls, transcript,
 };
 use nbd_codec::uri::Uri;
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Server(args) => server(&args),
+        Command::Client(args) => client(&args),
         Command::Report(args) => report(&args),
         Command::Replay(args) => replay_file(&args),
     };
@@ -37,8 +38,8 @@ fn main() -> ExitCode {
 
 /// Checks a server; true if nothing failed.
 fn server(args: &args::Server) -> Result<bool> {
-    let cases = selected(args)?;
-    if args.list {
+    let cases = selected(cases::all(), &args.common)?;
+    if args.common.list {
         print(&list(&cases))?;
         return Ok(true);
     }
@@ -46,30 +47,75 @@ fn server(args: &args::Server) -> Result<bool> {
         Some(uri) => Target::running(parse(uri)?)?,
         None => Target::start(&args.command, &args.export)?,
     };
-    let options = Options {
+    let mut runner = Runner::new(target, options(&args.common, args.destructive)?)?;
+    if args.dry_run {
+        print(&plan(&runner, &cases))?;
+        return Ok(true);
+    }
+    let start = Instant::now();
+    let results = run(&cases, |case| runner.run(case))?;
+    let report = Report::new(
+        Side::Server,
+        &name(&args.common, &args.command, &runner.uri()),
+        &runner.uri(),
+        runner.server(),
+        &results,
+        start.elapsed(),
+    );
+    if runner.restarts() > 0 {
+        eprintln!("nbd-check: the server ended {} times", runner.restarts());
+    }
+    finish(&report, &results, &runner.unused_deviations(), &args.common)
+}
+
+/// Checks a client; true if nothing failed.
+fn client(args: &args::Client) -> Result<bool> {
+    let cases = selected(client::all(), &args.common)?;
+    if args.common.list {
+        print(&list(&cases))?;
+        return Ok(true);
+    }
+    let options = options(&args.common, false)?;
+    let start = Instant::now();
+    let mut runner = client::Runner::new(&args.command, options, args.thorough)?;
+    let results = run(&cases, |case| runner.run(case))?;
+    let report = Report::new(
+        Side::Client,
+        &name(&args.common, &args.command, &runner.uri()),
+        &runner.uri(),
+        runner.client(),
+        &results,
+        start.elapsed(),
+    );
+    finish(&report, &results, &runner.unused_deviations(), &args.common)
+}
+
+fn options(args: &args::Common, destructive: bool) -> Result<Options> {
+    Ok(Options {
         timeout: args.timeout,
-        destructive: args.destructive,
+        destructive,
         strict: args.strict,
         deviations: match &args.deviations {
             None => Deviations::default(),
             Some(path) => Deviations::parse(&read(path)?)
                 .map_err(|line| anyhow!("{}: line {line} has no reason", path.display()))?,
         },
-    };
-    let mut runner = Runner::new(target, options)?;
-    if args.dry_run {
-        print(&plan(&runner, &cases))?;
-        return Ok(true);
-    }
-    let start = Instant::now();
-    let results = run(&mut runner, &cases)?;
-    let name = match (&args.name, args.command.first()) {
-        (Some(name), _) => name.clone(),
-        (None, Some(program)) => program.clone(),
-        (None, None) => runner.uri(),
-    };
-    let server = runner.server();
-    let report = Report::new(&name, &runner.uri(), server, &results, start.elapsed());
+    })
+}
+
+/// What the program is called in reports.
+fn name(args: &args::Common, command: &[String], uri: &str) -> String {
+    let program = command.first().map(String::as_str);
+    args.name.as_deref().or(program).unwrap_or(uri).to_owned()
+}
+
+/// Writes the reports; true if nothing failed.
+fn finish(
+    report: &Report,
+    results: &[CaseResult],
+    unused: &[String],
+    args: &args::Common,
+) -> Result<bool> {
     print(&report.text(args.verbose))?;
     if let Some(path) = &args.json {
         write(path, &format!("{:#}\n", report.json()))?;
@@ -78,23 +124,19 @@ fn server(args: &args::Server) -> Result<bool> {
         write(path, &report.junit())?;
     }
     if let Some(path) = &args.html {
-        write(path, &html(std::slice::from_ref(&report)))?;
+        write(path, &html(std::slice::from_ref(report)))?;
     }
     if let Some(folder) = &args.transcripts {
-        write_transcripts(folder, &results)?;
+        write_transcripts(folder, results)?;
     }
-    for pattern in runner.unused_deviations() {
+    for pattern in unused {
         eprintln!("nbd-check: no case needs the deviation {pattern} any more");
-    }
-    if runner.restarts() > 0 {
-        eprintln!("nbd-check: the server ended {} times", runner.restarts());
     }
     Ok(report.count(Verdict::Fail) == 0)
 }
 
 /// The cases that the arguments select.
-fn selected(args: &args::Server) -> Result<Vec<Case>> {
-    let mut cases = cases::all();
+fn selected(mut cases: Vec<Case>, args: &args::Common) -> Result<Vec<Case>> {
     if !args.section.is_empty() {
         let wanted: Vec<_> = args
             .section
@@ -144,7 +186,7 @@ fn plan(runner: &Runner, cases: &[Case]) -> String {
     text
 }
 
-fn run(runner: &mut Runner, cases: &[Case]) -> Result<Vec<CaseResult>> {
+fn run(cases: &[Case], mut run: impl FnMut(&Case) -> CaseResult) -> Result<Vec<CaseResult>> {
     let bar = ProgressBar::new(u64::try_from(cases.len())?);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}")?;
     bar.set_style(style);
@@ -152,7 +194,7 @@ fn run(runner: &mut Runner, cases: &[Case]) -> Result<Vec<CaseResult>> {
     let mut failed = 0;
     for case in cases {
         bar.set_message(format!("{failed} failed; {}", case.id));
-        let result = runner.run(case);
+        let result = run(case);
         failed += u64::from(result.verdict == Verdict::Fail);
         results.push(result);
         bar.inc(1);

@@ -1,0 +1,156 @@
+//! Runs the command against a script: a listener, a thread for each connection, and
+//! the process.
+
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nbd_codec::uri::Uri;
+use tempfile::TempDir;
+
+use super::program::{Output, Program};
+use super::script::{EXPORT, SIZE, Script, pattern};
+use super::server::{Served, Server};
+use crate::stream::{Address, Listener};
+use crate::target::free_port;
+
+/// Where the scripted server listens, and the command that connects to it.
+pub(crate) struct Stage {
+    program: Program,
+    uri: Uri,
+    listener: Listener,
+    values: Vec<(&'static str, String)>,
+    pub(crate) timeout: Duration,
+    folder: TempDir,
+}
+
+/// What a run of the command leaves.
+#[derive(Debug)]
+pub(crate) struct Performance {
+    pub(crate) output: Output,
+    /// The file that the command names `{out}`.
+    pub(crate) out: Option<Vec<u8>>,
+    /// The content of the export at the beginning and at the end.
+    pub(crate) before: Vec<u8>,
+    pub(crate) after: Vec<u8>,
+    pub(crate) connections: Vec<Served>,
+}
+
+impl Stage {
+    pub(crate) fn new(command: &[String], timeout: Duration) -> Result<Self> {
+        let program = Program::new(command)?;
+        let folder = tempfile::tempdir().context("cannot make a folder for a socket")?;
+        let socket = folder.path().join("socket");
+        let uri = if program.names("{port}") || cfg!(not(unix)) {
+            Uri::tcp(std::net::Ipv4Addr::LOCALHOST, free_port()?, EXPORT)?
+        } else {
+            Uri::unix(socket.as_os_str().as_encoded_bytes(), EXPORT)?
+        };
+        let address = Address::of(&uri)?;
+        let listener = Listener::bind(&address)?;
+        let port = match &address {
+            Address::Tcp(_, port) => port.to_string(),
+            Address::Unix(_) => String::new(),
+        };
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        fs::write(folder.path().join("in"), pattern(false))?;
+        let values = vec![
+            ("{uri}", uri.to_string()),
+            ("{socket}", socket.to_string_lossy().into_owned()),
+            ("{port}", port),
+            ("{in}", path("in")),
+            ("{out}", path("out")),
+        ];
+        Ok(Self {
+            program,
+            uri,
+            listener,
+            values,
+            timeout,
+            folder,
+        })
+    }
+
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// Whether the command writes the content of `{in}`.
+    pub(crate) fn has_input(&self) -> bool {
+        self.program.names("{in}")
+    }
+
+    /// No run takes longer, whatever client and server do.
+    pub(crate) fn longest(&self) -> Duration {
+        self.timeout * 10
+    }
+
+    fn out(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+
+    /// Runs the command against the script.
+    ///
+    /// # Errors
+    ///
+    /// The command cannot be started, or its output cannot be read.
+    pub(crate) fn perform(&self, script: &Script) -> Result<Performance> {
+        let _ = fs::remove_file(self.out());
+        // Clients of an earlier run that were never accepted.
+        while self.listener.accept(self.timeout).is_ok() {}
+        let before = script.disk();
+        let disk = Mutex::new(before.clone());
+        let connections = Mutex::new(Vec::new());
+        let deadline = Instant::now() + self.longest();
+        let mut process = self.program.start(self.folder.path(), &self.values)?;
+        let output = thread::scope(|scope| {
+            let mut threads = Vec::new();
+            // Until the command ends, or has had its time after the last connection.
+            let mut quiet = Instant::now();
+            let mut until = deadline;
+            while !process.has_ended() && Instant::now() < until {
+                if let Ok(stream) = self.listener.accept(self.timeout) {
+                    let (disk, connections) = (&disk, &connections);
+                    let index = threads.len();
+                    threads.push(scope.spawn(move || {
+                        let served =
+                            Server::serve(stream.into(), script, disk, self.timeout * 4, deadline);
+                        if let Ok(mut connections) = connections.lock() {
+                            connections.push((index, served));
+                        }
+                    }));
+                } else {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                if threads.iter().any(|thread| !thread.is_finished()) {
+                    quiet = Instant::now();
+                }
+                until = deadline.min(quiet + self.timeout);
+            }
+            process.wait(Instant::now())
+        })?;
+        let mut connections = connections.into_inner().unwrap_or_default();
+        connections.sort_by_key(|(index, _)| *index);
+        Ok(Performance {
+            output,
+            out: self.program.names("{out}").then(|| read_file(&self.out())),
+            before,
+            after: disk.into_inner().unwrap_or_default(),
+            connections: connections.into_iter().map(|(_, served)| served).collect(),
+        })
+    }
+}
+
+/// The content of a file, and no more of it than shows that it is too long; nothing if
+/// there is no file.
+fn read_file(path: &std::path::Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = fs::File::open(path) {
+        let _ = file.take(SIZE + 1).read_to_end(&mut bytes);
+    }
+    bytes
+}
