@@ -198,7 +198,8 @@ impl Server<'_> {
             self.found("H8", format!("{option} without fixed newstyle"));
         }
         // One is sent before the final reply to the other only if it was read with it.
-        if self.connection.has_input() {
+        // A server that replied more than once made it send the next.
+        if self.connection.has_input() && !self.served.twisted {
             self.found("H9", format!("something follows {option} at once"));
         }
         let repeated = match option {

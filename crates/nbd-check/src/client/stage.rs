@@ -57,7 +57,7 @@ impl Stage {
             Address::Unix(_) => String::new(),
         };
         let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-        fs::write(folder.path().join("in"), pattern(false))?;
+        fs::write(folder.path().join("in"), pattern(true))?;
         let values = vec![
             ("{uri}", uri.to_string()),
             ("{socket}", socket.to_string_lossy().into_owned()),

@@ -210,7 +210,7 @@ impl<'a> Trial<'a> {
             ));
         }
         if self.stage.has_input()
-            && let Some(at) = difference(&performance.after, &pattern(false))
+            && let Some(at) = difference(&performance.after, &pattern(true))
         {
             return Some(format!(
                 "exit status 0, but the export differs at byte {at} from {{in}}"

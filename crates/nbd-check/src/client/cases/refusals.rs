@@ -89,9 +89,10 @@ fn leaving(cases: &mut Cases) {
                     _ => false,
                 };
                 let script = Script::twisted(Dialect::maximal(framing), twist);
-                let spoils = Spoils::Command(match trial.profile.reads {
-                    true => Command::READ,
-                    false => Command::WRITE,
+                let writes = trial.profile.commands.contains(&Command::WRITE);
+                let spoils = Spoils::Command(match writes {
+                    true => Command::WRITE,
+                    false => Command::READ,
                 });
                 let run = trial.expect(duty, &script, spoils, Expect::Failure)?;
                 let mut spoiled = run.connections.iter().filter(|one| one.twisted);
