@@ -146,3 +146,24 @@ fn a_command_that_starts_no_server_is_an_error() {
         assert!(ended.stderr.contains(error), "{ended:?}");
     }
 }
+
+#[test]
+fn clients_are_checked() {
+    let ended = nbd_check(&["client", "--list", "--case", "R94"]);
+    assert_eq!(ended.code, Some(0));
+    assert!(stdout(&ended).contains("R94/structured-nothing"));
+    let program = nbd_test_support::program::example("faulty_client");
+    let program = program.get_program().to_str().expect("a path");
+    let case = ["client", "--case", "R94/structured-nothing", "--"];
+    for (fault, code) in [("None", 0), ("GapAccepted", 1)] {
+        let ended = nbd_check(&[&case[..], &[program, fault, "read", "{port}"]].concat());
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        assert!(stdout(&ended).starts_with("NBD client: "), "{ended:?}");
+    }
+    let ended = nbd_check(&["client", "--", "true"]);
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.stderr.contains("where to connect"), "{ended:?}");
+    let ended = nbd_check(&["client", "--", "false", "{uri}"]);
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.stderr.contains("cannot be tested"), "{ended:?}");
+}

@@ -24,7 +24,7 @@ impl Runner {
     /// becomes the URI of the scripted server, `{socket}` the path of its socket, `{port}`
     /// its TCP port instead; `{out}` a file that the client writes the export to, and
     /// `{in}` one that it writes to the export. With `thorough` connections are cut at
-    /// every byte.
+    /// up to 4,096 places of each phase.
     ///
     /// # Errors
     ///

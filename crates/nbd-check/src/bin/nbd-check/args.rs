@@ -63,7 +63,7 @@ pub struct Client {
     /// {in} by one of 1 MiB that it writes to the export
     #[arg(last = true, value_name = "COMMAND", required_unless_present = "list")]
     pub command: Vec<String>,
-    /// Cut connections at every byte
+    /// Cut connections at up to 4,096 places of each phase instead of some
     #[arg(long)]
     pub thorough: bool,
     #[command(flatten)]

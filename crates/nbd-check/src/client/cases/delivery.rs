@@ -18,7 +18,7 @@ pub(super) fn add(cases: &mut Cases) {
             ("transmission", "the server closes in transmission"),
         ] {
             let id = format!("{}-cut-{name}", framing_name(framing));
-            let sends = format!("{sends}: after each of some bytes, with --thorough of all");
+            let sends = format!("{sends}: after some bytes, with --thorough at up to 4,096 places");
             let expects = "another exit status than 0, or all data; no hang, no crash";
             let case = cases.add("X3", id, sends, expects);
             let early = name == "handshake";
@@ -110,10 +110,10 @@ fn cuts(trial: &Trial<'_>, framing: Framing, early: bool) -> Checked {
     Ok(())
 }
 
-/// Where to cut: some bytes, the first and the last ones among them, or all.
-fn places(start: u64, end: u64, all: bool) -> Vec<u64> {
+/// Where to cut: at some places, the first and the last ones among them, or at many.
+fn places(start: u64, end: u64, many: bool) -> Vec<u64> {
     let length = end.saturating_sub(start);
-    if all {
+    if many {
         // Headers are at the beginning; of long data a part.
         let step = (length / 4096).max(1);
         return (start..end)
