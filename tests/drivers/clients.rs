@@ -171,21 +171,23 @@ fn a_server_that_fails_reads() {
         "error-pread-rate=100%",
         "error=EIO",
     ];
-    let bridge = Bridge::new(Peer::nbdkit(&args));
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("output");
-    let address = bridge.address();
-    let mut ended = vec![
-        run(example("blocking_client").args([&address, ""])),
-        run(example("direct_reads").args([&address, ""]).arg(&output)),
-    ];
+    let mut clients = vec!["blocking_client", "direct_reads"];
     if uring_is_permitted() {
-        ended.push(run(example("uring_client")
-            .args([&address, ""])
-            .arg(&output)));
+        clients.push("uring_client");
     }
-    for ended in ended {
-        assert_eq!(ended.code, Some(1), "{ended:?}");
-        assert!(ended.stderr.contains("EIO"), "{ended:?}");
+    for client in clients {
+        // A server for each: nbdkit 1.32 aborts if a client closes the connection while
+        // it still sends replies (`raw_send_socket: Assertion`).
+        let bridge = Bridge::new(Peer::nbdkit(&args));
+        let mut command = example(client);
+        command.args([&bridge.address(), ""]);
+        if client != "blocking_client" {
+            command.arg(&output);
+        }
+        let ended = run(&mut command);
+        assert_eq!(ended.code, Some(1), "{client}: {ended:?}");
+        assert!(ended.stderr.contains("EIO"), "{client}: {ended:?}");
     }
 }
