@@ -48,13 +48,14 @@ impl<'d> Row<'d> {
         let inner = line.strip_prefix("| ")?.strip_suffix(" |")?;
         let mut cells: Vec<_> = inner.split(" | ").map(str::trim).collect();
         let tests = cells.pop()?;
-        match cells.is_empty() || cells[0] == "#" {
-            true => None,
-            false => Some(Self {
+        if cells.is_empty() || cells[0] == "#" {
+            None
+        } else {
+            Some(Self {
                 number: cells.remove(0),
                 cells,
                 tests,
-            }),
+            })
         }
     }
 

@@ -2,8 +2,6 @@
 //! checks, and how to run them.
 
 pub mod client;
-#[path = "../../crates/nbd-check/tests/codec/mod.rs"]
-pub mod codec;
 pub mod compare;
 pub mod delivery;
 pub mod monitor;

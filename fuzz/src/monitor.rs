@@ -161,7 +161,7 @@ pub fn check_any(mut bytes: &[u8]) {
         bytes = rest;
     }
     check_fragments(&traffic, &Watcher::start);
-    // Nothing is judged by an order that is not known.
+    // What depends on an order that is not known is not checked.
     let unordered = || Watcher::new(Monitor::new(vec![Slot::EMPTY; 2]).order(Order::Unknown));
     let mut seen = watch(&traffic, &unordered, usize::MAX);
     assert!(

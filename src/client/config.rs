@@ -3,6 +3,7 @@
 use crate::error::Misuse;
 use crate::limits::Limits;
 use crate::negotiated::{Framing, SelectedContexts, StatusWidth};
+use crate::wire::list::has_repeated;
 use crate::wire::number::OptionType;
 use crate::wire::text::{Text, check_str};
 
@@ -208,18 +209,20 @@ impl<'a> Config<'a> {
 
     /// The most able framing that can be asked for.
     pub(super) fn most_able_framing(&self) -> Framing {
-        match self.go {
-            true => self.framing,
+        if self.go {
+            self.framing
+        } else {
             // EXPORT_NAME is not allowed with extended headers.
-            false => self.framing.min(Framing::Structured),
+            self.framing.min(Framing::Structured)
         }
     }
 
     /// The option that enters transmission.
     pub(super) fn entry(&self) -> OptionType {
-        match self.go {
-            true => OptionType::GO,
-            false => OptionType::EXPORT_NAME,
+        if self.go {
+            OptionType::GO
+        } else {
+            OptionType::EXPORT_NAME
         }
     }
 }
@@ -229,19 +232,9 @@ impl<'a> Config<'a> {
 pub(super) fn check_distinct<T: PartialEq>(
     names: impl Iterator<Item = T> + Clone,
 ) -> Result<(), Misuse> {
-    match has_repeated(names) {
-        true => Err(Misuse::RepeatedQuery),
-        false => Ok(()),
+    if has_repeated(names) {
+        Err(Misuse::RepeatedQuery)
+    } else {
+        Ok(())
     }
-}
-
-/// Whether one of a few items is there twice.
-pub(super) fn has_repeated<T: PartialEq>(items: impl Iterator<Item = T> + Clone) -> bool {
-    let mut rest = items;
-    while let Some(item) = rest.next() {
-        if rest.clone().any(|other| other == item) {
-            return true;
-        }
-    }
-    false
 }

@@ -400,9 +400,10 @@ impl<'a> Connector<'a> {
             OptionType::EXTENDED_HEADERS if !accepted => OptionType::STRUCTURED_REPLY,
             OptionType::EXTENDED_HEADERS | OptionType::STRUCTURED_REPLY => {
                 let any = admissible(self.config.contexts, self.framing()).next();
-                match any.is_some() {
-                    true => OptionType::SET_META_CONTEXT,
-                    false => self.config.entry(),
+                if any.is_some() {
+                    OptionType::SET_META_CONTEXT
+                } else {
+                    self.config.entry()
                 }
             }
             OptionType::SET_META_CONTEXT => self.config.entry(),

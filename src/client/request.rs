@@ -95,9 +95,10 @@ impl Request {
     /// Refuses what the framing has no field for.
     pub(super) fn check_fields(&self, framing: Framing) -> Result<(), Misuse> {
         let wide = framing == Framing::Extended && self.command != Command::WRITE;
-        match wide || self.length <= u64::from(u32::MAX) {
-            true => Ok(()),
-            false => Err(Misuse::NotExpressible { framing }),
+        if wide || self.length <= u64::from(u32::MAX) {
+            Ok(())
+        } else {
+            Err(Misuse::NotExpressible { framing })
         }
     }
 

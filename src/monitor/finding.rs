@@ -40,9 +40,10 @@ impl fmt::Display for Finding {
             Side::Server => "server",
         };
         write!(f, "the {side}: {} [{}]", self.fault, self.duty())?;
-        match self.lost {
-            true => f.write_str("; what follows cannot be read"),
-            false => Ok(()),
+        if self.lost {
+            f.write_str("; what follows cannot be read")
+        } else {
+            Ok(())
         }
     }
 }
@@ -70,7 +71,7 @@ pub enum Fault {
         /// Why the client's state machine refuses to send it.
         misuse: Misuse,
     },
-    /// The client's bytes are not a message, or its data is malformed.
+    /// The data of an option is malformed.
     #[error("{0}")]
     OptionData(OptionType, DecodeError),
     /// The data of a reply to an option is malformed.
@@ -151,7 +152,9 @@ impl From<Violation> for Fault {
 }
 
 impl Fault {
-    fn duty(&self, side: Side) -> &'static str {
+    /// The duty that `side` breaks so, as [`Finding::duty`].
+    #[must_use]
+    pub fn duty(&self, side: Side) -> &'static str {
         match *self {
             Self::Violation(violation) => broken(side, violation),
             Self::Option { option, misuse } => option_duty(option, misuse),
@@ -159,7 +162,7 @@ impl Fault {
             Self::OptionData(option, _) => data_duty(option),
             Self::OptionReplyData(reply, error) => reply_data_duty(reply, error),
             Self::Chunk(chunk, error) => chunk_duty(chunk, error),
-            // What has no duty of its own is a message that is none.
+            // Bytes that are no message have no duty of their own.
             Self::Magic(_) => "H13",
             Self::Early => "H9",
             Self::AfterEnd => "R113",

@@ -57,9 +57,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             self.find(Side::Client, Violation::ClientFlags(flags).into());
         }
         self.no_zeroes = flags.contains(ClientFlags::NO_ZEROES);
-        self.agreed.style = match flags.contains(ClientFlags::FIXED_NEWSTYLE) {
-            true => HandshakeStyle::FixedNewstyle,
-            false => HandshakeStyle::Newstyle,
+        self.agreed.style = if flags.contains(ClientFlags::FIXED_NEWSTYLE) {
+            HandshakeStyle::FixedNewstyle
+        } else {
+            HandshakeStyle::Newstyle
         };
         self.phase = Phase::Options;
         Step::Message(Message::ClientFlags(flags))
@@ -73,21 +74,18 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             Ok(Some(header)) => header,
         };
         let OptionHeader { option, length } = header;
-        let request = match length > self.limits.option_data {
-            true => {
-                self.client.payload = length.into();
-                None
+        let request = if length > self.limits.option_data {
+            self.client.payload = length.into();
+            None
+        } else {
+            let Some(data) = take_slice(&mut rest, clip(length.into())) else {
+                return read(clip(length.into()).saturating_sub(rest.len()));
+            };
+            let decoded = OptionRequest::decode(option, data);
+            if let Err(error) = decoded {
+                self.find(Side::Client, Fault::OptionData(option, error));
             }
-            false => {
-                let Some(data) = take_slice(&mut rest, clip(length.into())) else {
-                    return read(clip(length.into()).saturating_sub(rest.len()));
-                };
-                let decoded = OptionRequest::decode(option, data);
-                if let Err(error) = decoded {
-                    self.find(Side::Client, Fault::OptionData(option, error));
-                }
-                decoded.ok()
-            }
+            decoded.ok()
         };
         *input = rest;
         if core::mem::take(&mut self.client.early) {
@@ -151,17 +149,14 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             reply,
             length,
         } = header;
-        let data = match length > self.limits.option_data {
-            true => {
-                self.server.payload = length.into();
-                None
-            }
-            false => {
-                let Some(data) = take_slice(&mut rest, clip(length.into())) else {
-                    return read(clip(length.into()).saturating_sub(rest.len()));
-                };
-                Some(data)
-            }
+        let data = if length > self.limits.option_data {
+            self.server.payload = length.into();
+            None
+        } else {
+            let Some(data) = take_slice(&mut rest, clip(length.into())) else {
+                return read(clip(length.into()).saturating_sub(rest.len()));
+            };
+            Some(data)
         };
         *input = rest;
         let decoded = data.map(|data| OptionReply::decode(reply, data));
@@ -270,9 +265,9 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
                 InfoType::EXPORT
             }
             Info::BlockSize(sizes) => {
-                match sizes.is_valid() {
-                    true => {}
-                    false => self.find(Side::Server, Violation::BlockSizes(sizes).into()),
+                if sizes.is_valid() {
+                } else {
+                    self.find(Side::Server, Violation::BlockSizes(sizes).into())
                 }
                 // Alignment is computed with it.
                 if sizes.minimum.is_power_of_two() {
@@ -305,9 +300,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             }
             return;
         }
-        let width = match name.as_bytes().starts_with(b"base:") {
-            true => StatusWidth::Narrow,
-            false => StatusWidth::Wide,
+        let width = if name.as_bytes().starts_with(b"base:") {
+            StatusWidth::Narrow
+        } else {
+            StatusWidth::Wide
         };
         let pushed = self.agreed.contexts.push(SelectedContext { id, width });
         if let Err(error @ SelectedContextsError::Repeated(_)) = pushed {
@@ -342,14 +338,16 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
         self.agreed.flags = flags;
         let framing = self.agreed.framing;
         let has = |flag| flags.contains(flag);
-        let wrong = match () {
-            () if !has(T::HAS_FLAGS) => T::HAS_FLAGS,
-            () if has(T::SEND_DF) && framing == Framing::Simple => T::SEND_DF,
-            () if has(T::SEND_FAST_ZERO) && !has(T::SEND_WRITE_ZEROES) => T::SEND_FAST_ZERO,
-            () if has(T::BLOCK_STATUS_PAYLOAD) && framing != Framing::Extended => {
-                T::BLOCK_STATUS_PAYLOAD
-            }
-            () => return,
+        let wrong = if !has(T::HAS_FLAGS) {
+            T::HAS_FLAGS
+        } else if has(T::SEND_DF) && framing == Framing::Simple {
+            T::SEND_DF
+        } else if has(T::SEND_FAST_ZERO) && !has(T::SEND_WRITE_ZEROES) {
+            T::SEND_FAST_ZERO
+        } else if has(T::BLOCK_STATUS_PAYLOAD) && framing != Framing::Extended {
+            T::BLOCK_STATUS_PAYLOAD
+        } else {
+            return;
         };
         let fault = Fault::TransmissionFlags {
             flags,

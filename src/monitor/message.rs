@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::wire::extent::Extent64;
+use crate::wire::extent::{Extent32, Extent64};
 use crate::wire::flags::{ClientFlags, CommandFlags, ReplyFlags};
 use crate::wire::greeting::{ExportNameReply, Greeting};
 use crate::wire::number::{
@@ -88,15 +88,26 @@ pub enum Message<'i> {
         /// The fields of the payload.
         content: ChunkContent<'i>,
     },
-    /// An extent of the status chunk before it.
-    Extent {
+    /// An extent of the narrow status chunk before it.
+    Extent32 {
         /// The cookie of the request.
         cookie: Cookie,
         /// The metadata context.
         context: ContextId,
         /// Where it begins, in bytes from the start of the export.
         offset: u64,
-        /// The extent, of either width.
+        /// The extent.
+        extent: Extent32,
+    },
+    /// An extent of the wide status chunk before it.
+    Extent64 {
+        /// The cookie of the request.
+        cookie: Cookie,
+        /// The metadata context.
+        context: ContextId,
+        /// Where it begins, in bytes from the start of the export.
+        offset: u64,
+        /// The extent.
         extent: Extent64,
     },
 }
@@ -121,7 +132,7 @@ pub enum ChunkContent<'i> {
         /// Length in bytes.
         length: u32,
     },
-    /// Block status: so many [`Message::Extent`]s follow.
+    /// Block status: `count` [`Message::Extent32`]s or [`Message::Extent64`]s follow.
     Extents {
         /// The metadata context.
         context: ContextId,
@@ -151,16 +162,20 @@ impl Message<'_> {
             Self::Option { .. } => "option",
             Self::OptionReply { .. } => "reply",
             Self::ExportName(_) => "export",
-            Self::Request { extended, .. } => match extended {
-                true => "extended request",
-                false => "request",
-            },
+            Self::Request { extended, .. } => {
+                if *extended {
+                    "extended request"
+                } else {
+                    "request"
+                }
+            }
             Self::SimpleReply { .. } => "simple reply",
             Self::Chunk { offset, .. } => match offset {
                 Some(_) => "extended chunk",
                 None => "chunk",
             },
-            Self::Extent { .. } => "extent",
+            Self::Extent32 { .. } => "extent",
+            Self::Extent64 { .. } => "wide extent",
         }
     }
 }
@@ -226,10 +241,13 @@ impl fmt::Display for Message<'_> {
                     None => Ok(()),
                 }
             }
-            Self::SimpleReply { error, cookie, .. } => match error.is_error() {
-                true => write!(f, " {cookie} {error}"),
-                false => write!(f, " {cookie}"),
-            },
+            Self::SimpleReply { error, cookie, .. } => {
+                if error.is_error() {
+                    write!(f, " {cookie} {error}")
+                } else {
+                    write!(f, " {cookie}")
+                }
+            }
             Self::Chunk {
                 chunk,
                 flags,
@@ -264,18 +282,33 @@ impl fmt::Display for Message<'_> {
                     ChunkContent::Opaque => write!(f, " {length} bytes"),
                 }
             }
-            Self::Extent {
+            Self::Extent32 {
                 context,
                 offset,
-                extent,
+                extent: Extent32 { length, flags },
                 ..
-            } => write!(
-                f,
-                " context {context} offset {offset} length {} status {:#x}",
-                extent.length, extent.flags
-            ),
+            } => write_extent(f, *context, *offset, length, flags),
+            Self::Extent64 {
+                context,
+                offset,
+                extent: Extent64 { length, flags },
+                ..
+            } => write_extent(f, *context, *offset, length, flags),
         }
     }
+}
+
+fn write_extent<N: fmt::Display + fmt::LowerHex>(
+    f: &mut fmt::Formatter<'_>,
+    context: ContextId,
+    offset: u64,
+    length: N,
+    flags: N,
+) -> fmt::Result {
+    write!(
+        f,
+        " context {context} offset {offset} length {length} status {flags:#x}"
+    )
 }
 
 fn write_option(f: &mut fmt::Formatter<'_>, request: &OptionRequest<'_>) -> fmt::Result {

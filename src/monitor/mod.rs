@@ -67,6 +67,7 @@ pub use self::message::{ChunkContent, Message};
 use self::reply::Reply;
 pub use self::slots::Slot;
 use self::slots::Slots;
+use crate::coverage::Seed;
 use crate::error::{Error, Misuse, Violation};
 use crate::limits::Limits;
 use crate::name::Name;
@@ -138,8 +139,8 @@ pub enum Step<'i> {
     /// Bytes that are not followed: all of the input. They come after
     /// [`Finding::lost`], or belong to TLS.
     Opaque(&'i [u8]),
-    /// Offer more of this side, after what was not consumed: so many bytes at
-    /// least belong to the message under way.
+    /// Offer more of this side, after what was not consumed: at least
+    /// this many bytes belong to the message under way.
     Read(NonZeroUsize),
     /// Offer what is held of the other side first, and then this side again, also if
     /// the other side answers that more is needed. Nothing was consumed.
@@ -207,6 +208,8 @@ pub struct Monitor<S> {
     contexts_for: Option<Name>,
     chosen: Name,
     slots: Slots<S>,
+    /// For the hash that tells whether a read is covered.
+    seed: Seed,
     reply: Reply,
     /// `DISC` was sent.
     disconnected: bool,
@@ -231,6 +234,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             contexts_for: None,
             chosen: Name::of(Text::EMPTY),
             slots: Slots::new(slots),
+            seed: Seed::new(),
             reply: Reply::default(),
             disconnected: false,
             findings: [None; FINDINGS],
@@ -438,9 +442,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
 
     /// The server sends before the client has asked.
     fn unsolicited<'i>(&mut self) -> Step<'i> {
-        match self.may_follow(Side::Client) {
-            true => Step::Wait,
-            false => self.lose(Side::Server, Violation::Unsolicited.into()),
+        if self.may_follow(Side::Client) {
+            Step::Wait
+        } else {
+            self.lose(Side::Server, Violation::Unsolicited.into())
         }
     }
 

@@ -5,11 +5,10 @@ use super::{ChunkContent, Fault, Message, Monitor, Side, Slot, Step, read};
 use crate::client::transmission::chunk::{self, Header, Rules, Taken};
 use crate::client::transmission::recv::check_simple;
 use crate::client::transmission::state::{ErrorMessage, Extents, State};
-use crate::coverage::Seed;
 use crate::error::Violation;
 use crate::negotiated::{Framing, StatusWidth};
 use crate::wire::bytes::{clip, find_magic, take, take_slice};
-use crate::wire::extent::{Extent64, Extents32, Extents64};
+use crate::wire::extent::{Extents32, Extents64};
 use crate::wire::flags::ReplyFlags;
 use crate::wire::number::{ChunkType, Command, Cookie};
 use crate::wire::reply::{
@@ -17,9 +16,6 @@ use crate::wire::reply::{
     StructuredHeader,
 };
 use crate::wire::text::{MAX_TEXT, Text, TextError};
-
-/// The monitor is not what an attacker is after.
-const SEED: Seed = Seed(0);
 
 /// Where in the stream of replies the server is, besides its payload.
 #[derive(Debug, Clone, Copy, Default)]
@@ -138,13 +134,13 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             return read(prefix.saturating_sub(body.len()));
         }
         let (cookie, negotiated) = (header.cookie, self.agreed.framing);
-        let misplaced = match () {
-            () if framing != negotiated => Some(Violation::OtherFraming { negotiated }),
-            () if !chunk::width_agrees(header.chunk, framing) => Some(Violation::OtherWidth {
-                chunk: header.chunk,
-                framing,
-            }),
-            () => None,
+        let misplaced = if framing != negotiated {
+            Some(Violation::OtherFraming { negotiated })
+        } else if !chunk::width_agrees(header.chunk, framing) {
+            let chunk = header.chunk;
+            Some(Violation::OtherWidth { chunk, framing })
+        } else {
+            None
         };
         let mut content = ChunkContent::Opaque;
         if let Some(request) = self.slots.find(cookie) {
@@ -158,7 +154,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
                     let rules = Rules {
                         export: &self.agreed,
                         limits: &self.limits,
-                        seed: SEED,
+                        seed: self.seed,
                         strict: true,
                     };
                     chunk::check(command, rules, header, &mut body, &mut state)
@@ -223,9 +219,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             ChunkType::ERROR_OFFSET => 8,
             _ => 0,
         };
-        match u32::from(message) > self.limits.error_message {
-            true => 6,
-            false => u64::from(message).saturating_add(6).saturating_add(offset),
+        if u32::from(message) > self.limits.error_message {
+            6
+        } else {
+            u64::from(message).saturating_add(6).saturating_add(offset)
         }
     }
 
@@ -282,20 +279,22 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
                 self.find(Side::Server, Violation::OutOfBounds(cookie).into());
             }
         }
-        let text = match clip(error.part.left) > MAX_TEXT {
-            true => Err(TextError::TooLong),
-            false => message.to_str().map(|_| ()),
+        let text = if clip(error.part.left) > MAX_TEXT {
+            Err(TextError::TooLong)
+        } else {
+            message.to_str().map(|_| ())
         };
         if let Err(error) = text {
             self.find(Side::Server, Fault::Text(error));
         }
-        match whole {
-            true => ChunkContent::Error {
+        if whole {
+            ChunkContent::Error {
                 error: error.error,
                 message,
                 offset,
-            },
-            false => ChunkContent::Opaque,
+            }
+        } else {
+            ChunkContent::Opaque
         }
     }
 
@@ -304,15 +303,6 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             return read(extents.size().saturating_sub(input.len()));
         };
         let (cookie, context) = (extents.cookie, extents.context);
-        let extent = match extents.width {
-            StatusWidth::Wide => Extents64::split(bytes).0.next(),
-            StatusWidth::Narrow => Extents32::split(bytes).0.next().map(Extent64::from),
-        };
-        // There are as many bytes as a descriptor has.
-        let extent = extent.unwrap_or(Extent64 {
-            length: 0,
-            flags: 0,
-        });
         let mut offset = extents.at;
         let mut broken = None;
         if let Some(request) = self.slots.find(cookie) {
@@ -322,22 +312,37 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
                 request.faulty = broken.is_some();
             }
         }
-        if let Some(error) = broken {
-            let kind = match extents.width {
-                StatusWidth::Wide => ChunkType::BLOCK_STATUS_EXT,
-                StatusWidth::Narrow => ChunkType::BLOCK_STATUS,
+        // There are as many bytes as a descriptor has.
+        let (chunk, length, message) = if extents.width == StatusWidth::Wide {
+            let Some(extent) = Extents64::split(bytes).0.next() else {
+                return read(1);
             };
-            self.find_error(Side::Server, error, |error| Fault::Chunk(kind, error));
+            let message = Message::Extent64 {
+                cookie,
+                context,
+                offset,
+                extent,
+            };
+            (ChunkType::BLOCK_STATUS_EXT, extent.length, message)
+        } else {
+            let Some(extent) = Extents32::split(bytes).0.next() else {
+                return read(1);
+            };
+            let message = Message::Extent32 {
+                cookie,
+                context,
+                offset,
+                extent,
+            };
+            (ChunkType::BLOCK_STATUS, extent.length.into(), message)
+        };
+        if let Some(error) = broken {
+            self.find_error(Side::Server, error, |error| Fault::Chunk(chunk, error));
         }
-        extents.at = extents.at.saturating_add(extent.length);
+        extents.at = extents.at.saturating_add(length);
         extents.left = extents.left.saturating_sub(1);
         self.reply.extents = (extents.left > 0).then_some(extents);
-        Step::Message(Message::Extent {
-            cookie,
-            context,
-            offset,
-            extent,
-        })
+        Step::Message(message)
     }
 
     /// Ends a reply whose last byte was consumed.
@@ -359,7 +364,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             self.agreed.size = command.offset;
         }
         let simple = self.agreed.framing == Framing::Simple;
-        if !faulty && let Err(error) = command.outcome(cookie, simple, SEED) {
+        if !faulty && let Err(error) = command.outcome(cookie, simple, self.seed) {
             self.find_error(Side::Server, error, Fault::Magic);
         }
     }

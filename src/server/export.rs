@@ -158,9 +158,10 @@ impl<'a> MetaContext<'a> {
             return Err(Misuse::ContextName);
         };
         let wide_base = namespace == b"base" && self.width == StatusWidth::Wide;
-        match leaf.is_empty() || wide_base {
-            true => Err(Misuse::ContextName),
-            false => Ok(()),
+        if leaf.is_empty() || wide_base {
+            Err(Misuse::ContextName)
+        } else {
+            Ok(())
         }
     }
 }

@@ -71,10 +71,7 @@ macro_rules! magic {
 
             #[cold]
             fn check(self, input: &[u8], message: &'static str) -> Result<(), DecodeError> {
-                match agrees(input, &self.to_be_bytes()) {
-                    true => Ok(()),
-                    false => Err(DecodeError::Magic { message }),
-                }
+                if agrees(input, &self.to_be_bytes()) { Ok(()) } else { Err(DecodeError::Magic { message }) }
             }
         }
     )*};

@@ -98,3 +98,13 @@ macro_rules! list {
     };
 }
 pub(super) use list;
+
+/// Whether one of a few items is there twice.
+pub(crate) fn has_repeated<T: PartialEq>(mut items: impl Iterator<Item = T> + Clone) -> bool {
+    while let Some(item) = items.next() {
+        if items.clone().any(|other| other == item) {
+            return true;
+        }
+    }
+    false
+}

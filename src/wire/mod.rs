@@ -53,7 +53,7 @@ pub mod extent;
 pub mod flags;
 pub mod greeting;
 mod header;
-mod list;
+pub(crate) mod list;
 pub mod meta_context;
 pub mod number;
 pub mod option;

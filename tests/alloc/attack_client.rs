@@ -204,9 +204,10 @@ fn after(replies: &[u8]) -> Automatic {
     // One by one: a server only replies to options.
     let mut rest = replies;
     while !rest.is_empty() {
-        let at = match rest.starts_with(b"NBDMAGIC") {
-            true => GREETING.len(),
-            false => 20 + usize::from(rest[19]),
+        let at = if rest.starts_with(b"NBDMAGIC") {
+            GREETING.len()
+        } else {
+            20 + usize::from(rest[19])
         };
         let (reply, unsent) = rest.split_at(at);
         let mut input = reply;

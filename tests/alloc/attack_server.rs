@@ -98,9 +98,10 @@ fn after(tls: TlsMode, messages: &[u8], caller: Caller) -> Server {
     let mut server = Server { handshake, caller };
     let mut rest = messages;
     while !rest.is_empty() {
-        let at = match rest.starts_with(b"IHAVEOPT") {
-            true => 16 + usize::from(rest[15]),
-            false => 4,
+        let at = if rest.starts_with(b"IHAVEOPT") {
+            16 + usize::from(rest[15])
+        } else {
+            4
         };
         let (message, unsent) = rest.split_at(at);
         let mut input = message;

@@ -202,15 +202,16 @@ fn commands(framing: Framing, peer: &mut Peer) -> usize {
             let filtered = request.command == Command::BLOCK_STATUS
                 && framing == Framing::Extended
                 && round % 2 == 0;
-            let header = match filtered {
-                true => machine.block_status_of(
+            let header = if filtered {
+                machine.block_status_of(
                     &[ContextId(1)],
                     request.offset,
                     request.length,
                     CommandFlags::NONE,
                     &mut payload.as_mut_slice(),
-                ),
-                false => machine.submit(request),
+                )
+            } else {
+                machine.submit(request)
             };
             let header = header.unwrap();
             std::hint::black_box(header.as_bytes());
@@ -221,9 +222,10 @@ fn commands(framing: Framing, peer: &mut Peer) -> usize {
         let mut direct = done % 2 == 0;
         loop {
             use TransmissionEvent as E;
-            let step = match direct {
-                true => machine.receive(&mut &[][..]),
-                false => machine.receive(&mut input),
+            let step = if direct {
+                machine.receive(&mut &[][..])
+            } else {
+                machine.receive(&mut input)
             };
             match step.unwrap() {
                 Step::Read(_) if direct => {

@@ -17,9 +17,10 @@ fn request(framing: Framing, command: Command, length: usize) -> (Vec<u8>, usize
     let (cookie, offset) = (Cookie(7), OFFSET);
     let mut bytes = match framing {
         Framing::Extended => ExtendedRequest {
-            flags: match writes {
-                true => CommandFlags::PAYLOAD_LEN,
-                false => CommandFlags::NONE,
+            flags: if writes {
+                CommandFlags::PAYLOAD_LEN
+            } else {
+                CommandFlags::NONE
             },
             command,
             cookie,

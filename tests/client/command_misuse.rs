@@ -148,9 +148,10 @@ fn flags_and_commands() {
         ] {
             for flag in all_flags {
                 let request = request(line).0.with_flags(flag);
-                match (own | F::FUA).contains(flag) {
-                    true => accepted(export, request),
-                    false => refused(export, request, Misuse::Flag),
+                if (own | F::FUA).contains(flag) {
+                    accepted(export, request)
+                } else {
+                    refused(export, request, Misuse::Flag)
                 }
             }
         }

@@ -238,7 +238,7 @@ fn every_reply_to_a_small_read() {
     assert_eq!(broken, 1 + 10 + 100 + 1000 + 10_000 - complete);
 }
 
-/// Chunks of a forged read: so many bytes are asked for, in as many pieces.
+/// A forged read: its length in bytes, and the number of its chunks.
 const FORGED: u64 = 1 << 25;
 const PIECES: usize = 16;
 

@@ -331,9 +331,10 @@ fn qemu_cve_2017_2630_and_15118_long_export_name() {
         let sent = Manual::greeted(Config::new(""))
             .handshake
             .send(&request, &mut sink);
-        match good {
-            true => assert_eq!(sent, Ok(16 + length)),
-            false => assert_eq!(sent, Err(Misuse::Text(TextError::TooLong))),
+        if good {
+            assert_eq!(sent, Ok(16 + length))
+        } else {
+            assert_eq!(sent, Err(Misuse::Text(TextError::TooLong)))
         }
     }
     fixed_newstyle(

@@ -406,9 +406,10 @@ fn header(framing: Framing, request: Request, contexts: &[ContextId], cookie: u6
         flags |= 32;
         length = 8 + 4 * contexts.len() as u64;
     }
-    let mut out = match extended {
-        true => 0x21e4_1c71_u32,
-        false => 0x2560_9513,
+    let mut out = if extended {
+        0x21e4_1c71_u32
+    } else {
+        0x2560_9513
     }
     .to_be_bytes()
     .to_vec();
@@ -416,9 +417,10 @@ fn header(framing: Framing, request: Request, contexts: &[ContextId], cookie: u6
     out.extend(request.command.0.to_be_bytes());
     out.extend(cookie.to_be_bytes());
     out.extend(request.offset.to_be_bytes());
-    match extended {
-        true => out.extend(length.to_be_bytes()),
-        false => out.extend(u32::try_from(length).unwrap().to_be_bytes()),
+    if extended {
+        out.extend(length.to_be_bytes())
+    } else {
+        out.extend(u32::try_from(length).unwrap().to_be_bytes())
     }
     out
 }

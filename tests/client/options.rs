@@ -408,12 +408,11 @@ fn replies_to_other_options() {
             r#"Decode(Magic { message: "option reply" })"#,
         ),
     ] {
-        let agreed = match option.starts_with("LIST_META") {
-            true => {
-                "C: opt STRUCTURED_REPLY\nS: rep STRUCTURED_REPLY ACK\n\
+        let agreed = if option.starts_with("LIST_META") {
+            "C: opt STRUCTURED_REPLY\nS: rep STRUCTURED_REPLY ACK\n\
                      E: Ack(NBD_OPT_STRUCTURED_REPLY)\n"
-            }
-            false => "",
+        } else {
+            ""
         };
         fixed_newstyle(&format!("{agreed}C: opt {option}\nS: {reply}\n! {error}"));
     }
@@ -443,9 +442,10 @@ fn block_sizes() {
         let sizes = format!(
             "BlockSizes {{ minimum: {minimum}, preferred: {preferred}, maximum: {maximum} }}"
         );
-        let outcome = match good {
-            true => format!("E: Info(BlockSize({sizes}))"),
-            false => format!("! Violation(BlockSizes({sizes}))"),
+        let outcome = if good {
+            format!("E: Info(BlockSize({sizes}))")
+        } else {
+            format!("! Violation(BlockSizes({sizes}))")
         };
         fixed_newstyle(&format!(
             r#"

@@ -230,9 +230,10 @@ fn chunk(flags: u64, kind: &str, command: &str, rest: &[&str], commands: &dyn Co
         (_, true) => true,
         _ => commands.extended(),
     };
-    let mut out = match extended {
-        true => narrow(0x6e8a_278c),
-        false => narrow(0x668e_33ef),
+    let mut out = if extended {
+        narrow(0x6e8a_278c)
+    } else {
+        narrow(0x668e_33ef)
     }
     .to_vec();
     out.extend(u16::try_from(flags).unwrap().to_be_bytes());

@@ -111,10 +111,7 @@ proptest! {
         export.size = u64::MAX;
         let payload = command == "READ" || command == "WRITE";
         // Long requests for commands without payload.
-        let length = match payload {
-            true => blocks.1 * u64::from(minimum),
-            false => (blocks.1 * u64::from(minimum)) << scale,
-        };
+        let length = if payload { blocks.1 * u64::from(minimum) } else { (blocks.1 * u64::from(minimum)) << scale };
         let offset = blocks.0 * u64::from(minimum);
         let whole = Request { offset, length, ..request(&format!("{command} 0 0")).0 };
         prop_assert_ne!(export.check(&whole), Err(Misuse::Misaligned { minimum }));

@@ -91,13 +91,12 @@ fn the_end_of_the_request() {
             (vec![(0xffff_ffff, 0), (0xffff_ffff, 0)], false),
             (vec![(1, 0), (65_535, 0), (1, 0)], false),
         ] {
-            let outcome = match good {
-                true => event(framing, 1, 4096, &extents) + "E: #0 done\n",
+            let outcome = if good {
+                event(framing, 1, 4096, &extents) + "E: #0 done\n"
+            } else {
                 // What comes before the fault is delivered.
-                false => {
-                    let before = &extents[..extents.len() - 1];
-                    event(framing, 1, 4096, before) + "! Violation(ExtentBeyond(#0))"
-                }
+                let before = &extents[..extents.len() - 1];
+                event(framing, 1, 4096, before) + "! Violation(ExtentBeyond(#0))"
             };
             let chunk = chunk(framing, "last", 1, &extents);
             let transcript = ["C: STATUS 4K 64K\n", &chunk, &outcome].concat();
@@ -139,9 +138,10 @@ fn one_extent_where_one_is_asked_for() {
             (vec![(65_537, 0)], false),
             (vec![(4096, 0), (4096, 3)], false),
         ] {
-            let outcome = match good {
-                true => event(framing, 1, 0, &extents) + "E: #0 done\n",
-                false => "! Violation(NotOne(#0))".to_owned(),
+            let outcome = if good {
+                event(framing, 1, 0, &extents) + "E: #0 done\n"
+            } else {
+                "! Violation(NotOne(#0))".to_owned()
             };
             let chunk = chunk(framing, "last", 1, &extents);
             let transcript = ["C: STATUS 0 64K REQ_ONE\n", &chunk, &outcome].concat();
@@ -394,14 +394,13 @@ fn wide_status() {
         // Two equal extents: their flags must not cancel out.
         let extents = [(512, flags), (512, flags)];
         let other = 3 - context;
-        let outcome = match good {
-            true => {
-                chunk(Extended, "last", other, &[(512, 0)])
-                    + &event(Extended, context, 0, &extents)
-                    + &event(Extended, other, 0, &[(512, 0)])
-                    + "E: #0 done"
-            }
-            false => format!("! Violation(StatusTooWide(ContextId({context})))"),
+        let outcome = if good {
+            chunk(Extended, "last", other, &[(512, 0)])
+                + &event(Extended, context, 0, &extents)
+                + &event(Extended, other, 0, &[(512, 0)])
+                + "E: #0 done"
+        } else {
+            format!("! Violation(StatusTooWide(ContextId({context})))")
         };
         let chunk = chunk(Extended, "chunk", context, &extents);
         transmission(export, &["C: STATUS 0 64K\n", &chunk, &outcome].concat());

@@ -180,7 +180,7 @@ fn extended_headers() {
         ),
         "C: extended request NBD_CMD_BLOCK_STATUS 0x0000000000000001 offset 0 length 12 [PAYLOAD_LEN] effect 1048576 of contexts [ContextId(7)]
          S: extended chunk NBD_REPLY_TYPE_BLOCK_STATUS_EXT 0x0000000000000001 [DONE] context 7, 1 extents
-         S: extent context 7 offset 0 length 1048576 status 0x3
+         S: wide extent context 7 offset 0 length 1048576 status 0x3
          C: extended request NBD_CMD_WRITE 0x0000000000000001 offset 0 length 512 [PAYLOAD_LEN]
          C: 512 bytes of payload
          S: extended chunk NBD_REPLY_TYPE_NONE 0x0000000000000001 [DONE]",

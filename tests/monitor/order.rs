@@ -119,7 +119,7 @@ fn ends_of_the_connection() {
     let flush = request("FLUSH", 9, 0, 0);
     let disc = request("DISC", 0, 0, 0);
     for (text, expected) in [
-        // A scan of ports, and a server that admits nobody.
+        // A scan of ports, and a server that refuses every client.
         ("S: NBDMAGIC IHAVEOPT 0003\nC: end".into(), vec!["C H15"]),
         ("S: end\nC: end".into(), vec![]),
         (format!("{FIXED}C: end\nS: end"), vec!["C H15"]),

@@ -329,12 +329,11 @@ fn answer_read(read: ReadRequest, disk: &[u8], out: &mut Vec<u8>) {
             for at in pieces.into_iter().rev() {
                 let data = &disk[at..(at + piece).min(from + length)];
                 let (offset, n) = (at as u64, data.len() as u32);
-                match data.iter().all(|byte| *byte == 0) {
-                    true => drop(chunks.hole(offset, n).unwrap().encode(out).unwrap()),
-                    false => {
-                        out.extend(chunks.data(offset, n).unwrap().as_bytes());
-                        out.extend(data);
-                    }
+                if data.iter().all(|byte| *byte == 0) {
+                    chunks.hole(offset, n).unwrap().encode(out).unwrap();
+                } else {
+                    out.extend(chunks.data(offset, n).unwrap().as_bytes());
+                    out.extend(data);
                 }
             }
             chunks.finish().unwrap().encode(out).unwrap();

@@ -100,9 +100,10 @@ fn the_end_of_the_input() {
     ] {
         let mut buffer = [0; 8216];
         let result = handshake(&mut Inbox::new(&mut buffer), limits, sent);
-        match expected {
-            true => assert!(result.is_ok()),
-            false => assert_eq!(result, Err(Error::Closed), "{sent}"),
+        if expected {
+            assert!(result.is_ok())
+        } else {
+            assert_eq!(result, Err(Error::Closed), "{sent}")
         }
     }
     for (sent, expected) in [

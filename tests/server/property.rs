@@ -201,9 +201,10 @@ impl<'a> Driver<'a> {
                 length,
             } => {
                 assert!(length > 0 && self.inbox.held().is_empty());
-                match self.reader.direct {
-                    true => self.read_payload(machine, cookie, offset, length),
-                    false => self.read(usize::try_from(length).unwrap().try_into().unwrap()),
+                if self.reader.direct {
+                    self.read_payload(machine, cookie, offset, length)
+                } else {
+                    self.read(usize::try_from(length).unwrap().try_into().unwrap())
                 }
             }
             next => return Ok(next),
@@ -212,9 +213,10 @@ impl<'a> Driver<'a> {
     }
 
     fn read(&mut self, n: NonZeroUsize) {
-        let space = match self.reader.ahead {
-            true => self.inbox.space(),
-            false => self.inbox.space_for(n),
+        let space = if self.reader.ahead {
+            self.inbox.space()
+        } else {
+            self.inbox.space_for(n)
         };
         assert!(!space.is_empty(), "a read of zero bytes");
         let taken = space.len().min(self.reader.most).min(self.incoming.len());
@@ -486,19 +488,21 @@ fn request(framing: Framing) -> impl Strategy<Value = Vec<u8>> {
         move |(command, flags, cookie, offset, length)| {
             let extended = framing == Framing::Extended;
             let mut bytes = Vec::new();
-            bytes.extend(match extended {
-                true => [0x21, 0xe4, 0x1c, 0x71],
-                false => [0x25, 0x60, 0x95, 0x13],
+            bytes.extend(if extended {
+                [0x21, 0xe4, 0x1c, 0x71]
+            } else {
+                [0x25, 0x60, 0x95, 0x13]
             });
             let flags = if extended { flags } else { flags & !0x20 };
             bytes.extend(flags.to_be_bytes());
             bytes.extend(command.to_be_bytes());
             bytes.extend(cookie.to_be_bytes());
             bytes.extend(offset.to_be_bytes());
-            match extended {
-                true => bytes.extend(length.to_be_bytes()),
+            if extended {
+                bytes.extend(length.to_be_bytes());
+            } else {
                 // Truncated, as a number of 32 bits.
-                false => bytes.extend((length as u32).to_be_bytes()),
+                bytes.extend((length as u32).to_be_bytes());
             }
             let follows = if extended {
                 flags & 0x20 != 0
@@ -545,9 +549,10 @@ fn session() -> impl Strategy<Value = (Start, Sent)> {
     let tls = select(vec![TlsMode::None, TlsMode::None, TlsMode::Selective]);
     (framing, tls, any::<bool>())
         .prop_flat_map(|(framing, tls, handshake)| {
-            let start = match handshake {
-                true => Start::Handshake(tls),
-                false => Start::Transmission(framing),
+            let start = if handshake {
+                Start::Handshake(tls)
+            } else {
+                Start::Transmission(framing)
             };
             let options = vec(option(), 0..if handshake { 5 } else { 1 });
             let requests = vec(request(framing), 0..8);

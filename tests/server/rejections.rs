@@ -35,9 +35,10 @@ pub(crate) fn rejection(framing: Framing, request: &str, error: &str, text: &str
         .collect::<Vec<_>>()
         .try_into()
         .expect("a request header");
-    let command = match command.starts_with(|c: char| c.is_ascii_digit()) {
-        true => format!("Command(0x{command})"),
-        false => format!("NBD_CMD_{command}"),
+    let command = if command.starts_with(|c: char| c.is_ascii_digit()) {
+        format!("Command(0x{command})")
+    } else {
+        format!("NBD_CMD_{command}")
     };
     let (reply, next, data) = match framing {
         Framing::Simple => (

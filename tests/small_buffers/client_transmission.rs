@@ -118,9 +118,10 @@ fn chunk(framing: Framing, cookie: Cookie, offset: u64, last: bool, chunk: Chunk
     let mut room = [0; 8192];
     let n = chunk.encode(&mut &mut room[..]).unwrap();
     let payload = &room[..n];
-    let flags = match last {
-        true => ReplyFlags::DONE,
-        false => ReplyFlags::NONE,
+    let flags = if last {
+        ReplyFlags::DONE
+    } else {
+        ReplyFlags::NONE
     };
     let length = payload.len();
     let mut bytes = match framing {

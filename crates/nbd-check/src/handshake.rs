@@ -280,7 +280,7 @@ impl Replies {
 /// options.
 const TRAP: OptionType = OptionType(0x7472_6170);
 
-/// Option data made of options that nobody sends.
+/// Option data that is itself a list of options, none of which a client sends.
 pub(crate) fn trap(length: usize) -> Vec<u8> {
     let header = OptionHeader {
         option: TRAP,

@@ -25,7 +25,7 @@
 //!   failures. What is unspecified is reported for information.
 //! - **What a server has is found out once**, and what it does not have is skipped
 //!   with this reason. Without [`Options::destructive`] no case writes.
-//! - **Verdicts**: [`Verdict`], and how the last connection ended ([`End`]). A
+//! - **Outcomes**: [`Outcome`], and how the last connection ended ([`End`]). A
 //!   server that the tester started is started again if it ends; the case that ended
 //!   it fails.
 //!
@@ -39,13 +39,13 @@
 //! # Use as a library
 //!
 //! ```no_run
-//! use nbd_check::{Options, Runner, Target, Verdict, cases};
+//! use nbd_check::{Options, Runner, Target, Outcome, cases};
 //!
 //! let target = Target::running("nbd://localhost/disk".parse()?)?;
 //! let mut runner = Runner::new(target, Options::default())?;
 //! for case in cases::all() {
 //!     let result = runner.run(&case);
-//!     if result.verdict == Verdict::Fail {
+//!     if result.outcome == Outcome::Fail {
 //!         println!("{}: {:?}", result.id, result.findings);
 //!     }
 //! }
@@ -79,7 +79,7 @@ mod trial;
 pub use case::Case;
 pub use deviations::Deviations;
 pub use duty::{DUTIES, Duty, Level};
-pub use outcome::{End, Finding, Verdict};
+pub use outcome::{End, Finding, Outcome};
 pub use run::{CaseResult, Options, Runner};
 pub use stream::Address;
 pub use target::Target;

@@ -6,7 +6,7 @@ use crate::duty::{Duty, Level, duty};
 
 /// The outcome of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Verdict {
+pub enum Outcome {
     /// Everything was as the specification demands.
     Pass,
     /// The server broke a `MUST`; with `--strict` also a `SHOULD`.
@@ -23,7 +23,7 @@ pub enum Verdict {
     Skipped,
 }
 
-impl Verdict {
+impl Outcome {
     /// All of them, in the order of reports.
     pub const ALL: [Self; 7] = [
         Self::Pass,
@@ -49,14 +49,14 @@ impl Verdict {
         }
     }
 
-    /// The verdict of this word.
+    /// The outcome of this word.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.as_str() == text)
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }

@@ -164,9 +164,10 @@ fn contexts(access: &Access, profile: &Profile) -> Vec<String> {
 
 /// Whether `BLOCK_STATUS_PAYLOAD` is advertised to a client that selected contexts.
 fn filters(trial: &Trial<'_>) -> bool {
-    let session = match trial.profile.contexts.is_empty() {
-        true => None,
-        false => trial.status_session(Framing::Extended).ok(),
+    let session = if trial.profile.contexts.is_empty() {
+        None
+    } else {
+        trial.status_session(Framing::Extended).ok()
     };
     let flags = session.map(|session| session.export.flags);
     flags.is_some_and(|flags| flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD))

@@ -1,7 +1,7 @@
 //! The reply to a request, chunk by chunk; every chunk is checked.
 
 use nbd_codec::Framing;
-use nbd_codec::wire::DecodeError;
+use nbd_codec::monitor::{Fault, Side};
 use nbd_codec::wire::chunk::Chunk;
 use nbd_codec::wire::extent::Extent64;
 use nbd_codec::wire::flags::{CommandFlags, ReplyFlags};
@@ -121,7 +121,7 @@ impl Reply {
             Err(error) => {
                 let length = payload.len();
                 let actual = format!("{chunk} with {length} bytes of payload: {error}");
-                return found(duty_of(chunk, error), actual);
+                return found(Fault::Chunk(chunk, error).duty(Side::Server), actual);
             }
         };
         let read = self.request.command == Command::READ;
@@ -367,24 +367,6 @@ fn check_message(message: Text<'_>) -> Checked {
         return found("R66", format!("a message of {} bytes", message.len()));
     }
     check_text(message, "the message of an error")
-}
-
-/// The duty that a chunk breaks which does not decode.
-fn duty_of(chunk: ChunkType, error: DecodeError) -> &'static str {
-    match (chunk, error) {
-        (ChunkType::NONE, _) => "R21",
-        (ChunkType::OFFSET_DATA, _) => "R24",
-        (ChunkType::OFFSET_HOLE, DecodeError::EmptyHole) => "R34",
-        (ChunkType::OFFSET_HOLE, _) => "R30",
-        (ChunkType::BLOCK_STATUS, DecodeError::EmptyExtent) => "R41",
-        (ChunkType::BLOCK_STATUS, _) => "R37",
-        (ChunkType::BLOCK_STATUS_EXT, DecodeError::EmptyExtent) => "R57",
-        (ChunkType::BLOCK_STATUS_EXT, DecodeError::Count { .. }) => "R53",
-        (ChunkType::BLOCK_STATUS_EXT, _) => "R49",
-        (_, DecodeError::NoError) => "R67",
-        (ChunkType::ERROR_OFFSET, _) => "R69",
-        _ => "R63",
-    }
 }
 
 /// The size in memory as a number of the protocol.

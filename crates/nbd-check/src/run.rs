@@ -9,7 +9,7 @@ use crate::case::Case;
 use crate::connection::Record;
 use crate::deviations::Deviations;
 use crate::duty::Level;
-use crate::outcome::{End, Finding, Stop, Verdict};
+use crate::outcome::{End, Finding, Outcome, Stop};
 use crate::probe::probe;
 use crate::profile::Profile;
 use crate::target::Target;
@@ -42,29 +42,29 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The verdict from the findings.
+    /// The outcome from the findings.
     pub(crate) fn assess(&self, result: &mut CaseResult) {
         let binding = |finding: &Finding| match finding.level {
-            Level::Must => Verdict::Fail,
-            Level::Should if self.strict => Verdict::Fail,
-            Level::Should => Verdict::NonStrict,
-            Level::Undefined => Verdict::Informational,
+            Level::Must => Outcome::Fail,
+            Level::Should if self.strict => Outcome::Fail,
+            Level::Should => Outcome::NonStrict,
+            Level::Undefined => Outcome::Informational,
         };
         result
             .findings
             .dedup_by(|a, b| (a.duty.id, &a.actual, a.level) == (b.duty.id, &b.actual, b.level));
         result.findings.sort_by_key(|finding| finding.level);
-        let worst = [Verdict::Fail, Verdict::NonStrict, Verdict::Informational];
+        let worst = [Outcome::Fail, Outcome::NonStrict, Outcome::Informational];
         let worst = worst
             .into_iter()
-            .find(|verdict| result.findings.iter().any(|one| binding(one) == *verdict));
-        if let Some(verdict) = worst {
-            result.verdict = verdict;
+            .find(|outcome| result.findings.iter().any(|one| binding(one) == *outcome));
+        if let Some(outcome) = worst {
+            result.outcome = outcome;
         }
-        if matches!(result.verdict, Verdict::Fail | Verdict::NonStrict)
+        if matches!(result.outcome, Outcome::Fail | Outcome::NonStrict)
             && let Some(reason) = self.deviations.reason(&result.id)
         {
-            result.verdict = Verdict::Deviation;
+            result.outcome = Outcome::Deviation;
             result.reason = Some(reason.to_owned());
         }
     }
@@ -85,8 +85,8 @@ pub struct CaseResult {
     pub sends: String,
     /// What the program that is tested may answer.
     pub expects: String,
-    /// The verdict.
-    pub verdict: Verdict,
+    /// The outcome.
+    pub outcome: Outcome,
     /// The duties that were not met.
     pub findings: Vec<Finding>,
     /// Why it was skipped, or what explains the deviation.
@@ -100,7 +100,7 @@ pub struct CaseResult {
 }
 
 impl CaseResult {
-    pub(crate) fn new(case: &Case, verdict: Verdict) -> Self {
+    pub(crate) fn new(case: &Case, outcome: Outcome) -> Self {
         Self {
             id: case.id.clone(),
             section: case.duty.section.to_owned(),
@@ -108,7 +108,7 @@ impl CaseResult {
             requirement: case.duty.text.to_owned(),
             sends: case.sends.clone(),
             expects: case.expects.clone(),
-            verdict,
+            outcome,
             findings: Vec::new(),
             reason: None,
             end: None,
@@ -124,11 +124,11 @@ impl CaseResult {
         match stop {
             Some(Stop::Found(finding)) => self.findings.insert(0, finding),
             Some(Stop::Unimplemented(reason)) => {
-                self.verdict = Verdict::Unimplemented;
+                self.outcome = Outcome::Unimplemented;
                 self.reason = Some(reason);
             }
             Some(Stop::Skipped(reason)) => {
-                self.verdict = Verdict::Skipped;
+                self.outcome = Outcome::Skipped;
                 self.reason = Some(reason);
             }
             None => {}
@@ -224,7 +224,7 @@ impl Runner {
     pub fn run(&mut self, case: &Case) -> CaseResult {
         let skipped = self.gone.clone().or_else(|| self.skip_reason(case));
         if let Some(reason) = skipped {
-            let mut result = CaseResult::new(case, Verdict::Skipped);
+            let mut result = CaseResult::new(case, Outcome::Skipped);
             result.reason = Some(reason);
             return result;
         }
@@ -233,7 +233,7 @@ impl Runner {
         let stop = case.execute(&trial).err();
         let record = std::mem::take(&mut *trial.record.borrow_mut());
         drop(trial);
-        let mut result = CaseResult::new(case, Verdict::Pass);
+        let mut result = CaseResult::new(case, Outcome::Pass);
         result.take(record, stop);
         let failed = result.findings.iter().any(|one| one.level == Level::Must);
         if let Some(status) = self.ended(failed) {

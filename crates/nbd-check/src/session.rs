@@ -260,9 +260,10 @@ impl Session {
                 self.note(Finding::new("T24", format!("a simple reply to {text}")));
             }
         }
-        let length = match header.error.is_error() {
-            false if read => usize::try_from(request.length).unwrap_or(usize::MAX),
-            _ => 0,
+        let length = if read && !header.error.is_error() {
+            usize::try_from(request.length).unwrap_or(usize::MAX)
+        } else {
+            0
         };
         let meaning = |_: &[u8]| format!("simple reply, {}, to {text}", header.error);
         let bytes = match self.connection.take(SIZE.saturating_add(length), meaning) {

@@ -3,13 +3,12 @@
 
 #[path = "faulty_client/fault.rs"]
 mod fault;
+mod search;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use fault::{Fault, Mode};
-use nbd_check::{CaseResult, Finding, Level, Options, Verdict, client};
+use nbd_check::{CaseResult, Options, Outcome, client};
 use nbd_test_support::program::example;
 
 /// Runs the cases that `patterns` select against a client with a fault.
@@ -35,10 +34,10 @@ fn passes(mode: Mode, least: usize) {
     let results = check(Fault::None, mode, &["*"], Duration::from_secs(20));
     for result in &results {
         let found = nbd_check::report::transcript_of(result);
-        let failed = matches!(result.verdict, Verdict::Fail | Verdict::NonStrict);
+        let failed = matches!(result.outcome, Outcome::Fail | Outcome::NonStrict);
         assert!(!failed, "{found}");
     }
-    let passed = results.iter().filter(|one| one.verdict == Verdict::Pass);
+    let passed = results.iter().filter(|one| one.outcome == Outcome::Pass);
     let passed = passed.count();
     assert!(passed >= least, "only {passed} cases passed");
 }
@@ -189,31 +188,12 @@ const FAULTS: &[(Fault, Mode, &str, &str)] = &[
     (Fault::ClosesOnShutdown, Mode::Read, "T36", "T36"),
 ];
 
-/// The duties that a run found broken.
-fn broken(results: &[CaseResult]) -> Vec<&Finding> {
-    let findings = results.iter().flat_map(|result| &result.findings);
-    findings
-        .filter(|one| one.level != Level::Undefined)
-        .collect()
-}
-
 #[test]
 fn every_fault_is_found_by_a_case_that_names_the_duty() {
-    let missed = Mutex::new(Vec::new());
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some((fault, mode, duty, pattern)) = FAULTS.get(next.fetch_add(1, Relaxed)) {
-            let results = check(*fault, *mode, &[pattern], Duration::from_secs(2));
-            let findings = broken(&results);
-            if !findings.iter().any(|finding| finding.duty.id == *duty) {
-                let text = format!("{fault:?} ({duty}): {findings:#?}");
-                missed.lock().expect("no thread panics with it").push(text);
-            }
-        }
-    };
-    std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
-    let missed = missed.into_inner().expect("no thread panics with it");
-    assert!(missed.is_empty(), "{}", missed.join("\n"));
+    search::every(4, FAULTS, |(fault, mode, duty, pattern)| {
+        let results = check(*fault, *mode, &[pattern], Duration::from_secs(2));
+        (format!("{fault:?}"), duty, results)
+    });
 }
 
 #[test]

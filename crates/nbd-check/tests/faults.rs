@@ -2,13 +2,12 @@
 //! found by a case that names the duty.
 
 mod faulty;
+mod search;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use faulty::Fault;
-use nbd_check::{CaseResult, Finding, Level, Options, Runner, Target, Verdict, cases};
+use nbd_check::{CaseResult, Options, Outcome, Runner, Target, cases};
 
 /// How long a server without a fault may take, on a slow machine too.
 const LONG: Duration = Duration::from_secs(30);
@@ -36,11 +35,11 @@ fn check(fault: Fault, patterns: &[&str]) -> Vec<CaseResult> {
 fn a_server_without_a_fault_passes_every_case() {
     let results = check(Fault::None, &["*"]);
     for result in &results {
-        let skipped = result.verdict == Verdict::Skipped;
+        let skipped = result.outcome == Outcome::Skipped;
         let found = nbd_check::report::transcript_of(result);
         assert!(skipped || result.findings.is_empty(), "{found}");
     }
-    let passed = results.iter().filter(|one| one.verdict == Verdict::Pass);
+    let passed = results.iter().filter(|one| one.outcome == Outcome::Pass);
     assert!(passed.count() >= 750, "too few cases are run");
 }
 
@@ -119,32 +118,12 @@ const FAULTS: &[(Fault, &str, &[&str])] = &[
     (Fault::DiscLosesWrites, "R110", &["R112"]),
 ];
 
-/// The duties that a run found broken.
-fn broken(results: &[CaseResult]) -> Vec<&Finding> {
-    let findings = results.iter().flat_map(|result| &result.findings);
-    findings
-        .filter(|one| one.level != Level::Undefined)
-        .collect()
-}
-
 #[test]
 fn every_fault_is_found_by_a_case_that_names_the_duty() {
-    let missed = Mutex::new(Vec::new());
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some((fault, duty, patterns)) = FAULTS.get(next.fetch_add(1, Relaxed)) {
-            let results = check(*fault, patterns);
-            let findings = broken(&results);
-            if !findings.iter().any(|finding| finding.duty.id == *duty) {
-                let text = format!("{fault:?} ({duty}): {findings:#?}");
-                missed.lock().expect("no thread panics with it").push(text);
-            }
-        }
-    };
     // Most of the time is waiting for servers that are silent.
-    std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(work))));
-    let missed = missed.into_inner().expect("no thread panics with it");
-    assert!(missed.is_empty(), "{}", missed.join("\n"));
+    search::every(8, FAULTS, |(fault, duty, patterns)| {
+        (format!("{fault:?}"), duty, check(*fault, patterns))
+    });
 }
 
 /// With these faults there is no transmission, or nothing can be read in it.
@@ -177,7 +156,10 @@ fn faults_that_prevent_transmission_are_reported() {
         };
         let found = match Runner::new(target, options) {
             Err(error) => format!("{error:#}"),
-            Ok(_) => format!("{:?}", broken(&check(*fault, &["O48", "O59", "T4", "R81"]))),
+            Ok(_) => format!(
+                "{:?}",
+                search::broken(&check(*fault, &["O48", "O59", "T4", "R81"]))
+            ),
         };
         assert!(found.contains(duty), "{fault:?}: {found}");
     }

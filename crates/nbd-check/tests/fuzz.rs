@@ -1,7 +1,6 @@
 //! The fuzz kit finds faults with random scripts, in bounded time, and nothing in
 //! programs that have none.
 
-mod codec;
 #[allow(dead_code, reason = "no listener is needed")]
 mod faulty;
 
@@ -15,7 +14,7 @@ use faulty::{Fault, Server};
 use nbd_check::fuzz::format::{List, Rest, read, write};
 use nbd_check::fuzz::messages::{Mutation, OptionScript, RequestScript};
 use nbd_check::fuzz::script::{Action, Reaction};
-use nbd_check::fuzz::{ClientScript, Failure, Fuzz, ServerScript};
+use nbd_check::fuzz::{ClientScript, Failure, Fuzz, ServerScript, example};
 
 /// Numbers that look random: xorshift.
 struct Random(u64);
@@ -104,14 +103,14 @@ fn the_server_of_nbd_codec_passes() {
         let mut disk = vec![7; 1 << 16];
         Fuzz::new()
             .strict(true)
-            .server(script, |stream| codec::serve(stream, &mut disk))
+            .server(script, |stream| example::serve(stream, &mut disk))
     }));
 }
 
 #[test]
 fn the_client_of_nbd_codec_passes() {
     assert_none(fuzz(many(), |script: &ClientScript| {
-        Fuzz::new().client(script, |stream, disk| codec::write_and_read(stream, disk))
+        Fuzz::new().client(script, |stream, disk| example::write_and_read(stream, disk))
     }));
 }
 
@@ -359,7 +358,7 @@ fn the_seeds_find_nothing_in_programs_without_faults() {
             result.unwrap_or_else(|failure| panic!("{name}: {failure}"));
         } else {
             let script: ClientScript = read(&bytes);
-            script.attack(|stream, disk| codec::write_and_read(stream, disk));
+            script.attack(|stream, disk| example::write_and_read(stream, disk));
         }
     }
 }

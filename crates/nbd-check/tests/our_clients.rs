@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use nbd_check::{Options, Verdict, client};
+use nbd_check::{Options, Outcome, client};
 use nbd_test_support::program::tool;
 
 fn check(arguments: &[&str], least: usize) {
@@ -22,9 +22,9 @@ fn check(arguments: &[&str], least: usize) {
     for case in client::all() {
         let result = runner.run(&case);
         let found = nbd_check::report::transcript_of(&result);
-        let failed = matches!(result.verdict, Verdict::Fail | Verdict::NonStrict);
+        let failed = matches!(result.outcome, Outcome::Fail | Outcome::NonStrict);
         assert!(!failed, "{found}");
-        passed += usize::from(result.verdict == Verdict::Pass);
+        passed += usize::from(result.outcome == Outcome::Pass);
     }
     assert!(passed >= least, "only {passed} cases passed");
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use nbd_check::{Options, Runner, Target, Verdict, cases};
+use nbd_check::{Options, Outcome, Runner, Target, cases};
 use nbd_test_support::program::tool;
 
 fn check(arguments: &[&str]) {
@@ -26,7 +26,7 @@ fn check(arguments: &[&str]) {
         let result = runner.run(&case);
         let found = nbd_check::report::transcript_of(&result);
         assert!(result.findings.is_empty(), "{found}");
-        passed += usize::from(result.verdict == Verdict::Pass);
+        passed += usize::from(result.outcome == Outcome::Pass);
     }
     assert!(passed >= 300, "only {passed} cases were run");
     assert_eq!(runner.restarts(), 0);

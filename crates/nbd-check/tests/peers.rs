@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use nbd_check::{Case, Deviations, Options, Runner, Target, Verdict, cases};
+use nbd_check::{Case, Deviations, Options, Outcome, Runner, Target, cases};
 use nbd_test_support::images::{MIB, sparse};
 use nbd_test_support::needs;
 use nbd_test_support::peer::Peer;
@@ -27,9 +27,9 @@ fn check(target: Target, deviations: &str, select: impl Fn(&Case) -> bool) {
     for case in cases::all().iter().filter(|case| select(case)) {
         let result = runner.run(case);
         let found = nbd_check::report::transcript_of(&result);
-        let explained = !matches!(result.verdict, Verdict::Fail | Verdict::NonStrict);
+        let explained = !matches!(result.outcome, Outcome::Fail | Outcome::NonStrict);
         assert!(explained, "{found}");
-        passed += usize::from(result.verdict == Verdict::Pass);
+        passed += usize::from(result.outcome == Outcome::Pass);
     }
     assert!(passed >= 200, "only {passed} cases passed");
 }
@@ -86,7 +86,7 @@ fn tls_in_three_modes() {
                 let result = runner.run(&case);
                 let found = nbd_check::report::transcript_of(&result);
                 assert!(result.findings.is_empty(), "{mode}: {found}");
-                passed += usize::from(result.verdict == Verdict::Pass);
+                passed += usize::from(result.outcome == Outcome::Pass);
             }
         }
         assert!(passed >= least, "{mode}: only {passed} cases passed");

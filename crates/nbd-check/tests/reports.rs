@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use faulty::Fault;
 use nbd_check::report::{Report, Side, html, transcript_of};
-use nbd_check::{Address, CaseResult, Deviations, Options, Runner, Target, Verdict, cases, replay};
+use nbd_check::{Address, CaseResult, Deviations, Options, Outcome, Runner, Target, cases, replay};
 use nbd_check::{tls, transcript};
 
 /// A run that finds a failure, an advice that is not followed, and skips a case.
@@ -47,13 +47,13 @@ fn json_is_read_again() {
     let text = report.json().to_string();
     let value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(Report::from_json(&value).expect("a report"), report);
-    for verdict in [
-        Verdict::Pass,
-        Verdict::Fail,
-        Verdict::NonStrict,
-        Verdict::Skipped,
+    for outcome in [
+        Outcome::Pass,
+        Outcome::Fail,
+        Outcome::NonStrict,
+        Outcome::Skipped,
     ] {
-        assert!(report.count(verdict) > 0, "{verdict}");
+        assert!(report.count(outcome) > 0, "{outcome}");
     }
     let error = Report::from_json(&serde_json::json!({"name": 1})).unwrap_err();
     assert_eq!(error.to_string(), "\"about\" is missing");
@@ -86,7 +86,7 @@ fn junit_and_html_escape_what_they_contain() {
     let junit = report.junit();
     assert!(junit.contains("<testsuites name=\"a &lt;server&gt; &amp; more\""));
     let failures = junit.matches("<failure ").count();
-    assert_eq!(failures, report.count(Verdict::Fail));
+    assert_eq!(failures, report.count(Outcome::Fail));
     assert_eq!(junit.matches("<testcase ").count(), report.rows.len());
     let page = html(&[report.clone(), report.clone()]);
     assert!(page.contains("<th>a &lt;server&gt; &amp; more</th>"));
@@ -109,12 +109,12 @@ fn strict_makes_advice_a_failure() {
         ..Options::default()
     };
     let (report, ..) = run(strict);
-    assert_eq!(report.count(Verdict::NonStrict), 0);
+    assert_eq!(report.count(Outcome::NonStrict), 0);
     assert!(
         report
             .rows
             .iter()
-            .any(|row| row.id == "E9/simple-read-bit-6" && row.verdict == Verdict::Fail)
+            .any(|row| row.id == "E9/simple-read-bit-6" && row.outcome == Outcome::Fail)
     );
 }
 
@@ -126,11 +126,11 @@ fn a_known_deviation_is_no_failure_and_has_its_reason() {
         ..Options::default()
     };
     let (report, ..) = run(options);
-    assert_eq!(report.count(Verdict::Fail), 0);
+    assert_eq!(report.count(Outcome::Fail), 0);
     let row = report
         .rows
         .iter()
-        .find(|row| row.verdict == Verdict::Deviation);
+        .find(|row| row.outcome == Outcome::Deviation);
     let row = row.expect("a deviation");
     assert_eq!(row.reason.as_deref(), Some("known since 2020"));
 }
@@ -141,7 +141,7 @@ fn cases_that_write_need_permission() {
     let (report, ..) = run(Options::default());
     let write = report.rows.iter().find(|row| row.id == "R110/simple-write");
     let write = write.expect("the case");
-    assert_eq!(write.verdict, Verdict::Skipped);
+    assert_eq!(write.outcome, Outcome::Skipped);
     assert_eq!(
         write.reason.as_deref(),
         Some("it writes: needs --destructive")
@@ -151,7 +151,7 @@ fn cases_that_write_need_permission() {
 #[test]
 fn a_transcript_is_replayed() {
     let (_, results, uri) = run(Options::default());
-    let result = results.iter().find(|one| one.verdict == Verdict::Fail);
+    let result = results.iter().find(|one| one.outcome == Outcome::Fail);
     let text = transcript_of(result.expect("a failure"));
     let entries = transcript::parse(&text).expect("a transcript");
     let tls = tls::config(None).expect("TLS");

@@ -110,9 +110,12 @@ impl Device for ObjectDisk {
 
     async fn block_status(&self, _: &str, at: u64, n: u64, to: &mut Extents) -> io::Result<()> {
         let store = self.store.lock().unwrap();
-        chunks(at, n, CHUNK).all(|(chunk, part)| match store.contains_key(&chunk) {
-            true => to.push_data(part.len() as u64),
-            false => to.push_hole(part.len() as u64),
+        chunks(at, n, CHUNK).all(|(chunk, part)| {
+            if store.contains_key(&chunk) {
+                to.push_data(part.len() as u64)
+            } else {
+                to.push_hole(part.len() as u64)
+            }
         });
         Ok(())
     }

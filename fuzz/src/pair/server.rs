@@ -42,10 +42,7 @@ impl Server {
         let wide = contexts.filter(|context| context.width == StatusWidth::Wide);
         let wide = wide.map(|context| context.id.0).collect();
         Self {
-            machine: match strict {
-                true => machine.strict(),
-                false => machine,
-            },
+            machine: if strict { machine.strict() } else { machine },
             disk,
             pending: Vec::new(),
             answered: BTreeMap::new(),

@@ -308,9 +308,10 @@ impl Handshake {
                     self.agreed.flags = reply.flags;
                     self.agreed.block_sizes = None;
                     self.drop_foreign_contexts();
-                    self.state = match self.no_zeroes {
-                        true => State::Ready { reported: false },
-                        false => State::Zeroes(RESERVED_ZEROES),
+                    self.state = if self.no_zeroes {
+                        State::Ready { reported: false }
+                    } else {
+                        State::Zeroes(RESERVED_ZEROES)
                     };
                 }
                 State::Zeroes(left) => {

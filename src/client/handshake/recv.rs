@@ -258,9 +258,10 @@ pub(crate) fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<
         // What the reply to an unknown option means is not known.
         _ => !option.is_known(),
     };
-    match expected || !option.is_known() {
-        true => Ok(()),
-        false => Err(Violation::UnexpectedReply { option, reply }.into()),
+    if expected || !option.is_known() {
+        Ok(())
+    } else {
+        Err(Violation::UnexpectedReply { option, reply }.into())
     }
 }
 
@@ -268,9 +269,10 @@ pub(crate) fn check_reply(option: OptionType, reply: OptionReplyType) -> Result<
 #[inline]
 pub(crate) fn check_length(header: OptionReplyHeader, limits: &Limits) -> Result<(), Error> {
     let OptionReplyHeader { reply, length, .. } = header;
-    match length > limits.option_data.max(LONGEST_DEFINED) {
-        true => Err(Violation::OptionReplyTooLong { reply, length }.into()),
-        false => Ok(()),
+    if length > limits.option_data.max(LONGEST_DEFINED) {
+        Err(Violation::OptionReplyTooLong { reply, length }.into())
+    } else {
+        Ok(())
     }
 }
 

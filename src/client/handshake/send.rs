@@ -1,12 +1,13 @@
 //! Options: checked, and made.
 
 use super::{Handshake, State};
-use crate::client::config::{MetaContextQuery, check_distinct, has_repeated, is_query};
+use crate::client::config::{MetaContextQuery, check_distinct, is_query};
 use crate::error::Misuse;
 use crate::name::Name;
 use crate::negotiated::{Framing, HandshakeStyle, Negotiated, SelectedContexts};
 use crate::wire::flags::{ClientFlags, HandshakeFlags};
 use crate::wire::greeting::ExportNameReply;
+use crate::wire::list::has_repeated;
 use crate::wire::number::OptionType;
 use crate::wire::option::{MetaContextRequest, OptionRequest, encode_with, put_meta_context};
 use crate::wire::option_reply::OptionReplyHeader;
@@ -38,9 +39,10 @@ impl Handshake {
         }
         let written = put_whole(&flags.encode(), sink)?;
         self.no_zeroes = flags.contains(ClientFlags::NO_ZEROES);
-        self.agreed.style = match flags.contains(ClientFlags::FIXED_NEWSTYLE) {
-            true => HandshakeStyle::FixedNewstyle,
-            false => HandshakeStyle::Newstyle,
+        self.agreed.style = if flags.contains(ClientFlags::FIXED_NEWSTYLE) {
+            HandshakeStyle::FixedNewstyle
+        } else {
+            HandshakeStyle::Newstyle
         };
         self.state = State::Idle;
         Ok(written)
@@ -226,25 +228,28 @@ fn check_queries(request: &MetaContextRequest<'_>, lenient: bool) -> Result<(), 
     queries
         .iter()
         .try_for_each(|query| check_query(query, lenient))?;
-    match queries.len() > SelectedContexts::CAPACITY {
-        true => Err(Misuse::TooManyContexts),
-        false => Ok(()),
+    if queries.len() > SelectedContexts::CAPACITY {
+        Err(Misuse::TooManyContexts)
+    } else {
+        Ok(())
     }
 }
 
 fn check_query(query: Text<'_>, lenient: bool) -> Result<(), Misuse> {
     check_name(query)?;
-    match lenient || is_query(query) {
-        true => Ok(()),
-        false => Err(Misuse::Query),
+    if lenient || is_query(query) {
+        Ok(())
+    } else {
+        Err(Misuse::Query)
     }
 }
 
 const AGREED: Result<(), Misuse> = Err(Misuse::State("the framing is agreed on already"));
 
 fn check_name(name: Text<'_>) -> Result<(), Misuse> {
-    match name.len() > MAX_TEXT {
-        true => Err(TextError::TooLong.into()),
-        false => name.to_str().map(|_| ()).map_err(Misuse::from),
+    if name.len() > MAX_TEXT {
+        Err(TextError::TooLong.into())
+    } else {
+        name.to_str().map(|_| ()).map_err(Misuse::from)
     }
 }

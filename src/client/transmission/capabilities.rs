@@ -99,9 +99,10 @@ impl Capabilities {
         let Request { offset, length, .. } = *request;
         if matches!(rule.kind, Kind::Whole) {
             // The new size of a resize is in the field of the offset.
-            return match length == 0 && (offset == 0 || command == Command::RESIZE) {
-                true => Ok(()),
-                false => Err(Misuse::NoRange(command)),
+            return if length == 0 && (offset == 0 || command == Command::RESIZE) {
+                Ok(())
+            } else {
+                Err(Misuse::NoRange(command))
             };
         }
         if length == 0 {
@@ -227,10 +228,7 @@ fn chunks(export: &Negotiated) -> bool {
 
 fn flags(command: Command, export: &Negotiated) -> CommandFlags {
     use TransmissionFlags as T;
-    let when = |advertised, flag| match advertised {
-        true => flag,
-        false => CommandFlags::NONE,
-    };
+    let when = |advertised, flag| if advertised { flag } else { CommandFlags::NONE };
     let has = |flag| export.flags.contains(flag);
     let own = match command {
         Command::READ => when(chunks(export) && has(T::SEND_DF), CommandFlags::DF),

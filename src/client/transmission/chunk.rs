@@ -143,9 +143,10 @@ pub(crate) fn check(
 
 fn none(header: &Header, state: &mut State) -> Result<Taken, Error> {
     chunk::none_length(header.length)?;
-    match header.last {
-        true => *state = State::Done(header.cookie),
-        false => return Err(Violation::NoneNotDone.into()),
+    if header.last {
+        *state = State::Done(header.cookie)
+    } else {
+        return Err(Violation::NoneNotDone.into());
     }
     Ok(Taken::Yes)
 }

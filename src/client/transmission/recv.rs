@@ -304,16 +304,17 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             slot.error = error;
         }
         let data = slot.command == Command::READ && !error.is_error() && slot.length > 0;
-        self.state = match data {
-            true => State::Data {
+        self.state = if data {
+            State::Data {
                 part: Part {
                     cookie,
                     left: slot.length,
                     last: true,
                 },
                 offset: slot.offset,
-            },
-            false => State::Done(cookie),
+            }
+        } else {
+            State::Done(cookie)
         };
         Ok(Taken::Yes)
     }
@@ -375,9 +376,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             return Ok(Step::read(needed.saturating_sub(input.len())));
         }
         let text = Text::new(take_slice(input, length).unwrap_or_default());
-        let mut offset = match message.offset {
-            true => take::<8>(input).map(|bytes| u64::from_be_bytes(*bytes)),
-            false => None,
+        let mut offset = if message.offset {
+            take::<8>(input).map(|bytes| u64::from_be_bytes(*bytes))
+        } else {
+            None
         };
         let cookie = message.part.cookie;
         let slot = find(&mut self.slots, cookie)?;
@@ -470,14 +472,16 @@ pub(crate) fn check_simple(slot: &Slot, error: ErrorValue, strict: bool) -> Resu
     let read = slot.command == Command::READ;
     let status = slot.command == Command::BLOCK_STATUS && !error.is_error();
     let chunks = slot.error.is_error() || slot.missing != slot.asked;
-    let refused = match strict {
-        true => read || status || chunks,
+    let refused = if strict {
+        read || status || chunks
+    } else {
         // Whether data follows is not known.
-        false => read && !error.is_error(),
+        read && !error.is_error()
     };
-    match refused {
-        true => Err(Violation::SimpleReply(slot.command).into()),
-        false => Ok(()),
+    if refused {
+        Err(Violation::SimpleReply(slot.command).into())
+    } else {
+        Ok(())
     }
 }
 

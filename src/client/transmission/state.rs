@@ -49,9 +49,10 @@ impl Part {
     /// The state after the chunk.
     #[inline]
     pub(super) fn after(self) -> State {
-        match self.last {
-            true => State::Done(self.cookie),
-            false => State::Header,
+        if self.last {
+            State::Done(self.cookie)
+        } else {
+            State::Header
         }
     }
 
@@ -126,10 +127,7 @@ pub(crate) struct ErrorMessage {
 impl ErrorMessage {
     /// Size of what follows the message, in bytes.
     pub(crate) fn offset_size(&self) -> usize {
-        match self.offset {
-            true => 8,
-            false => 0,
-        }
+        if self.offset { 8 } else { 0 }
     }
 }
 

@@ -11,8 +11,9 @@ use crate::server::export::is_query;
 use crate::step::Step;
 use crate::wire::bytes::{clip, take_slice};
 use crate::wire::flags::ClientFlags;
+use crate::wire::list::has_repeated;
 use crate::wire::number::{InfoType, OptionReplyType, OptionType};
-use crate::wire::option::{InfoTypes, OptionHeader, OptionRequest, Queries};
+use crate::wire::option::{OptionHeader, OptionRequest, Queries};
 use crate::wire::option_reply::OptionReply;
 use crate::wire::text::{MAX_TEXT, Text};
 use crate::wire::{EncodeError, Sink};
@@ -117,19 +118,17 @@ impl Handshake {
     }
 
     fn client_flags(&mut self, flags: ClientFlags) -> Result<(), Error> {
-        let offered = |config, flag| match config {
-            true => flag,
-            false => ClientFlags::NONE,
-        };
+        let offered = |config, flag| if config { flag } else { ClientFlags::NONE };
         let known = offered(self.config.fixed_newstyle, ClientFlags::FIXED_NEWSTYLE)
             | offered(self.config.no_zeroes, ClientFlags::NO_ZEROES);
         if !flags.difference(known).is_empty() {
             return Err(Violation::ClientFlags(flags).into());
         }
         self.no_zeroes = flags.contains(ClientFlags::NO_ZEROES);
-        self.agreed.style = match flags.contains(ClientFlags::FIXED_NEWSTYLE) {
-            true => HandshakeStyle::FixedNewstyle,
-            false => HandshakeStyle::Newstyle,
+        self.agreed.style = if flags.contains(ClientFlags::FIXED_NEWSTYLE) {
+            HandshakeStyle::FixedNewstyle
+        } else {
+            HandshakeStyle::Newstyle
         };
         self.state = State::Option;
         Ok(())
@@ -213,7 +212,7 @@ impl Handshake {
                 return Ok(Some(HandshakeEvent::Export(query)));
             }
             OptionRequest::Info(request) | OptionRequest::Go(request) => {
-                if self.config.strict && is_repetitive(request.requests) {
+                if self.config.strict && has_repeated(request.requests.iter()) {
                     self.answer(Answer::invalid(option, "information is requested twice"));
                     return Ok(None);
                 }
@@ -303,21 +302,18 @@ impl Handshake {
         if option == OptionType::ABORT {
             return Ok(Action::Discard(OptionReplyType::ACK, ""));
         }
-        let refusal = match () {
-            () if plain && option != OptionType::STARTTLS => {
-                Some((OptionReplyType::ERR_TLS_REQD, "start TLS first"))
-            }
-            () if self.shutting_down => {
-                Some((OptionReplyType::ERR_SHUTDOWN, "the server is shutting down"))
-            }
-            () if !self.offers(option) => Some((OptionReplyType::ERR_UNSUP, "unsupported option")),
-            () if length > self.limits().option_data => {
-                Some((OptionReplyType::ERR_TOO_BIG, "the option is too long"))
-            }
-            () if length > 0 && is_bare(option) => {
-                Some((OptionReplyType::ERR_INVALID, "the option takes no data"))
-            }
-            () => self.out_of_turn(option),
+        let refusal = if plain && option != OptionType::STARTTLS {
+            Some((OptionReplyType::ERR_TLS_REQD, "start TLS first"))
+        } else if self.shutting_down {
+            Some((OptionReplyType::ERR_SHUTDOWN, "the server is shutting down"))
+        } else if !self.offers(option) {
+            Some((OptionReplyType::ERR_UNSUP, "unsupported option"))
+        } else if length > self.limits().option_data {
+            Some((OptionReplyType::ERR_TOO_BIG, "the option is too long"))
+        } else if length > 0 && is_bare(option) {
+            Some((OptionReplyType::ERR_INVALID, "the option takes no data"))
+        } else {
+            self.out_of_turn(option)
         };
         Ok(refusal.map_or(Action::Take, |(reply, message)| {
             Action::Discard(reply, message)
@@ -378,14 +374,6 @@ fn framing_of(option: OptionType) -> Framing {
         OptionType::EXTENDED_HEADERS => Framing::Extended,
         _ => Framing::Structured,
     }
-}
-
-/// Whether a type of information is in the list twice.
-fn is_repetitive(requests: InfoTypes<'_>) -> bool {
-    let numbered = requests.iter().enumerate();
-    numbered
-        .clone()
-        .any(|(n, info)| requests.iter().take(n).any(|before| before == info))
 }
 
 /// Options without data.

@@ -171,9 +171,10 @@ impl Handshake {
 
     fn asked(&self, option: OptionType) -> Result<Asked, Misuse> {
         let asked = self.waiting()?;
-        match asked.option == option {
-            true => Ok(asked),
-            false => Err(Misuse::State("another option waits for an answer")),
+        if asked.option == option {
+            Ok(asked)
+        } else {
+            Err(Misuse::State("another option waits for an answer"))
         }
     }
 
@@ -248,9 +249,10 @@ impl Handshake {
             size: export.size,
             flags,
         };
-        let zeroes: &[u8] = match self.no_zeroes {
-            true => &[],
-            false => &[0; RESERVED_ZEROES],
+        let zeroes: &[u8] = if self.no_zeroes {
+            &[]
+        } else {
+            &[0; RESERVED_ZEROES]
         };
         let written = all_or_nothing(sink, &|sink| {
             sink.put(&reply.encode());
@@ -311,12 +313,13 @@ impl Handshake {
         };
         let extended = self.agreed.framing == Framing::Extended;
         let beyond = !extended && found().any(|context| context.width == StatusWidth::Wide);
-        let last = match beyond {
-            true => OptionReply::Error {
+        let last = if beyond {
+            OptionReply::Error {
                 error: OptionReplyType::ERR_EXT_HEADER_REQD,
                 message: Text::from("some contexts need extended headers"),
-            },
-            false => OptionReply::Ack,
+            }
+        } else {
+            OptionReply::Ack
         };
         let written = all_or_nothing(sink, &|sink| {
             for context in found() {

@@ -65,10 +65,11 @@ impl RequestInfo {
 
     /// Most extents of `size` bytes in a chunk.
     fn most_extents(&self, size: u32) -> u32 {
-        match self.wants_one() {
-            true => 1,
+        if self.wants_one() {
+            1
+        } else {
             // No chunk carries more than the maximum payload.
-            false => self.maximum.checked_div(size).unwrap_or(0).clamp(1, MOST),
+            self.maximum.checked_div(size).unwrap_or(0).clamp(1, MOST)
         }
     }
 
@@ -87,9 +88,10 @@ impl RequestInfo {
                 return Err(Misuse::EmptyExtent);
             }
             if sum.count == maximum {
-                return Err(match self.wants_one() {
-                    true => Misuse::NotOne,
-                    false => Misuse::TooManyExtents { maximum },
+                return Err(if self.wants_one() {
+                    Misuse::NotOne
+                } else {
+                    Misuse::TooManyExtents { maximum }
                 });
             }
             if extent.length & mask != 0 {

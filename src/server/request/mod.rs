@@ -155,10 +155,7 @@ macro_rules! accessors {
             offset: u64,
             text: &str,
         ) -> Result<Reply<'_>, Rejected<Self>> {
-            match self.info.holds(offset, 1) {
-                true => Ok(self.info.error(error, Some(offset), true, text)),
-                false => Err(Rejected::new(Misuse::OutsideRequest, self)),
-            }
+            if self.info.holds(offset, 1) { Ok(self.info.error(error, Some(offset), true, text)) } else { Err(Rejected::new(Misuse::OutsideRequest, self)) }
         }
     };
     (@length) => {

@@ -34,9 +34,10 @@ impl RequestInfo {
 
     /// The header of a chunk, or of a simple reply of success.
     pub(in crate::server) fn header(&self, chunk: ChunkType, last: bool, length: u32) -> Front {
-        let flags = match last {
-            true => ReplyFlags::DONE,
-            false => ReplyFlags::NONE,
+        let flags = if last {
+            ReplyFlags::DONE
+        } else {
+            ReplyFlags::NONE
         };
         let cookie = self.cookie;
         match self.framing {
@@ -80,9 +81,10 @@ impl RequestInfo {
         last: bool,
         text: &'t str,
     ) -> Reply<'t> {
-        let error = match error.is_error() {
-            true => error,
-            false => ErrorValue::EIO,
+        let error = if error.is_error() {
+            error
+        } else {
+            ErrorValue::EIO
         };
         let cookie = self.cookie;
         if self.framing == Framing::Simple {

@@ -137,22 +137,24 @@ impl Rules {
             Framing::Extended if announced => maximum,
             _ => maximum.max(u64::from(self.limits.payload)),
         };
-        match header.payload > bound {
-            true => Err(Violation::PayloadTooLong {
+        if header.payload > bound {
+            Err(Violation::PayloadTooLong {
                 command: header.command,
                 length: header.payload,
             }
-            .into()),
-            false => Ok(()),
+            .into())
+        } else {
+            Ok(())
         }
     }
 
     /// `DISC` has no reply, so a fault in it can only end the session.
     pub(super) fn check_disconnect(&self, header: &Header) -> Result<(), Error> {
         let used = (header.offset | header.length) != 0;
-        match self.strict && used {
-            true => Err(Violation::NoRange(Command::DISC).into()),
-            false => Ok(()),
+        if self.strict && used {
+            Err(Violation::NoRange(Command::DISC).into())
+        } else {
+            Ok(())
         }
     }
 
@@ -217,11 +219,12 @@ impl Rules {
             // Which commands may have it is checked with the payload.
             allowed |= CommandFlags::PAYLOAD_LEN;
         }
-        match header.flags.difference(allowed).is_empty() {
-            true => Ok(()),
-            false => Err(invalid(
+        if header.flags.difference(allowed).is_empty() {
+            Ok(())
+        } else {
+            Err(invalid(
                 "command flag not advertised, or not of this command",
-            )),
+            ))
         }
     }
 
@@ -265,9 +268,10 @@ impl Rules {
             .contexts
             .iter()
             .try_fold(ContextSet::NONE, |asked, id: ContextId| {
-                match selected.holds(id) && !asked.holds(id) {
-                    true => Ok(asked.with(id)),
-                    false => Err(invalid("metadata context unknown, or named twice")),
+                if selected.holds(id) && !asked.holds(id) {
+                    Ok(asked.with(id))
+                } else {
+                    Err(invalid("metadata context unknown, or named twice"))
                 }
             })
     }
@@ -283,9 +287,10 @@ impl Rules {
         } = *header;
         if !header.has_range() {
             let used = length != 0 || (offset != 0 && command != Command::RESIZE);
-            return match self.strict && used {
-                true => Err(invalid("the command has no range")),
-                false => Ok(()),
+            return if self.strict && used {
+                Err(invalid("the command has no range"))
+            } else {
+                Ok(())
             };
         }
         // No chunk reports the status of nothing: an extent has a length.
@@ -309,9 +314,10 @@ impl Rules {
             }
             _ => return Ok(()),
         };
-        match length > most {
-            true => Err(fault(error, "the request is too long; split it")),
-            false => Ok(()),
+        if length > most {
+            Err(fault(error, "the request is too long; split it"))
+        } else {
+            Ok(())
         }
     }
 

@@ -24,6 +24,16 @@ pub(super) fn add(cases: &mut Cases) {
     malformed(cases);
 }
 
+/// The list of contexts that a query finds is empty; `duty` is to answer it at all.
+fn lists_nothing(t: &Trial<'_>, framing: Framing, query: &str, duty: &str) -> Checked {
+    let replies = ask(t, framing, LIST, &[query])?;
+    succeeds(&replies, duty)?;
+    match names(&replies).as_slice() {
+        [] => Ok(()),
+        found_names => found("O76", format!("{found_names:?}")),
+    }
+}
+
 /// The option `option` with these queries, after the framing was agreed on.
 fn ask(t: &Trial<'_>, framing: Framing, option: Opt, queries: &[&str]) -> Checked<Replies> {
     let mut handshake = t.handshake()?;
@@ -133,28 +143,14 @@ fn listing(cases: &mut Cases, framing: Framing) {
         "none",
         "\"base:nbd-check\"",
         "ACK alone",
-        |t, framing| {
-            let replies = ask(t, framing, LIST, &["base:nbd-check"])?;
-            succeeds(&replies, "M16")?;
-            match names(&replies).as_slice() {
-                [] => Ok(()),
-                found_names => found("O76", format!("{found_names:?}")),
-            }
-        },
+        |t, framing| lists_nothing(t, framing, "base:nbd-check", "M16"),
     );
     add(
         "O75",
         "namespace",
         "\"x-nbd-check:a\"",
         "ACK alone",
-        |t, framing| {
-            let replies = ask(t, framing, LIST, &["x-nbd-check:a"])?;
-            succeeds(&replies, "O75")?;
-            match names(&replies).as_slice() {
-                [] => Ok(()),
-                found_names => found("O76", format!("{found_names:?}")),
-            }
-        },
+        |t, framing| lists_nothing(t, framing, "x-nbd-check:a", "O75"),
     );
     add(
         "M15",

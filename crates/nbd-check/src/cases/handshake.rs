@@ -11,8 +11,9 @@ use nbd_codec::wire::option::OptionHeader;
 use crate::case::{Cases, Need};
 use crate::cases::options::{COMBINED, data_of};
 use crate::handshake::greeting;
-use crate::outcome::{Finding, found};
+use crate::outcome::{Checked, Finding, found};
 use crate::probe::NO_EXPORT;
+use crate::trial::Trial;
 
 pub(super) fn add(cases: &mut Cases) {
     greetings(cases);
@@ -60,6 +61,16 @@ fn greetings(cases: &mut Cases) {
     });
 }
 
+/// Client flags that the server does not know end the session.
+fn end_session(t: &Trial<'_>, flags: ClientFlags) -> Checked {
+    let mut handshake = t.plain_handshake(flags)?;
+    handshake.send(OptionType::LIST, &[]);
+    match handshake.connection.expect_end() {
+        Ok(_) => Ok(()),
+        Err(_) => found("O11", format!("the session continues with {flags}")),
+    }
+}
+
 fn client_flags(cases: &mut Cases) {
     for bit in [2, 3, 7, 8, 15, 16, 31] {
         let flags = ClientFlags(1 << bit | 1);
@@ -70,14 +81,7 @@ fn client_flags(cases: &mut Cases) {
                 format!("client flags {flags}"),
                 "the end of the session",
             )
-            .run(move |t| {
-                let mut handshake = t.plain_handshake(flags)?;
-                handshake.send(OptionType::LIST, &[]);
-                match handshake.connection.expect_end() {
-                    Ok(_) => Ok(()),
-                    Err(_) => found("O11", format!("the session continues with {flags}")),
-                }
-            });
+            .run(move |t| end_session(t, flags));
     }
     cases
         .add(
@@ -94,12 +98,7 @@ fn client_flags(cases: &mut Cases) {
                 return Err(crate::outcome::Stop::Skipped("NO_ZEROES is offered".into()));
             }
             let flags = t.client_flags() | ClientFlags::NO_ZEROES;
-            let mut handshake = t.plain_handshake(flags)?;
-            handshake.send(OptionType::LIST, &[]);
-            match handshake.connection.expect_end() {
-                Ok(_) => Ok(()),
-                Err(_) => found("O11", format!("the session continues with {flags}")),
-            }
+            end_session(t, flags)
         });
     cases
         .add(

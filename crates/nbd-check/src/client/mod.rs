@@ -1,7 +1,7 @@
 //! The cases for clients: a scripted server, correct in every dialect, then wrong in one
 //! way each, and what the client does next.
 //!
-//! The client is a command; it is run once for each script. It is judged by
+//! The client is a command; it is run once for each script. It is checked by
 //!
 //! - what it sends: every option and request is checked against what was negotiated and
 //!   advertised. What a client sends to correct servers is found out once, and reported by

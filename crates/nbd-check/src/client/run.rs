@@ -8,7 +8,7 @@ use super::profile::Profile;
 use super::stage::Stage;
 use super::trial::Trial;
 use crate::case::Case;
-use crate::outcome::Verdict;
+use crate::outcome::Outcome;
 use crate::run::{CaseResult, Options};
 
 /// A client that is tested: what it does with correct servers is known.
@@ -63,7 +63,7 @@ impl Runner {
         let start = Instant::now();
         let trial = Trial::new(&self.stage, &self.profile, self.thorough);
         let stop = case.execute_client(&trial).err();
-        let mut result = CaseResult::new(case, Verdict::Pass);
+        let mut result = CaseResult::new(case, Outcome::Pass);
         result.take(trial.record.into_inner(), stop);
         result.time = start.elapsed();
         self.options.assess(&mut result);

@@ -35,9 +35,10 @@ impl Server<'_> {
                 let last = batch.last();
                 last.is_some_and(|request| request.command == Command::DISC)
             };
-            let wait = match self.script.dialect.out_of_order {
-                true => NEXT,
-                false => Duration::ZERO,
+            let wait = if self.script.dialect.out_of_order {
+                NEXT
+            } else {
+                Duration::ZERO
             };
             while batch.len() < WINDOW && !leaves(&batch) {
                 let more = self.connection.has_input()

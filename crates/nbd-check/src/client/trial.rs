@@ -1,4 +1,4 @@
-//! What a case of a client does: it runs the command against scripts, and judges what
+//! What a case of a client does: it runs the command against scripts, and checks what
 //! the command does next.
 
 use std::cell::RefCell;
@@ -119,11 +119,11 @@ impl<'a> Trial<'a> {
             };
             return Err(Stop::Unimplemented(what));
         }
-        self.judge(duty, script, &performance, spoils, expect)?;
+        self.validate(duty, script, &performance, spoils, expect)?;
         Ok(performance)
     }
 
-    fn judge(
+    fn validate(
         &self,
         duty: &str,
         script: &Script,
@@ -163,12 +163,12 @@ impl<'a> Trial<'a> {
                 }
                 _ => {}
             },
-            Ended::Success => self.judge_success(duty, script, performance, spoils, expect),
+            Ended::Success => self.validate_success(duty, script, performance, spoils, expect),
         }
         Ok(())
     }
 
-    fn judge_success(
+    fn validate_success(
         &self,
         duty: &str,
         script: &Script,

@@ -99,9 +99,10 @@ impl<'a> Attack<'a> {
             Phase::Transmission(mut transmission) => {
                 let wait = self.link.is_none() || exhausted;
                 transmission.settle(self.link.as_ref(), wait)?;
-                match transmission.ended {
-                    true => Phase::Over,
-                    false => Phase::Transmission(transmission),
+                if transmission.ended {
+                    Phase::Over
+                } else {
+                    Phase::Transmission(transmission)
                 }
             }
             Phase::Over => Phase::Over,

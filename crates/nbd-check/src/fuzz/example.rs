@@ -1,5 +1,5 @@
-// A server and a client of nbd-codec over any stream, for one export in memory. The
-// examples of the guide include this file, so that it has no `//!`.
+//! A correct server and a correct client, to try the kit: on `nbd-codec`, over any
+//! stream, for one export in memory.
 
 use std::io::{Read, Result, Write};
 
@@ -10,7 +10,11 @@ use nbd_codec::wire::flags::TransmissionFlags as Has;
 use nbd_codec::wire::number::{ErrorValue, OptionReplyType};
 use nbd_codec::{Limits, Negotiated, SessionError, Step, client, server};
 
-/// Serves one client.
+/// Serves one client the default export, whose content is `disk`.
+///
+/// # Errors
+///
+/// Those of the stream, and of a client that breaks the protocol.
 pub fn serve(stream: &mut (impl Read + Write), disk: &mut [u8]) -> Result<()> {
     let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
     let Some(negotiated) = negotiate(stream, &mut inbox, disk.len() as u64)? else {
@@ -116,23 +120,28 @@ fn answer(
         Request::Trim(trim) => trim.succeed(),
         Request::Cache(cache) => cache.succeed(),
         Request::Flush(flush) => flush.succeed(),
-        Request::BlockStatus32(mut status) => loop {
-            let id = status.contexts().next().expect("a context");
-            let extents = extents(status.length());
-            let extents = extents.map(|extent| extent.try_into().expect("32 bits"));
-            match status.reply_truncated(id, extents, out).expect("an answer") {
-                Some(rest) => status = rest,
-                None => return Ok(()),
+        Request::BlockStatus32(mut status) => {
+            while let Some(id) = status.contexts().next() {
+                let extents = extents(status.length());
+                match status.reply_wide(id, extents, out) {
+                    Ok(Some(rest)) => status = rest,
+                    Ok(None) => break,
+                    Err(rejected) => return Err(rejected.reason.into()),
+                }
             }
-        },
-        Request::BlockStatus64(mut status) => loop {
-            let id = status.contexts().next().expect("a context");
-            let extents = extents(status.length());
-            match status.reply_truncated(id, extents, out).expect("an answer") {
-                Some(rest) => status = rest,
-                None => return Ok(()),
+            return Ok(());
+        }
+        Request::BlockStatus64(mut status) => {
+            while let Some(id) = status.contexts().next() {
+                let extents = extents(status.length());
+                match status.reply_wide(id, extents, out) {
+                    Ok(Some(rest)) => status = rest,
+                    Ok(None) => break,
+                    Err(rejected) => return Err(rejected.reason.into()),
+                }
             }
-        },
+            return Ok(());
+        }
         other => other.fail(ErrorValue::EINVAL, ""),
     };
     reply.encode(out)?;
@@ -140,6 +149,7 @@ fn answer(
 }
 
 /// A client with one command in flight.
+#[derive(Debug)]
 pub struct Client<S> {
     stream: S,
     inbox: Inbox<Vec<u8>>,
@@ -148,6 +158,10 @@ pub struct Client<S> {
 
 impl<S: Read + Write> Client<S> {
     /// Connects to the default export.
+    ///
+    /// # Errors
+    ///
+    /// Those of the stream, of a server that breaks the protocol, and of the command.
     pub fn connect(mut stream: S) -> Result<Self> {
         let mut inbox = Inbox::new(vec![0; Limits::DEFAULT.buffer()]);
         let mut connector = client::Connector::new(client::Config::new(""))?;
@@ -174,18 +188,30 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// Reads from `offset`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the stream, of a server that breaks the protocol, and of the command.
     pub fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<()> {
         let request = client::Request::read(offset, data.len() as u64);
         self.command(request, &[], data)
     }
 
     /// Writes at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the stream, of a server that breaks the protocol, and of the command.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         let request = client::Request::write(offset, data.len() as u64);
         self.command(request, data, &mut [])
     }
 
     /// Disconnects.
+    ///
+    /// # Errors
+    ///
+    /// Those of the stream, of a server that breaks the protocol, and of the command.
     pub fn disconnect(mut self) -> Result<()> {
         let header = self.session.disconnect()?;
         self.stream.write_all(header.as_bytes())
@@ -215,7 +241,15 @@ impl<S: Read + Write> Client<S> {
     }
 }
 
-/// Connects, writes, reads, and compares what is known.
+/// Connects, writes, reads, and compares what is known. `disk` is what the server has.
+///
+/// # Errors
+///
+/// Those of [`Client`].
+///
+/// # Panics
+///
+/// If what is read is not what the server has.
 pub fn write_and_read(stream: &mut (impl Read + Write), disk: &[u8]) -> Result<()> {
     let mut client = Client::connect(stream)?;
     let mut data = [0; 4096];

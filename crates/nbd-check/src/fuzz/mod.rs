@@ -1,6 +1,7 @@
 #![doc = include_str!("../../docs/fuzzing.md")]
 
 mod attack;
+pub mod example;
 mod expect;
 pub mod format;
 mod lengths;

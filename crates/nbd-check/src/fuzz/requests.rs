@@ -71,12 +71,12 @@ impl Transmission {
                 };
             }
             for reply in session.take_done() {
-                self.judge(&reply)?;
+                self.validate(&reply)?;
             }
         }
     }
 
-    fn judge(&mut self, reply: &Reply) -> Checked {
+    fn validate(&mut self, reply: &Reply) -> Checked {
         let index = self
             .expected
             .iter()

@@ -72,7 +72,7 @@ enums! {
         Mutated { mutation: Mutation },
         /// The request fails.
         Fail { error: u8 },
-        /// The connection ends after so many bytes of the next message.
+        /// The connection ends after this many bytes of the next message.
         Cut { after: u8 },
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Report, Row, is_must, mark};
-use crate::outcome::Verdict;
+use crate::outcome::Outcome;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
@@ -57,16 +57,16 @@ pub fn html(reports: &[Report]) -> String {
 
 fn summary(page: &mut String, reports: &[Report]) {
     page.push_str("<table><thead><tr><th>program</th>");
-    for verdict in Verdict::ALL {
-        let _ = write!(page, "<th>{} {verdict}</th>", mark(verdict));
+    for outcome in Outcome::ALL {
+        let _ = write!(page, "<th>{} {outcome}</th>", mark(outcome));
     }
     page.push_str("<th>seconds</th></tr></thead><tbody>\n");
     for report in reports {
         let _ = write!(page, "<tr><th>{}</th>", escape(&report.name));
-        for verdict in Verdict::ALL {
-            let count = report.count(verdict);
+        for outcome in Outcome::ALL {
+            let count = report.count(outcome);
             let class = if count > 0 {
-                verdict.as_str()
+                outcome.as_str()
             } else {
                 "skipped"
             };
@@ -129,21 +129,21 @@ fn cell(page: &mut String, row: Option<&Row>, index: usize) {
         return;
     };
     let actual: Vec<_> = row.findings.iter().map(|one| one.actual.as_str()).collect();
-    let mut title = format!("{}: {}", row.verdict, actual.join("; "));
+    let mut title = format!("{}: {}", row.outcome, actual.join("; "));
     if let Some(reason) = &row.reason {
         title.push_str(reason);
     }
     let _ = write!(
         page,
         "<td class=\"v {}\" title=\"{}\">",
-        row.verdict,
+        row.outcome,
         escape(&title)
     );
     if row.findings.is_empty() {
-        page.push_str(mark(row.verdict));
+        page.push_str(mark(row.outcome));
     } else {
         let id = escape(&row.id);
-        let _ = write!(page, "<a href=\"#r{index}-{id}\">{}</a>", mark(row.verdict));
+        let _ = write!(page, "<a href=\"#r{index}-{id}\">{}</a>", mark(row.outcome));
     }
     page.push_str("</td>");
 }
@@ -157,11 +157,11 @@ fn details(page: &mut String, report: &Report, index: usize) {
     for row in report.rows.iter().filter(|row| !row.findings.is_empty()) {
         let _ = writeln!(
             page,
-            "<details id=\"r{index}-{id}\"><summary class=\"{verdict}\">{mark} <code>{id}</code> {verdict}: {}</summary>",
+            "<details id=\"r{index}-{id}\"><summary class=\"{outcome}\">{mark} <code>{id}</code> {outcome}: {}</summary>",
             escape(&row.requirement),
             id = escape(&row.id),
-            verdict = row.verdict,
-            mark = mark(row.verdict)
+            outcome = row.outcome,
+            mark = mark(row.outcome)
         );
         let _ = writeln!(
             page,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::{Report, Row, RowFinding, Side};
-use crate::outcome::Verdict;
+use crate::outcome::Outcome;
 
 impl Report {
     /// The report as JSON.
@@ -17,9 +17,9 @@ impl Report {
             .iter()
             .map(|(what, value)| (what.clone(), value.clone().into()))
             .collect();
-        let counts: Map<_, _> = Verdict::ALL
+        let counts: Map<_, _> = Outcome::ALL
             .into_iter()
-            .map(|verdict| (verdict.to_string(), self.count(verdict).into()))
+            .map(|outcome| (outcome.to_string(), self.count(outcome).into()))
             .collect();
         let rows: Vec<_> = self.rows.iter().map(row_json).collect();
         json!({
@@ -82,7 +82,7 @@ fn row_json(row: &Row) -> Value {
         "requirement": row.requirement,
         "sends": row.sends,
         "expects": row.expects,
-        "verdict": row.verdict.as_str(),
+        "outcome": row.outcome.as_str(),
         "findings": findings,
         "reason": row.reason,
         "end": row.end,
@@ -92,7 +92,7 @@ fn row_json(row: &Row) -> Value {
 }
 
 fn row(value: &Value) -> Result<Row> {
-    let verdict = string(value, "verdict")?;
+    let outcome = string(value, "outcome")?;
     let findings = value.get("findings").and_then(Value::as_array);
     let optional = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
     Ok(Row {
@@ -102,8 +102,8 @@ fn row(value: &Value) -> Result<Row> {
         requirement: string(value, "requirement")?,
         sends: string(value, "sends")?,
         expects: string(value, "expects")?,
-        verdict: Verdict::parse(&verdict)
-            .with_context(|| format!("\"{verdict}\" is no verdict"))?,
+        outcome: Outcome::parse(&outcome)
+            .with_context(|| format!("\"{outcome}\" is no outcome"))?,
         findings: findings
             .context("\"findings\" is missing")?
             .iter()

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Report;
 use super::html::escape;
-use crate::outcome::Verdict;
+use crate::outcome::Outcome;
 
 impl Report {
     /// The report as JUnit XML: a suite for each section of the specification.
@@ -16,20 +16,20 @@ impl Report {
             "<testsuites name=\"{}\" tests=\"{}\" failures=\"{}\" skipped=\"{}\" time=\"{:.3}\">",
             escape(&self.name),
             self.rows.len(),
-            self.count(Verdict::Fail),
-            self.count(Verdict::Skipped) + self.count(Verdict::Unimplemented),
+            self.count(Outcome::Fail),
+            self.count(Outcome::Skipped) + self.count(Outcome::Unimplemented),
             self.time.as_secs_f64()
         );
         for section in self.sections() {
             let rows: Vec<_> = self.rows_of(section).collect();
-            let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
+            let count = |outcome| rows.iter().filter(|row| row.outcome == outcome).count();
             let _ = writeln!(
                 xml,
                 "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" skipped=\"{}\">",
                 escape(section),
                 rows.len(),
-                count(Verdict::Fail),
-                count(Verdict::Skipped) + count(Verdict::Unimplemented),
+                count(Outcome::Fail),
+                count(Outcome::Skipped) + count(Outcome::Unimplemented),
             );
             for row in &rows {
                 let _ = write!(
@@ -42,22 +42,22 @@ impl Report {
                 let actual: Vec<_> = row.findings.iter().map(|one| one.actual.as_str()).collect();
                 let actual = escape(&actual.join("; "));
                 let reason = escape(row.reason.as_deref().unwrap_or_default());
-                let _ = match row.verdict {
-                    Verdict::Pass => writeln!(xml, "/>"),
-                    Verdict::Fail => writeln!(
+                let _ = match row.outcome {
+                    Outcome::Pass => writeln!(xml, "/>"),
+                    Outcome::Fail => writeln!(
                         xml,
                         "><failure message=\"{actual}\">{}</failure></testcase>",
                         escape(row.transcript.as_deref().unwrap_or_default())
                     ),
-                    Verdict::Skipped | Verdict::Unimplemented => writeln!(
+                    Outcome::Skipped | Outcome::Unimplemented => writeln!(
                         xml,
                         "><skipped message=\"{}: {reason}\"/></testcase>",
-                        row.verdict
+                        row.outcome
                     ),
-                    Verdict::NonStrict | Verdict::Deviation | Verdict::Informational => writeln!(
+                    Outcome::NonStrict | Outcome::Deviation | Outcome::Informational => writeln!(
                         xml,
                         "><system-out>{}: {actual} {reason}</system-out></testcase>",
-                        row.verdict
+                        row.outcome
                     ),
                 };
             }

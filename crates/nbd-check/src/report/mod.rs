@@ -10,7 +10,7 @@ use std::time::Duration;
 pub use html::html;
 
 use crate::duty::Level;
-use crate::outcome::Verdict;
+use crate::outcome::Outcome;
 use crate::run::CaseResult;
 use crate::transcript;
 
@@ -66,8 +66,8 @@ pub struct Row {
     pub sends: String,
     /// What the program may answer.
     pub expects: String,
-    /// The verdict.
-    pub verdict: Verdict,
+    /// The outcome.
+    pub outcome: Outcome,
     /// What was found.
     pub findings: Vec<RowFinding>,
     /// Why it was skipped, or what explains the deviation.
@@ -116,12 +116,12 @@ impl Report {
         }
     }
 
-    /// How many cases have this verdict.
+    /// How many cases have this outcome.
     #[must_use]
-    pub fn count(&self, verdict: Verdict) -> usize {
+    pub fn count(&self, outcome: Outcome) -> usize {
         self.rows
             .iter()
-            .filter(|row| row.verdict == verdict)
+            .filter(|row| row.outcome == outcome)
             .count()
     }
 
@@ -159,7 +159,7 @@ impl Row {
             requirement: result.requirement.clone(),
             sends: result.sends.clone(),
             expects: result.expects.clone(),
-            verdict: result.verdict,
+            outcome: result.outcome,
             findings: findings.collect(),
             reason: result.reason.clone(),
             end: result.end.map(|end| end.to_string()),
@@ -187,16 +187,16 @@ pub fn transcript_of(result: &CaseResult) -> String {
     text
 }
 
-/// The mark of a verdict in text and HTML.
-const fn mark(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Pass => "✓",
-        Verdict::Fail => "✗",
-        Verdict::NonStrict => "!",
-        Verdict::Deviation => "≠",
-        Verdict::Informational => "i",
-        Verdict::Unimplemented => "-",
-        Verdict::Skipped => "·",
+/// The mark of an outcome in text and HTML.
+const fn mark(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Pass => "✓",
+        Outcome::Fail => "✗",
+        Outcome::NonStrict => "!",
+        Outcome::Deviation => "≠",
+        Outcome::Informational => "i",
+        Outcome::Unimplemented => "-",
+        Outcome::Skipped => "·",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Report, Row, mark};
-use crate::outcome::Verdict;
+use crate::outcome::Outcome;
 
 impl Report {
     /// The report as text: for each section of the specification what passed, and
@@ -20,11 +20,11 @@ impl Report {
             let rows: Vec<_> = self.rows_of(section).collect();
             let passed = rows
                 .iter()
-                .filter(|row| row.verdict == Verdict::Pass)
+                .filter(|row| row.outcome == Outcome::Pass)
                 .count();
             let run = rows
                 .iter()
-                .filter(|row| !matches!(row.verdict, Verdict::Skipped | Verdict::Unimplemented))
+                .filter(|row| !matches!(row.outcome, Outcome::Skipped | Outcome::Unimplemented))
                 .count();
             if run == 0 && !all {
                 continue;
@@ -32,15 +32,15 @@ impl Report {
             let _ = writeln!(text, "\n{section}: {passed} of {run} passed");
             for row in rows {
                 let quiet = matches!(
-                    row.verdict,
-                    Verdict::Pass | Verdict::Skipped | Verdict::Unimplemented
+                    row.outcome,
+                    Outcome::Pass | Outcome::Skipped | Outcome::Unimplemented
                 );
                 if all || !quiet {
                     put_row(&mut text, row);
                 }
             }
         }
-        let counts = Verdict::ALL.map(|verdict| format!("{} {verdict}", self.count(verdict)));
+        let counts = Outcome::ALL.map(|outcome| format!("{} {outcome}", self.count(outcome)));
         let seconds = self.time.as_secs_f64();
         let _ = writeln!(
             text,
@@ -53,14 +53,14 @@ impl Report {
 }
 
 fn put_row(text: &mut String, row: &Row) {
-    let mark = mark(row.verdict);
+    let mark = mark(row.outcome);
     let _ = writeln!(
         text,
         "  {mark} {} ({}): {}",
         row.id, row.level, row.requirement
     );
     if let Some(reason) = &row.reason {
-        let _ = writeln!(text, "      {}: {reason}", row.verdict);
+        let _ = writeln!(text, "      {}: {reason}", row.outcome);
     }
     if !row.findings.is_empty() {
         let _ = writeln!(text, "      Sent:     {}", row.sends);

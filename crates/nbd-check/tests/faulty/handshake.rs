@@ -55,17 +55,19 @@ pub fn run(wire: &mut Wire, server: &Server) -> Result<Option<Session>> {
         let known = matches!(option.0, 1..=3 | 5..=11);
         let undrained = server.has(Fault::OptionDataNotDrained) && !known
             || server.has(Fault::ListDataNotDrained) && option == Opt::LIST;
-        let data = match undrained {
-            true => Vec::new(),
-            false => wire.take(header.length as usize).map_err(Error::other)?,
+        let data = if undrained {
+            Vec::new()
+        } else {
+            wire.take(header.length as usize).map_err(Error::other)?
         };
         if !known {
             if server.has(Fault::UnknownOptionCloses) {
                 return Ok(None);
             }
-            let error = match server.has(Fault::UnknownOptionInvalid) {
-                true => Rep::ERR_INVALID,
-                false => Rep::ERR_UNSUP,
+            let error = if server.has(Fault::UnknownOptionInvalid) {
+                Rep::ERR_INVALID
+            } else {
+                Rep::ERR_UNSUP
             };
             refuse(wire, option, error)?;
             continue;

@@ -16,32 +16,8 @@ pub const SIZE: u64 = 1 << 20;
 /// The unit of allocation in bytes.
 pub const BLOCK: u64 = 4096;
 
-macro_rules! faults {
-    ($($name:ident)*) => {
-        /// What is wrong with a server.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Fault {
-            $($name,)*
-        }
-
-        impl Fault {
-            /// Every value.
-            #[allow(dead_code, reason = "only the test of all faults has it")]
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// The fault of this name.
-            #[allow(dead_code, reason = "only the example has it from a command line")]
-            pub fn parse(name: &str) -> Option<Self> {
-                match name {
-                    $(stringify!($name) => Some(Self::$name),)*
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-
-faults! {
+nbd_test_support::faults! {
+    /// What is wrong with a server.
     None
     // Handshake.
     ClientFlagsUnchecked

@@ -249,11 +249,13 @@ impl Handler<'_> {
     fn read(&self, wire: &mut Wire, request: &Request) -> Result<()> {
         let end = request.offset.wrapping_add(request.length);
         let range = request.offset as usize..end as usize;
-        let data = match request.offset > SIZE {
+        let data = if request.offset > SIZE {
             // Fault::OffsetWraps let it through.
-            true => vec![0; request.length as usize],
-            false if self.has(Fault::ConnectionsHaveCaches) => self.cache.bytes[range].to_vec(),
-            false => self.server.with(|disk| disk.bytes[range].to_vec()),
+            vec![0; request.length as usize]
+        } else if self.has(Fault::ConnectionsHaveCaches) {
+            self.cache.bytes[range].to_vec()
+        } else {
+            self.server.with(|disk| disk.bytes[range].to_vec())
         };
         let simple = self.session.framing == Framing::Simple;
         if simple && !self.has(Fault::StructuredNotNegotiated)
@@ -283,13 +285,15 @@ impl Handler<'_> {
             self.chunk(wire, request, Chunk::Other { chunk, data: &hole }, false)?;
         }
         self.chunk(wire, request, content(offset, first), false)?;
-        let next = match self.has(Fault::DataOverlaps) {
-            true => offset + half as u64 - 1,
-            false => offset + half as u64,
+        let next = if self.has(Fault::DataOverlaps) {
+            offset + half as u64 - 1
+        } else {
+            offset + half as u64
         };
-        let second = match self.has(Fault::DataShort) {
-            true => &second[..second.len() - 1],
-            false => second,
+        let second = if self.has(Fault::DataShort) {
+            &second[..second.len() - 1]
+        } else {
+            second
         };
         if !second.is_empty() {
             self.chunk(wire, request, content(next, second), false)?;
@@ -400,9 +404,10 @@ impl Handler<'_> {
         extents: &[Extent64],
         done: bool,
     ) -> Result<()> {
-        let swapped = match self.extended() {
-            true => self.has(Fault::StatusNarrowInExtended),
-            false => self.has(Fault::StatusWideInStructured),
+        let swapped = if self.extended() {
+            self.has(Fault::StatusNarrowInExtended)
+        } else {
+            self.has(Fault::StatusWideInStructured)
         };
         if self.extended() != swapped {
             let mut bytes: Vec<_> = extents.iter().flat_map(|one| one.encode()).collect();
@@ -431,9 +436,10 @@ impl Handler<'_> {
     }
 
     fn cookie(&self, request: &Request) -> Cookie {
-        match self.has(Fault::WrongCookie) {
-            true => Cookie(request.cookie.0.swap_bytes()),
-            false => request.cookie,
+        if self.has(Fault::WrongCookie) {
+            Cookie(request.cookie.0.swap_bytes())
+        } else {
+            request.cookie
         }
     }
 
@@ -453,13 +459,15 @@ impl Handler<'_> {
             return Ok(());
         }
         let long = "x".repeat(4097);
-        let message = match self.has(Fault::ErrorMessageTooLong) {
-            true => long.as_str(),
-            false => "refused",
+        let message = if self.has(Fault::ErrorMessageTooLong) {
+            long.as_str()
+        } else {
+            "refused"
         };
-        let error = match self.has(Fault::ErrorZero) {
-            true => Error::NONE,
-            false => error,
+        let error = if self.has(Fault::ErrorZero) {
+            Error::NONE
+        } else {
+            error
         };
         let chunk = Chunk::Error {
             chunk: ChunkType::ERROR,
@@ -485,18 +493,20 @@ impl Handler<'_> {
         let mut payload = Vec::new();
         chunk.encode(&mut payload).expect("short enough");
         let cookie = self.cookie(request);
-        let mut flags = match done {
-            true => ReplyFlags::DONE,
-            false => ReplyFlags::NONE,
+        let mut flags = if done {
+            ReplyFlags::DONE
+        } else {
+            ReplyFlags::NONE
         };
         if self.has(Fault::UndefinedReplyFlag) {
             flags |= ReplyFlags(1 << 4);
         }
         let chunk = chunk.chunk();
         if self.extended() {
-            let offset = match self.has(Fault::ExtendedOffsetWrong) {
-                true => request.offset ^ BLOCK,
-                false => request.offset,
+            let offset = if self.has(Fault::ExtendedOffsetWrong) {
+                request.offset ^ BLOCK
+            } else {
+                request.offset
             };
             let length = payload.len() as u64;
             let header = ExtendedHeader {

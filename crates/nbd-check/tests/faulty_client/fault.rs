@@ -1,31 +1,7 @@
 //! The faults of the client, and what it is for.
 
-macro_rules! faults {
-    ($($name:ident)*) => {
-        /// What is wrong with a client.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Fault {
-            $($name,)*
-        }
-
-        impl Fault {
-            /// Every value.
-            #[allow(dead_code, reason = "only the test of all faults has it")]
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// The fault of this name.
-            #[allow(dead_code, reason = "only the example has it from a command line")]
-            pub fn parse(name: &str) -> Option<Self> {
-                match name {
-                    $(stringify!($name) => Some(Self::$name),)*
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-
-faults! {
+nbd_test_support::faults! {
+    /// What is wrong with a client.
     None
     // Handshake.
     GreetingUnchecked

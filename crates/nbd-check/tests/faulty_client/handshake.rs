@@ -158,9 +158,10 @@ impl Client {
             return Ok(());
         }
         let option = Opt::STRUCTURED_REPLY;
-        let structured = match self.has(Fault::StructuredWithData) {
-            true => OptionRequest::Other { option, data: b"x" },
-            false => OptionRequest::StructuredReply,
+        let structured = if self.has(Fault::StructuredWithData) {
+            OptionRequest::Other { option, data: b"x" }
+        } else {
+            OptionRequest::StructuredReply
         };
         if self.is_granted(&OptionRequest::ExtendedHeaders)? {
             session.framing = Framing::Extended;
@@ -171,9 +172,10 @@ impl Client {
     }
 
     fn select(&mut self, session: &mut Session) -> Outcome {
-        let query = match self.has(Fault::QueryWithoutNamespace) {
-            true => "allocation",
-            false => "base:allocation",
+        let query = if self.has(Fault::QueryWithoutNamespace) {
+            "allocation"
+        } else {
+            "base:allocation"
         };
         let queries: &[&str] = &[query];
         let request = OptionRequest::SetMetaContext(MetaContextRequest {

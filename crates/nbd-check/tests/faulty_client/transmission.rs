@@ -197,9 +197,10 @@ impl Client {
         let mut all = Vec::new();
         for (index, (command, flags, offset, length)) in requests.iter().copied().enumerate() {
             let read = command == Command::READ;
-            let cookie = match self.has(Fault::CookieReused) {
-                true => 7,
-                false => index as u64 + offset,
+            let cookie = if self.has(Fault::CookieReused) {
+                7
+            } else {
+                index as u64 + offset
             };
             bytes.extend(self.request(session, command, flags, offset, length, cookie));
             bytes.extend(payload);
@@ -405,9 +406,10 @@ impl Client {
             let write = request.command == Command::WRITE;
             let ignored =
                 self.has(Fault::ErrorIgnored) || write && self.has(Fault::WriteErrorIgnored);
-            return match ignored {
-                true => Ok(()),
-                false => Err(Failure::Refused(error.clone())),
+            return if ignored {
+                Ok(())
+            } else {
+                Err(Failure::Refused(error.clone()))
             };
         }
         if request.command == Command::BLOCK_STATUS
@@ -417,9 +419,10 @@ impl Client {
         {
             return violation("status is missing");
         }
-        let whole = match self.has(Fault::OverlapUnnoticed) {
-            true => request.received >= request.length || request.data.is_empty(),
-            false => !request.covered.contains(&false),
+        let whole = if self.has(Fault::OverlapUnnoticed) {
+            request.received >= request.length || request.data.is_empty()
+        } else {
+            !request.covered.contains(&false)
         };
         if !whole && !self.has(Fault::GapAccepted) {
             return violation("data is missing");

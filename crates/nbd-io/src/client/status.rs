@@ -47,9 +47,10 @@ pub(crate) enum Extents {
 impl Extents {
     /// None yet.
     pub(crate) fn new(wide: bool) -> Self {
-        match wide {
-            true => Self::Wide(Vec::new()),
-            false => Self::Narrow(Vec::new()),
+        if wide {
+            Self::Wide(Vec::new())
+        } else {
+            Self::Narrow(Vec::new())
         }
     }
 

@@ -110,9 +110,10 @@ impl Account {
             return Poll::Ready(());
         }
         self.budget.waiting.add(self.id, cx.waker());
-        match self.try_take(bytes) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        if self.try_take(bytes) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 

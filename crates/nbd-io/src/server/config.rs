@@ -237,9 +237,10 @@ impl Registration {
             self.server.shared.waiting.add(self.id, cx.waker());
             self.waker = Some(cx.waker().clone());
         }
-        match self.server.is_shutting_down() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        if self.server.is_shutting_down() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 

@@ -322,9 +322,10 @@ pub(super) fn offered<D: Device>(device: &D) -> TransmissionFlags {
     ];
     let offered = offers.into_iter().filter(|(_, offered)| *offered);
     let flags = offered.fold(TransmissionFlags::NONE, |flags, (flag, _)| flags | flag);
-    match flags.contains(TransmissionFlags::READ_ONLY) {
-        true => read_only(flags),
-        false => flags,
+    if flags.contains(TransmissionFlags::READ_ONLY) {
+        read_only(flags)
+    } else {
+        flags
     }
 }
 

@@ -68,9 +68,10 @@ pub(super) async fn execute<D: Device>(device: &D, work: Work) -> Answer {
         Request::WriteZeroes(zeroes) => {
             let (offset, length) = (zeroes.offset(), zeroes.length());
             let may_trim = !zeroes.no_hole();
-            let done = match zeroes.fast_zero() {
-                true => device.write_zeroes_fast(offset, length, may_trim).await,
-                false => device.write_zeroes(offset, length, may_trim).await,
+            let done = if zeroes.fast_zero() {
+                device.write_zeroes_fast(offset, length, may_trim).await
+            } else {
+                device.write_zeroes(offset, length, may_trim).await
             };
             and_flush(device, zeroes.fua(), done).await
         }

@@ -209,9 +209,10 @@ impl<D: Device> AnyDevice for D {
     }
 
     fn contexts(&self) -> &[MetaContext<'_>] {
-        match has_status(self) {
-            true => self.contexts(),
-            false => &[],
+        if has_status(self) {
+            self.contexts()
+        } else {
+            &[]
         }
     }
 

@@ -28,7 +28,7 @@ use crate::duplex::Duplex;
 const RECEIVE: usize = 64 << 10;
 
 /// Replies are written before they have more bytes than this, and no request is
-/// begun while so many wait.
+/// begun while this many wait.
 const BATCH: usize = 64 << 10;
 
 /// If at least as much of the data of a write is missing, it is read into its place;
@@ -98,9 +98,10 @@ pub async fn listen(listener: impl Listener, server: &Server) -> io::Result<()> 
                 return Poll::Ready(None);
             }
             while let Poll::Ready(Some(_)) = pin!(connections.join_next()).poll(cx) {}
-            match connections.len() < server.config().connections {
-                true => listener.poll_accept(cx).map(Some),
-                false => Poll::Pending,
+            if connections.len() < server.config().connections {
+                listener.poll_accept(cx).map(Some)
+            } else {
+                Poll::Pending
             }
         });
         match accepted.await {

@@ -129,7 +129,7 @@ impl Task {
     }
 }
 
-/// A future that is dropped after so many polls.
+/// A future that is dropped after `n` polls.
 struct DropAfter<'f, F>(usize, Pin<&'f mut F>);
 
 impl<F: Future> Future for DropAfter<'_, F> {

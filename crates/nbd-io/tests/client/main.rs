@@ -17,7 +17,6 @@ mod disk;
 mod embedded;
 mod kills;
 mod lost;
-mod readme;
 mod servers;
 mod tls;
 

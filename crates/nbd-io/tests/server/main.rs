@@ -7,7 +7,6 @@ mod limits;
 mod offers;
 mod peers;
 mod programs;
-mod readme;
 mod shutdown;
 mod support;
 

@@ -111,9 +111,10 @@ impl Device for Around {
     }
 
     fn trim(&self, offset: u64, length: u64) -> impl Future<Output = io::Result<()>> + Send {
-        match self.trims {
-            true => Either::Left(self.disk.trim(offset, length)),
-            false => Either::Right(not_offered()),
+        if self.trims {
+            Either::Left(self.disk.trim(offset, length))
+        } else {
+            Either::Right(not_offered())
         }
     }
 }

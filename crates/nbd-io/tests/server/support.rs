@@ -91,16 +91,18 @@ impl Device for Disk {
 
     async fn write_zeroes(&self, offset: u64, length: u64, may_trim: bool) -> io::Result<()> {
         self.change(offset, length, |part| part.fill(0));
-        match may_trim {
-            true => self.trim(offset, length).await,
-            false => Ok(()),
+        if may_trim {
+            self.trim(offset, length).await
+        } else {
+            Ok(())
         }
     }
 
     async fn write_zeroes_fast(&self, offset: u64, length: u64, may_trim: bool) -> io::Result<()> {
-        match may_trim {
-            true => self.write_zeroes(offset, length, true).await,
-            false => Err(io::ErrorKind::Unsupported.into()),
+        if may_trim {
+            self.write_zeroes(offset, length, true).await
+        } else {
+            Err(io::ErrorKind::Unsupported.into())
         }
     }
 

@@ -144,14 +144,12 @@ impl Packets {
     }
 
     fn bytes(self, packet: &Packet) -> Vec<u8> {
-        let ports = match packet.from_client {
-            true => (40_000, 10_809),
-            false => (10_809, 40_000),
+        let ports = if packet.from_client {
+            (40_000, 10_809)
+        } else {
+            (10_809, 40_000)
         };
-        let (from, to) = match packet.from_client {
-            true => (1, 2),
-            false => (2, 1),
-        };
+        let (from, to) = if packet.from_client { (1, 2) } else { (2, 1) };
         let start = match self {
             Self::Pcap => {
                 PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([10, 0, 0, from], [10, 0, 0, to], 64)

@@ -14,7 +14,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use nbd_check::report::{Report, Side, html, transcript_of};
 use nbd_check::{
-    Address, Case, CaseResult, Deviations, Options, Runner, Target, Verdict, cases, client, replay,
+    Address, Case, CaseResult, Deviations, Options, Outcome, Runner, Target, cases, client, replay,
     tls, transcript,
 };
 use nbd_codec::uri::Uri;
@@ -132,7 +132,7 @@ fn finish(
     for pattern in unused {
         eprintln!("nbd-check: no case needs the deviation {pattern} any more");
     }
-    Ok(report.count(Verdict::Fail) == 0)
+    Ok(report.count(Outcome::Fail) == 0)
 }
 
 /// The cases that the arguments select.
@@ -195,7 +195,7 @@ fn run(cases: &[Case], mut run: impl FnMut(&Case) -> CaseResult) -> Result<Vec<C
     for case in cases {
         bar.set_message(format!("{failed} failed; {}", case.id));
         let result = run(case);
-        failed += u64::from(result.verdict == Verdict::Fail);
+        failed += u64::from(result.outcome == Outcome::Fail);
         results.push(result);
         bar.inc(1);
     }

@@ -235,6 +235,16 @@ fn replies(cases: &mut Cases) {
     }
 }
 
+/// Cuts or extends the data of the information of a type to `length` bytes.
+fn resize_info(messages: &mut [Message], wanted: InfoType, length: usize) -> bool {
+    let at = position(messages, wanted);
+    let Some(Message::Option { data, .. }) = at.and_then(|at| messages.get_mut(at)) else {
+        return false;
+    };
+    data.resize(length, 0);
+    true
+}
+
 /// The position of the information of a type.
 fn position(messages: &[Message], wanted: InfoType) -> Option<usize> {
     messages.iter().position(|message| match message {
@@ -272,15 +282,7 @@ fn exports(cases: &mut Cases) {
             sends,
             Expect::Failure,
             GO,
-            move |_, messages| {
-                let at = position(messages, InfoType::EXPORT);
-                let Some(Message::Option { data, .. }) = at.and_then(|at| messages.get_mut(at))
-                else {
-                    return false;
-                };
-                data.resize(keep, 0);
-                true
-            },
+            move |_, messages| resize_info(messages, InfoType::EXPORT, keep),
         )
         .add(cases);
     }
@@ -390,15 +392,7 @@ fn sizes(cases: &mut Cases) {
             sends,
             Expect::Either,
             GO,
-            move |_, messages| {
-                let at = position(messages, InfoType::BLOCK_SIZE);
-                let Some(Message::Option { data, .. }) = at.and_then(|at| messages.get_mut(at))
-                else {
-                    return false;
-                };
-                data.resize(keep, 0);
-                true
-            },
+            move |_, messages| resize_info(messages, InfoType::BLOCK_SIZE, keep),
         )
         .add(cases);
     }

@@ -90,9 +90,10 @@ fn leaving(cases: &mut Cases) {
                 };
                 let script = Script::twisted(Dialect::maximal(framing), twist);
                 let writes = trial.profile.commands.contains(&Command::WRITE);
-                let spoils = Spoils::Command(match writes {
-                    true => Command::WRITE,
-                    false => Command::READ,
+                let spoils = Spoils::Command(if writes {
+                    Command::WRITE
+                } else {
+                    Command::READ
                 });
                 let run = trial.expect(duty, &script, spoils, Expect::Failure)?;
                 let mut spoiled = run.connections.iter().filter(|one| one.twisted);

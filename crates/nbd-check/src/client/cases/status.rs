@@ -189,9 +189,10 @@ fn narrow(add: Add<'_>) {
 fn of_length(reply: &Reply<'_>, length: usize) -> Chunk {
     let wide = reply.framing == Framing::Extended;
     let mut chunk = reply.extents(&[extent(512), extent(512)]);
-    chunk.chunk = match wide {
-        true => ChunkType::BLOCK_STATUS_EXT,
-        false => ChunkType::BLOCK_STATUS,
+    chunk.chunk = if wide {
+        ChunkType::BLOCK_STATUS_EXT
+    } else {
+        ChunkType::BLOCK_STATUS
     };
     chunk.payload.resize(length, 0);
     chunk

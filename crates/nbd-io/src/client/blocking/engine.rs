@@ -150,9 +150,10 @@ fn read<'l>(link: &'l Link<Blocking>, state: Guard<'l>, mut reader: Reader) -> G
         Err(error) => match error.kind() {
             io::ErrorKind::Interrupted => Ok(()),
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                match state.table.expire(Instant::now(), &mut reader.woken) {
-                    true => Err(Error::TimedOut),
-                    false => Ok(()),
+                if state.table.expire(Instant::now(), &mut reader.woken) {
+                    Err(Error::TimedOut)
+                } else {
+                    Ok(())
                 }
             }
             _ => Err(error.into()),

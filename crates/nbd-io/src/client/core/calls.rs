@@ -358,9 +358,10 @@ impl<E: Engine> Pool<E> {
     fn inner(&self, blocks: &Span, offset: u64, length: u64) -> Option<Span> {
         let block = block(&self.negotiated());
         let end = offset.saturating_add(length);
-        let start = match offset == blocks.start {
-            true => offset,
-            false => blocks.start.saturating_add(block),
+        let start = if offset == blocks.start {
+            offset
+        } else {
+            blocks.start.saturating_add(block)
         };
         let end = down(end, block);
         (start < end).then_some(start..end)

@@ -41,9 +41,10 @@ impl<'a> Handshake<'a> {
         let config = Config::new(export)
             .contexts(contexts)
             .framing(options.framing)
-            .tls(match tls {
-                true => TlsPolicy::Require,
-                false => TlsPolicy::Never,
+            .tls(if tls {
+                TlsPolicy::Require
+            } else {
+                TlsPolicy::Never
             });
         Ok(Self {
             connector: Connector::new(config)?,

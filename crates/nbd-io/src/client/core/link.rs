@@ -141,9 +141,12 @@ impl<E: Engine> Link<E> {
 
     /// Waits until the connection is over.
     pub(crate) async fn closed(&self) {
-        poll_fn(|cx| match self.lock().table.poll_failed(cx) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        poll_fn(|cx| {
+            if self.lock().table.poll_failed(cx) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
         .await;
     }

@@ -264,9 +264,10 @@ impl Table {
         let at = clip(content.offset().saturating_sub(start));
         if data.is_empty() {
             // Zeroed memory of this length comes from the operating system: it costs nothing.
-            *data = match length <= LONG {
-                true => Vec::with_capacity(length),
-                false => vec![0; length],
+            *data = if length <= LONG {
+                Vec::with_capacity(length)
+            } else {
+                vec![0; length]
             };
         }
         match content {

@@ -21,9 +21,10 @@ pub fn run(args: &Decode) -> Result<()> {
     let file = File::open(&args.file).with_context(|| name.to_string())?;
     let mut file = BufReader::new(file);
     let begin = file.fill_buf().with_context(|| name.to_string())?;
-    let broken = match capture::is_capture(begin) {
-        true => capture::decode(file, args.style),
-        false => recorded(file, args),
+    let broken = if capture::is_capture(begin) {
+        capture::decode(file, args.style)
+    } else {
+        recorded(file, args)
     };
     outcome(broken.with_context(|| name.to_string())?)
 }

@@ -201,9 +201,10 @@ impl Negotiation {
     /// Connects, and negotiates the most capable framing up to `framing`: the
     /// metadata contexts may depend on it.
     fn start(uri: &Uri, framing: Framing, settings: &Settings) -> Result<Self> {
-        let framing = match settings.export_name {
-            true => Framing::Simple,
-            false => framing,
+        let framing = if settings.export_name {
+            Framing::Simple
+        } else {
+            framing
         };
         let mut this = Self {
             link: Link::connect(uri, settings)?,

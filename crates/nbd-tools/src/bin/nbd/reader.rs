@@ -100,9 +100,10 @@ impl Plan {
         let Some((first, zero)) = self.parts.front_mut() else {
             return Ok(None);
         };
-        let end = match *zero {
-            true => first.end,
-            false => first.end.min(first.start.saturating_add(self.chunk)),
+        let end = if *zero {
+            first.end
+        } else {
+            first.end.min(first.start.saturating_add(self.chunk))
         };
         let part = (first.start..end, *zero);
         first.start = end;

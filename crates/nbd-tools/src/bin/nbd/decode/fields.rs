@@ -113,13 +113,26 @@ pub fn of(message: &Message<'_>) -> Map<String, Value> {
             }),
             content_fields(content),
         ),
-        Message::Extent {
+        Message::Extent32 {
             cookie,
             context,
             offset,
             extent,
         } => json!({
             "type": "extent",
+            "cookie": cookie.to_string(),
+            "context": context.0,
+            "offset": offset,
+            "length": extent.length,
+            "status": extent.flags,
+        }),
+        Message::Extent64 {
+            cookie,
+            context,
+            offset,
+            extent,
+        } => json!({
+            "type": "wide extent",
             "cookie": cookie.to_string(),
             "context": context.0,
             "offset": offset,

@@ -175,9 +175,10 @@ impl Connection {
 }
 
 fn side(server: usize, from: usize) -> Side {
-    match server == from {
-        true => Side::Server,
-        false => Side::Client,
+    if server == from {
+        Side::Server
+    } else {
+        Side::Client
     }
 }
 

@@ -255,12 +255,13 @@ impl Transcript {
     fn opaque(&mut self, side: Side) {
         let opaque = &mut self.direction(side).opaque;
         if !std::mem::replace(opaque, true) && !self.style.quiet {
-            match self.style.json {
-                true => self.json(
+            if self.style.json {
+                self.json(
                     side,
                     [("type".into(), json!("opaque"))].into_iter().collect(),
-                ),
-                false => self.line(side, "bytes that cannot be read"),
+                )
+            } else {
+                self.line(side, "bytes that cannot be read")
             }
         }
     }
@@ -278,9 +279,10 @@ impl Transcript {
     }
 
     fn print(&mut self, actor: &str, colour: &str, text: impl std::fmt::Display) {
-        let (colour, reset) = match self.colours {
-            true => (colour, RESET),
-            false => ("", ""),
+        let (colour, reset) = if self.colours {
+            (colour, RESET)
+        } else {
+            ("", "")
         };
         let out = &mut self.out;
         // The first connection, often the only one, has no number.
