@@ -48,7 +48,7 @@ impl Coverage {
     /// request of `whole` bytes; false if the chunks so far must overlap.
     #[must_use]
     #[inline]
-    pub(crate) fn add(&mut self, from: u64, length: u64, whole: u64, seed: Seed) -> bool {
+    pub(crate) fn add(&mut self, from: u64, length: u64, whole: u64, seed: &mut Seed) -> bool {
         self.jump(from, seed);
         self.frontier = from.saturating_add(length);
         match self.received.checked_add(length) {
@@ -60,30 +60,9 @@ impl Coverage {
         }
     }
 
-    /// Fast path of [`add`](Self::add): adds a chunk, if all came in order so
-    /// far and this one comes next; otherwise nothing has changed.
-    #[must_use]
-    #[inline]
-    pub(crate) fn follow(&mut self, from: u64, length: u64, whole: u64) -> bool {
-        // The frontier is within the request, and so is what equals it.
-        let room = whole.wrapping_sub(from);
-        if self.frontier != from || self.received != from || length == 0 || length > room {
-            return false;
-        }
-        self.frontier = from.wrapping_add(length);
-        self.received = self.frontier;
-        true
-    }
-
-    /// Fast path of [`outcome`](Self::outcome): whether all came, in order.
-    #[inline]
-    pub(crate) fn is_in_order(&self, whole: u64) -> bool {
-        self.received == whole && self.frontier == whole && self.jumps == 0
-    }
-
     /// Whether a request of `whole` bytes is covered.
     #[inline]
-    pub(crate) fn outcome(mut self, whole: u64, seed: Seed) -> Outcome {
+    pub(crate) fn outcome(mut self, whole: u64, seed: &mut Seed) -> Outcome {
         self.jump(whole, seed);
         if self.received < whole {
             Outcome::Incomplete
@@ -95,7 +74,7 @@ impl Coverage {
     }
 
     #[inline]
-    fn jump(&mut self, to: u64, seed: Seed) {
+    fn jump(&mut self, to: u64, seed: &mut Seed) {
         if to != self.frontier {
             self.jumps = add_jump(self.jumps, self.frontier, to, seed);
         }
@@ -104,21 +83,41 @@ impl Coverage {
 
 /// The key of the hash. A server must not learn it, so `Debug` does not print it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seed(pub(crate) u64);
+pub(crate) struct Seed {
+    word: u64,
+    /// The word was not given, and is drawn for the first hash: most sessions
+    /// need none.
+    #[cfg(feature = "std")]
+    unset: bool,
+}
 
 impl Seed {
     /// A seed where the caller gives none: random, from where std has the keys of
-    /// its hash maps.
-    #[cfg(feature = "std")]
-    pub(crate) fn new() -> Self {
-        use std::hash::{BuildHasher, RandomState};
-        Self(RandomState::new().hash_one(()))
+    /// its hash maps. Without an operating system there is no randomness to draw
+    /// from.
+    pub(crate) const fn new() -> Self {
+        Self {
+            word: 0,
+            #[cfg(feature = "std")]
+            unset: true,
+        }
     }
 
-    /// Without an operating system there is no randomness to draw from.
-    #[cfg(not(feature = "std"))]
-    pub(crate) const fn new() -> Self {
-        Self(0)
+    pub(crate) const fn given(word: u64) -> Self {
+        Self {
+            word,
+            #[cfg(feature = "std")]
+            unset: false,
+        }
+    }
+
+    pub(crate) fn word(&mut self) -> u64 {
+        #[cfg(feature = "std")]
+        if self.unset {
+            use std::hash::{BuildHasher, RandomState};
+            *self = Self::given(RandomState::new().hash_one(()));
+        }
+        self.word
     }
 }
 
@@ -134,7 +133,8 @@ const MODULUS: u64 = (1 << 61) - 1;
 
 /// Adds a jump to a sum of them.
 #[cold]
-fn add_jump(jumps: u64, from: u64, to: u64, seed: Seed) -> u64 {
+fn add_jump(jumps: u64, from: u64, to: u64, seed: &mut Seed) -> u64 {
+    let seed = seed.word();
     // Each is at most the modulus, so the sum has 63 bits.
     let sum = jumps.wrapping_add(hash(from, seed));
     let sum = sum.wrapping_add(MODULUS.wrapping_sub(hash(to, seed)));
@@ -156,7 +156,7 @@ pub(crate) enum Outcome {
 /// SipHash-1-3 of one word, without its length, in 61 bits. The key is the seed
 /// and a number made of it.
 #[inline(never)]
-fn hash(position: u64, Seed(seed): Seed) -> u64 {
+fn hash(position: u64, seed: u64) -> u64 {
     let second = seed.wrapping_mul(0xd6e8_feb8_6659_fd93).swap_bytes();
     // The constants of SipHash.
     let state = [

@@ -59,8 +59,8 @@ sizes! {
         Limits = 24;
         SelectedContexts = 136;
         Negotiated = 168;
-        Transmission<[Slot; 0]> = 344;
-        Transmission<[Slot; 16]> = 1368;
+        Transmission<[Slot; 0]> = 352;
+        Transmission<[Slot; 16]> = 1376;
         Handshake = 304;
         Connector<'static> = 384;
         Inbox<[u8; 0]> = 24;

@@ -102,6 +102,16 @@ impl Request {
         }
     }
 
+    /// How much payload follows the command, which was checked: a write then has
+    /// at most 32 bits of it.
+    #[inline]
+    pub(super) fn payload(&self) -> Option<u32> {
+        match self.command {
+            Command::WRITE => Some(u32::try_from(self.length).unwrap_or(u32::MAX)),
+            _ => None,
+        }
+    }
+
     /// Encodes the command, followed by `payload` bytes. What the framing has
     /// no field for was refused before.
     #[inline]

@@ -154,7 +154,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
                     let rules = Rules {
                         export: &self.agreed,
                         limits: &self.limits,
-                        seed: self.seed,
+                        seed: &mut self.seed,
                         strict: true,
                     };
                     chunk::check(command, rules, header, &mut body, &mut state)
@@ -364,7 +364,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             self.agreed.size = command.offset;
         }
         let simple = self.agreed.framing == Framing::Simple;
-        if !faulty && let Err(error) = command.outcome(cookie, simple, self.seed) {
+        if !faulty && let Err(error) = command.outcome(cookie, simple, &mut self.seed) {
             self.find_error(Side::Server, error, Fault::Magic);
         }
     }

@@ -2,6 +2,7 @@
 //! reply chunks (specification, "Simple reply message", "Structured reply chunk
 //! message", "Extended reply chunk message").
 
+use super::bytes::Fields;
 use super::flags::ReplyFlags;
 use super::header::header;
 use super::number::{ChunkType, Cookie, ErrorValue};
@@ -67,5 +68,66 @@ header! {
         offset: u64,
         /// Length of the payload in bytes.
         length: u64,
+    }
+}
+
+// For fast paths: the magic number and the fields next to it are compared as one
+// number.
+
+/// How a chunk of data begins that ends its reply and has no other flag.
+#[inline]
+fn last_data(magic: u32) -> u64 {
+    let flags = u64::from(ReplyFlags::DONE.0).wrapping_shl(16);
+    u64::from(magic).wrapping_shl(32) | flags | u64::from(ChunkType::OFFSET_DATA.0)
+}
+
+/// A chunk of data that ends its reply.
+pub(crate) struct LastData {
+    pub(crate) cookie: Cookie,
+    /// Of the payload, in bytes.
+    pub(crate) length: u64,
+    /// Where the data belongs, in bytes from the start of the export.
+    pub(crate) offset: u64,
+}
+
+impl SimpleReply {
+    /// The cookie of a reply without an error.
+    #[inline]
+    pub(crate) fn parse_success(bytes: &[u8; Self::SIZE]) -> Option<Cookie> {
+        let mut fields = Fields::new(bytes);
+        let success = u64::from(SIMPLE_REPLY_MAGIC).wrapping_shl(32);
+        fields.next_is(success).then(|| fields.get())
+    }
+}
+
+impl StructuredHeader {
+    /// A chunk of data that ends its reply.
+    #[inline]
+    pub(crate) fn parse_last_data(bytes: &[u8; Self::SIZE + 8]) -> Option<LastData> {
+        let mut fields = Fields::new(bytes);
+        let magic = last_data(STRUCTURED_REPLY_MAGIC);
+        fields.next_is(magic).then(|| LastData {
+            cookie: fields.get(),
+            length: fields.u32().into(),
+            offset: fields.get(),
+        })
+    }
+}
+
+impl ExtendedHeader {
+    /// A chunk of data that ends its reply and begins where its request does.
+    #[inline]
+    pub(crate) fn parse_last_data(bytes: &[u8; Self::SIZE + 8]) -> Option<LastData> {
+        let mut fields = Fields::new(bytes);
+        if !fields.next_is(last_data(EXTENDED_REPLY_MAGIC)) {
+            return None;
+        }
+        let (cookie, request) = (fields.get(), fields.u64());
+        let (length, offset) = (fields.get(), fields.get());
+        (offset == request).then_some(LastData {
+            cookie,
+            length,
+            offset,
+        })
     }
 }

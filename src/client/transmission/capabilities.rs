@@ -24,14 +24,14 @@ pub(super) struct Capabilities {
 #[derive(Debug, Clone, Copy)]
 struct Rule {
     kind: Kind,
-    /// The flags it may carry.
-    flags: CommandFlags,
+    /// The flags that it may not carry.
+    refused: CommandFlags,
 }
 
 impl Rule {
     const NONE: Self = Self {
         kind: Kind::NotAdvertised,
-        flags: CommandFlags::NONE,
+        refused: CommandFlags::NONE,
     };
 }
 
@@ -55,7 +55,7 @@ impl Capabilities {
         for (rule, number) in rules.iter_mut().zip(0..) {
             let command = Command(number);
             rule.kind = kind(command, export);
-            rule.flags = flags(command, export);
+            rule.refused = CommandFlags(!flags(command, export).0);
         }
         Self {
             rules,
@@ -78,7 +78,7 @@ impl Capabilities {
         let sized = length > 0 && length <= u64::from(self.maximum);
         let inside = length <= self.fast_end && offset <= self.fast_end.saturating_sub(length);
         let aligned = (offset | length) & u64::from(self.unaligned) == 0;
-        payload && sized && inside && aligned && request.flags.difference(rule.flags).is_empty()
+        payload && sized && inside && aligned && request.flags.intersection(rule.refused).is_empty()
     }
 
     /// Checks a command for an export of `size` bytes.
@@ -93,7 +93,7 @@ impl Capabilities {
             Kind::ReadOnly => return Err(Misuse::ReadOnly),
             Kind::NoContext => return Err(Misuse::NoContext),
         }
-        if !request.flags.difference(rule.flags).is_empty() {
+        if !request.flags.intersection(rule.refused).is_empty() {
             return Err(Misuse::Flag);
         }
         let Request { offset, length, .. } = *request;

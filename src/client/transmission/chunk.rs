@@ -1,7 +1,7 @@
 //! What each type of chunk must be, checked against its command.
 
 use super::slots::Slot;
-use super::state::{ErrorMessage, Extents, Part, State};
+use super::state::{End, ErrorMessage, Extents, Part, State};
 use crate::coverage::Seed;
 use crate::error::{Error, Violation};
 use crate::limits::Limits;
@@ -59,7 +59,7 @@ impl Header {
         Part {
             cookie: self.cookie,
             left,
-            last: self.last,
+            end: End::of(self.last),
         }
     }
 
@@ -71,12 +71,11 @@ impl Header {
 }
 
 /// What decides whether a chunk is accepted, beside its command.
-#[derive(Clone, Copy)]
 pub(crate) struct Rules<'a> {
     pub(crate) export: &'a Negotiated,
     pub(crate) limits: &'a Limits,
     /// For the hash that tells whether a read is covered.
-    pub(crate) seed: Seed,
+    pub(crate) seed: &'a mut Seed,
     /// Whether no fault is tolerated.
     pub(crate) strict: bool,
 }
@@ -121,7 +120,7 @@ pub(crate) fn check(
         (ChunkType::OFFSET_HOLE, Command::READ) => {
             offset_hole(slot, rules.seed, header, body, state)
         }
-        (ChunkType::NONE, _) => none(header, state),
+        (ChunkType::NONE, _) => none(slot, header, state),
         (ChunkType::BLOCK_STATUS | ChunkType::BLOCK_STATUS_EXT, Command::BLOCK_STATUS) => {
             block_status(slot, rules, header, body, state)
         }
@@ -141,10 +140,10 @@ pub(crate) fn check(
     }
 }
 
-fn none(header: &Header, state: &mut State) -> Result<Taken, Error> {
+fn none(slot: &Slot, header: &Header, state: &mut State) -> Result<Taken, Error> {
     chunk::none_length(header.length)?;
     if header.last {
-        *state = State::Done(header.cookie)
+        *state = slot.end(header.cookie);
     } else {
         return Err(Violation::NoneNotDone.into());
     }
@@ -154,7 +153,7 @@ fn none(header: &Header, state: &mut State) -> Result<Taken, Error> {
 /// `offset:64 data`.
 fn offset_data(
     slot: &mut Slot,
-    seed: Seed,
+    seed: &mut Seed,
     header: &Header,
     body: &mut &[u8],
     state: &mut State,
@@ -177,7 +176,7 @@ fn offset_data(
 /// `offset:64 hole_size:32`.
 fn offset_hole(
     slot: &mut Slot,
-    seed: Seed,
+    seed: &mut Seed,
     header: &Header,
     body: &mut &[u8],
     state: &mut State,
@@ -205,7 +204,7 @@ fn offset_hole(
 #[inline(never)]
 fn content(
     slot: &mut Slot,
-    seed: Seed,
+    seed: &mut Seed,
     cookie: Cookie,
     offset: u64,
     length: u64,

@@ -32,6 +32,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         }
         let slot = find(&mut self.slots, cookie)?;
         let offset = slot.offset.saturating_add(extents.at);
+        let end = slot.end(cookie);
         let (count, total) = match extents.check(all, slot, self.strict) {
             Ok(total) => (count, total),
             Err(_) => match extents.check_each(all, slot, self.strict) {
@@ -67,7 +68,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         extents.left = extents.left.saturating_sub(count);
         self.state = match extents.left {
-            0 => extents.part().after(),
+            0 if extents.last => end,
+            0 => State::Header,
             _ => State::Extents(extents),
         };
         Ok(Some(Step::Event(event)))

@@ -4,14 +4,13 @@
 use super::chunk::{self, Header, Rules, Taken};
 use super::faults::tolerated;
 use super::slots::{Slot, Slots};
-use super::state::{ErrorMessage, Part, State};
+use super::state::{End, ErrorMessage, Part, State};
 use super::{Transmission, TransmissionEvent};
 use crate::error::{Error, Violation};
 use crate::negotiated::Framing;
 use crate::step::{Content, Step};
 use crate::wire::bytes::{clip, find_magic, take, take_header, take_slice, wide};
-use crate::wire::flags::CommandFlags;
-use crate::wire::number::{ChunkType, Command, Cookie, ErrorValue};
+use crate::wire::number::{Command, Cookie, ErrorValue};
 use crate::wire::reply::{
     EXTENDED_REPLY_MAGIC, ExtendedHeader, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, SimpleReply,
     StructuredHeader,
@@ -29,15 +28,16 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// [`Error`]: the session is over, and every later call returns the same.
     #[inline(always)]
     pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
-        if let State::Header | State::Discard(_) = self.state {
-            self.header(input);
+        if let State::Header = self.state {
+            match self.whole_read(input) {
+                Some(step) if input.is_empty() => return Ok(step),
+                Some(_) => {}
+                None => self.header(input),
+            }
         }
-        if let Some(step) = self.payload_due(input) {
-            return Ok(step);
-        }
-        if let State::Done(cookie) = self.state
-            && self.complete(cookie)
-        {
+        if let State::Success(cookie) = self.state {
+            self.slots.remove(cookie);
+            self.state = State::Header;
             let result = Ok(());
             return Ok(Step::Event(TransmissionEvent::Done { cookie, result }));
         }
@@ -45,101 +45,58 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         self.deliver(input)
     }
 
-    /// The step while none of the payload that is due has arrived.
+    /// Fast path: the data of a read in one piece, which succeeds with it. Takes
+    /// the header, and returns the step while none of the data has arrived.
+    ///
+    /// What is taken here, [`header`](Self::header) would take as well, with the
+    /// same outcome. Of anything else nothing is taken and nothing has changed.
     #[inline(always)]
-    fn payload_due<'i>(&self, input: &[u8]) -> Option<ClientStep<'i>> {
-        match self.state {
-            State::Data { part, offset } if input.is_empty() => Some(Step::ReadPayload {
-                cookie: part.cookie,
-                offset,
-                length: part.left,
-            }),
-            _ => None,
+    fn whole_read<'i>(&mut self, input: &mut &[u8]) -> Option<ClientStep<'i>> {
+        // What is lenient can be empty, and can end past 2^64.
+        if self.lenient {
+            return None;
         }
+        let mut rest = *input;
+        let slot = match self.export.framing {
+            Framing::Simple => {
+                let cookie = take_header(&mut rest, SimpleReply::parse_success)?;
+                self.slots.find(cookie)?
+            }
+            framing => {
+                let data = match framing {
+                    Framing::Extended => take_header(&mut rest, ExtendedHeader::parse_last_data)?,
+                    _ => take_header(&mut rest, StructuredHeader::parse_last_data)?,
+                };
+                let slot = self.slots.find(data.cookie)?;
+                // The length of a chunk includes the offset.
+                let whole = slot.length.wrapping_add(8);
+                if data.offset != slot.offset || data.length != whole {
+                    return None;
+                }
+                slot
+            }
+        };
+        if !slot.is_unread() {
+            return None;
+        }
+        let (cookie, offset, left) = (slot.cookie(), slot.offset, slot.length);
+        *input = rest;
+        let end = End::Success;
+        let part = Part { cookie, left, end };
+        self.state = State::Data { part, offset };
+        Some(Step::ReadPayload {
+            cookie,
+            offset,
+            length: left,
+        })
     }
 
-    /// Takes a header, or discards what is before it, and leaves in the state
-    /// what follows, the failure of the session included. The state stays where it is if more input is
-    /// needed.
+    /// Slow path of [`whole_read`](Self::whole_read). Takes a header, or
+    /// discards what is before it, and leaves in the state what follows, the
+    /// failure of the session included. The state stays where it is if more
+    /// input is needed.
     #[inline(never)]
     fn header(&mut self, input: &mut &[u8]) {
-        let mut rest = *input;
-        let taken = match self.state {
-            State::Header => self.header_fast(&mut rest),
-            _ => None,
-        };
-        let Some((part, offset)) = taken else {
-            return self.header_slow(input);
-        };
-        *input = rest;
-        self.state = State::Data { part, offset };
-    }
-
-    /// Fast path: the data of a read that comes in order. Returns what the
-    /// header announces, and where it belongs.
-    ///
-    /// What is taken here, [`header_slow`](Self::header_slow) would take as
-    /// well, with the same outcome. Of anything else nothing is taken and
-    /// nothing has changed.
-    #[inline]
-    fn header_fast(&mut self, input: &mut &[u8]) -> Option<(Part, u64)> {
-        let (header, offset) = match self.export.framing {
-            Framing::Simple => return self.simple_fast(input),
-            Framing::Structured => take_header(input, structured_with_offset)?,
-            Framing::Extended => take_header(input, extended_with_offset)?,
-        };
-        if header.chunk != ChunkType::OFFSET_DATA {
-            return None;
-        }
-        let slot = self.slots.find(header.cookie)?;
-        let other = header.offset.is_some_and(|offset| offset != slot.offset);
-        if slot.command != Command::READ || other || slot.flags.contains(CommandFlags::DF) {
-            return None;
-        }
-        let length = header.length.checked_sub(8)?;
-        // An end past 2^64 is within no export.
-        let _ = offset.checked_add(length)?;
-        let from = offset.wrapping_sub(slot.offset);
-        let follows = slot.coverage.follow(from, length, slot.length);
-        follows.then(|| (header.part(length), offset))
-    }
-
-    #[inline]
-    fn simple_fast(&mut self, input: &mut &[u8]) -> Option<(Part, u64)> {
-        let SimpleReply { error, cookie } = take_header(input, SimpleReply::parse)?;
-        let slot = self.slots.find(cookie)?;
-        let part = Part {
-            cookie,
-            left: slot.length,
-            last: true,
-        };
-        let data = slot.command == Command::READ && !error.is_error() && slot.length > 0;
-        data.then_some((part, slot.offset))
-    }
-
-    /// Fast path: ends a read or a write that succeeded. Of anything else
-    /// nothing has changed, and false is returned.
-    #[inline]
-    fn complete(&mut self, cookie: Cookie) -> bool {
-        let simple = self.export.framing == Framing::Simple;
-        let earned = |slot: &Slot| match slot.command {
-            Command::READ => simple || slot.coverage.is_in_order(slot.length),
-            Command::WRITE => true,
-            _ => false,
-        };
-        match self.slots.find(cookie) {
-            Some(slot) if slot.error == ErrorValue::NONE && earned(slot) => {
-                self.slots.remove(cookie);
-                self.state = State::Header;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Slow path of [`header`](Self::header).
-    #[inline(never)]
-    fn header_slow(&mut self, input: &mut &[u8]) {
         if let State::Discard(part) = self.state {
             self.discard(part, input);
         }
@@ -180,18 +137,18 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         Step::read(clip(left).min(self.limits.buffer()))
     }
 
-    /// What follows a header, or asks for one; and the slow path of
-    /// [`complete`](Self::complete).
+    /// What follows a header, or asks for one.
     #[inline(never)]
     fn deliver<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
         match self.state {
             State::Header => Ok(self.before_header(input.len())),
-            State::Data { part, offset } => Ok(self.data(part, offset, input)),
+            State::Data { part, offset } if !input.is_empty() => Ok(self.data(part, offset, input)),
             _ => self.deliver_slow(input),
         }
     }
 
-    /// Slow path of [`deliver`](Self::deliver): what is neither data nor a header.
+    /// Slow path of [`deliver`](Self::deliver): what is neither data that has
+    /// arrived nor a header.
     #[inline(never)]
     fn deliver_slow<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
         let result = loop {
@@ -201,10 +158,14 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 // What is discarded has no step of its own.
                 State::Discard(_) => {
                     self.header(input);
-                    match self.payload_due(input) {
-                        Some(step) => return Ok(step),
-                        None => continue,
-                    }
+                    continue;
+                }
+                State::Data { part, offset } if input.is_empty() => {
+                    return Ok(Step::ReadPayload {
+                        cookie: part.cookie,
+                        offset,
+                        length: part.left,
+                    });
                 }
                 State::Data { part, offset } => return Ok(self.data(part, offset, input)),
                 State::Hole {
@@ -226,7 +187,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 },
                 State::Fault { part, violation } => Ok(self.fault(part, violation.into(), input)),
                 State::Error(message) => self.error_message(message, input),
-                State::Done(cookie) => self.complete_slow(cookie),
+                State::Done(cookie) | State::Success(cookie) => self.complete(cookie),
                 State::Failed(error) => return Err(error),
                 State::Ended => return Ok(Step::Finished),
             };
@@ -309,12 +270,12 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 part: Part {
                     cookie,
                     left: slot.length,
-                    last: true,
+                    end: End::Last,
                 },
                 offset: slot.offset,
             }
         } else {
-            State::Done(cookie)
+            slot.end(cookie)
         };
         Ok(Taken::Yes)
     }
@@ -334,7 +295,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let rules = Rules {
             export: &self.export,
             limits: &self.limits,
-            seed: self.seed,
+            seed: &mut self.seed,
             strict: self.strict,
         };
         chunk::check(slot, rules, header, body, &mut self.state)
@@ -344,12 +305,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     #[inline]
     fn data<'i>(&mut self, mut part: Part, offset: u64, input: &mut &'i [u8]) -> ClientStep<'i> {
         let data = part.take(input);
-        self.state = if part.left == 0 {
-            part.after()
-        } else {
-            let offset = offset.saturating_add(wide(data.len()));
-            State::Data { part, offset }
-        };
+        // Never more than is left.
+        let _ = self.state.advance(wide(data.len()));
         Step::Content(Content::Data {
             cookie: part.cookie,
             offset,
@@ -412,12 +369,12 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         self.state = part.discard();
     }
 
-    /// Slow path of [`complete`](Self::complete).
-    fn complete_slow<'i>(&mut self, cookie: Cookie) -> Result<ClientStep<'i>, Error> {
+    /// Ends a command with what its reply was.
+    fn complete<'i>(&mut self, cookie: Cookie) -> Result<ClientStep<'i>, Error> {
         let result = match self.outcome(cookie) {
             Err(error) if !self.strict && tolerated(error).is_some() => {
-                let (left, last) = (0, true);
-                return Ok(self.fault(Part { cookie, left, last }, error, &mut &[][..]));
+                let (left, end) = (0, End::Last);
+                return Ok(self.fault(Part { cookie, left, end }, error, &mut &[][..]));
             }
             result => result?,
         };
@@ -432,29 +389,13 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     fn outcome(&mut self, cookie: Cookie) -> Result<Result<(), ErrorValue>, Error> {
         let simple = self.export.framing == Framing::Simple;
         let slot = find(&mut self.slots, cookie)?;
-        let result = slot.outcome(cookie, simple, self.seed)?;
+        let result = slot.outcome(cookie, simple, &mut self.seed)?;
         if slot.command == Command::RESIZE {
             let size = slot.offset;
             self.resized(result.is_ok().then_some(size));
         }
         Ok(result)
     }
-}
-
-/// A header, and the offset that follows it.
-#[inline]
-fn structured_with_offset(bytes: &[u8; StructuredHeader::SIZE + 8]) -> Option<(Header, u64)> {
-    let mut bytes = bytes.as_slice();
-    let header = StructuredHeader::parse(take(&mut bytes)?)?;
-    Some((header.into(), u64::from_be_bytes(*take(&mut bytes)?)))
-}
-
-/// As [`structured_with_offset`].
-#[inline]
-fn extended_with_offset(bytes: &[u8; ExtendedHeader::SIZE + 8]) -> Option<(Header, u64)> {
-    let mut bytes = bytes.as_slice();
-    let header = ExtendedHeader::parse(take(&mut bytes)?)?;
-    Some((header.into(), u64::from_be_bytes(*take(&mut bytes)?)))
 }
 
 #[inline]

@@ -25,20 +25,32 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// export, above the maximum payload (for reads too, with every framing),
     /// or beyond what the framing can express; [`Misuse::Full`] if every slot
     /// is in flight. Nothing has changed.
-    #[inline]
+    // Inlined, the header is made where the caller keeps it, and not copied.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
     pub fn submit(&mut self, request: Request) -> Result<RequestHeader, Misuse> {
-        if self.capabilities.accept_data(&request) {
-            self.start(&request, 0, payload(&request))
-        } else {
-            self.submit_slow(&request)
-        }
+        let cookie = match self.start_data(&request) {
+            Some(cookie) => cookie,
+            None => self.start_slow(&request)?,
+        };
+        let framing = self.export.framing;
+        Ok(request.encode(framing, request.payload(), cookie))
     }
 
-    /// Slow path: commands without payload, and those to be refused.
+    /// Fast path: checks a read or a write, and fills a slot for it. Of anything
+    /// else nothing has changed.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    fn start_data(&mut self, request: &Request) -> Option<Cookie> {
+        let accepted = self.capabilities.accept_data(request);
+        let slot = Slot::new(request, 0);
+        accepted.then(|| self.slots.insert(slot)).flatten()
+    }
+
+    /// Slow path of [`start_data`](Self::start_data): commands without payload,
+    /// and those to be refused.
     #[inline(never)]
-    fn submit_slow(&mut self, request: &Request) -> Result<RequestHeader, Misuse> {
+    fn start_slow(&mut self, request: &Request) -> Result<Cookie, Misuse> {
         let asked = self.accept(request)?;
-        self.start_slow(request, asked, payload(request))
+        self.start(request, asked)
     }
 
     /// Checks a command. Returns one bit for each context that is to be
@@ -59,28 +71,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     }
 
     /// Fills a slot for a command that was checked, with one bit for each
-    /// context that is to be answered, and makes its header.
-    #[inline]
-    fn start(
-        &mut self,
-        request: &Request,
-        asked: u32,
-        payload: Option<u32>,
-    ) -> Result<RequestHeader, Misuse> {
+    /// context that is to be answered.
+    fn start(&mut self, request: &Request, asked: u32) -> Result<Cookie, Misuse> {
         let slot = Slot::new(request, asked);
-        let cookie = self.slots.insert(slot).ok_or(Misuse::Full)?;
-        Ok(request.encode(self.export.framing, payload, cookie))
-    }
-
-    /// As [`start`](Self::start), not inlined: its callers are rare.
-    #[inline(never)]
-    fn start_slow(
-        &mut self,
-        request: &Request,
-        asked: u32,
-        payload: Option<u32>,
-    ) -> Result<RequestHeader, Misuse> {
-        self.start(request, asked, payload)
+        self.slots.insert(slot).ok_or(Misuse::Full)
     }
 
     /// Makes a block status command for some of the selected contexts, whose
@@ -124,7 +118,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             contexts: contexts.into(),
         }
         .encode(payload)?;
-        self.start_slow(&request, asked, Some(bytes))
+        let cookie = self.start(&request, asked)?;
+        Ok(request.encode(framing, Some(bytes), cookie))
     }
 
     /// Takes back a command of which no byte was written, as after a failure
@@ -201,7 +196,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
 
     /// A resize excludes another one, and commands past the new end.
     fn check_resize(&self, size: u64) -> Result<(), Misuse> {
-        let cut = self.slots.iter().any(|(_, slot)| slot.end() > size);
+        let cut = self.slots.iter().any(|(_, slot)| slot.range_end() > size);
         if cut || self.resizing.is_some() {
             return Err(Misuse::Resizing);
         }
@@ -223,15 +218,5 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             return Err(Misuse::NoContext);
         }
         Ok(asked)
-    }
-}
-
-/// How much payload follows a command that was checked: a write then has at
-/// most 32 bits of it.
-#[inline]
-fn payload(request: &Request) -> Option<u32> {
-    match request.command {
-        Command::WRITE => Some(u32::try_from(request.length).unwrap_or(u32::MAX)),
-        _ => None,
     }
 }

@@ -4,6 +4,7 @@
 //! often the slot was used: lookup is O(1), and the cookie of a completed
 //! command is not found again.
 
+use super::state::State;
 use crate::client::request::Request;
 use crate::coverage::{Coverage, Outcome, Seed};
 use crate::error::{Error, Violation};
@@ -67,6 +68,31 @@ impl Slot {
         }
     }
 
+    /// Of a command in flight.
+    #[inline]
+    pub(super) fn cookie(&self) -> Cookie {
+        self.key
+    }
+
+    /// Whether this is a read, and neither content nor an error has arrived.
+    #[inline]
+    pub(super) fn is_unread(&self) -> bool {
+        let read = self.command == Command::READ && !self.error.is_error();
+        read && self.coverage.is_empty()
+    }
+
+    /// The state after the last chunk of a reply.
+    #[inline]
+    pub(super) fn end(&self, cookie: Cookie) -> State {
+        // Reads are checked for coverage; a resize changes the size.
+        let more = matches!(self.command, Command::READ | Command::RESIZE);
+        if more || self.error.is_error() || self.missing != 0 {
+            State::Done(cookie)
+        } else {
+            State::Success(cookie)
+        }
+    }
+
     /// Whether no part of a reply has arrived.
     pub(super) fn is_untouched(&self) -> bool {
         let untouched = self.coverage == Coverage::NONE && self.missing == self.asked;
@@ -78,7 +104,7 @@ impl Slot {
         // Commands without a range have nothing that an offset could be in;
         // for them the chunk is an unexpected error, and an error all the same.
         let ranged = !matches!(self.command, Command::FLUSH | Command::RESIZE) && self.length > 0;
-        let inside = |offset| offset >= self.offset && offset < self.end();
+        let inside = |offset| offset >= self.offset && offset < self.range_end();
         !ranged || offset.is_none_or(inside)
     }
 
@@ -89,7 +115,7 @@ impl Slot {
         &self,
         cookie: Cookie,
         simple: bool,
-        seed: Seed,
+        seed: &mut Seed,
     ) -> Result<Result<(), ErrorValue>, Error> {
         if self.error != ErrorValue::NONE {
             return Ok(Err(self.error));
@@ -112,7 +138,7 @@ impl Slot {
     /// The first byte after the command's range. (The sum was checked, or
     /// the caller is lenient and the range ends with the address space.)
     #[inline]
-    pub(super) fn end(&self) -> u64 {
+    pub(super) fn range_end(&self) -> u64 {
         self.offset.saturating_add(self.length)
     }
 }
@@ -193,7 +219,9 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Slots<S> {
     pub(super) fn remove(&mut self, cookie: Cookie) {
         let free = self.free;
         if let Some(slot) = self.find(cookie) {
-            slot.key = key(uses(cookie).wrapping_add(1), free);
+            // The next generation, with the number of the next free slot.
+            let other = u64::from(free).wrapping_sub(u64::from(number(cookie)));
+            slot.key = Cookie(cookie.0.wrapping_add(1 << 32).wrapping_add(other));
             self.free = number(cookie);
             self.in_flight = self.in_flight.wrapping_sub(1);
         }

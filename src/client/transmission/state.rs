@@ -29,6 +29,8 @@ pub(crate) enum State {
     Error(ErrorMessage),
     /// After the last chunk of a reply.
     Done(Cookie),
+    /// After a reply that is known to be one of success.
+    Success(Cookie),
     /// The session is over.
     Failed(Error),
     /// The server closed the connection, and no command was in flight.
@@ -41,18 +43,36 @@ pub(crate) struct Part {
     pub(crate) cookie: Cookie,
     /// Bytes left.
     pub(crate) left: u64,
-    /// The chunk is the last of its reply.
-    pub(crate) last: bool,
+    pub(crate) end: End,
+}
+
+/// What is at the end of a chunk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End {
+    /// Another chunk of the reply follows, perhaps after others.
+    More,
+    /// The reply ends: with what, is to be found out.
+    Last,
+    /// The reply ends, and is known to be one of success.
+    Success,
+}
+
+impl End {
+    /// Of a chunk that is the last of its reply or not.
+    #[inline]
+    pub(super) fn of(last: bool) -> Self {
+        if last { Self::Last } else { Self::More }
+    }
 }
 
 impl Part {
     /// The state after the chunk.
     #[inline]
     pub(super) fn after(self) -> State {
-        if self.last {
-            State::Done(self.cookie)
-        } else {
-            State::Header
+        match self.end {
+            End::More => State::Header,
+            End::Last => State::Done(self.cookie),
+            End::Success => State::Success(self.cookie),
         }
     }
 
@@ -105,7 +125,7 @@ impl Extents {
         Part {
             cookie: self.cookie,
             left: u64::from(self.left).saturating_mul(wide(self.size())),
-            last: self.last,
+            end: End::of(self.last),
         }
     }
 }
@@ -141,7 +161,7 @@ impl State {
             | Self::Fault { part, .. } => Some(part.cookie),
             Self::Extents(extents) => Some(extents.cookie),
             Self::Error(message) => Some(message.part.cookie),
-            Self::Done(cookie) => Some(*cookie),
+            Self::Done(cookie) | Self::Success(cookie) => Some(*cookie),
             Self::Header | Self::Failed(_) | Self::Ended => None,
         }
     }

@@ -83,7 +83,7 @@ impl RequestInfo {
 }
 
 /// The chunks are the server's own: no attacker chooses them.
-const SEED: Seed = Seed(0);
+const SEED: Seed = Seed::given(0);
 
 /// A reply to a read under way: chunks, then one of the calls that consume it.
 ///
@@ -230,7 +230,7 @@ impl ChunkedRead {
         }
         let from = offset.saturating_sub(self.info.offset);
         let mut coverage = self.coverage;
-        if !coverage.add(from, length, self.info.length, SEED) {
+        if !coverage.add(from, length, self.info.length, &mut { SEED }) {
             return Err(Misuse::Overlap);
         }
         self.coverage = coverage;
@@ -251,7 +251,7 @@ impl ChunkedRead {
         if self.errors.is_some() {
             return Ok(());
         }
-        match self.coverage.outcome(self.info.length, SEED) {
+        match self.coverage.outcome(self.info.length, &mut { SEED }) {
             Outcome::Complete => Ok(()),
             Outcome::Incomplete => Err(Misuse::Incomplete),
             Outcome::Overlap => Err(Misuse::Overlap),
