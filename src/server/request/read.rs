@@ -68,12 +68,9 @@ impl RequestInfo {
     /// is.
     #[inline]
     fn data(&self, offset: u64, length: u32, last: bool) -> ReplyHeader {
-        if self.framing == Framing::Simple {
-            return ReplyHeader::new(self.header(ChunkType::NONE, true, 0), length);
-        }
-        let chunk = ChunkType::OFFSET_DATA;
-        let front = self.header(chunk, last, length.saturating_add(8));
-        ReplyHeader::new(front.put(offset.to_be_bytes()), length)
+        let (chunk, place) = (ChunkType::OFFSET_DATA, offset.to_be_bytes());
+        let front = self.header_with(chunk, last, length.saturating_add(8), place);
+        ReplyHeader::new(front, length)
     }
 
     fn hole<'t>(&self, offset: u64, length: u32, last: bool) -> Reply<'t> {

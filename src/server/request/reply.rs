@@ -34,6 +34,19 @@ impl RequestInfo {
 
     /// The header of a chunk, or of a simple reply of success.
     pub(in crate::server) fn header(&self, chunk: ChunkType, last: bool, length: u32) -> Front {
+        self.header_with(chunk, last, length, [])
+    }
+
+    /// The header of a chunk with its first field, or of a simple reply of
+    /// success.
+    #[inline]
+    pub(in crate::server) fn header_with<const N: usize>(
+        &self,
+        chunk: ChunkType,
+        last: bool,
+        length: u32,
+        field: [u8; N],
+    ) -> Front {
         let flags = if last {
             ReplyFlags::DONE
         } else {
@@ -52,7 +65,7 @@ impl RequestInfo {
                     cookie,
                     length,
                 };
-                Front::new().put(header.encode())
+                Front::new().put(header.encode()).put(field)
             }
             Framing::Extended => {
                 let header = ExtendedHeader {
@@ -62,7 +75,7 @@ impl RequestInfo {
                     offset: self.offset,
                     length: u64::from(length),
                 };
-                Front::new().put(header.encode())
+                Front::new().put(header.encode()).put(field)
             }
         }
     }

@@ -127,15 +127,9 @@ impl Transmission {
             }
         }
         Ok(Self {
-            rules: Rules {
-                largest: negotiated.size,
-                export: negotiated,
-                limits,
-                shutting_down: false,
-                strict: false,
-            },
-            state: State::Header,
             want: recv::header_size(negotiated.framing),
+            rules: Rules::new(negotiated, limits),
+            state: State::Header,
         })
     }
 

@@ -28,6 +28,36 @@ impl Transmission {
     /// [`Error`]: the session is over, and every later call returns the same.
     #[inline]
     pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<ServerStep<'i>, Error> {
+        if let State::Header = self.state
+            && let Some(info) = self.plain_read(input)
+        {
+            let request = Request::Read(ReadRequest { info });
+            return Ok(Step::Event(TransmissionEvent::Request(request)));
+        }
+        self.receive_slow(input)
+    }
+
+    /// Fast path: takes a valid read without flags.
+    ///
+    /// What is taken here, [`header`](Self::header) would take as well, with the
+    /// same outcome. Of anything else nothing is taken.
+    #[inline]
+    fn plain_read(&self, input: &mut &[u8]) -> Option<RequestInfo> {
+        let mut rest = *input;
+        let header = match self.rules.export.framing {
+            Framing::Extended => take_header(&mut rest, ExtendedRequest::parse_plain_read)?.into(),
+            _ => take_header(&mut rest, CompactRequest::parse_plain_read)?.into(),
+        };
+        if !self.rules.accepts_read(&header) {
+            return None;
+        }
+        *input = rest;
+        Some(self.info(&header))
+    }
+
+    /// Slow path of [`receive`](Self::receive).
+    #[inline(never)]
+    fn receive_slow<'i>(&mut self, input: &mut &'i [u8]) -> Result<ServerStep<'i>, Error> {
         let result = self.step(input);
         if let Err(error) = &result {
             self.state = State::Failed(*error);
@@ -35,7 +65,6 @@ impl Transmission {
         result
     }
 
-    #[inline]
     fn step<'i>(&mut self, input: &mut &'i [u8]) -> Result<ServerStep<'i>, Error> {
         match self.state {
             State::Header => self.header(input),
@@ -109,29 +138,11 @@ impl Transmission {
         })
     }
 
-    #[inline]
     fn header<'i>(&mut self, input: &mut &'i [u8]) -> Result<ServerStep<'i>, Error> {
         let mut rest = *input;
         let Some(header) = self.decode(&mut rest)? else {
             return Ok(Step::read(self.want.saturating_sub(input.len())));
         };
-        if self.rules.is_plain_read(&header) {
-            *input = rest;
-            let info = self.info(&header);
-            let request = Request::Read(ReadRequest { info });
-            return Ok(Step::Event(TransmissionEvent::Request(request)));
-        }
-        self.request_slow(header, rest, input)
-    }
-
-    /// Slow path: requests that are not valid reads without flags.
-    #[inline(never)]
-    fn request_slow<'i>(
-        &mut self,
-        header: Header,
-        rest: &'i [u8],
-        input: &mut &'i [u8],
-    ) -> Result<ServerStep<'i>, Error> {
         if header.command == Command::DISC {
             self.rules.check_disconnect(&header)?;
             *input = rest;
@@ -273,12 +284,11 @@ impl Transmission {
 
     #[inline]
     fn info(&self, header: &Header) -> RequestInfo {
-        let constraints = self.rules.export.constraints();
         RequestInfo {
             framing: self.rules.export.framing,
             flags: header.flags,
-            minimum: constraints.minimum,
-            maximum: constraints.maximum,
+            minimum: self.rules.sizes.minimum,
+            maximum: self.rules.sizes.maximum,
             cookie: header.cookie,
             offset: header.offset,
             length: header.length,

@@ -6,6 +6,7 @@ use crate::negotiated::{Framing, Negotiated};
 use crate::server::request::ContextSet;
 use crate::wire::flags::{CommandFlags, TransmissionFlags};
 use crate::wire::number::{Command, ContextId, Cookie, ErrorValue};
+use crate::wire::option_reply::BlockSizes;
 use crate::wire::request::{BlockStatusPayload, CompactRequest, ExtendedRequest};
 
 /// A request's header, of either framing.
@@ -90,6 +91,8 @@ const fn invalid(text: &'static str) -> Fault {
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) export: Negotiated,
+    /// The size constraints in force.
+    pub(super) sizes: BlockSizes,
     pub(super) limits: Limits,
     /// The largest size the export ever had on this connection.
     pub(super) largest: u64,
@@ -99,38 +102,48 @@ pub(super) struct Rules {
 }
 
 impl Rules {
+    pub(super) fn new(export: Negotiated, limits: Limits) -> Self {
+        Self {
+            largest: export.size,
+            sizes: export.constraints(),
+            export,
+            limits,
+            shutting_down: false,
+            strict: false,
+        }
+    }
+
     /// The contexts selected.
     pub(super) fn contexts(&self) -> ContextSet {
         let contexts = self.export.contexts.iter();
         contexts.fold(ContextSet::NONE, |set, context| set.with(context.id))
     }
 
-    /// Fast path: whether this is a read without flags that
+    /// Fast path: whether a read without flags is one that
     /// [`check_form`](Self::check_form) and [`check_range`](Self::check_range)
-    /// accept.
+    /// accept, and is not empty.
     #[inline]
-    pub(super) fn is_plain_read(&self, header: &Header) -> bool {
+    pub(super) fn accepts_read(&self, header: &Header) -> bool {
         let Header { offset, length, .. } = *header;
-        let plain = header.command == Command::READ && header.flags == CommandFlags::NONE;
         let mask = self.mask();
         let (most, _) = self.longest_read();
         let sized = length > 0 && length <= most && (offset | length) & mask == 0;
         let size = self.export.size;
         let inside = length <= size && offset <= size.saturating_sub(length);
-        plain && sized && inside && !self.shutting_down
+        sized && inside && !self.shutting_down
     }
 
     /// The bits that no offset and no length has: the minimum block size is a
     /// power of two.
     #[inline]
     fn mask(&self) -> u64 {
-        u64::from(self.export.constraints().minimum).saturating_sub(1)
+        u64::from(self.sizes.minimum).saturating_sub(1)
     }
 
     /// Refuses a payload of implausible length.
     #[inline]
     pub(super) fn bound_payload(&self, header: &Header) -> Result<(), Error> {
-        let maximum = u64::from(self.export.constraints().maximum);
+        let maximum = u64::from(self.sizes.maximum);
         // The specification wants a hard disconnect if PAYLOAD_LEN announces it.
         let announced = self.strict || header.flags.contains(CommandFlags::PAYLOAD_LEN);
         let bound = match self.export.framing {
@@ -230,7 +243,7 @@ impl Rules {
 
     fn check_payload(&self, header: &Header) -> Result<(), Fault> {
         let with = header.flags.contains(CommandFlags::PAYLOAD_LEN);
-        let maximum = u64::from(self.export.constraints().maximum);
+        let maximum = u64::from(self.sizes.maximum);
         match header.command {
             Command::WRITE if header.payload > maximum => {
                 Err(invalid("longer than the maximum payload"))
@@ -333,8 +346,9 @@ impl Rules {
     }
 
     /// The longest read in bytes, and the error of a longer one.
+    #[inline]
     fn longest_read(&self) -> (u64, ErrorValue) {
-        let maximum = self.export.constraints().maximum;
+        let maximum = self.sizes.maximum;
         match self.export.framing {
             Framing::Simple => (u64::from(maximum), ErrorValue::EINVAL),
             // The offset of a data chunk counts in its 32 bits of length.
@@ -379,13 +393,8 @@ mod tests {
                     let mut sizes = export.constraints();
                     sizes.minimum = minimum;
                     export.block_sizes = Some(sizes);
-                    let rules = Rules {
-                        largest: size,
-                        export,
-                        limits: Limits::DEFAULT,
-                        shutting_down,
-                        strict: false,
-                    };
+                    let mut rules = Rules::new(export, Limits::DEFAULT);
+                    rules.shutting_down = shutting_down;
                     for offset in edges() {
                         for length in edges() {
                             let header = read(offset, length);
@@ -393,7 +402,7 @@ mod tests {
                             let checked = form.and_then(|()| rules.check_range(&header));
                             // A read of nothing is answered without the caller.
                             let handed_out = checked.is_ok() && length > 0;
-                            assert_eq!(rules.is_plain_read(&header), handed_out, "{header:?}");
+                            assert_eq!(rules.accepts_read(&header), handed_out, "{header:?}");
                         }
                     }
                 }
@@ -404,28 +413,32 @@ mod tests {
     /// Anything else takes the slow path.
     #[test]
     fn other_commands_and_flags_take_the_slow_path() {
-        let rules = Rules {
-            largest: SIZE,
-            export: Negotiated::new(Framing::Extended, SIZE, TransmissionFlags::KNOWN),
-            limits: Limits::DEFAULT,
-            shutting_down: false,
-            strict: false,
-        };
-        assert!(rules.is_plain_read(&read(0, 512)));
-        for command in (1..=9).map(Command) {
-            let header = Header {
-                command,
-                ..read(0, 512)
-            };
-            assert!(!rules.is_plain_read(&header), "{command:?}");
-        }
-        for bit in 0..16 {
-            let flags = CommandFlags(1u16.wrapping_shl(bit));
-            let header = Header {
+        let header = |command: u16, flags: u16| {
+            let (flags, command, cookie) = (CommandFlags(flags), Command(command), Cookie(7));
+            let compact = CompactRequest {
                 flags,
-                ..read(0, 512)
+                command,
+                cookie,
+                offset: 0,
+                length: 512,
             };
-            assert!(!rules.is_plain_read(&header), "{flags:?}");
+            let extended = ExtendedRequest {
+                flags,
+                command,
+                cookie,
+                offset: 0,
+                length: 512,
+            };
+            let compact = CompactRequest::parse_plain_read(&compact.encode()).map(Header::from);
+            let extended = ExtendedRequest::parse_plain_read(&extended.encode()).map(Header::from);
+            assert_eq!(compact, extended);
+            compact
+        };
+        assert_eq!(header(0, 0), Some(read(0, 512)));
+        for bit in 0..16 {
+            let bit = 1u16.wrapping_shl(bit);
+            assert_eq!(header(bit, 0), None);
+            assert_eq!(header(0, bit), None);
         }
     }
 }
