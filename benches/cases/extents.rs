@@ -3,7 +3,7 @@
 use super::Case;
 use nbd_codec::client::{Request, Slot, Transmission, TransmissionEvent};
 use nbd_codec::wire::extent::{Extent32, Extent64};
-use nbd_codec::wire::flags::{ReplyFlags, TransmissionFlags};
+use nbd_codec::wire::flags::{CommandFlags, ReplyFlags, TransmissionFlags};
 use nbd_codec::wire::number::{ChunkType, ContextId, Cookie};
 use nbd_codec::wire::reply::{ExtendedHeader, StructuredHeader};
 use nbd_codec::{Framing, Limits, Negotiated, SelectedContext, StatusWidth, Step};
@@ -55,12 +55,7 @@ fn wide_chunk(extents: usize) -> Vec<u8> {
 
 /// Sends block status, and receives the chunk as a driver with a buffer does.
 fn status(framing: Framing, chunk: &[u8], n: u64) {
-    let mut negotiated = Negotiated::new(framing, 1 << 40, TransmissionFlags::HAS_FLAGS);
-    let context = SelectedContext {
-        id: ContextId(1),
-        width: StatusWidth::Wide,
-    };
-    negotiated.contexts.push(context).expect("room for one");
+    let negotiated = negotiated(framing);
     for _ in 0..n {
         let slots = [Slot::EMPTY; 1];
         let mut session = Transmission::new(negotiated, slots, Limits::DEFAULT);
@@ -92,6 +87,45 @@ fn status(framing: Framing, chunk: &[u8], n: u64) {
         }
         black_box(total);
     }
+}
+
+/// Many commands in one session, each answered with one extent: what a client does
+/// that asks for one extent at a time.
+fn statuses(framing: Framing, chunk: &[u8], n: u64) {
+    let mut session = Transmission::new(negotiated(framing), [Slot::EMPTY; 1], Limits::DEFAULT);
+    let mut chunk = chunk.to_vec();
+    for _ in 0..n {
+        let request = Request::block_status(0, 1 << 20).with_flags(CommandFlags::REQ_ONE);
+        let header = session.submit(black_box(request)).expect("a legal request");
+        black_box(header.as_bytes());
+        chunk[8..16].copy_from_slice(&header.cookie().0.to_be_bytes());
+        let mut input = black_box(&chunk[..]);
+        let mut total = 0;
+        loop {
+            use TransmissionEvent as E;
+            match session.receive(&mut input) {
+                Ok(Step::Event(E::Extents32 { extents, .. })) => {
+                    total += extents.map(|extent| u64::from(extent.length)).sum::<u64>();
+                }
+                Ok(Step::Event(E::Extents64 { extents, .. })) => {
+                    total += extents.map(|extent| extent.length).sum::<u64>();
+                }
+                Ok(Step::Event(E::Done { .. })) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        black_box(total);
+    }
+}
+
+fn negotiated(framing: Framing) -> Negotiated {
+    let mut negotiated = Negotiated::new(framing, 1 << 40, TransmissionFlags::HAS_FLAGS);
+    let context = SelectedContext {
+        id: ContextId(1),
+        width: StatusWidth::Wide,
+    };
+    negotiated.contexts.push(context).expect("room for one");
+    negotiated
 }
 
 fn bare_narrow(extents: usize, n: u64) {
@@ -145,6 +179,12 @@ pub const NARROW_1: Case = case(
     1000,
     &BARE_NARROW_1,
 );
+pub const NARROW_EACH: Case = case(
+    "status, narrow: 1 extent, without the session",
+    |n| statuses(Framing::Structured, &narrow_chunk(1), n),
+    1000,
+    &BARE_NARROW_1,
+);
 pub const NARROW_1000: Case = case(
     "status, narrow: 1,000 extents",
     |n| status(Framing::Structured, &narrow_chunk(1000), n),
@@ -160,6 +200,12 @@ pub const NARROW_MANY: Case = case(
 pub const WIDE_1: Case = case(
     "status, wide: 1 extent",
     |n| status(Framing::Extended, &wide_chunk(1), n),
+    1000,
+    &BARE_WIDE_1,
+);
+pub const WIDE_EACH: Case = case(
+    "status, wide: 1 extent, without the session",
+    |n| statuses(Framing::Extended, &wide_chunk(1), n),
     1000,
     &BARE_WIDE_1,
 );
