@@ -178,8 +178,9 @@ macro_rules! extents {
             /// Where the last extent begins and ends; fails as
             /// [`total`](Self::total).
             pub(crate) fn reach(&self) -> Result<Reach, DecodeError> {
-                let mut reach = Reach { last: 0, total: 0 };
-                let (blocks, others) = self.0.as_chunks::<BLOCK>();
+                let (total, extents) = Self::sum_of_many(self.0);
+                let mut reach = Reach { last: 0, total };
+                let (blocks, others) = extents.as_chunks::<BLOCK>();
                 let mut grow = |bytes| reach.grow($extent::decode(bytes).length.into());
                 let grown = blocks.iter().all(|block| block.iter().all(&mut grow))
                     && others.iter().all(grow);
@@ -280,7 +281,71 @@ extents! {
     Extents64
 }
 
+/// How many descriptors the compiler checks at once where it has instructions for
+/// several numbers. The sum of as many bytes fits 16 bits.
+const MANY: usize = 256;
+
+impl Extents32<'_> {
+    /// The sum of the first lengths, none of which is zero, and the extents after
+    /// them, at least one.
+    #[inline]
+    fn sum_of_many(extents: &[[u8; 8]]) -> (u64, &[[u8; 8]]) {
+        if cfg!(target_pointer_width = "64") && extents.len() > MANY {
+            Self::sum_of_blocks(extents)
+        } else {
+            (0, extents)
+        }
+    }
+
+    /// As [`sum_of_many`](Self::sum_of_many), where there are blocks.
+    #[inline(never)]
+    fn sum_of_blocks(mut extents: &[[u8; 8]]) -> (u64, &[[u8; 8]]) {
+        let mut total = 0_u64;
+        while let Some((block, others)) = extents.split_at_checked(MANY)
+            && !others.is_empty()
+            && let Some(sum) = sum_of_block(
+                block
+                    .iter()
+                    .map(|[a, b, c, d, ..]| u32::from_le_bytes([*a, *b, *c, *d])),
+            )
+        {
+            total = total.saturating_add(sum);
+            extents = others;
+        }
+        (total, extents)
+    }
+}
+
+/// The sum of at most [`MANY`] lengths, read with their bytes in the wrong order;
+/// `None` if one is zero.
+///
+/// Adds the bytes of each place, and swaps the sums: that takes fewer instructions
+/// than to swap the bytes of each length. Two sums are in one number: those of the
+/// odd places, and those of the even places, which are what the others leave of the
+/// sum of all.
+#[inline]
+fn sum_of_block(lengths: impl Iterator<Item = u32>) -> Option<u64> {
+    let (mut empty, mut all, mut odd) = (0_u32, 0_u32, 0_u32);
+    for length in lengths {
+        empty |= if length == 0 { 1 } else { 0 };
+        all = all.wrapping_add(length);
+        odd = odd.wrapping_add(length.wrapping_shr(8) & 0x00ff_00ff);
+    }
+    let even = all.wrapping_sub(odd.wrapping_shl(8));
+    let bytes = |sums: u32| (u64::from(sums & 0xffff), u64::from(sums.wrapping_shr(16)));
+    let ((b0, b2), (b1, b3)) = (bytes(even), bytes(odd));
+    let places = [b0, b1, b2, b3].into_iter();
+    let sum = places.fold(0_u64, |sum, place| sum.wrapping_shl(8).wrapping_add(place));
+    (empty == 0).then_some(sum)
+}
+
 impl Extents64<'_> {
+    /// None: the compiler has no better instructions for 64-bit numbers.
+    #[inline]
+    fn sum_of_many(extents: &[[u8; 16]]) -> (u64, &[[u8; 16]]) {
+        (0, extents)
+    }
+
     /// Whether the flags of an extent exceed 32 bits.
     pub(crate) fn has_wide_flags(&self) -> bool {
         self.clone().fold(0, |all, extent| all | extent.flags) > u64::from(u32::MAX)

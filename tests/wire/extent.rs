@@ -273,6 +273,31 @@ macro_rules! lists {
                 }
             }
 
+            /// Long lists are added in blocks.
+            #[test]
+            fn totals_of_long_lists() {
+                let largest = [$word::MAX; 4];
+                let places = [0xff, 0xff00, 0xff_0000, 0xff00_0000];
+                let mixed = [0x0102_0304, 1, 0xfffe_fdfc, 0x8000_0000];
+                for lengths in [largest, places, mixed] {
+                    for n in [255, 256, 257, 258, 511, 512, 513, 514, 1025] {
+                        let lengths = lengths.into_iter().cycle();
+                        let mut list: Vec<_> = lengths.zip(0..n).collect();
+                        let sum = list.iter().fold(0u64, |sum, (length, _)| {
+                            sum.saturating_add(u64::from(*length))
+                        });
+                        assert_eq!(total(&list), Ok(sum));
+                        for place in [0, 1, 254, 255, 256, 257, 511, 512, 1024] {
+                            if let Some((length, _)) = list.get_mut(place) {
+                                let before = std::mem::replace(length, 0);
+                                assert_eq!(total(&list), Err(DecodeError::EmptyExtent));
+                                list[place].0 = before;
+                            }
+                        }
+                    }
+                }
+            }
+
             #[test]
             fn an_empty_extent_has_no_total() {
                 let empty = Err(DecodeError::EmptyExtent);
