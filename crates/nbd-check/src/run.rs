@@ -22,8 +22,13 @@ use crate::trial::{Access, Trial};
 pub struct Options {
     /// How long the server may take for a reply.
     pub timeout: Duration,
-    /// Whether cases may write.
+    /// Whether cases may write to a server.
     pub destructive: bool,
+    /// Whether connections of clients are cut at up to 4,096 places of each phase, instead
+    /// of some.
+    pub thorough: bool,
+    /// How many cases of a client run at a time. Those of a server run one after the other.
+    pub jobs: usize,
     /// Whether a broken `SHOULD` is a failure.
     pub strict: bool,
     /// Known deviations.
@@ -35,6 +40,8 @@ impl Default for Options {
         Self {
             timeout: Duration::from_secs(3),
             destructive: false,
+            thorough: false,
+            jobs: 8,
             strict: false,
             deviations: Deviations::default(),
         }
@@ -116,6 +123,7 @@ impl CaseResult {
             transcript: Vec::new(),
         }
     }
+
     /// Takes what a case left, and why it ended early.
     pub(crate) fn take(&mut self, record: Record, stop: Option<Stop>) {
         self.findings = record.findings;
@@ -212,12 +220,6 @@ impl Runner {
     #[must_use]
     pub fn skip_reason(&self, case: &Case) -> Option<String> {
         case.skip_reason(&self.profile, self.options.destructive)
-    }
-
-    /// Known deviations that explained no result.
-    #[must_use]
-    pub fn unused_deviations(&self) -> Vec<String> {
-        self.options.deviations.unused()
     }
 
     /// Runs a case. If the server is gone after it, later cases are skipped.

@@ -17,10 +17,9 @@ fn check(arguments: &[&str], least: usize) {
         timeout: Duration::from_secs(20),
         ..Options::default()
     };
-    let mut runner = client::Runner::new(&command, options, false).expect("it can be tested");
+    let runner = client::Runner::new(&command, options).expect("it can be tested");
     let mut passed = 0;
-    for case in client::all() {
-        let result = runner.run(&case);
+    for result in runner.run(&client::all(), |_| ()) {
         let found = nbd_check::report::transcript_of(&result);
         let failed = matches!(result.outcome, Outcome::Fail | Outcome::NonStrict);
         assert!(!failed, "{found}");

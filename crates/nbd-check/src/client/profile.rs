@@ -10,6 +10,7 @@ use nbd_codec::wire::option_reply::BlockSizes;
 
 use super::message::wide;
 use super::program::Ended;
+use super::run::Stages;
 use super::script::{Dialect, SIZE, Script};
 use super::server::Left;
 use super::stage::{Performance, Stage};
@@ -75,13 +76,17 @@ impl Profile {
     /// # Errors
     ///
     /// It succeeds with none of them.
-    pub(crate) fn probe(stage: &Stage) -> Result<Self> {
+    pub(crate) fn probe(stages: &Stages) -> Result<Self> {
         let mut profile = Self::default();
         let mut failure = None;
-        for (name, dialect) in dialects() {
-            let performance = stage.perform(&Script::correct(dialect.clone()))?;
+        let dialects = dialects();
+        let performances = stages.each(&dialects, |stage, (_, dialect)| {
+            stage.perform(&Script::correct(dialect.clone()))
+        });
+        for ((name, dialect), performance) in dialects.iter().zip(performances) {
+            let performance = performance?;
             if performance.output.ended == Ended::Success {
-                profile.learn(&dialect, &performance);
+                profile.learn(dialect, &performance);
             } else {
                 failure = Some(format!(
                     "with a correct server ({name}): {}{}",
@@ -94,7 +99,7 @@ impl Profile {
         if let (true, Some(failure)) = (profile.framings.is_empty(), failure) {
             bail!("the client cannot be tested: {failure}");
         }
-        profile.find_reference(stage)?;
+        profile.find_reference(stages)?;
         let has = |command| profile.commands.contains(&command);
         profile.maps = has(Command::BLOCK_STATUS) && !has(Command::READ);
         Ok(profile)
@@ -169,19 +174,22 @@ impl Profile {
 
     /// Finds out whether standard output depends on the content of the export, and on
     /// nothing else.
-    fn find_reference(&mut self, stage: &Stage) -> Result<()> {
+    fn find_reference(&mut self, stages: &Stages) -> Result<()> {
         let framing = self.framings.last().copied().unwrap_or(Framing::Simple);
         let script = Script::correct(Dialect::maximal(framing));
-        let run = |script: &Script| -> Result<(Vec<u8>, u64)> {
+        let run = |stage: &Stage, script: &Script| -> Result<(Vec<u8>, u64)> {
             let performance = stage.perform(script)?;
             let read = performance.connections.iter().map(|one| one.read).sum();
             Ok((performance.output.stdout, read))
         };
-        let ((first, read), (second, _)) = (run(&script)?, run(&script)?);
-        let (other, _) = run(&Script {
+        // What a program prints of the address differs between stages.
+        let (first, read) = run(stages.first(), &script)?;
+        let (second, _) = run(stages.last(), &script)?;
+        let inverted = Script {
             inverted: true,
             ..script
-        })?;
+        };
+        let (other, _) = run(stages.first(), &inverted)?;
         // A program that only looks at the content, to say what it may be, prints less.
         if first == second && first != other && wide(first.len()) >= read {
             self.reference = Some(first);

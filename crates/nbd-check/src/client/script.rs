@@ -1,6 +1,6 @@
 //! What the scripted server is and does.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use nbd_codec::Framing;
@@ -158,7 +158,7 @@ impl Script {
     /// The content of the export at the beginning: no part of the data is zero, and no
     /// two blocks are equal.
     pub(crate) fn disk(&self) -> Vec<u8> {
-        let mut disk = pattern(self.inverted);
+        let mut disk = pattern(self.inverted).to_vec();
         disk.truncate(usize::try_from(HOLE).unwrap_or(0));
         disk.resize(usize::try_from(SIZE).unwrap_or(0), 0);
         disk
@@ -166,12 +166,18 @@ impl Script {
 }
 
 /// As many bytes as the export has, none of them zero.
-pub(crate) fn pattern(inverted: bool) -> Vec<u8> {
-    let byte = |at: u64| {
-        let byte = ((at >> 9).wrapping_mul(13) ^ at.wrapping_mul(3)) & 0x7e;
-        u8::try_from(byte).unwrap_or(0) | if inverted { 0x81 } else { 1 }
-    };
-    (0..SIZE).map(byte).collect()
+pub(crate) fn pattern(inverted: bool) -> &'static [u8] {
+    static PATTERNS: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
+        [1, 0x81].map(|bits| {
+            let byte = |at: u64| {
+                let byte = ((at >> 9).wrapping_mul(13) ^ at.wrapping_mul(3)) & 0x7e;
+                u8::try_from(byte).unwrap_or(0) | bits
+            };
+            (0..SIZE).map(byte).collect()
+        })
+    });
+    let [plain, complement] = &*PATTERNS;
+    if inverted { complement } else { plain }
 }
 
 /// How long the server waits for a client after it has broken a rule, before it closes.

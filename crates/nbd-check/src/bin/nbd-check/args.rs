@@ -66,6 +66,9 @@ pub struct Client {
     /// Cut connections at up to 4,096 places of each phase instead of some
     #[arg(long)]
     pub thorough: bool,
+    /// How many cases run at a time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
+    pub jobs: u8,
     #[command(flatten)]
     pub common: Common,
 }
@@ -85,7 +88,8 @@ pub struct Common {
     /// List the cases and end
     #[arg(long)]
     pub list: bool,
-    /// Known deviations: a file with a pattern of cases and a reason in each line
+    /// Known deviations: a file with a pattern of cases and a reason in each line; a `?`
+    /// before the pattern if not every run has it
     #[arg(long, value_name = "FILE")]
     pub deviations: Option<PathBuf>,
     /// How long a server may take for a reply, or a client to end after the server has closed

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -47,13 +48,25 @@ fn server(args: &args::Server) -> Result<bool> {
         Some(uri) => Target::running(parse(uri)?)?,
         None => Target::start(&args.command, &args.export)?,
     };
-    let mut runner = Runner::new(target, options(&args.common, args.destructive)?)?;
+    let options = Options {
+        destructive: args.destructive,
+        ..options(&args.common)?
+    };
+    let deviations = options.deviations.clone();
+    let mut runner = Runner::new(target, options)?;
     if args.dry_run {
         print(&plan(&runner, &cases))?;
         return Ok(true);
     }
     let start = Instant::now();
-    let results = run(&cases, |case| runner.run(case))?;
+    let progress = Progress::new(&cases)?;
+    let run = |case: &Case| {
+        let result = runner.run(case);
+        progress.advance(&result);
+        result
+    };
+    let results: Vec<_> = cases.iter().map(run).collect();
+    progress.bar.finish_and_clear();
     let report = Report::new(
         Side::Server,
         &name(&args.common, &args.command, &runner.uri()),
@@ -65,7 +78,7 @@ fn server(args: &args::Server) -> Result<bool> {
     if runner.restarts() > 0 {
         eprintln!("nbd-check: the server ended {} times", runner.restarts());
     }
-    finish(&report, &results, &runner.unused_deviations(), &args.common)
+    finish(&report, &results, &deviations, &args.common)
 }
 
 /// Checks a client; true if nothing failed.
@@ -75,10 +88,17 @@ fn client(args: &args::Client) -> Result<bool> {
         print(&list(&cases))?;
         return Ok(true);
     }
-    let options = options(&args.common, false)?;
+    let options = Options {
+        thorough: args.thorough,
+        jobs: args.jobs.into(),
+        ..options(&args.common)?
+    };
+    let deviations = options.deviations.clone();
     let start = Instant::now();
-    let mut runner = client::Runner::new(&args.command, options, args.thorough)?;
-    let results = run(&cases, |case| runner.run(case))?;
+    let runner = client::Runner::new(&args.command, options)?;
+    let progress = Progress::new(&cases)?;
+    let results = runner.run(&cases, |result| progress.advance(result));
+    progress.bar.finish_and_clear();
     let report = Report::new(
         Side::Client,
         &name(&args.common, &args.command, &runner.uri()),
@@ -87,19 +107,19 @@ fn client(args: &args::Client) -> Result<bool> {
         &results,
         start.elapsed(),
     );
-    finish(&report, &results, &runner.unused_deviations(), &args.common)
+    finish(&report, &results, &deviations, &args.common)
 }
 
-fn options(args: &args::Common, destructive: bool) -> Result<Options> {
+fn options(args: &args::Common) -> Result<Options> {
     Ok(Options {
         timeout: args.timeout,
-        destructive,
         strict: args.strict,
         deviations: match &args.deviations {
             None => Deviations::default(),
             Some(path) => Deviations::parse(&read(path)?)
                 .map_err(|line| anyhow!("{}: line {line} has no reason", path.display()))?,
         },
+        ..Options::default()
     })
 }
 
@@ -113,7 +133,7 @@ fn name(args: &args::Common, command: &[String], uri: &str) -> String {
 fn finish(
     report: &Report,
     results: &[CaseResult],
-    unused: &[String],
+    deviations: &Deviations,
     args: &args::Common,
 ) -> Result<bool> {
     print(&report.text(args.verbose))?;
@@ -129,7 +149,7 @@ fn finish(
     if let Some(folder) = &args.transcripts {
         write_transcripts(folder, results)?;
     }
-    for pattern in unused {
+    for pattern in deviations.unused(results) {
         eprintln!("nbd-check: no case needs the deviation {pattern} any more");
     }
     Ok(report.count(Outcome::Fail) == 0)
@@ -186,21 +206,29 @@ fn plan(runner: &Runner, cases: &[Case]) -> String {
     text
 }
 
-fn run(cases: &[Case], mut run: impl FnMut(&Case) -> CaseResult) -> Result<Vec<CaseResult>> {
-    let bar = ProgressBar::new(u64::try_from(cases.len())?);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}")?;
-    bar.set_style(style);
-    let mut results = Vec::new();
-    let mut failed = 0;
-    for case in cases {
-        bar.set_message(format!("{failed} failed; {}", case.id));
-        let result = run(case);
-        failed += u64::from(result.outcome == Outcome::Fail);
-        results.push(result);
-        bar.inc(1);
+/// What is shown while cases run.
+struct Progress {
+    bar: ProgressBar,
+    failed: AtomicUsize,
+}
+
+impl Progress {
+    fn new(cases: &[Case]) -> Result<Self> {
+        let bar = ProgressBar::new(u64::try_from(cases.len())?);
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}")?;
+        bar.set_style(style);
+        let failed = AtomicUsize::new(0);
+        Ok(Self { bar, failed })
     }
-    bar.finish_and_clear();
-    Ok(results)
+
+    /// A case has ended.
+    fn advance(&self, result: &CaseResult) {
+        let fails = usize::from(result.outcome == Outcome::Fail);
+        let failed = self.failed.fetch_add(fails, Ordering::Relaxed) + fails;
+        let id = &result.id;
+        self.bar.set_message(format!("{failed} failed; after {id}"));
+        self.bar.inc(1);
+    }
 }
 
 fn write_transcripts(folder: &Path, results: &[CaseResult]) -> Result<()> {
