@@ -1,8 +1,5 @@
 //! A blocking connection that records every byte, and waits for none of them longer
 //! than a limit.
-//!
-//! Every byte of both directions passes through [`Connection::send`] and
-//! [`Connection::received`]: this is where a passive observer would be attached.
 
 use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
@@ -10,7 +7,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use nbd_codec::monitor;
 
+use crate::client::Observer;
 use crate::outcome::{End, Finding};
 use crate::stream::{Address, Stream};
 use crate::tls;
@@ -43,6 +42,8 @@ pub(crate) struct Connection {
     number: usize,
     /// Received and not yet taken.
     buffer: Vec<u8>,
+    /// Finds what a client must not send.
+    observer: Option<Box<Observer>>,
     end: End,
     /// How long a reply may take.
     timeout: Duration,
@@ -105,6 +106,7 @@ impl Connection {
             record: Rc::clone(record),
             number,
             buffer: Vec::new(),
+            observer: (side == Side::Server).then(|| Box::new(Observer::new())),
             end: End::Open,
             timeout,
             deadline,
@@ -154,9 +156,19 @@ impl Connection {
         }
     }
 
+    /// What the client sends from now on is not checked.
+    pub(crate) fn stop_observing(&mut self) {
+        self.observer = None;
+    }
+
     /// Sends bytes. A server that closed the connection, or does not read, is
     /// noticed when the next reply is due: it may have replied before.
     pub(crate) fn send(&mut self, bytes: &[u8], meaning: impl Into<String>) {
+        if let Some(observer) = &mut self.observer {
+            // What the client sent before its turn is found now.
+            let findings = observer.see(monitor::Side::Server, bytes);
+            self.record.borrow_mut().findings.extend(findings);
+        }
         self.log(self.sent(bytes), meaning.into());
         let sent = self.stream.write_all(bytes);
         let _ = sent.and_then(|()| self.stream.flush());
@@ -246,6 +258,11 @@ impl Connection {
             }
         };
         self.buffer.truncate(start + *read.as_ref().unwrap_or(&0));
+        if let Some(observer) = &mut self.observer {
+            let new = self.buffer.get(start..).unwrap_or_default();
+            let findings = observer.see(monitor::Side::Client, new);
+            self.record.borrow_mut().findings.extend(findings);
+        }
         match read {
             Ok(0) => Err(End::Closed),
             Ok(_) => Ok(()),

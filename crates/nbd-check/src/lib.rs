@@ -75,6 +75,7 @@ mod target;
 pub mod tls;
 pub mod transcript;
 mod trial;
+mod watch;
 
 pub use case::Case;
 pub use deviations::Deviations;

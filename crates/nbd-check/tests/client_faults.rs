@@ -89,8 +89,8 @@ const FAULTS: &[(Fault, Mode, &str, &str)] = &[
     (
         Fault::QueryWithoutNamespace,
         Mode::Read,
-        "O72",
-        "O72/conduct",
+        "O91",
+        "O91/conduct",
     ),
     (
         Fault::ContextsBeforeFraming,
@@ -112,7 +112,12 @@ const FAULTS: &[(Fault, Mode, &str, &str)] = &[
     (Fault::PayloadLenMissing, Mode::Write, "T11", "T11/conduct"),
     (Fault::FuaNotAdvertised, Mode::Read, "O13", "O13/conduct"),
     (Fault::DfNotAdvertised, Mode::Read, "R8", "R8/conduct"),
-    (Fault::FlushNotAdvertised, Mode::Read, "O13", "O13/conduct"),
+    (
+        Fault::FlushNotAdvertised,
+        Mode::Read,
+        "R116",
+        "R116/conduct",
+    ),
     (Fault::FlushWithOffset, Mode::Read, "R117", "R117/conduct"),
     (Fault::WritesToReadOnly, Mode::Read, "O13", "O13/conduct"),
     (Fault::ReadsPastEnd, Mode::Read, "S24", "S24/conduct"),
@@ -137,8 +142,8 @@ const FAULTS: &[(Fault, Mode, &str, &str)] = &[
         "R99",
         "R99/*-after-data",
     ),
-    (Fault::GapAccepted, Mode::Read, "R94", "R94"),
-    (Fault::OverlapUnnoticed, Mode::Read, "R29", "R29/*-with-gap"),
+    (Fault::GapAccepted, Mode::Read, "X7", "R94"),
+    (Fault::OverlapUnnoticed, Mode::Read, "X7", "R29/*-with-gap"),
     (
         Fault::UnknownChunkSkipped,
         Mode::Read,

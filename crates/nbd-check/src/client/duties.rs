@@ -44,6 +44,8 @@ duties! {
         "X3" Must "Whatever the server sends, and whenever it closes: no crash, no hang."
     }
     "TLS support" {
+        "L24" Must "STARTTLS needs fixed newstyle on both sides."
+        "L25" Must "STARTTLS is not sent under TLS."
         "L27" Must "A client whose options are refused for lack of TLS ends the session or starts TLS."
     }
     "Size constraints" {
@@ -92,11 +94,14 @@ duties! {
         "O60" Must "A client waits for no zeroes after GO."
         "O62" Must "STRUCTURED_REPLY has no data."
         "O65" Should "If structured replies are not supported, a client uses simple ones."
-        "O72" Must "A query begins with a namespace and a colon."
+        "O69" Must "LIST_META_CONTEXT comes after structured replies or extended headers."
+        "O72" Must "A query to list contexts begins with a namespace and a colon."
         "O85" Must "Contexts are selected after structured replies or extended headers."
+        "O91" Must "A query to select contexts begins with a namespace and a colon."
         "O95" Must "The id of a selected context twice is a violation."
         "O96" Must "The id of a context is opaque."
         "O97" Must "EXTENDED_HEADERS has no data."
+        "O104" Must "What needs extended headers is not used without them."
         "O105" Must "Every request has the magic number and the size of the framing."
         "O108" Should "If extended headers are not supported, a client uses compact ones."
     }
@@ -118,7 +123,7 @@ duties! {
         "R22" Must "NBD_REPLY_TYPE_NONE with a payload ends the session."
         "R25" Must "NBD_REPLY_TYPE_OFFSET_DATA without data ends the session."
         "R27" Must "Data outside the request is a violation."
-        "R29" Must "Content that overlaps is a violation."
+        "R29" Undefined "On content that overlaps a client may disconnect."
         "R31" Must "NBD_REPLY_TYPE_OFFSET_HOLE of another length than 12 ends the session."
         "R33" Must "A hole outside the request is a violation."
         "R35" Must "An empty hole ends the session."
@@ -142,7 +147,7 @@ duties! {
     "NBD_CMD_READ" {
         "R79" Should "No READ has length 0."
         "R91" Must "Content chunks come in any order."
-        "R94" Must "A READ that succeeds without all of its data is no success."
+        "R94" Undefined "On a READ that succeeds without all of its data a client may disconnect."
         "R99" Must "A READ with an error, before, after or between its data, is no success."
         "R103" Must "With DF a second content chunk is a violation."
         "X7" Must "Success is not reported for data that never came."
@@ -156,17 +161,21 @@ duties! {
         "R114" Must "Offset and length of DISC are zero."
     }
     "NBD_CMD_FLUSH" {
+        "R116" Must "FLUSH is not sent unless SEND_FLUSH is advertised."
         "R117" Must "Offset and length of FLUSH are zero."
     }
     "NBD_CMD_TRIM" {
         "R118" Should "No TRIM has length 0."
+        "R121" Must "TRIM is not sent unless SEND_TRIM is advertised."
     }
     "NBD_CMD_WRITE_ZEROES" {
         "R125" Should "No WRITE_ZEROES has length 0."
+        "R128" Must "WRITE_ZEROES is not sent unless SEND_WRITE_ZEROES is advertised."
     }
     "NBD_CMD_BLOCK_STATUS" {
         "R141" Should "No BLOCK_STATUS has length 0."
-        "R147" Must "A block status payload has 8 bytes, and 4 for each id, of selected contexts."
+        "R146" Must "A block status payload has no unknown and no repeated ids."
+        "R147" Must "A block status payload has 8 bytes, and 4 for each id."
         "R153" Should "Adjacent extents of equal status are accepted."
         "R156" Should "Extents that are not aligned are accepted."
     }

@@ -20,8 +20,6 @@ pub(crate) struct Session {
     pub(crate) framing: Framing,
     /// The context was selected, for this export.
     pub(crate) context: bool,
-    /// The client asked for the block sizes, and got them.
-    pub(crate) sizes: bool,
     pub(crate) flags: Has,
     /// The server kept to the rules: what it said can be relied on.
     pub(crate) trusted: bool,
@@ -41,7 +39,6 @@ struct Haggling {
     structured: bool,
     extended: bool,
     context: bool,
-    sizes: bool,
 }
 
 impl Server<'_> {
@@ -72,7 +69,6 @@ impl Server<'_> {
             let (option, data) = self.option()?;
             self.served.options.push(option);
             let request = OptionRequest::decode(option, &data);
-            self.check_option(&state, option, request.as_ref());
             match request {
                 Ok(OptionRequest::ExportName(name)) => {
                     return self.export_name(&state, name).map(Some);
@@ -120,7 +116,6 @@ impl Server<'_> {
         Session {
             framing,
             context: state.context,
-            sizes: state.sizes,
             flags: self.flags(framing),
             trusted: !self.served.twisted,
         }
@@ -143,20 +138,10 @@ impl Server<'_> {
         })?;
         let agreed = ClientFlags::decode(&mut bytes.as_slice()).unwrap_or_default();
         let offered = self.script.dialect.handshake_flags;
-        let fixed = ClientFlags::FIXED_NEWSTYLE;
-        let zeroes = ClientFlags::NO_ZEROES;
-        if offered.contains(HandshakeFlags::FIXED_NEWSTYLE) {
-            if !agreed.contains(fixed) {
-                self.found("H8", format!("the client flags are {agreed}"));
-            }
-        } else if agreed.contains(fixed) {
-            self.found("O10", format!("FIXED_NEWSTYLE was not offered: {agreed}"));
-        }
-        if agreed.contains(zeroes) && !offered.contains(HandshakeFlags::NO_ZEROES) {
-            self.found("O8", format!("the client flags are {agreed}"));
-        }
-        if !(fixed | zeroes).contains(agreed) {
-            self.found("O10", format!("the client flags are {agreed}"));
+        if offered.contains(HandshakeFlags::FIXED_NEWSTYLE)
+            && !agreed.contains(ClientFlags::FIXED_NEWSTYLE)
+        {
+            self.found("H8", format!("the client flags are {agreed}"));
         }
         Ok(agreed)
     }
@@ -170,110 +155,16 @@ impl Server<'_> {
             }
         })?;
         let Ok(Some(header)) = OptionHeader::decode(&mut bytes.as_slice()) else {
-            self.found("O105", "bytes that are no option");
             return Err(Gone);
         };
         if header.length > LONGEST {
-            self.found(
-                "C2",
-                format!("{} with {} bytes", header.option, header.length),
-            );
+            let actual = format!("{} with {} bytes", header.option, header.length);
+            self.found("C2", actual);
             return Err(Gone);
         }
         let length = usize::try_from(header.length).map_err(|_| Gone)?;
         let data = self.take(length, |_| format!("data of {}", header.option))?;
         Ok((header.option, data))
-    }
-
-    /// Checks an option of the client.
-    fn check_option(
-        &self,
-        state: &Haggling,
-        option: Opt,
-        request: Result<&OptionRequest<'_>, &nbd_codec::wire::DecodeError>,
-    ) {
-        let chunks = state.structured || state.extended;
-        let fixed = state.agreed.contains(ClientFlags::FIXED_NEWSTYLE);
-        if !fixed && option != Opt::EXPORT_NAME {
-            self.found("H8", format!("{option} without fixed newstyle"));
-        }
-        // One is sent before the final reply to the other only if it was read with it.
-        // A server that replied more than once made it send the next.
-        if self.connection.has_input() && !self.served.twisted {
-            self.found("H9", format!("something follows {option} at once"));
-        }
-        let repeated = match option {
-            Opt::STRUCTURED_REPLY => chunks,
-            Opt::EXTENDED_HEADERS => state.extended,
-            _ => false,
-        };
-        if repeated {
-            self.found("H10", format!("{option} was acknowledged before"));
-        }
-        let request = match request {
-            Ok(request) => request,
-            Err(error) => {
-                let duty = match option {
-                    Opt::LIST => "O35",
-                    Opt::STARTTLS => "O37",
-                    Opt::STRUCTURED_REPLY => "O62",
-                    Opt::EXTENDED_HEADERS => "O97",
-                    Opt::LIST_META_CONTEXT | Opt::SET_META_CONTEXT => "O72",
-                    _ => "O42",
-                };
-                self.found(duty, format!("{option}: {error}"));
-                return;
-            }
-        };
-        match request {
-            OptionRequest::ExportName(name) => {
-                self.check_name(option, *name);
-                if state.extended {
-                    self.found("O28", "EXPORT_NAME after extended headers were agreed on");
-                }
-            }
-            OptionRequest::Info(InfoRequest { export, requests })
-            | OptionRequest::Go(InfoRequest { export, requests }) => {
-                self.check_name(option, *export);
-                let mut seen: Vec<InfoType> = Vec::new();
-                for info in requests.iter() {
-                    if seen.contains(&info) {
-                        self.found("O44", format!("{option} requests {info} twice"));
-                    }
-                    seen.push(info);
-                }
-            }
-            OptionRequest::ListMetaContext(MetaContextRequest { export, queries })
-            | OptionRequest::SetMetaContext(MetaContextRequest { export, queries }) => {
-                self.check_name(option, *export);
-                for query in queries.iter() {
-                    self.check_name(option, query);
-                    if !query.as_bytes().contains(&b':') {
-                        self.found("O72", format!("{option} has the query {query}"));
-                    }
-                }
-                if option == Opt::SET_META_CONTEXT && !chunks {
-                    self.found("O85", format!("{option} before structured replies"));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn check_name(&self, option: Opt, name: Text<'_>) {
-        let bytes = name.as_bytes();
-        if bytes.contains(&0) {
-            self.found("C1", format!("{option} has a name with NUL"));
-        }
-        if bytes.len() > 4096 {
-            self.found(
-                "C2",
-                format!("{option} has a name of {} bytes", bytes.len()),
-            );
-        }
-        if std::str::from_utf8(bytes).is_err() {
-            self.found("C3", format!("{option} has a name that is not UTF-8"));
-        }
     }
 
     fn export_name(&mut self, state: &Haggling, name: Text<'_>) -> Result<Session, Gone> {
@@ -304,13 +195,13 @@ impl Server<'_> {
             return refuse(Rep::ERR_UNSUP);
         }
         match request {
+            OptionRequest::StartTls => refuse(Rep::ERR_POLICY),
             OptionRequest::List if dialect.list => {
                 let name = EXPORT.into();
                 let description = "".into();
                 let server = OptionReply::Server { name, description };
                 vec![Message::option(option, &server), Message::ack(option)]
             }
-            OptionRequest::StartTls => refuse(Rep::ERR_POLICY),
             OptionRequest::StructuredReply if dialect.framing != Framing::Simple => {
                 state.structured = true;
                 vec![Message::ack(option)]
@@ -346,7 +237,6 @@ impl Server<'_> {
         }
         let asked = request.requests.contains(InfoType::BLOCK_SIZE);
         if let (Some(sizes), true) = (dialect.sizes, asked) {
-            state.sizes = true;
             // The order is free.
             infos.insert(0, Info::BlockSize(sizes));
         }

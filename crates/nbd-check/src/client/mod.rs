@@ -3,8 +3,8 @@
 //!
 //! The client is a command; it is run once for each script. It is checked by
 //!
-//! - what it sends: every option and request is checked against what was negotiated and
-//!   advertised. What a client sends to correct servers is found out once, and reported by
+//! - what it sends: the monitor of `nbd-codec` checks every option and request against what
+//!   was negotiated and advertised. What a client sends to correct servers is found out once, and reported by
 //!   one case for each duty (`cases/conduct.rs`);
 //! - what it reports: its exit status. If its output depends on the content of the export
 //!   (standard output, or the file that the command names `{out}`; with `{in}` the
@@ -28,8 +28,10 @@ mod server;
 mod stage;
 mod transmission;
 mod trial;
+mod watch;
 
 pub use cases::all;
 pub use duties::CLIENT_DUTIES;
 pub use run::Runner;
 pub(crate) use trial::{Run, Trial};
+pub(crate) use watch::Observer;

@@ -58,6 +58,9 @@ pub(crate) struct Server<'a> {
     pub(crate) script: &'a Script,
     pub(crate) disk: &'a Mutex<Vec<u8>>,
     pub(crate) served: Served,
+    /// The last request, and how often it came again.
+    pub(super) last: Option<(Command, u64, u64)>,
+    pub(super) again: usize,
     record: Shared,
 }
 
@@ -89,6 +92,8 @@ impl<'a> Server<'a> {
                 left: Left::Not,
                 span: None,
             },
+            last: None,
+            again: 0,
             record,
         };
         let _ = server.run();
@@ -113,6 +118,10 @@ impl<'a> Server<'a> {
         if let Some(session) = self.handshake()? {
             self.served.handshake = self.served.sent;
             self.served.framing = Some(session.framing);
+            if !session.trusted {
+                // What the server has said cannot be relied on.
+                self.connection.stop_observing();
+            }
             let start = Instant::now();
             let ended = self.transmission(session);
             self.served.span = Some((start, Instant::now()));

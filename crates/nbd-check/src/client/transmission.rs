@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use nbd_codec::Framing;
-use nbd_codec::wire::flags::{CommandFlags as Flag, ReplyFlags, TransmissionFlags as Has};
+use nbd_codec::wire::flags::{CommandFlags as Flag, ReplyFlags, TransmissionFlags};
 use nbd_codec::wire::greeting::OPTION_MAGIC;
 use nbd_codec::wire::number::{Command, Cookie, ErrorValue as Error};
 use nbd_codec::wire::request::{
-    BlockStatusPayload, CompactRequest, EXTENDED_REQUEST_MAGIC, ExtendedRequest, REQUEST_MAGIC,
+    CompactRequest, EXTENDED_REQUEST_MAGIC, ExtendedRequest, REQUEST_MAGIC,
 };
 
-use super::handshake::{CONTEXT, Session};
+use super::handshake::Session;
 use super::message::Message;
 use super::reply::Reply;
-use super::script::{Asked, SIZE};
+use super::script::Asked;
 use super::server::{Gone, Left, Server};
 use crate::request::Request;
 
@@ -21,8 +21,8 @@ use crate::request::Request;
 const WINDOW: usize = 16;
 /// How long the server waits for the next of them.
 const NEXT: Duration = Duration::from_millis(3);
-/// The maximum payload without advertised sizes (specification, "Size constraints").
-const MAXIMUM: u64 = 1 << 25;
+/// How often a client may send the same request after a fault.
+const AGAIN: usize = 1000;
 /// Longer payloads are not taken: the client is out of sync.
 const LONGEST: u64 = 1 << 27;
 
@@ -48,7 +48,6 @@ impl Server<'_> {
                 }
                 batch.push(self.request(&session)?);
             }
-            self.check_cookies(&batch);
             if leaves(&batch) {
                 self.served.left = Left::Disc;
                 batch.pop();
@@ -66,20 +65,7 @@ impl Server<'_> {
                 self.answer(Asked::Request(request, session.framing), messages)?;
             }
             if self.served.left == Left::Disc {
-                if self.connection.has_input() {
-                    self.found("R113", "bytes after DISC");
-                }
                 return Ok(());
-            }
-        }
-    }
-
-    fn check_cookies(&self, batch: &[Request]) {
-        for (index, request) in batch.iter().enumerate() {
-            let earlier = batch.iter().take(index);
-            if earlier.clone().any(|one| one.cookie == request.cookie) {
-                let actual = format!("{}: the cookie is in flight", request.describe());
-                self.found("T3", actual);
             }
         }
     }
@@ -100,8 +86,6 @@ impl Server<'_> {
             return Err(Gone);
         }
         if start != magic.to_be_bytes() {
-            let actual = format!("a request begins with {start:02x?}, not {magic:#x}");
-            self.found("O105", actual);
             return Err(Gone);
         }
         let size = if extended {
@@ -114,155 +98,31 @@ impl Server<'_> {
         self.take(size, |_| meaning)?;
         let write = request.command == Command::WRITE;
         if write || extended && request.flags.contains(Flag::PAYLOAD_LEN) {
-            let too_long = request.length > LONGEST;
-            self.check(session, &request);
-            if too_long {
+            if request.length > LONGEST {
                 return Err(Gone);
             }
             let length = usize::try_from(request.length).map_err(|_| Gone)?;
             request.payload = self.take(length, |_| format!("{length} bytes of payload"))?;
-        } else {
-            self.check(session, &request);
         }
         self.served.commands.push(request.command);
+        self.check_progress(&request)?;
         if request.command == Command::READ {
             self.served.read = self.served.read.saturating_add(request.length);
-        }
-        if request.command == Command::BLOCK_STATUS && !request.payload.is_empty() {
-            self.check_filter(&request);
         }
         Ok(request)
     }
 
-    /// Checks a request.
-    fn check(&self, session: &Session, request: &Request) {
-        if !session.trusted {
-            return;
+    /// After a fault a client may ask again, but not without end.
+    fn check_progress(&mut self, request: &Request) -> Result<(), Gone> {
+        let this = Some((request.command, request.offset, request.length));
+        self.again = if self.last == this { self.again + 1 } else { 0 };
+        self.last = this;
+        if self.again == AGAIN && self.served.twisted {
+            let actual = format!("the same request {AGAIN} times, without progress");
+            self.found("X3", actual);
+            return Err(Gone);
         }
-        let (command, flags) = (request.command, request.flags);
-        let found = |id: &str, what: &str| {
-            self.found(id, format!("{}: {what}", request.describe()));
-        };
-        let extended = session.framing == Framing::Extended;
-        let has = |flag| session.flags.contains(flag);
-        let advertised = match command {
-            Command::READ | Command::WRITE | Command::DISC => true,
-            Command::FLUSH => has(Has::SEND_FLUSH),
-            Command::TRIM => has(Has::SEND_TRIM),
-            Command::CACHE => has(Has::SEND_CACHE),
-            Command::WRITE_ZEROES => has(Has::SEND_WRITE_ZEROES),
-            Command::BLOCK_STATUS => {
-                if !session.context {
-                    found("M4", "no context was selected");
-                }
-                true
-            }
-            _ => false,
-        };
-        if !advertised {
-            found("O13", "the command is not advertised");
-        }
-        let writes = matches!(
-            command,
-            Command::WRITE | Command::TRIM | Command::WRITE_ZEROES
-        );
-        if writes && has(Has::READ_ONLY) {
-            found("O13", "the export is read-only");
-        }
-        // FUA may be set on every command if it is advertised.
-        let mut allowed = Flag::NONE;
-        if has(Has::SEND_FUA) {
-            allowed |= Flag::FUA;
-        }
-        match command {
-            Command::READ => allowed |= Flag::DF,
-            Command::WRITE_ZEROES => allowed |= Flag::NO_HOLE | Flag::FAST_ZERO,
-            Command::BLOCK_STATUS => allowed |= Flag::REQ_ONE,
-            _ => {}
-        }
-        let payload = write_or_filter(command, session);
-        if extended && payload {
-            allowed |= Flag::PAYLOAD_LEN;
-        }
-        if flags.contains(Flag::PAYLOAD_LEN) && !extended {
-            found("T9", "PAYLOAD_LEN in a compact request");
-        } else if flags.contains(Flag::FUA) && !has(Has::SEND_FUA) {
-            found("O13", "FUA is not advertised");
-        } else if !allowed.contains(flags) {
-            found("R1", "a flag that the command does not have");
-        }
-        if flags.contains(Flag::DF) && !has(Has::SEND_DF) {
-            found("R8", "SEND_DF is not advertised");
-        }
-        if flags.contains(Flag::FAST_ZERO) && !has(Has::SEND_FAST_ZERO) {
-            found("R11", "SEND_FAST_ZERO is not advertised");
-        }
-        if extended && command == Command::WRITE && !flags.contains(Flag::PAYLOAD_LEN) {
-            found("T11", "WRITE without PAYLOAD_LEN");
-        }
-        self.check_range(session, request, &found);
-    }
-
-    fn check_range(&self, session: &Session, request: &Request, found: &dyn Fn(&str, &str)) {
-        let Request {
-            command,
-            offset,
-            length,
-            ..
-        } = *request;
-        match command {
-            Command::DISC | Command::FLUSH => {
-                if (offset, length) != (0, 0) {
-                    let id = if command == Command::DISC {
-                        "R114"
-                    } else {
-                        "R117"
-                    };
-                    found(id, "offset or length is not zero");
-                }
-                return;
-            }
-            Command::BLOCK_STATUS if request.flags.contains(Flag::PAYLOAD_LEN) => return,
-            _ => {}
-        }
-        if length == 0 {
-            let id = match command {
-                Command::WRITE => "R108",
-                Command::TRIM => "R118",
-                Command::WRITE_ZEROES => "R125",
-                Command::BLOCK_STATUS => "R141",
-                _ => "R79",
-            };
-            found(id, "the length is zero");
-        }
-        if offset.checked_add(length).is_none_or(|end| end > SIZE) {
-            found("S24", "it exceeds the end of the export");
-        }
-        let sizes = self.script.dialect.sizes.filter(|_| session.sizes);
-        let minimum = sizes.map_or(1, |sizes| u64::from(sizes.minimum)).max(1);
-        if !offset.is_multiple_of(minimum) || !length.is_multiple_of(minimum) {
-            found("S22", &format!("the minimum block size is {minimum}"));
-        }
-        let (id, maximum) = match sizes {
-            Some(sizes) => ("S19", u64::from(sizes.maximum)),
-            None => ("S6", MAXIMUM),
-        };
-        let payload = command == Command::WRITE
-            || command == Command::READ && session.framing == Framing::Simple;
-        if payload && length > maximum {
-            found(id, &format!("the maximum payload is {maximum}"));
-        }
-    }
-
-    /// Checks the payload of a block status request.
-    fn check_filter(&self, request: &Request) {
-        let payload = BlockStatusPayload::decode(&request.payload);
-        let known = payload.is_ok_and(|payload| {
-            payload.contexts.len() <= 1 && payload.contexts.iter().all(|id| id == CONTEXT)
-        });
-        if !known {
-            self.found("R147", format!("{}: the payload", request.describe()));
-        }
+        Ok(())
     }
 
     /// Does what the request says, unless a twist refuses it; the answer as it should
@@ -281,6 +141,11 @@ impl Server<'_> {
                 Some(data) => reply.read(data, self.script.dialect.pieces),
                 None => reply.error(Error::EINVAL),
             },
+            Command::WRITE | Command::WRITE_ZEROES | Command::TRIM
+                if session.flags.contains(TransmissionFlags::READ_ONLY) =>
+            {
+                reply.error(Error::EPERM)
+            }
             Command::WRITE | Command::WRITE_ZEROES | Command::TRIM => {
                 let Some(part) = range.and_then(|range| disk.get_mut(range)) else {
                     return reply.error(Error::ENOSPC);
@@ -326,11 +191,6 @@ fn refuses(messages: &[Message], of: Cookie) -> bool {
         }
     }
     true
-}
-
-fn write_or_filter(command: Command, session: &Session) -> bool {
-    command == Command::WRITE
-        || command == Command::BLOCK_STATUS && session.flags.contains(Has::BLOCK_STATUS_PAYLOAD)
 }
 
 fn parse(bytes: &[u8]) -> Request {

@@ -21,6 +21,7 @@ use super::messages::Mutation;
 use super::script::{ClientScript, Reaction};
 use crate::connection::Shared;
 use crate::transcript::{Entry, Event};
+use crate::watch::Watch;
 
 /// A server that follows a script.
 pub(super) struct Serve<'a> {
@@ -64,36 +65,6 @@ pub(super) fn content() -> Vec<u8> {
     (0..SIZE).map(|at| byte(at).unwrap_or(0) | 0x80).collect()
 }
 
-/// Tells the messages for the transcript.
-struct Watch {
-    monitor: Monitor<Vec<Slot>>,
-    client: Vec<u8>,
-    server: Vec<u8>,
-}
-
-impl Watch {
-    fn see(&mut self, side: Side, bytes: &[u8]) -> Vec<String> {
-        let held = match side {
-            Side::Client => &mut self.client,
-            Side::Server => &mut self.server,
-        };
-        held.extend(bytes);
-        let mut rest = held.as_slice();
-        let mut told = Vec::new();
-        loop {
-            match self.monitor.receive(side, &mut rest) {
-                monitor::Step::Message(message) => told.push(message.to_string()),
-                monitor::Step::Violation(finding) => told.push(finding.to_string()),
-                monitor::Step::Payload { .. } | monitor::Step::Opaque(_) => {}
-                _ => break,
-            }
-        }
-        let left = rest.len();
-        held.drain(..held.len().saturating_sub(left));
-        told
-    }
-}
-
 impl<'a> Serve<'a> {
     pub(super) fn new(script: &'a ClientScript, link: Link) -> Self {
         let framing = match script.framing % 3 {
@@ -117,11 +88,7 @@ impl<'a> Serve<'a> {
             altered: false,
             sent: false,
             out: Vec::new(),
-            watch: Watch {
-                monitor: Monitor::new(vec![Slot::EMPTY; 16]),
-                client: Vec::new(),
-                server: Vec::new(),
-            },
+            watch: Watch::new(),
             record: Shared::default(),
         }
     }
@@ -174,11 +141,17 @@ impl<'a> Serve<'a> {
     }
 
     fn log(&mut self, event: Event, note: &str) {
-        let mut meaning: Vec<_> = match &event {
-            Event::Sent(bytes) => self.watch.see(Side::Client, bytes),
-            Event::Received(bytes, _) => self.watch.see(Side::Server, bytes),
-            _ => Vec::new(),
+        let mut meaning = Vec::new();
+        let tell = &mut |_: &Monitor<Vec<Slot>>, step: monitor::Step<'_>| match step {
+            monitor::Step::Message(message) => meaning.push(message.to_string()),
+            monitor::Step::Violation(finding) => meaning.push(finding.to_string()),
+            _ => {}
         };
+        match &event {
+            Event::Sent(bytes) => self.watch.see(Side::Client, bytes, tell),
+            Event::Received(bytes, _) => self.watch.see(Side::Server, bytes, tell),
+            _ => {}
+        }
         if !note.is_empty() {
             meaning.push(note.to_owned());
         }

@@ -92,11 +92,17 @@ impl Client {
             Fault::ReadsUnaligned => (Command::READ, Flag::NONE, 512, 512),
             Fault::ReadsTooMuch => (Command::READ, Flag::NONE, 0, PIECE * 2),
             Fault::ReadsNothing => (Command::READ, Flag::NONE, 0, 0),
-            Fault::WritesToReadOnly if has(Has::READ_ONLY) => (Command::TRIM, Flag::NONE, 0, PIECE),
+            Fault::WritesToReadOnly if has(Has::READ_ONLY) => {
+                (Command::WRITE, Flag::NONE, 0, PIECE)
+            }
             _ => return Ok(()),
         };
+        let payload = match command {
+            Command::WRITE => vec![0; length as usize],
+            _ => Vec::new(),
+        };
         // Whatever the answer is.
-        match self.perform(session, &[(command, flags, offset, length)], &[]) {
+        match self.perform(session, &[(command, flags, offset, length)], &payload) {
             Ok(_) | Err(Failure::Refused(_)) => Ok(()),
             Err(other) => Err(other),
         }

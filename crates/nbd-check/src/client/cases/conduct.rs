@@ -18,6 +18,7 @@ enum About {
 const ANY: About = About::Anything;
 const INFO: About = About::Option(OptionType::GO);
 const SET: About = About::Option(OptionType::SET_META_CONTEXT);
+const LIST: About = About::Option(OptionType::LIST_META_CONTEXT);
 const WRITE: About = About::Command(Command::WRITE);
 const READ: About = About::Command(Command::READ);
 
@@ -32,14 +33,18 @@ const DUTIES: &[(&str, About)] = &[
     ("H10", ANY),
     ("H15", ANY),
     ("O28", About::Option(OptionType::EXPORT_NAME)),
+    ("O31", About::Option(OptionType::ABORT)),
     ("O35", About::Option(OptionType::LIST)),
     ("O37", About::Option(OptionType::STARTTLS)),
     ("O42", INFO),
     ("O44", INFO),
     ("O62", About::Option(OptionType::STRUCTURED_REPLY)),
-    ("O72", SET),
+    ("O69", LIST),
+    ("O72", LIST),
     ("O85", SET),
+    ("O91", SET),
     ("O97", About::Option(OptionType::EXTENDED_HEADERS)),
+    ("O104", ANY),
     ("O105", ANY),
     ("T3", ANY),
     ("T9", ANY),
@@ -59,10 +64,14 @@ const DUTIES: &[(&str, About)] = &[
     ("R108", WRITE),
     ("R113", About::Command(Command::DISC)),
     ("R114", About::Command(Command::DISC)),
+    ("R116", About::Command(Command::FLUSH)),
     ("R117", About::Command(Command::FLUSH)),
     ("R118", About::Command(Command::TRIM)),
+    ("R121", About::Command(Command::TRIM)),
     ("R125", About::Command(Command::WRITE_ZEROES)),
+    ("R128", About::Command(Command::WRITE_ZEROES)),
     ("R141", About::Command(Command::BLOCK_STATUS)),
+    ("R146", About::Command(Command::BLOCK_STATUS)),
     ("R147", About::Command(Command::BLOCK_STATUS)),
 ];
 
