@@ -311,6 +311,18 @@ impl Connection {
         self.stream = Stream::Gone;
     }
 
+    /// Continues within TLS, which a client starts.
+    pub(crate) fn accept_tls(&mut self, acceptor: &tls::Acceptor) -> Result<()> {
+        self.log(Event::Tls, String::new());
+        self.stream.set_read_timeout(self.timeout)?;
+        let plain = std::mem::replace(&mut self.stream, Stream::Gone);
+        self.stream = tls::accept(plain, acceptor)?;
+        if let Some(observer) = &mut self.observer {
+            observer.tls_established();
+        }
+        Ok(())
+    }
+
     /// Continues within TLS.
     pub(crate) fn start_tls(&mut self, config: &tls::Config, name: &str) -> Result<()> {
         self.log(Event::Tls, String::new());
@@ -324,5 +336,10 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.ended(End::Client);
+        // Some clients take a connection that ends without this for an attack.
+        #[cfg(feature = "tls")]
+        if let Stream::Tls(stream) = &mut self.stream {
+            let _ = stream.close();
+        }
     }
 }

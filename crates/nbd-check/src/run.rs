@@ -1,6 +1,6 @@
 //! Runs cases against a server.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -29,6 +29,9 @@ pub struct Options {
     pub thorough: bool,
     /// How many cases of a client run at a time. Those of a server run one after the other.
     pub jobs: usize,
+    /// A folder with `server-cert.pem` and `server-key.pem`: clients are served within TLS
+    /// only. For servers the URI says it.
+    pub tls: Option<PathBuf>,
     /// Whether a broken `SHOULD` is a failure.
     pub strict: bool,
     /// Known deviations.
@@ -42,6 +45,7 @@ impl Default for Options {
             destructive: false,
             thorough: false,
             jobs: 8,
+            tls: None,
             strict: false,
             deviations: Deviations::default(),
         }

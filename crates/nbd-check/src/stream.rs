@@ -137,7 +137,7 @@ pub(crate) enum Stream {
     #[cfg(unix)]
     Unix(UnixStream),
     #[cfg(feature = "tls")]
-    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, Stream>>),
+    Tls(Box<dyn crate::tls::Session>),
     /// A stream of the caller, which has its own time limit.
     Other(Box<dyn ReadWrite>),
     /// Taken while TLS starts; the connection failed if it stays.
@@ -152,7 +152,7 @@ impl Stream {
             #[cfg(unix)]
             Self::Unix(stream) => stream.set_read_timeout(Some(timeout)),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.sock.set_read_timeout(timeout),
+            Self::Tls(stream) => stream.transport().set_read_timeout(timeout),
             Self::Other(_) => Ok(()),
             Self::Gone => Err(ErrorKind::NotConnected.into()),
         }
@@ -165,10 +165,7 @@ impl Stream {
             #[cfg(unix)]
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => {
-                stream.conn.send_close_notify();
-                stream.flush()
-            }
+            Self::Tls(stream) => stream.close(),
             Self::Other(_) | Self::Gone => Ok(()),
         }
     }

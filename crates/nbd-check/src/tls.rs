@@ -1,5 +1,6 @@
-//! TLS of the tester. It checks the protocol, not the identity of the server: any
-//! certificate is accepted. Without the feature `tls`, TLS cannot be started.
+//! TLS of the tester. It checks the protocol, not the identity of the peer: any
+//! certificate of a server is accepted, and none of a client is asked for. Without the
+//! feature `tls`, TLS cannot be started.
 
 use std::path::Path;
 
@@ -36,7 +37,42 @@ pub fn config(certificates: Option<&Path>) -> Result<Config> {
 #[cfg(not(feature = "tls"))]
 const DISABLED: &str = "this nbd-check has no TLS: install it with --features tls";
 
-/// Continues within TLS; runs the handshake.
+/// The configuration of the scripted server.
+#[derive(Debug, Clone)]
+pub(crate) struct Acceptor {
+    #[cfg(feature = "tls")]
+    server: std::sync::Arc<rustls::ServerConfig>,
+}
+
+/// The configuration; `certificates` is a folder with `server-cert.pem` and
+/// `server-key.pem`.
+pub(crate) fn acceptor(certificates: &Path) -> Result<Acceptor> {
+    #[cfg(feature = "tls")]
+    {
+        let server = enabled::server(certificates)?;
+        Ok(Acceptor { server })
+    }
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = certificates;
+        anyhow::bail!(DISABLED)
+    }
+}
+
+/// Continues within TLS as the server; runs the handshake.
+pub(crate) fn accept(stream: Stream, acceptor: &Acceptor) -> Result<Stream> {
+    #[cfg(feature = "tls")]
+    {
+        enabled::accept(stream, &acceptor.server)
+    }
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = (stream, acceptor);
+        anyhow::bail!(DISABLED)
+    }
+}
+
+/// Continues within TLS as the client; runs the handshake.
 pub(crate) fn start(stream: Stream, config: &Config, name: &str) -> Result<Stream> {
     #[cfg(feature = "tls")]
     {
@@ -50,9 +86,14 @@ pub(crate) fn start(stream: Stream, config: &Config, name: &str) -> Result<Strea
 }
 
 #[cfg(feature = "tls")]
+pub(crate) use enabled::Session;
+
+#[cfg(feature = "tls")]
 mod enabled {
     use std::fs;
+    use std::io::{self, Read, Write};
     use std::net::Ipv4Addr;
+    use std::ops::DerefMut;
     use std::path::Path;
     use std::sync::Arc;
 
@@ -61,8 +102,8 @@ mod enabled {
     use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-    use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error};
-    use rustls::{SignatureScheme, StreamOwned};
+    use rustls::{ClientConfig, ClientConnection, ConnectionCommon, DigitallySignedStruct, Error};
+    use rustls::{ServerConfig, ServerConnection, SideData, SignatureScheme, StreamOwned};
 
     use crate::stream::Stream;
 
@@ -75,23 +116,73 @@ mod enabled {
         let Some(folder) = certificates else {
             return Ok(Arc::new(builder.with_no_client_auth()));
         };
-        let read = |name: &str| {
-            let path = folder.join(name);
-            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&read("client-cert.pem")?)
-            .collect::<Result<_, _>>()
-            .context("client-cert.pem")?;
-        let key = PrivateKeyDer::from_pem_slice(&read("client-key.pem")?);
-        let key = key.context("client-key.pem")?;
+        let (chain, key) = read(folder, "client")?;
         Ok(Arc::new(builder.with_client_auth_cert(chain, key)?))
+    }
+
+    pub(super) fn server(folder: &Path) -> Result<Arc<ServerConfig>> {
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth();
+        let (chain, key) = read(folder, "server")?;
+        Ok(Arc::new(builder.with_single_cert(chain, key)?))
+    }
+
+    /// The certificate and the key of a side.
+    fn read(
+        folder: &Path,
+        side: &str,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+        let read = |what: &str| {
+            let path = folder.join(format!("{side}-{what}.pem"));
+            let bytes = fs::read(&path);
+            bytes.with_context(|| format!("cannot read {}", path.display()))
+        };
+        let chain: Result<_, _> = CertificateDer::pem_slice_iter(&read("cert")?).collect();
+        let chain = chain.with_context(|| format!("{side}-cert.pem"))?;
+        let key = PrivateKeyDer::from_pem_slice(&read("key")?);
+        Ok((chain, key.with_context(|| format!("{side}-key.pem"))?))
+    }
+
+    /// A side of a TLS connection.
+    pub(crate) trait Session: Read + Write {
+        /// What the records pass through.
+        fn transport(&self) -> &Stream;
+        /// Sends that nothing follows.
+        fn close(&mut self) -> io::Result<()>;
+    }
+
+    impl<C, S> Session for StreamOwned<C, Stream>
+    where
+        C: DerefMut<Target = ConnectionCommon<S>>,
+        S: SideData,
+    {
+        fn transport(&self) -> &Stream {
+            &self.sock
+        }
+
+        fn close(&mut self) -> io::Result<()> {
+            self.conn.send_close_notify();
+            self.flush()
+        }
+    }
+
+    pub(super) fn accept(stream: Stream, config: &Arc<ServerConfig>) -> Result<Stream> {
+        handshake(ServerConnection::new(Arc::clone(config))?, stream)
     }
 
     pub(super) fn start(stream: Stream, config: &Arc<ClientConfig>, name: &str) -> Result<Stream> {
         let name = ServerName::try_from(name.to_owned())
             .unwrap_or(ServerName::IpAddress(Ipv4Addr::LOCALHOST.into()));
-        let client = ClientConnection::new(Arc::clone(config), name)?;
-        let mut stream = StreamOwned::new(client, stream);
+        handshake(ClientConnection::new(Arc::clone(config), name)?, stream)
+    }
+
+    fn handshake<C, S>(side: C, stream: Stream) -> Result<Stream>
+    where
+        C: DerefMut<Target = ConnectionCommon<S>> + 'static,
+        S: SideData + 'static,
+    {
+        let mut stream = StreamOwned::new(side, stream);
         while stream.conn.is_handshaking() {
             if let (0, 0) = stream.conn.complete_io(&mut stream.sock)? {
                 bail!("the connection ended");

@@ -36,6 +36,7 @@ const LONGEST: u32 = 1 << 20;
 #[derive(Default)]
 struct Haggling {
     agreed: ClientFlags,
+    tls: bool,
     structured: bool,
     extended: bool,
     context: bool,
@@ -88,6 +89,15 @@ impl Server<'_> {
                     self.send_all(messages)?;
                     if entered && still {
                         return Ok(Some(self.session(&state)));
+                    }
+                    if let (Opt::STARTTLS, true, Some(acceptor)) = (option, still, self.tls) {
+                        self.connection.accept_tls(acceptor).map_err(|_| Gone)?;
+                        // What was agreed on before is forgotten.
+                        state = Haggling {
+                            agreed: state.agreed,
+                            tls: true,
+                            ..Haggling::default()
+                        };
                     }
                 }
                 Err(_) => {
@@ -168,7 +178,9 @@ impl Server<'_> {
     }
 
     fn export_name(&mut self, state: &Haggling, name: Text<'_>) -> Result<Session, Gone> {
-        if self.script.dialect.style == Style::Fixed && name.as_bytes() != EXPORT.as_bytes() {
+        let refused = self.tls.is_some() && !state.tls;
+        let other = name.as_bytes() != EXPORT.as_bytes();
+        if refused || self.script.dialect.style == Style::Fixed && other {
             return Err(Gone);
         }
         let session = self.session(state);
@@ -195,7 +207,12 @@ impl Server<'_> {
             return refuse(Rep::ERR_UNSUP);
         }
         match request {
+            OptionRequest::StartTls if self.tls.is_some() && !state.tls => {
+                vec![Message::ack(option)]
+            }
+            OptionRequest::StartTls if state.tls => refuse(Rep::ERR_INVALID),
             OptionRequest::StartTls => refuse(Rep::ERR_POLICY),
+            _ if self.tls.is_some() && !state.tls => refuse(Rep::ERR_TLS_REQD),
             OptionRequest::List if dialect.list => {
                 let name = EXPORT.into();
                 let description = "".into();

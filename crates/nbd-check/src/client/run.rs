@@ -35,7 +35,9 @@ impl Runner {
     /// The client cannot be tested: it does not start, or succeeds with no server.
     pub fn new(command: &[String], options: Options) -> Result<Self> {
         let jobs = 0..options.jobs.max(1);
-        let stages: Result<_> = jobs.map(|_| Stage::new(command, options.timeout)).collect();
+        let stages: Result<_> = jobs
+            .map(|_| Stage::new(command, options.timeout, options.tls.as_deref()))
+            .collect();
         let stages = Stages(stages?);
         let profile = Profile::probe(&stages)?;
         Ok(Self {

@@ -12,6 +12,7 @@ use super::script::{Asked, FLOOD, PATIENCE, Script};
 use crate::connection::{Connection, Record, Shared};
 use crate::outcome::{End, Finding};
 use crate::stream::Stream;
+use crate::tls::Acceptor;
 
 /// How the client left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub(crate) struct Server<'a> {
     pub(crate) connection: Connection,
     pub(crate) script: &'a Script,
     pub(crate) disk: &'a Mutex<Vec<u8>>,
+    /// The export is served within TLS only.
+    pub(crate) tls: Option<&'a Acceptor>,
     pub(crate) served: Served,
     /// The last request, and how often it came again.
     pub(super) last: Option<(Command, u64, u64)>,
@@ -70,6 +73,7 @@ impl<'a> Server<'a> {
         stream: Stream,
         script: &'a Script,
         disk: &'a Mutex<Vec<u8>>,
+        tls: Option<&'a Acceptor>,
         timeout: Duration,
         deadline: Instant,
     ) -> Served {
@@ -79,6 +83,7 @@ impl<'a> Server<'a> {
             connection,
             script,
             disk,
+            tls,
             served: Served {
                 record: Record::default(),
                 options: Vec::new(),

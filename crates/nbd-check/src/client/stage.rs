@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use super::script::{EXPORT, SIZE, Script, pattern};
 use super::server::{Served, Server};
 use crate::stream::{Address, Listener};
 use crate::target::free_port;
+use crate::tls::{Acceptor, acceptor};
 
 /// Where the scripted server listens, and the command that connects to it.
 pub(crate) struct Stage {
@@ -25,6 +26,7 @@ pub(crate) struct Stage {
     listener: Listener,
     values: Vec<(&'static str, String)>,
     pub(crate) timeout: Duration,
+    pub(crate) tls: Option<Acceptor>,
     folder: TempDir,
 }
 
@@ -41,17 +43,29 @@ pub(crate) struct Performance {
 }
 
 impl Stage {
-    pub(crate) fn new(command: &[String], timeout: Duration) -> Result<Self> {
+    /// `certificates` is the folder of the server's certificate, if the export is served
+    /// within TLS.
+    pub(crate) fn new(
+        command: &[String],
+        timeout: Duration,
+        certificates: Option<&Path>,
+    ) -> Result<Self> {
         let program = Program::new(command)?;
         let folder = tempfile::tempdir().context("cannot make a folder for a socket")?;
         let socket = folder.path().join("socket");
-        let uri = if program.names("{port}") || cfg!(not(unix)) {
+        let mut uri = if program.names("{port}") || cfg!(not(unix)) {
             Uri::tcp(std::net::Ipv4Addr::LOCALHOST, free_port()?, EXPORT)?
         } else {
             Uri::unix(socket.as_os_str().as_encoded_bytes(), EXPORT)?
         };
         let address = Address::of(&uri)?;
         let listener = Listener::bind(&address)?;
+        if let Some(folder) = certificates {
+            let text = uri.require_tls().to_string();
+            let sign = if text.contains('?') { '&' } else { '?' };
+            let folder = folder.display();
+            uri = Uri::parse(format!("{text}{sign}tls-certificates={folder}"))?;
+        }
         let port = match &address {
             Address::Tcp(_, port) => port.to_string(),
             Address::Unix(_) => String::new(),
@@ -71,6 +85,7 @@ impl Stage {
             listener,
             values,
             timeout,
+            tls: certificates.map(acceptor).transpose()?,
             folder,
         })
     }
@@ -115,10 +130,12 @@ impl Stage {
             while !process.has_ended() && Instant::now() < until {
                 if let Ok(stream) = self.listener.accept(self.timeout) {
                     let (disk, connections) = (&disk, &connections);
+                    let tls = self.tls.as_ref();
                     let index = threads.len();
                     threads.push(scope.spawn(move || {
+                        let stream = stream.into();
                         let served =
-                            Server::serve(stream.into(), script, disk, self.timeout * 4, deadline);
+                            Server::serve(stream, script, disk, tls, self.timeout * 4, deadline);
                         if let Ok(mut connections) = connections.lock() {
                             connections.push((index, served));
                         }
@@ -147,7 +164,7 @@ impl Stage {
 
 /// The content of a file, and no more of it than shows that it is too long; nothing if
 /// there is no file.
-fn read_file(path: &std::path::Path) -> Vec<u8> {
+fn read_file(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Ok(file) = fs::File::open(path) {
         let _ = file.take(SIZE + 1).read_to_end(&mut bytes);

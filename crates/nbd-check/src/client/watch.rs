@@ -35,6 +35,12 @@ impl Observer {
         }
     }
 
+    /// What follows is the plain text in TLS.
+    pub(crate) fn tls_established(&mut self) {
+        // Without the acknowledgement the rest is opaque.
+        let _ = self.watch.monitor.tls_established();
+    }
+
     /// Takes what a side has sent; returns what the client must not send.
     pub(crate) fn see(&mut self, side: Side, bytes: &[u8]) -> Vec<Finding> {
         let mut findings = Vec::new();

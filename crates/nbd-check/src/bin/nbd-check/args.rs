@@ -66,6 +66,10 @@ pub struct Client {
     /// Cut connections at up to 4,096 places of each phase instead of some
     #[arg(long)]
     pub thorough: bool,
+    /// Serve the export within TLS only, with server-cert.pem and server-key.pem of this
+    /// folder; {uri} names it as the folder of the client's certificates
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
     /// How many cases run at a time
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
     pub jobs: u8,

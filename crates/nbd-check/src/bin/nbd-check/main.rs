@@ -91,6 +91,7 @@ fn client(args: &args::Client) -> Result<bool> {
     let options = Options {
         thorough: args.thorough,
         jobs: args.jobs.into(),
+        tls: args.tls.clone(),
         ..options(&args.common)?
     };
     let deviations = options.deviations.clone();
