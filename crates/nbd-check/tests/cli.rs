@@ -167,3 +167,28 @@ fn clients_are_checked() {
     assert_eq!(ended.code, Some(2));
     assert!(ended.stderr.contains("cannot be tested"), "{ended:?}");
 }
+
+/// The transcript of a failure shows it again, and not to a client without the fault.
+#[test]
+fn transcripts_of_clients_are_played_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let transcripts = folder.path().display().to_string();
+    let program = nbd_test_support::program::example("faulty_client");
+    let program = program.get_program().to_str().expect("a path");
+    let client = |fault| ["--", program, fault, "read", "{port}"];
+    let case = ["client", "--case", "R94/structured-nothing"];
+    let options = ["--transcripts", &transcripts];
+    let ended = nbd_check(&[&case[..], &options, &client("GapAccepted")].concat());
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let transcript = format!("{transcripts}/R94_structured-nothing.txt");
+    for (fault, code, exit) in [("GapAccepted", 0, 0), ("None", 1, 1)] {
+        let ended = nbd_check(&[&["replay", &transcript][..], &client(fault)].concat());
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        let text = stdout(&ended);
+        assert!(
+            text.contains(&format!("# the client: exit status {exit}")),
+            "{text}"
+        );
+        assert_eq!(text.contains("differs"), code == 1, "{text}");
+    }
+}

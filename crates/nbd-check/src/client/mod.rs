@@ -21,6 +21,7 @@ mod handshake;
 mod message;
 mod profile;
 mod program;
+mod replay;
 mod reply;
 mod run;
 mod script;
@@ -32,6 +33,7 @@ mod watch;
 
 pub use cases::all;
 pub use duties::CLIENT_DUTIES;
+pub use replay::replay;
 pub use run::Runner;
 pub(crate) use trial::{Run, Trial};
 pub(crate) use watch::Observer;

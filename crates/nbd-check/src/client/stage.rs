@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::program::{Output, Program};
 use super::script::{EXPORT, SIZE, Script, pattern};
 use super::server::{Served, Server};
-use crate::stream::{Address, Listener};
+use crate::stream::{Address, Listener, Stream};
 use crate::target::free_port;
 use crate::tls::{Acceptor, acceptor};
 
@@ -114,11 +114,35 @@ impl Stage {
     ///
     /// The command cannot be started, or its output cannot be read.
     pub(crate) fn perform(&self, script: &Script) -> Result<Performance> {
+        let before = script.disk();
+        let disk = Mutex::new(before.clone());
+        let (output, connections) = self.run(|_, stream, deadline| {
+            let tls = self.tls.as_ref();
+            Server::serve(stream, script, &disk, tls, self.timeout * 4, deadline)
+        })?;
+        Ok(Performance {
+            output,
+            out: self.program.names("{out}").then(|| read_file(&self.out())),
+            before,
+            after: disk.into_inner().unwrap_or_default(),
+            connections,
+        })
+    }
+
+    /// Runs the command, and calls `serve` for each of its connections: with its number,
+    /// from 0, and the time at which it has to end. Returns the answers in the order of
+    /// the connections.
+    ///
+    /// # Errors
+    ///
+    /// The command cannot be started, or its output cannot be read.
+    pub(crate) fn run<R: Send>(
+        &self,
+        serve: impl Fn(usize, Stream, Instant) -> R + Sync,
+    ) -> Result<(Output, Vec<R>)> {
         let _ = fs::remove_file(self.out());
         // Clients of an earlier run that were never accepted.
         while self.listener.accept(self.timeout).is_ok() {}
-        let before = script.disk();
-        let disk = Mutex::new(before.clone());
         let connections = Mutex::new(Vec::new());
         let deadline = Instant::now() + self.longest();
         let mut process = self.program.start(self.folder.path(), &self.values)?;
@@ -129,13 +153,10 @@ impl Stage {
             let mut until = deadline;
             while !process.has_ended() && Instant::now() < until {
                 if let Ok(stream) = self.listener.accept(self.timeout) {
-                    let (disk, connections) = (&disk, &connections);
-                    let tls = self.tls.as_ref();
+                    let (serve, connections) = (&serve, &connections);
                     let index = threads.len();
                     threads.push(scope.spawn(move || {
-                        let stream = stream.into();
-                        let served =
-                            Server::serve(stream, script, disk, tls, self.timeout * 4, deadline);
+                        let served = serve(index, stream.into(), deadline);
                         if let Ok(mut connections) = connections.lock() {
                             connections.push((index, served));
                         }
@@ -152,13 +173,8 @@ impl Stage {
         })?;
         let mut connections = connections.into_inner().unwrap_or_default();
         connections.sort_by_key(|(index, _)| *index);
-        Ok(Performance {
-            output,
-            out: self.program.names("{out}").then(|| read_file(&self.out())),
-            before,
-            after: disk.into_inner().unwrap_or_default(),
-            connections: connections.into_iter().map(|(_, served)| served).collect(),
-        })
+        let answers = connections.into_iter().map(|(_, answer)| answer);
+        Ok((output, answers.collect()))
     }
 }
 

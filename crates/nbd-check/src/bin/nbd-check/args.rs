@@ -21,7 +21,7 @@ pub enum Command {
     Client(Box<Client>),
     /// Make one HTML page of several reports
     Report(Report),
-    /// Send again what the client of a transcript sent, and compare the replies
+    /// Send again what the tester sent in a transcript, and compare the answers
     Replay(Replay),
 }
 
@@ -133,9 +133,16 @@ pub struct Report {
 pub struct Replay {
     /// A file that --transcripts wrote
     pub transcript: PathBuf,
-    /// The server
-    pub uri: String,
-    /// How long the server may take for a reply
+    /// The server, if the transcript is of one
+    #[arg(required_unless_present = "command", conflicts_with = "command")]
+    pub uri: Option<String>,
+    /// The command of the client, if the transcript is of one; as for `nbd-check client`
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// The folder of certificates that --tls named
+    #[arg(long, value_name = "DIR", requires = "command")]
+    pub tls: Option<PathBuf>,
+    /// How long the program may take for each answer
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
     pub timeout: Duration,
 }

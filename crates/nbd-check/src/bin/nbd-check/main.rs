@@ -258,7 +258,7 @@ fn report(args: &args::Report) -> Result<bool> {
     Ok(true)
 }
 
-/// Plays a transcript; true if the server answers the same.
+/// Plays a transcript; true if the program answers the same.
 fn replay_file(args: &args::Replay) -> Result<bool> {
     let entries = transcript::parse(&read(&args.transcript)?).map_err(|line| {
         anyhow!(
@@ -266,13 +266,18 @@ fn replay_file(args: &args::Replay) -> Result<bool> {
             args.transcript.display()
         )
     })?;
-    let uri = parse(&args.uri)?;
-    let certificates = uri
-        .tls_certificates()
-        .map(std::str::from_utf8)
-        .transpose()?;
-    let tls = tls::config(certificates.map(Path::new))?;
-    let replay = replay::replay(&entries, &Address::of(&uri)?, args.timeout, &tls)?;
+    let replay = match &args.uri {
+        Some(uri) => {
+            let uri = parse(uri)?;
+            let certificates = uri
+                .tls_certificates()
+                .map(std::str::from_utf8)
+                .transpose()?;
+            let tls = tls::config(certificates.map(Path::new))?;
+            replay::replay(&entries, &Address::of(&uri)?, args.timeout, &tls)?
+        }
+        None => client::replay(&entries, &args.command, args.timeout, args.tls.as_deref())?,
+    };
     let mut text = replay.transcript;
     for (entry, difference) in &replay.differences {
         text.push_str(&format!("# entry {entry} differs: {difference}\n"));
