@@ -73,10 +73,10 @@ impl Options {
             result.outcome = outcome;
         }
         if matches!(result.outcome, Outcome::Fail | Outcome::NonStrict)
-            && let Some(reason) = self.deviations.reason(&result.id)
+            && let Some(reason) = self.deviations.reason(result).map(str::to_owned)
         {
             result.outcome = Outcome::Deviation;
-            result.reason = Some(reason.to_owned());
+            result.reason = Some(reason);
         }
     }
 }

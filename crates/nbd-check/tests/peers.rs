@@ -1,37 +1,70 @@
-//! Servers of other projects: what they do otherwise is known, and has a reason. A new
-//! failure is one of the server, or a wrong accusation of a case.
+//! Servers and clients of other projects: what they do otherwise is known, and has a
+//! reason. A new failure is one of the program, or a wrong accusation of a case. A known
+//! one that is not found any more is an error too: it is removed from the file.
 #![cfg(unix)]
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use nbd_check::{Case, Deviations, Options, Outcome, Runner, Target, cases};
+use nbd_check::client::{self, CLIENT_DUTIES};
+use nbd_check::{Case, CaseResult, DUTIES, Deviations, Options, Outcome, Runner, Target, cases};
 use nbd_test_support::images::{MIB, sparse};
 use nbd_test_support::needs;
 use nbd_test_support::peer::Peer;
 
-/// Runs the cases that `select` returns true for; nothing else than the known
-/// deviations is found.
-fn check(target: Target, deviations: &str, select: impl Fn(&Case) -> bool) {
+/// The known deviations of a program: each names the section of the specification.
+fn options(deviations: &str) -> Options {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/deviations");
     let text = fs::read_to_string(folder.join(deviations)).expect("known deviations");
-    let options = Options {
+    let deviations = Deviations::parse(&text).expect("a reason for each");
+    for reason in deviations.reasons() {
+        let mut sections = DUTIES.iter().chain(CLIENT_DUTIES).map(|duty| duty.section);
+        let named = sections.any(|section| reason.ends_with(&format!("({section})")));
+        assert!(named, "no section: {reason}");
+    }
+    Options {
         destructive: true,
-        deviations: Deviations::parse(&text).expect("a reason for each"),
+        deviations,
         timeout: Duration::from_secs(10),
         ..Options::default()
-    };
-    let mut runner = Runner::new(target, options).expect("it can be tested");
-    let mut passed = 0;
-    for case in cases::all().iter().filter(|case| select(case)) {
-        let result = runner.run(case);
-        let found = nbd_check::report::transcript_of(&result);
-        let explained = !matches!(result.outcome, Outcome::Fail | Outcome::NonStrict);
-        assert!(explained, "{found}");
-        passed += usize::from(result.outcome == Outcome::Pass);
     }
-    assert!(passed >= 200, "only {passed} cases passed");
+}
+
+/// Nothing else than the known deviations was found, and all of them.
+fn explained(results: &[CaseResult], deviations: &Deviations, least: usize) {
+    let with = |outcome| results.iter().filter(move |one| one.outcome == outcome);
+    let unexplained = with(Outcome::Fail).chain(with(Outcome::NonStrict));
+    let unexplained: Vec<_> = unexplained.map(nbd_check::report::transcript_of).collect();
+    assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));
+    let unused = deviations.unused(results);
+    assert!(unused.is_empty(), "no case has these any more: {unused:?}");
+    let passed = with(Outcome::Pass).count();
+    assert!(passed >= least, "only {passed} cases passed");
+}
+
+/// Runs the cases that `select` returns true for.
+fn check(target: Target, deviations: &str, select: impl Fn(&Case) -> bool) {
+    let options = options(deviations);
+    let deviations = options.deviations.clone();
+    let mut runner = Runner::new(target, options).expect("it can be tested");
+    let cases = cases::all();
+    let selected = cases.iter().filter(|case| select(case));
+    let results: Vec<_> = selected.map(|case| runner.run(case)).collect();
+    explained(&results, &deviations, 200);
+}
+
+/// Runs all cases for clients on a program.
+fn check_client(command: &[&str], deviations: &str, least: usize) {
+    check_client_with(command, options(deviations), least);
+}
+
+fn check_client_with(command: &[&str], options: Options, least: usize) {
+    let command: Vec<_> = command.iter().map(|one| (*one).to_owned()).collect();
+    let deviations = options.deviations.clone();
+    let runner = client::Runner::new(&command, options).expect("it can be tested");
+    let results = runner.run(&client::all(), |_| ());
+    explained(&results, &deviations, least);
 }
 
 fn start(command: &[&str]) -> Target {
@@ -44,6 +77,17 @@ fn nbdkit() {
     needs!("nbdkit");
     let command = ["nbdkit", "-f", "-U", "{socket}", "memory", "64M"];
     check(start(&command), "nbdkit.txt", |_| true);
+}
+
+#[test]
+fn nbdkit_with_a_file() {
+    needs!("nbdkit");
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = folder.path().join("disk");
+    sparse(&disk, 64 * MIB, &[(0, MIB)]);
+    let disk = disk.to_str().expect("a path");
+    let command = ["nbdkit", "-f", "-U", "{socket}", "file", disk];
+    check(start(&command), "nbdkit-file.txt", |_| true);
 }
 
 #[test]
@@ -104,4 +148,77 @@ fn nbd_server() {
     let target = Target::running(uri).expect("an address");
     // In most cases of O43 it waits for data that does not come (docs/interop.md).
     check(target, "nbd-server.txt", |case| !case.matches("O43"));
+}
+
+#[test]
+fn nbdinfo() {
+    needs!("nbdinfo");
+    check_client(&["nbdinfo", "{uri}"], "nbdinfo.txt", 100);
+}
+
+#[test]
+fn nbdinfo_map() {
+    needs!("nbdinfo");
+    let command = ["nbdinfo", "--map", "{uri}"];
+    check_client(&command, "nbdinfo-map.txt", 120);
+}
+
+#[test]
+fn nbdcopy_from_an_export() {
+    needs!("nbdcopy");
+    let command = ["nbdcopy", "{uri}", "{out}"];
+    check_client(&command, "nbdcopy-from.txt", 200);
+}
+
+#[test]
+fn nbdcopy_to_an_export() {
+    needs!("nbdcopy");
+    let command = ["nbdcopy", "{in}", "{uri}"];
+    check_client(&command, "nbdcopy-to.txt", 120);
+}
+
+#[test]
+fn qemu_img() {
+    needs!("qemu-img");
+    let command = [
+        "qemu-img", "convert", "-f", "raw", "-O", "raw", "{uri}", "{out}",
+    ];
+    check_client(&command, "qemu-img.txt", 300);
+}
+
+#[test]
+fn qemu_io() {
+    needs!("qemu-io");
+    let command = ["qemu-io", "-f", "raw", "-c", "read -vq 0 1M", "{uri}"];
+    check_client(&command, "qemu-io.txt", 230);
+}
+
+#[test]
+fn fio() {
+    needs!("fio");
+    let command = [
+        "fio",
+        "--name=r",
+        "--ioengine=nbd",
+        "--uri={uri}",
+        "--rw=read",
+        "--bs=64k",
+        "--size=1M",
+        "--iodepth=4",
+    ];
+    check_client(&command, "fio.txt", 160);
+}
+
+/// Every case within TLS: the handshake before it, and what was agreed on before is
+/// forgotten.
+#[cfg(feature = "tls")]
+#[test]
+fn nbdcopy_within_tls() {
+    needs!("nbdcopy");
+    let folder = nbd_test_support::certificates::folder();
+    let options = Options {
+        tls: Some(folder.path().to_owned()),
+        ..options("nbdcopy-from.txt")
+    };
+    check_client_with(&["nbdcopy", "{uri}", "{out}"], options, 200);
 }
