@@ -93,6 +93,15 @@ impl Listener {
         }
     }
 
+    /// The TCP port.
+    pub(crate) fn port(&self) -> io::Result<Option<u16>> {
+        match self {
+            Self::Tcp(listener) => Ok(Some(listener.local_addr()?.port())),
+            #[cfg(unix)]
+            Self::Unix(_) => Ok(None),
+        }
+    }
+
     /// A client that has connected; an error if there is none.
     pub(crate) fn accept(&self, write_timeout: Duration) -> io::Result<Accepted> {
         match self {

@@ -189,7 +189,7 @@ fn spawn(command: &[String]) -> Result<Child> {
         .with_context(|| format!("cannot start {program}"))
 }
 
-pub(crate) fn free_port() -> Result<u16> {
+fn free_port() -> Result<u16> {
     let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?.port())
 }

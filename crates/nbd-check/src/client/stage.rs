@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
@@ -16,7 +17,6 @@ use super::program::{Output, Program};
 use super::script::{EXPORT, SIZE, Script, pattern};
 use super::server::{Served, Server};
 use crate::stream::{Address, Listener, Stream};
-use crate::target::free_port;
 use crate::tls::{Acceptor, acceptor};
 
 /// Where the scripted server listens, and the command that connects to it.
@@ -53,23 +53,25 @@ impl Stage {
         let program = Program::new(command)?;
         let folder = tempfile::tempdir().context("cannot make a folder for a socket")?;
         let socket = folder.path().join("socket");
-        let mut uri = if program.names("{port}") || cfg!(not(unix)) {
-            Uri::tcp(std::net::Ipv4Addr::LOCALHOST, free_port()?, EXPORT)?
+        let address = if program.names("{port}") || cfg!(not(unix)) {
+            // The system chooses a port.
+            Address::Tcp(Ipv4Addr::LOCALHOST.to_string(), 0)
         } else {
-            Uri::unix(socket.as_os_str().as_encoded_bytes(), EXPORT)?
+            Address::Unix(socket.clone())
         };
-        let address = Address::of(&uri)?;
         let listener = Listener::bind(&address)?;
+        let port = listener.port()?;
+        let mut uri = match port {
+            Some(port) => Uri::tcp(Ipv4Addr::LOCALHOST, port, EXPORT)?,
+            None => Uri::unix(socket.as_os_str().as_encoded_bytes(), EXPORT)?,
+        };
         if let Some(folder) = certificates {
             let text = uri.require_tls().to_string();
             let sign = if text.contains('?') { '&' } else { '?' };
             let folder = folder.display();
             uri = Uri::parse(format!("{text}{sign}tls-certificates={folder}"))?;
         }
-        let port = match &address {
-            Address::Tcp(_, port) => port.to_string(),
-            Address::Unix(_) => String::new(),
-        };
+        let port = port.map_or(String::new(), |port| port.to_string());
         let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
         fs::write(folder.path().join("in"), pattern(true))?;
         let values = vec![
