@@ -62,7 +62,7 @@ impl Client {
         let budget = Budget::new(server.export.payload_budget(), &server.memory);
         let block = negotiated.constraints().minimum;
         let reader = Reader::new(
-            Box::new(BusyPolling::new(end.clone(), &server.client_count)),
+            Box::new(BusyPolling::new(end.clone(), &server.polling)),
             negotiated,
             inbox,
             budget,

@@ -48,7 +48,9 @@ pub struct Server {
     /// The sockets of the connected clients.
     clients: Mutex<HashMap<u64, Arc<Socket>>>,
     /// How many clients are connected.
-    pub client_count: Arc<AtomicUsize>,
+    client_count: AtomicUsize,
+    /// How many threads poll for their clients.
+    pub polling: Arc<AtomicUsize>,
     /// A client has disconnected.
     left: Condvar,
     /// The other end of the socket that ends [`run`](Self::run).
@@ -76,7 +78,8 @@ impl Server {
             verbose: args.verbose,
             shutting_down: AtomicBool::new(false),
             clients: Mutex::default(),
-            client_count: Arc::default(),
+            client_count: AtomicUsize::new(0),
+            polling: Arc::default(),
             left: Condvar::new(),
             stop_sender,
             taken: AtomicBool::new(false),

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::available_parallelism;
+use std::thread::{available_parallelism, yield_now};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -97,48 +97,80 @@ pub struct Stream(pub Arc<Socket>);
 ///
 /// A sleep and a wake-up take longer than many clients take to send the next
 /// request. If the last request came soon, the thread polls for [`POLL_TIME`]
-/// before it sleeps, provided that there are two processors for each client: one
-/// for it and one for this thread. If other programs have the processors, polling
-/// delays the client for which it waits; so after a poll in vain the thread sleeps
-/// at once for some time.
+/// before it sleeps, provided that half of the processors, at least, have no thread
+/// that polls. Between two tries it yields its processor, because the client may wait
+/// for it. If other programs have the processors, polling delays the client
+/// nevertheless; so after a poll in vain the thread sleeps at once for some time.
 pub struct BusyPolling {
     stream: Stream,
-    /// How many clients are connected.
-    client_count: Arc<AtomicUsize>,
-    /// With more clients than this there is no polling.
-    max_clients: usize,
+    /// How many threads poll.
+    polling: Arc<AtomicUsize>,
+    /// The most threads that may poll.
+    max_polling: usize,
     low_latency: bool,
     pause: Pause,
 }
 
-/// How long the thread polls before it sleeps.
-const POLL_TIME: Duration = Duration::from_micros(20);
+/// How long the thread polls before it sleeps. A halted virtual processor, on which
+/// the client sleeps, takes 40 us to wake up.
+const POLL_TIME: Duration = Duration::from_micros(100);
 
 /// A client whose requests arrive within this time, including the sleep, is a
 /// low-latency client.
-const LOW_LATENCY: Duration = Duration::from_micros(60);
+const LOW_LATENCY: Duration = Duration::from_micros(300);
+
+/// If a poll ends later than this, another program had the processor.
+const PREEMPTED: Duration = Duration::from_micros(500);
+
+/// How a poll ended.
+enum Poll {
+    Successful,
+    InVain,
+    Preempted,
+}
 
 impl BusyPolling {
-    pub fn new(stream: Stream, client_count: &Arc<AtomicUsize>) -> Self {
+    pub fn new(stream: Stream, polling: &Arc<AtomicUsize>) -> Self {
         Self {
             stream,
-            client_count: Arc::clone(client_count),
-            max_clients: available_parallelism().map_or(0, |count| count.get() / 2),
+            polling: Arc::clone(polling),
+            max_polling: available_parallelism().map_or(0, |count| count.get() / 2),
             low_latency: false,
             pause: Pause::default(),
         }
     }
 
-    /// Polls until the socket has bytes; `None` if it has none until `until`.
-    fn poll(&self, buffers: &mut [IoSliceMut<'_>], until: Instant) -> Option<io::Result<usize>> {
-        let mut control = RecvAncillaryBuffer::default();
-        loop {
-            match recvmsg(&self.stream.0, buffers, &mut control, RecvFlags::DONTWAIT) {
-                Err(Errno::AGAIN) if Instant::now() < until => std::hint::spin_loop(),
-                Err(Errno::AGAIN) => return None,
-                result => return Some(result.map(|it| it.bytes).map_err(io::Error::from)),
+    /// Polls until the socket has bytes; `None` if it has none until `until`, or too
+    /// many threads poll.
+    fn poll(
+        &mut self,
+        buffers: &mut [IoSliceMut<'_>],
+        until: Instant,
+    ) -> Option<io::Result<usize>> {
+        let mut result = None;
+        if self.polling.fetch_add(1, Ordering::Relaxed) < self.max_polling {
+            let mut control = RecvAncillaryBuffer::default();
+            loop {
+                match recvmsg(&self.stream.0, buffers, &mut control, RecvFlags::DONTWAIT) {
+                    Err(Errno::AGAIN) if Instant::now() < until => yield_now(),
+                    Err(Errno::AGAIN) => break,
+                    received => {
+                        result = Some(received.map(|it| it.bytes).map_err(io::Error::from));
+                        break;
+                    }
+                }
             }
+            let late = Instant::now().saturating_duration_since(until);
+            self.pause.begin(if late > PREEMPTED {
+                Poll::Preempted
+            } else if result.is_some() {
+                Poll::Successful
+            } else {
+                Poll::InVain
+            });
         }
+        self.polling.fetch_sub(1, Ordering::Relaxed);
+        result
     }
 }
 
@@ -151,7 +183,11 @@ struct Pause {
 }
 
 impl Pause {
-    const LONGEST: u32 = 255;
+    /// After polls in vain, which cost [`POLL_TIME`] each.
+    const LONG: u32 = 255;
+
+    /// After another program had the processor, for milliseconds.
+    const LONGEST: u32 = 4095;
 
     /// Whether the next read may poll.
     fn is_over(&mut self) -> bool {
@@ -160,12 +196,11 @@ impl Pause {
         over
     }
 
-    /// A poll has ended, with bytes or in vain.
-    fn begin(&mut self, successful: bool) {
-        self.length = if successful {
-            0
-        } else {
-            (2 * self.length + 1).min(Self::LONGEST)
+    fn begin(&mut self, poll: Poll) {
+        self.length = match poll {
+            Poll::Successful => 0,
+            Poll::InVain => (2 * self.length + 1).min(Self::LONG),
+            Poll::Preempted => Self::LONGEST,
         };
         self.left = self.length;
     }
@@ -179,14 +214,10 @@ impl Read for BusyPolling {
     fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let began = Instant::now();
         if self.low_latency
-            && self.client_count.load(Ordering::Relaxed) <= self.max_clients
             && self.pause.is_over()
+            && let Some(result) = self.poll(buffers, began + POLL_TIME)
         {
-            let result = self.poll(buffers, began + POLL_TIME);
-            self.pause.begin(result.is_some());
-            if let Some(result) = result {
-                return result;
-            }
+            return result;
         }
         let result = self.stream.read_vectored(buffers);
         self.low_latency = began.elapsed() < LOW_LATENCY;
@@ -301,25 +332,26 @@ impl Write for WithDeadline {
 
 #[cfg(test)]
 mod tests {
-    use super::Pause;
+    use super::{Pause, Poll};
 
     #[test]
     fn polls_in_vain_become_rare() {
         let mut pause = Pause::default();
-        let mut polls = |reads: usize, successful: bool| {
+        let mut polls = |reads: usize, end: fn() -> Poll| {
             let poll = |_: &usize| {
                 let polls = pause.is_over();
                 if polls {
-                    pause.begin(successful);
+                    pause.begin(end());
                 }
                 polls
             };
             (0..reads).filter(poll).count()
         };
-        assert_eq!(polls(1000, true), 1000);
-        assert_eq!(polls(1000, false), 10);
+        assert_eq!(polls(1000, || Poll::Successful), 1000);
+        assert_eq!(polls(1000, || Poll::InVain), 10);
         // The pause is as long as it was, then it is over.
-        let successful = polls(1000, true);
+        let successful = polls(1000, || Poll::Successful);
         assert!((744..1000).contains(&successful), "{successful}");
+        assert_eq!(polls(1 + 4096, || Poll::Preempted), 2);
     }
 }
