@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nbd_test_support::images::noise;
 
 use crate::raw::{READ, Raw, WRITE, request};
-use crate::{DRIVERS, Random, connect, deadline, figure, serve};
+use crate::{Random, connect, deadline, figure, serve};
 
 const SIZE: usize = 16 << 20;
 
@@ -24,44 +24,40 @@ const DEPTH: usize = 8;
 #[test]
 fn reads_beside_hostile_connections() {
     let (connections, reads) = (AtomicU64::new(0), AtomicU64::new(0));
-    for driver in DRIVERS {
-        let folder = tempfile::tempdir().expect("a folder");
-        let disk = noise(1, SIZE);
-        let image = folder.path().join("image");
-        fs::write(&image, &disk).expect("an image");
-        let args = ["--read-only", image.to_str().expect("UTF-8")];
-        let Some(_server) = serve(folder.path(), driver, &args) else {
-            continue;
-        };
-        let end = deadline(DRIVERS.len());
-        let failed = AtomicBool::new(false);
-        let (folder, disk, failed) = (folder.path(), &disk[..], &failed);
-        let go_on = || Instant::now() < end && !failed.load(Ordering::Relaxed);
-        thread::scope(|scope| {
-            for seed in 0..HOSTILE {
-                let (connections, go_on) = (&connections, &go_on);
-                scope.spawn(move || {
-                    let mut random = Random::new(seed);
-                    while go_on() {
-                        attack(folder, &mut random);
-                        connections.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-            }
-            for seed in 0..VERIFYING {
-                let (reads, go_on) = (&reads, &go_on);
-                scope.spawn(move || {
-                    let _ends_the_others = Failed(failed);
-                    let mut random = Random::new(100 + seed);
-                    let mut client = Raw::ready(connect(folder).expect("a connection"));
-                    while go_on() {
-                        verify(&mut client, disk, &mut random);
-                        reads.fetch_add(DEPTH as u64, Ordering::Relaxed);
-                    }
-                });
-            }
-        });
-    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = noise(1, SIZE);
+    let image = folder.path().join("image");
+    fs::write(&image, &disk).expect("an image");
+    let args = ["--read-only", image.to_str().expect("UTF-8")];
+    let _server = serve(folder.path(), &args);
+    let end = deadline();
+    let failed = AtomicBool::new(false);
+    let (folder, disk, failed) = (folder.path(), &disk[..], &failed);
+    let go_on = || Instant::now() < end && !failed.load(Ordering::Relaxed);
+    thread::scope(|scope| {
+        for seed in 0..HOSTILE {
+            let (connections, go_on) = (&connections, &go_on);
+            scope.spawn(move || {
+                let mut random = Random::new(seed);
+                while go_on() {
+                    attack(folder, &mut random);
+                    connections.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for seed in 0..VERIFYING {
+            let (reads, go_on) = (&reads, &go_on);
+            scope.spawn(move || {
+                let _ends_the_others = Failed(failed);
+                let mut random = Random::new(100 + seed);
+                let mut client = Raw::ready(connect(folder).expect("a connection"));
+                while go_on() {
+                    verify(&mut client, disk, &mut random);
+                    reads.fetch_add(DEPTH as u64, Ordering::Relaxed);
+                }
+            });
+        }
+    });
     let (connections, reads) = (connections.into_inner(), reads.into_inner());
     figure("hostile connections", connections);
     figure("reads verified beside them", reads);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nbd_test_support::images::sparse;
 
 use crate::raw::{READ, Raw, WRITE, request};
-use crate::{DRIVERS, Random, connect, deadline, figure, serve};
+use crate::{Random, connect, deadline, figure, serve};
 
 const BLOCK: usize = 4096;
 const BLOCKS: usize = 4096;
@@ -28,41 +28,37 @@ struct Block {
 #[test]
 fn acknowledged_writes_survive_kills() {
     let (mut writes, mut kills) = (0, 0);
-    for driver in DRIVERS {
-        let folder = tempfile::tempdir().expect("a folder");
-        let image = folder.path().join("image");
-        sparse(&image, (BLOCK * BLOCKS) as u64, &[]);
-        let image = image.to_str().expect("UTF-8");
-        let mut random = Random::new(7);
-        let mut blocks = vec![Block::default(); BLOCKS];
-        let end = deadline(DRIVERS.len());
-        let mut version = 0;
-        // At least two kills, however slow the machine is.
-        for round in 0.. {
-            let Some(mut server) = serve(folder.path(), driver, &[image]) else {
-                break;
-            };
-            let mut client = Raw::ready(connect(folder.path()).expect("a connection"));
-            verify(&mut client, &mut blocks);
-            if round >= 2 && Instant::now() >= end {
-                break;
-            }
-            let lifetime = Duration::from_millis(100 + random.below(400) as u64);
-            let killer = thread::spawn(move || {
-                thread::sleep(lifetime);
-                server.kill();
-            });
-            while let Ok(count) = write(&mut client, &mut blocks, &mut version, &mut random) {
-                writes += count;
-            }
-            killer.join().expect("killed");
-            kills += 1;
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = folder.path().join("image");
+    sparse(&image, (BLOCK * BLOCKS) as u64, &[]);
+    let image = image.to_str().expect("UTF-8");
+    let mut random = Random::new(7);
+    let mut blocks = vec![Block::default(); BLOCKS];
+    let end = deadline();
+    let mut version = 0;
+    // At least two kills, however slow the machine is.
+    for round in 0.. {
+        let mut server = serve(folder.path(), &[image]);
+        let mut client = Raw::ready(connect(folder.path()).expect("a connection"));
+        verify(&mut client, &mut blocks);
+        if round >= 2 && Instant::now() >= end {
+            break;
         }
-        // The file has the same without a server.
-        let disk = fs::read(image).expect("the image");
-        for (block, data) in blocks.iter().zip(disk.chunks(BLOCK)) {
-            assert_eq!(found(data), block.acknowledged);
+        let lifetime = Duration::from_millis(100 + random.below(400) as u64);
+        let killer = thread::spawn(move || {
+            thread::sleep(lifetime);
+            server.kill();
+        });
+        while let Ok(count) = write(&mut client, &mut blocks, &mut version, &mut random) {
+            writes += count;
         }
+        killer.join().expect("killed");
+        kills += 1;
+    }
+    // The file has the same without a server.
+    let disk = fs::read(image).expect("the image");
+    for (block, data) in blocks.iter().zip(disk.chunks(BLOCK)) {
+        assert_eq!(found(data), block.acknowledged);
     }
     figure("kills of the server", kills);
     figure("acknowledged writes, none lost", writes);

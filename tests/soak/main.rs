@@ -17,18 +17,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nbd_test_support::program::{run, tool};
+use nbd_test_support::program::tool;
 use nbd_test_support::server::Server;
-use nbd_test_support::skipped::skip;
-
-/// The drivers of `nbd-serve`. Each has half of the time.
-const DRIVERS: [&str; 2] = ["--driver=threads", "--driver=uring"];
 
 /// When a test that begins now ends.
-fn deadline(parts: usize) -> Instant {
+fn deadline() -> Instant {
     let seconds = env::var("NBD_CODEC_SOAK_SECONDS").map(|text| text.parse().expect("seconds"));
     let seconds: f64 = seconds.unwrap_or(4.0);
-    Instant::now() + Duration::from_secs_f64(seconds / parts as f64)
+    Instant::now() + Duration::from_secs_f64(seconds)
 }
 
 /// A line of the table, which `run` prints.
@@ -36,20 +32,10 @@ fn figure(what: &str, count: u64) {
     println!("| {what} | {count} |");
 }
 
-/// Starts `nbd-serve` on a socket in a folder; `None` if its driver is not permitted.
-fn serve(folder: &Path, driver: &str, args: &[&str]) -> Option<Server> {
-    let probe = ["--memory=1M", driver, "--unix=/dev/null/socket"];
-    if run(tool("nbd-serve").args(probe))
-        .stderr
-        .contains("cannot serve with io_uring")
-    {
-        skip("io_uring");
-        return None;
-    }
+/// Starts `nbd-serve` on a socket in a folder.
+fn serve(folder: &Path, args: &[&str]) -> Server {
     let socket = format!("--unix={}", folder.join("socket").display());
-    Some(Server::start(
-        tool("nbd-serve").args([driver, &socket]).args(args),
-    ))
+    Server::start(tool("nbd-serve").arg(&socket).args(args))
 }
 
 /// A connection to the server of a folder.

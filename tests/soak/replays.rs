@@ -26,7 +26,7 @@ fn mutated_sessions() {
     }
     assert!(sessions.len() >= 16, "sessions are missing");
     let mut random = Random::new(3);
-    let end = deadline(1);
+    let end = deadline();
     let (mut replays, mut errors) = (0, 0);
     while Instant::now() < end {
         let session = &sessions[random.below(sessions.len())];

@@ -53,5 +53,5 @@ fn nbd_serve_read_only_with_large_blocks() {
     let disk = disk.to_str().expect("a path");
     check(&[disk, "--read-only"]);
     check(&[disk, "--block-size", "4096:4096:1M"]);
-    check(&[disk, "--framing", "simple", "--driver", "auto"]);
+    check(&[disk, "--framing", "simple"]);
 }

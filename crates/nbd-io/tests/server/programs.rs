@@ -14,7 +14,6 @@ use nbd_test_support::needs;
 use nbd_test_support::peer::poll_for;
 use nbd_test_support::program::{example, run, tool};
 use nbd_test_support::server::Server as Program;
-use nbd_test_support::skipped::skip;
 use tempfile::TempDir;
 
 use crate::support::{Client, TIME};
@@ -51,16 +50,9 @@ const KINDS: [Kind; 4] = [
     },
     Kind {
         name: "nbd-serve",
-        arg: "--driver=threads",
+        arg: "--verbose",
         export: "",
         threads: true,
-        memory: 64,
-    },
-    Kind {
-        name: "nbd-serve",
-        arg: "--driver=uring",
-        export: "",
-        threads: false,
         memory: 64,
     },
 ];
@@ -75,10 +67,6 @@ struct Server {
 fn for_each_server(test: fn(&Server)) {
     thread::scope(|scope| {
         for kind in KINDS {
-            if kind.arg == "--driver=uring" && !uring_is_permitted() {
-                skip("io_uring");
-                continue;
-            }
             let thread = thread::Builder::new().name(format!("{} {}", kind.name, kind.arg));
             let started = thread.spawn_scoped(scope, move || test(&Server::start(kind)));
             started.expect("a thread");
@@ -158,12 +146,6 @@ impl Server {
         thread::sleep(Duration::from_secs(1));
         time() - before
     }
-}
-
-fn uring_is_permitted() -> bool {
-    let args = ["--memory=1M", "--driver=uring", "--unix=/dev/null/socket"];
-    let ended = run(tool("nbd-serve").args(args));
-    !ended.stderr.contains("cannot serve with io_uring")
 }
 
 /// The limit is five more than the server has now.

@@ -12,15 +12,9 @@ use nbd_test_support::images::{MIB, noise, sparse};
 use nbd_test_support::needs;
 use nbd_test_support::program::run;
 
-use crate::driver::with_rings_too;
 use crate::hostile::{assert_serves, memory};
 use crate::raw::{Raw, handshake, request};
 use crate::running::{Disk, Serve};
-
-with_rings_too!(
-    five_hundred_idle_and_twenty_hostile_clients,
-    a_map_that_asks_for_one_extent_at_a_time,
-);
 
 /// Does `again` to one connection after the other, four at a time, until the end.
 fn attack<'s>(

@@ -8,16 +8,8 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::driver::with_rings_too;
 use crate::nbd::run_nbd;
 use crate::running::{DISKS, Disk, FRAMINGS};
-
-with_rings_too!(
-    every_mode_in_every_framing,
-    it_writes_only_in_write_modes,
-    no_payload_follows_disc,
-    what_cannot_be_measured_is_refused,
-);
 
 #[test]
 fn every_mode_in_every_framing() {

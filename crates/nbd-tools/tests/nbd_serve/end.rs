@@ -3,31 +3,17 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::Command as Program;
 use std::time::{Duration, Instant};
 
 use nbd_codec::wire::flags::ClientFlags;
 use nbd_codec::wire::number::{Command, ErrorValue};
 use nbd_codec::wire::option::OptionRequest;
-use nbd_test_support::needs;
 use nbd_test_support::program::run;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
-use crate::driver::with_rings_too;
 use crate::raw::{Raw, handshake, request};
 use crate::running::{Serve, program, until};
-
-with_rings_too!(
-    a_socket_without_a_listener_is_replaced,
-    sockets_and_files_in_use_are_kept,
-    both_signals_shut_down_the_server,
-    what_is_in_flight_is_finished_and_what_comes_is_refused,
-    a_client_that_does_not_read_does_not_prevent_the_shutdown,
-    the_second_signal_ends_the_process,
-    once_serves_one_connection,
-    once_counts_from_transmission_on,
-);
 
 #[test]
 fn both_signals_shut_down_the_server() {
@@ -168,31 +154,6 @@ fn sockets_and_files_in_use_are_kept() {
         &serve.folder().join("none").join("socket"),
         &["No such file"],
     );
-}
-
-/// `uring` fails, `auto` falls back to threads.
-#[test]
-fn without_permission_for_io_uring() {
-    needs!("strace");
-    let folder = tempfile::tempdir().expect("a folder");
-    let socket = folder.path().join("socket");
-    let command = |driver: &str| {
-        let mut command = Program::new("strace");
-        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup"]);
-        command.args(["-e", "inject=io_uring_setup:error=EPERM"]);
-        command.arg(program().get_program());
-        // Ending strace does not end the server, but with --once it ends itself.
-        command.args(["--once", "--memory", "1M", driver, "--unix"]);
-        command.arg(&socket);
-        command
-    };
-    run(&mut command("--driver=uring")).refused(&["io_uring", "Operation not permitted"]);
-    let mut serve = Serve::spawn(folder, &mut command("--driver=auto"));
-    Raw::ready(&serve);
-    assert_eq!(serve.ended().code(), Some(0));
-    let log = serve.log();
-    assert!(log.contains("using threads"), "{log}");
-    assert_eq!(log.lines().count(), 1, "{log}");
 }
 
 /// Starting is serialized by a lock on the folder: otherwise two servers could both

@@ -10,26 +10,8 @@ use std::time::{Duration, Instant};
 use nbd_codec::wire::number::{Command, ErrorValue};
 use nbd_test_support::images::noise;
 
-use crate::driver::{self, with_rings_too};
 use crate::raw::{Raw, handshake, request};
-use crate::running::{Disk, Serve, server, until};
-
-with_rings_too!(
-    a_thousand_connections_stall_at_every_byte_of_a_handshake,
-    more_clients_than_file_descriptors,
-    disconnects_in_transmission_are_not_reported,
-    requests_before_a_half_close_are_answered,
-    a_client_that_reads_no_replies_is_limited_in_reads,
-    a_client_that_reads_no_replies_is_limited_in_writes,
-    slow_clients_do_not_delay_others,
-    random_bytes_instead_of_a_handshake,
-    the_payloads_of_all_clients_have_one_bound,
-    more_requests_at_once_than_are_admitted,
-    without_memory_a_client_gets_an_error_and_the_others_are_served,
-    more_clients_than_permitted,
-    clients_that_never_read_cost_no_processor_time,
-    a_full_pipe_on_standard_error_stops_no_client,
-);
+use crate::running::{Disk, Serve, program, until};
 
 /// A number from `/proc/PID/status` of the server.
 fn status(serve: &Serve, key: &str) -> u64 {
@@ -83,11 +65,7 @@ fn a_thousand_connections_stall_at_every_byte_of_a_handshake() {
         }
     }
     assert_serves(&serve);
-    if driver::rings() {
-        assert_eq!(threads(&serve), idle, "clients have threads");
-    } else {
-        assert!(threads(&serve) > 400, "clients have no threads");
-    }
+    assert!(threads(&serve) > 400, "clients have no threads");
     // The timeout disconnects all of them and ends their threads.
     for client in &mut stalled {
         client.read_to_end();
@@ -105,7 +83,7 @@ fn more_clients_than_file_descriptors() {
     let socket = folder.path().join("socket");
     let mut command = Program::new("sh");
     command.args(["-c", "ulimit -n 40; exec \"$@\"", "sh"]);
-    let serve = server();
+    let serve = program();
     command.arg(serve.get_program()).args(serve.get_args());
     command.args(["--memory", "1M", "--unix"]).arg(&socket);
     let serve = Serve::spawn(folder, &mut command);
@@ -274,7 +252,7 @@ fn without_memory_a_client_gets_an_error_and_the_others_are_served() {
         let socket = folder.path().join("socket");
         let mut command = Program::new("sh");
         command.args(["-c", "ulimit -v 500000; exec \"$@\"", "sh"]);
-        let serve = server();
+        let serve = program();
         command.arg(serve.get_program()).args(serve.get_args());
         command
             .args(["--memory", "1G", "--unix"])
@@ -354,7 +332,7 @@ fn a_full_pipe_on_standard_error_stops_no_client() {
     // The pipe is open, and is never read.
     let script = "mkfifo pipe; exec 3<>pipe; exec \"$@\" 2>&3";
     command.args(["-c", script, "sh"]);
-    let serve = server();
+    let serve = program();
     command.arg(serve.get_program()).args(serve.get_args());
     command
         .args(["--verbose", "--memory", "1M", "--unix"])

@@ -9,19 +9,7 @@ use nbd_test_support::program::run;
 use nbd_test_support::skipped::skip;
 use serde_json::Value;
 
-use crate::driver::with_rings_too;
 use crate::running::{DISKS, Disk, FRAMINGS, Serve};
-
-with_rings_too!(
-    nbdinfo_shows_the_options_of_the_export,
-    nbdinfo_lists_the_export,
-    another_name_is_unknown_and_the_empty_name_is_the_export,
-    nbdinfo_maps_the_data_of_the_file,
-    nbdcopy_there_and_back,
-    nbdcopy_over_tcp,
-    nbdcopy_from_server_to_server,
-    every_command_and_every_flag_of_libnbd,
-);
 
 #[track_caller]
 fn nbdinfo(args: &[&str]) -> Value {

@@ -7,7 +7,6 @@
 
 mod attack;
 mod bench;
-mod driver;
 mod end;
 mod hostile;
 mod libnbd;

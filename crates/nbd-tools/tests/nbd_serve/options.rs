@@ -13,26 +13,9 @@ use nbd_test_support::needs;
 use nbd_test_support::program::{Ended, run};
 use nbd_test_support::skipped::skip;
 
-use crate::driver::with_rings_too;
 use crate::nbd::run_nbd;
 use crate::raw::{Raw, request};
 use crate::running::{Disk, Serve, program};
-
-with_rings_too!(
-    a_port_that_is_in_use_is_refused,
-    port_0_chooses_a_free_port,
-    the_uri_of_a_listener_on_all_addresses_is_localhost,
-    read_only_rejects_writes,
-    errors_of_the_file_are_reported_to_operator_and_client,
-    a_file_that_cannot_be_written_is_served_read_only,
-    block_sizes_are_enforced,
-    blocks_of_the_minimum_size_are_either_data_or_hole,
-    oldstyle_needs_no_options,
-    oldstyle_with_other_clients,
-    a_file_truncated_by_another_process_is_an_error,
-    repeated_lines_are_counted,
-    memory_is_given_back_after_a_trim,
-);
 
 fn run_serve(args: &[&str]) -> Ended {
     run(program().args(args))
@@ -369,7 +352,7 @@ fn an_address_with_a_scope_is_kept_in_the_uri() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = Program::new("unshare");
         command.args(unshare).arg(program().get_program());
-        command.args(["--memory=1M", "--driver=threads", "--tcp", address]);
+        command.args(["--memory=1M", "--tcp", address]);
         let serve = Serve::spawn(folder, &mut command);
         assert_eq!(serve.uri(), uri);
         serve.stop();

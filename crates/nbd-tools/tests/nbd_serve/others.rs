@@ -5,10 +5,7 @@ use std::process::Command;
 use nbd_test_support::needs;
 use nbd_test_support::program::run;
 
-use crate::driver::with_rings_too;
 use crate::running::{DISKS, Serve};
-
-with_rings_too!(fio_verifies_its_writes, nbd_client_lists_the_export,);
 
 #[test]
 fn fio_verifies_its_writes() {

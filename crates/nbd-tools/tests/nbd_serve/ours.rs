@@ -5,15 +5,8 @@ use std::thread;
 use nbd_test_support::images::{GIB, MIB, assert_as_sparse, assert_same, noise, scattered, sparse};
 use nbd_test_support::program::run;
 
-use crate::driver::with_rings_too;
 use crate::nbd::{nbd, run_nbd};
 use crate::running::{DISKS, Disk, FRAMINGS};
-
-with_rings_too!(
-    a_backup_of_two_gib,
-    the_map_in_both_widths,
-    sixteen_clients_at_once,
-);
 
 /// A copy from one server to another; holes stay holes.
 #[test]

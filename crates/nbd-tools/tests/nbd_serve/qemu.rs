@@ -9,18 +9,7 @@ use nbd_test_support::needs;
 use nbd_test_support::program::run;
 use serde_json::Value;
 
-use crate::driver::with_rings_too;
 use crate::running::{DISKS, Disk, FRAMINGS, Serve};
-
-with_rings_too!(
-    qemu_io_writes_zeroes_discards_and_reads_what_it_should,
-    zeroes_are_holes_or_have_their_space,
-    convert_there_and_back_and_compare,
-    the_map_equals_that_of_the_file,
-    a_hole_of_many_gib_is_mapped_in_both_widths,
-    many_requests_in_flight,
-    once_serves_qemu,
-);
 
 /// Runs `qemu-io` commands, none of which may fail.
 #[track_caller]

@@ -12,8 +12,6 @@ use nbd_test_support::images::{MIB, sparse};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::driver;
-
 /// Every framing a server may be limited to.
 pub const FRAMINGS: [&str; 3] = ["simple", "structured", "extended"];
 
@@ -47,7 +45,7 @@ impl Serve {
 
     /// Starts a server with these arguments only.
     pub fn run(folder: TempDir, args: &[&str]) -> Self {
-        Self::spawn(folder, server().args(args))
+        Self::spawn(folder, program().args(args))
     }
 
     /// Starts a server by a command.
@@ -153,13 +151,6 @@ impl Drop for Serve {
 
 pub fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_nbd-serve"))
-}
-
-/// The program, with the driver that the test is about.
-pub fn server() -> Command {
-    let mut command = program();
-    command.arg(driver::argument());
-    command
 }
 
 /// The storage of an export.

@@ -52,12 +52,7 @@ pub struct Args {
     /// How long a client may take for the handshake
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
-    /// How clients are served. Threads are faster under most loads, at much the
-    /// same cost; uring takes less processor time if many clients have one
-    /// request each
-    #[arg(long, value_enum, default_value = "threads")]
-    pub driver: DriverArg,
-    /// The most threads for each connection; with uring, the most worker threads in all
+    /// The most threads for each connection
     #[arg(long, value_name = "COUNT", default_value = "8", value_parser = threads)]
     pub threads: usize,
     /// The most clients at a time; more are disconnected at once
@@ -100,16 +95,6 @@ impl Args {
         }
         Ok(usize::try_from(bytes)?)
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DriverArg {
-    /// Blocking sockets, and threads for each connection
-    Threads,
-    /// An io_uring for each processor, with many connections on each (64-bit Linux)
-    Uring,
-    /// uring if it is permitted, otherwise threads
-    Auto,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -32,9 +32,6 @@ pub struct Batch {
     sent: usize,
     /// and how many bytes of the next one.
     sent_bytes: usize,
-    /// How many requests this answers, and their bytes in the budget.
-    pub requests: usize,
-    pub cost: usize,
 }
 
 enum Part {
@@ -130,12 +127,6 @@ impl Batch {
         }
     }
 
-    /// Marks the end of a reply, to a request with `cost` bytes in the budget.
-    pub fn end_reply(&mut self, cost: usize) {
-        self.requests += 1;
-        self.cost += cost;
-    }
-
     /// What is not sent yet.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let mut sent_bytes = self.sent_bytes;
@@ -165,7 +156,6 @@ impl Batch {
         (self.end, self.size) = (0, 0);
         self.parts.clear();
         (self.sent, self.sent_bytes) = (0, 0);
-        (self.requests, self.cost) = (0, 0);
     }
 }
 

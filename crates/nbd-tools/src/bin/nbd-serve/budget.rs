@@ -8,14 +8,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The most requests of a client at a time.
-pub const REQUESTS: usize = 256;
+const REQUESTS: usize = 256;
 
 /// How long a request waits for memory that other clients have. After that it fails
 /// with `ENOMEM`, and later ones of the client do not wait until one gets memory.
-pub const MEMORY_WAIT: Duration = Duration::from_secs(1);
-
-/// How often a ring tries.
-pub const MEMORY_RETRY: Duration = Duration::from_millis(50);
+const MEMORY_WAIT: Duration = Duration::from_secs(1);
 
 /// The text of the error reply.
 pub const NO_MEMORY: &str = "no memory for this request: other clients have it";
@@ -46,7 +43,7 @@ impl Memory {
     /// A client may hold an eighth of what it leaves free, or have one request with
     /// half of what is free. So there is always something left for one more client,
     /// even if the others never give anything back.
-    pub fn try_take(&self, held: usize, bytes: usize) -> bool {
+    fn try_take(&self, held: usize, bytes: usize) -> bool {
         if bytes == 0 {
             return true;
         }
@@ -82,7 +79,7 @@ impl Memory {
         taken
     }
 
-    pub fn give_back(&self, bytes: usize) {
+    fn give_back(&self, bytes: usize) {
         if bytes > 0 {
             self.used.fetch_sub(bytes, Ordering::SeqCst);
             if self.waiting.load(Ordering::SeqCst) > 0 {

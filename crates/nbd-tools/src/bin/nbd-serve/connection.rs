@@ -1,4 +1,4 @@
-//! One connection on threads, from the greeting until it is closed.
+//! One connection, from the greeting until it is closed.
 
 use std::io;
 use std::net::Shutdown;
@@ -74,7 +74,7 @@ impl Client {
 }
 
 /// Reports how a connection ended.
-pub fn report_end(server: &Server, name: &str, end: Result<String>) {
+fn report_end(server: &Server, name: &str, end: Result<String>) {
     server.report_verbose(|| match end {
         Ok(text) => format!("{name}: {text}"),
         Err(error) if is_abrupt_end(&error) => format!("{name}: disconnected without notice"),
@@ -98,7 +98,7 @@ fn is_abrupt_end(error: &anyhow::Error) -> bool {
     closed || reset
 }
 
-pub fn describe(negotiated: &Negotiated) -> String {
+fn describe(negotiated: &Negotiated) -> String {
     let contexts = match negotiated.contexts.len() {
         0 => "no metadata context",
         _ => "base:allocation",

@@ -1,8 +1,6 @@
 //! The storage of an export.
 
-use std::fs::File;
 use std::io;
-use std::sync::Arc;
 
 use crate::memory::Lent;
 
@@ -28,12 +26,6 @@ pub trait Disk: Send + Sync {
     /// Passes the content of the range to `to`, piece by piece and without copying
     /// it. Later writes to the disk do not change what was lent.
     fn lend(&self, _offset: u64, _length: u64, _to: &mut dyn FnMut(Lent)) {}
-
-    /// The file to read and write with `io_uring`. `None` if
-    /// [`try_read`](Self::try_read) and [`try_write`](Self::try_write) never block.
-    fn file(&self) -> Option<&Arc<File>> {
-        None
-    }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 

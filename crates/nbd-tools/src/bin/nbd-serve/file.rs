@@ -8,7 +8,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
@@ -18,7 +18,7 @@ use crate::durability::Durability;
 use crate::os::{self, Space};
 
 pub struct FileDisk {
-    file: Arc<File>,
+    file: File,
     size: u64,
     waits: Waits,
     known: Mutex<Known>,
@@ -95,7 +95,7 @@ impl FileDisk {
             .with_context(|| format!("cannot determine the size of {name}"))?;
         Ok(Self {
             waits: Waits::of(&file, kind.is_file()),
-            file: Arc::new(file),
+            file,
             size,
             known: Mutex::default(),
             durability: Durability::default(),
@@ -189,13 +189,6 @@ impl Disk for FileDisk {
                 let slices = &mut [io::IoSliceMut::new(data)];
                 os::read_at_once(&self.file, slices, offset) == Ok(length)
             }
-        }
-    }
-
-    fn file(&self) -> Option<&Arc<File>> {
-        match self.waits {
-            Waits::Never => None,
-            Waits::ForDevice | Waits::Always => Some(&self.file),
         }
     }
 
@@ -300,7 +293,7 @@ impl Disk for FileDisk {
 }
 
 /// Another process has truncated the file.
-pub fn truncated() -> io::Error {
+fn truncated() -> io::Error {
     io::Error::other("the file has been truncated")
 }
 

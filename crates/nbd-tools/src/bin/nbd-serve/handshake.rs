@@ -15,78 +15,6 @@ use crate::inbox::Inbox;
 /// options at once.
 const SEND_THRESHOLD: usize = 16 << 10;
 
-/// The handshake of one connection, for both drivers.
-pub struct OngoingHandshake {
-    machine: Handshake,
-    out: Vec<u8>,
-}
-
-/// What to do next, after all of [`OngoingHandshake::out`] is sent.
-pub enum Progress {
-    /// Call [`step`](OngoingHandshake::step) again: the inbox may hold more.
-    Continue,
-    /// Receive more, then call [`step`](OngoingHandshake::step) again.
-    Receive,
-    /// The handshake has ended; with `None`, because the client aborted it.
-    Ended(Option<Negotiated>),
-}
-
-impl OngoingHandshake {
-    pub fn new(export: &Export) -> Result<Self> {
-        Ok(Self {
-            machine: export.handshake()?,
-            out: Vec::new(),
-        })
-    }
-
-    /// Takes what is to be sent, also after an error.
-    pub fn out(&mut self) -> Vec<u8> {
-        mem::take(&mut self.out)
-    }
-
-    /// Handles what has arrived.
-    pub fn step(
-        &mut self,
-        inbox: &mut Inbox,
-        export: &Export,
-        is_shutting_down: bool,
-    ) -> Result<Progress> {
-        let machine = &mut self.machine;
-        loop {
-            if is_shutting_down {
-                machine.shut_down();
-            }
-            if self.out.len() >= SEND_THRESHOLD {
-                return Ok(Progress::Continue);
-            }
-            let mut input = inbox.unread();
-            let mut progress = None;
-            match machine.receive(&mut input)? {
-                Step::Event(HandshakeEvent::Ready { .. }) => {
-                    progress = Some(Progress::Ended(Some(*machine.agreed())));
-                }
-                Step::Event(HandshakeEvent::Aborted) => progress = Some(Progress::Ended(None)),
-                Step::Event(event) => answer(machine, &event, export, &mut self.out)?,
-                Step::Transmit => {
-                    machine.transmit(&mut self.out)?;
-                }
-                Step::Read(_) => progress = Some(Progress::Receive),
-                other => return Err(other.unexpected().into()),
-            }
-            let left = input.len();
-            inbox.keep_last(left);
-            if let Some(progress) = progress {
-                return Ok(progress);
-            }
-        }
-    }
-
-    /// The client has closed the connection.
-    pub fn end_of_input(&mut self) -> Result<()> {
-        Ok(self.machine.end_of_input()?)
-    }
-}
-
 /// Runs the handshake over a blocking connection. `None`: the client aborted it.
 pub fn run(
     link: &mut (impl Read + Write),
@@ -94,18 +22,67 @@ pub fn run(
     export: &Export,
     is_shutting_down: impl Fn() -> bool,
 ) -> Result<Option<Negotiated>> {
-    let mut handshake = OngoingHandshake::new(export)?;
+    let mut machine = export.handshake()?;
+    let mut out = Vec::new();
     loop {
-        let step = handshake.step(inbox, export, is_shutting_down());
-        link.write_all(&handshake.out())?;
+        let step = step(&mut machine, inbox, export, is_shutting_down(), &mut out);
+        // What is to be sent is sent after an error, too.
+        link.write_all(&mem::take(&mut out))?;
         match step? {
             Progress::Continue => {}
             Progress::Ended(negotiated) => return Ok(negotiated),
             Progress::Receive if inbox.fill(link)? == 0 => {
-                handshake.end_of_input()?;
+                machine.end_of_input()?;
                 return Ok(None);
             }
             Progress::Receive => {}
+        }
+    }
+}
+
+/// What to do next, after all output is sent.
+enum Progress {
+    /// Call [`step`] again: the inbox may hold more.
+    Continue,
+    /// Receive more, then call [`step`] again.
+    Receive,
+    /// The handshake has ended; with `None`, because the client aborted it.
+    Ended(Option<Negotiated>),
+}
+
+/// Handles what has arrived.
+fn step(
+    machine: &mut Handshake,
+    inbox: &mut Inbox,
+    export: &Export,
+    is_shutting_down: bool,
+    out: &mut Vec<u8>,
+) -> Result<Progress> {
+    loop {
+        if is_shutting_down {
+            machine.shut_down();
+        }
+        if out.len() >= SEND_THRESHOLD {
+            return Ok(Progress::Continue);
+        }
+        let mut input = inbox.unread();
+        let mut progress = None;
+        match machine.receive(&mut input)? {
+            Step::Event(HandshakeEvent::Ready { .. }) => {
+                progress = Some(Progress::Ended(Some(*machine.agreed())));
+            }
+            Step::Event(HandshakeEvent::Aborted) => progress = Some(Progress::Ended(None)),
+            Step::Event(event) => answer(machine, &event, export, out)?,
+            Step::Transmit => {
+                machine.transmit(out)?;
+            }
+            Step::Read(_) => progress = Some(Progress::Receive),
+            other => return Err(other.unexpected().into()),
+        }
+        let left = input.len();
+        inbox.keep_last(left);
+        if let Some(progress) = progress {
+            return Ok(progress);
         }
     }
 }

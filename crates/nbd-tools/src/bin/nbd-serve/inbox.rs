@@ -70,12 +70,12 @@ impl Inbox {
             }
         };
         let after = n.saturating_sub(length);
-        self.arrived(after);
+        self.end += after;
         Ok((n - after, after))
     }
 
-    /// Free space to read into; call [`arrived`](Self::arrived) after that.
-    pub fn space(&mut self, after_payload: bool) -> &mut [u8] {
+    /// Free space to read into.
+    fn space(&mut self, after_payload: bool) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         let end = if after_payload {
@@ -84,10 +84,5 @@ impl Inbox {
             CAPACITY
         };
         &mut self.bytes[self.end..end]
-    }
-
-    /// `n` bytes were read into [`space`](Self::space).
-    pub fn arrived(&mut self, n: usize) {
-        self.end += n;
     }
 }

@@ -122,11 +122,6 @@ pub fn run(
     put(out, Content::Reply(reply));
 }
 
-/// The error value and the text that a client gets for an error.
-pub fn explain(error: &io::Error, command: Command) -> (ErrorValue, String) {
-    (error_value(error), report_error(error, command))
-}
-
 /// The text of an error, which is also reported to the operator.
 fn report_error(error: &io::Error, command: Command) -> String {
     let text = error.to_string();

@@ -1,23 +1,15 @@
-//! `nbd-serve`: an NBD server with two drivers: blocking sockets and threads of
-//! the standard library, or `io_uring`.
+//! `nbd-serve`: an NBD server with blocking sockets and threads for each client.
 //!
 //! | modules | what they do |
 //! |---|---|
 //! | `server`, `listener`, `socket` | accept clients and disconnect them |
 //! | `connection`, `handshake` | one connection until the end of negotiation |
-//! | `workers`, `reader`, `immediate`, `outbox` | transmission on threads: requests are read, executed and answered |
-//! | `uring`, `ring` | the same on `io_uring`: a few threads for all clients |
+//! | `workers`, `reader`, `immediate`, `outbox` | transmission: requests are read, executed and answered |
 //! | `job`, `batch` | execution of a request; replies to be sent |
 //! | `budget`, `buffer`, `inbox` | memory for requests and replies |
 //! | `export`, `disk`, `file`, `durability`, `memory` | the export and its storage |
 //! | `log` | messages to the operator |
 //! | `os` | what only Linux has |
-
-// The driver on `io_uring` uses it.
-#![cfg_attr(
-    not(all(target_os = "linux", target_pointer_width = "64")),
-    allow(dead_code)
-)]
 
 #[cfg(not(unix))]
 compile_error!("nbd-serve needs Unix; install the client alone: cargo install nbd-tools --bin nbd");
@@ -41,19 +33,8 @@ mod memory;
 mod os;
 mod outbox;
 mod reader;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-#[expect(
-    unsafe_code,
-    reason = "the kernel's accesses are unknown to the compiler"
-)]
-mod ring;
 mod server;
 mod socket;
-#[cfg_attr(
-    not(all(target_os = "linux", target_pointer_width = "64")),
-    path = "no_uring.rs"
-)]
-mod uring;
 mod workers;
 
 use std::io::{self, Write};
@@ -62,13 +43,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
-use args::{Args, DriverArg};
+use anyhow::Result;
+use args::Args;
 use clap::Parser;
 use export::Export;
 use listener::Listener;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use server::{Driver, Server};
+use server::Server;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 fn main() -> ExitCode {
@@ -107,7 +88,6 @@ fn run(args: &Args) -> Result<()> {
     allow_many_files();
     let export = Export::new(args)?;
     let server = Arc::new(Server::new(export, args, stop_sender)?);
-    let driver = driver(args, &server)?;
     let listener = match &args.unix {
         Some(path) => Listener::unix(path)?,
         None => Listener::tcp(&args.tcp)?,
@@ -117,23 +97,7 @@ fn run(args: &Args) -> Result<()> {
     // serve.
     let mut stdout = io::stdout();
     let _ = writeln!(stdout, "{uri}").and_then(|()| stdout.flush());
-    server.run(listener, stop, &driver)
-}
-
-fn driver(args: &Args, server: &Arc<Server>) -> Result<Driver> {
-    if args.driver == DriverArg::Threads {
-        return Ok(Driver::Threads);
-    }
-    match uring::Engine::start(server) {
-        Ok(engine) => Ok(Driver::Uring(engine)),
-        Err(error) if args.driver == DriverArg::Auto => {
-            log::report(&format!(
-                "using threads, because io_uring is not available: {error}"
-            ));
-            Ok(Driver::Threads)
-        }
-        Err(error) => Err(error).context("cannot serve with io_uring"),
-    }
+    server.run(listener, stop)
 }
 
 /// Raises the limit of file descriptors to its maximum: every client takes one.

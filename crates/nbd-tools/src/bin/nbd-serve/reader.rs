@@ -286,7 +286,7 @@ fn take_all(
 }
 
 /// The length of the reply's payload, in bytes, if it can be long.
-pub fn reply_payload(request: &Request) -> usize {
+fn reply_payload(request: &Request) -> usize {
     match request {
         Request::Read(read) => read.length() as usize,
         Request::BlockStatus32(_) | Request::BlockStatus64(_) => job::MAX_STATUS,

@@ -22,7 +22,6 @@ use crate::export::Export;
 use crate::listener::Listener;
 use crate::log::report;
 use crate::socket::Socket;
-use crate::uring::Engine;
 use crate::workers::STACK;
 
 /// How long clients may stay connected after the server began to shut down.
@@ -101,12 +100,7 @@ impl Server {
 
     /// Serves until `stop` has something to read: a signal arrived, or with
     /// `--once` the client has disconnected.
-    pub fn run(
-        self: &Arc<Self>,
-        listener: Listener,
-        stop: UnixStream,
-        driver: &Driver,
-    ) -> Result<()> {
+    pub fn run(self: &Arc<Self>, listener: Listener, stop: UnixStream) -> Result<()> {
         self.report_verbose(|| format!("serving {}", size::rounded(self.export.disk.size())));
         let mut number = 0;
         let mut full = false;
@@ -128,7 +122,7 @@ impl Server {
                         continue;
                     }
                     number += 1;
-                    self.serve(number, socket, &peer, driver);
+                    self.serve(number, socket, &peer);
                 }
                 Err(error) if is_without_client(&error) => {}
                 Err(error) => {
@@ -151,22 +145,11 @@ impl Server {
         Ok(())
     }
 
-    /// Serves a client, with the chosen driver.
-    fn serve(self: &Arc<Self>, number: u64, socket: Socket, peer: &str, driver: &Driver) {
+    /// Serves a client.
+    fn serve(self: &Arc<Self>, number: u64, socket: Socket, peer: &str) {
         let socket = Arc::new(socket);
         let name = format!("client {number} ({peer})");
         let registration = Registration::new(self, number, &socket);
-        match driver {
-            Driver::Threads => {}
-            Driver::Uring(engine) => {
-                return engine.add_client(NewClient {
-                    number,
-                    socket,
-                    name,
-                    registration,
-                });
-            }
-        }
         let client = Client {
             socket,
             name,
@@ -211,21 +194,6 @@ impl Server {
     fn clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<Socket>>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A client that has just connected, for the driver on `io_uring`.
-pub struct NewClient {
-    pub number: u64,
-    pub socket: Arc<Socket>,
-    pub name: String,
-    pub registration: Registration,
-}
-
-/// What serves the clients.
-pub enum Driver {
-    /// Threads for each client.
-    Threads,
-    Uring(Engine),
 }
 
 /// A client in the list of the server. Dropping the value removes the client.
