@@ -8,15 +8,20 @@ use crate::buffer::zeroed;
 /// about as much as the receive buffer of a socket.
 const CAPACITY: usize = 256 << 10;
 
+/// What an idle client has. It doubles when one read fills it.
+const FIRST: usize = 8 << 10;
+
 /// The most bytes to read after a payload that is read into its own buffer: many
 /// requests. Not more, because the payload of a large write that gets in here has
 /// to be copied.
 const READ_AHEAD: usize = 16 << 10;
 
 pub struct Inbox {
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// The last read has filled it.
+    full: bool,
 }
 
 impl Inbox {
@@ -25,9 +30,10 @@ impl Inbox {
     /// If there is no memory.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            bytes: zeroed(CAPACITY)?.into(),
+            bytes: zeroed(FIRST)?,
             start: 0,
             end: 0,
+            full: false,
         })
     }
 
@@ -55,7 +61,8 @@ impl Inbox {
         source: &mut (impl Read + ?Sized),
     ) -> io::Result<(usize, usize)> {
         let length = place.len();
-        let space = self.space(length > 0);
+        let space = self.space(length > 0)?;
+        let most = space.len();
         let mut slices = [IoSliceMut::new(place), IoSliceMut::new(space)];
         // Not every source handles an empty first slice.
         let slices = if length == 0 {
@@ -71,18 +78,27 @@ impl Inbox {
         };
         let after = n.saturating_sub(length);
         self.end += after;
+        self.full = after == most;
         Ok((n - after, after))
     }
 
     /// Free space to read into.
-    fn space(&mut self, after_payload: bool) -> &mut [u8] {
-        self.bytes.copy_within(self.start..self.end, 0);
+    fn space(&mut self, after_payload: bool) -> io::Result<&mut [u8]> {
+        let size = self.bytes.len();
+        if self.full && size < CAPACITY {
+            let mut bytes = zeroed(2 * size)?;
+            let unread = self.unread();
+            bytes[..unread.len()].copy_from_slice(unread);
+            self.bytes = bytes;
+        } else {
+            self.bytes.copy_within(self.start..self.end, 0);
+        }
         (self.start, self.end) = (0, self.end - self.start);
         let end = if after_payload {
-            CAPACITY.min(self.end + READ_AHEAD)
+            self.bytes.len().min(self.end + READ_AHEAD)
         } else {
-            CAPACITY
+            self.bytes.len()
         };
-        &mut self.bytes[self.end..end]
+        Ok(&mut self.bytes[self.end..end])
     }
 }

@@ -1,7 +1,7 @@
 //! The receiving side of a connection: it reads requests, and executes them or
 //! makes jobs of them.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::mem;
 use std::sync::Arc;
 
@@ -69,7 +69,7 @@ impl Reader {
         &mut self,
         server: &Server,
         outbox: &Outbox,
-        mut deliver: impl FnMut(&mut Vec<Job>),
+        mut deliver: impl FnMut(&mut Vec<Job>) -> Result<()>,
     ) -> Result<bool> {
         if !mem::take(&mut self.unread) && self.receive()? == 0 {
             self.machine.end_of_input()?;
@@ -130,23 +130,23 @@ struct Work<'w> {
     immediate: Immediate<'w>,
     /// For other threads.
     jobs: Vec<Job>,
-    deliver: &'w mut dyn FnMut(&mut Vec<Job>),
+    deliver: &'w mut dyn FnMut(&mut Vec<Job>) -> Result<()>,
     budget: &'w Arc<Budget>,
 }
 
 impl Work<'_> {
     /// Sends the replies, and hands the jobs to other threads.
-    fn hand_out(&mut self) -> io::Result<()> {
-        let result = self.immediate.send();
+    fn hand_out(&mut self) -> Result<()> {
+        let sent = self.immediate.send();
         if self.immediate.take_unsent() {
             self.jobs.push(Job::Send);
         }
-        (self.deliver)(&mut self.jobs);
-        result
+        (self.deliver)(&mut self.jobs)?;
+        Ok(sent?)
     }
 
     /// Waits until the budget admits a request. `None`: there is no memory.
-    fn admit(&mut self, bytes: usize) -> io::Result<Option<Permit>> {
+    fn admit(&mut self, bytes: usize) -> Result<Option<Permit>> {
         if let Some(permit) = self.budget.try_admit(bytes) {
             return Ok(Some(permit));
         }
@@ -156,7 +156,7 @@ impl Work<'_> {
     }
 
     /// Memory for a payload; `None` if there is none.
-    fn incoming(&mut self, length: usize) -> io::Result<Option<Incoming>> {
+    fn incoming(&mut self, length: usize) -> Result<Option<Incoming>> {
         let Some(permit) = self.admit(length)? else {
             return Ok(None);
         };
@@ -169,7 +169,7 @@ impl Work<'_> {
     }
 
     /// Adds a reply that is known already.
-    fn reply(&mut self, reply: Reply<'static>) -> io::Result<()> {
+    fn reply(&mut self, reply: Reply<'static>) -> Result<()> {
         // It needs no memory, so it is admitted.
         if let Some(permit) = self.admit(0)? {
             self.jobs.push(Job::Reply { reply, permit });
@@ -177,7 +177,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn refuse(&mut self, request: Request) -> io::Result<()> {
+    fn refuse(&mut self, request: Request) -> Result<()> {
         report(&format!("{}: {NO_MEMORY}", request.command()));
         self.reply(request.fail(ErrorValue::ENOMEM, NO_MEMORY))
     }
@@ -189,7 +189,7 @@ impl Work<'_> {
         request: Request,
         small: &[u8],
         incoming: Option<Incoming>,
-    ) -> io::Result<()> {
+    ) -> Result<()> {
         let (request, incoming) = match (request, incoming) {
             (Request::Read(token), None) => match self.immediate.read(token)? {
                 Ok(()) => return Ok(()),

@@ -94,20 +94,15 @@ impl<'c> Workers<'c> {
     /// Serves until the client disconnects and all requests are answered. Returns
     /// the number of requests, and how the connection ended.
     pub fn run(self) -> (u64, Result<()>) {
-        let result = scope(|scope| {
-            // The second thread; more are added when they are needed.
-            let second = self.add_thread(scope, &mut self.state());
-            second.context("cannot start a thread")?;
-            self.run_thread(scope);
-            anyhow::Ok(())
-        });
+        scope(|scope| self.run_thread(scope));
         let state = self
             .state
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        match (result, state.reading) {
-            (Ok(()), Reading::Ended(end)) => (state.requests, end),
-            (result, _) => (state.requests, result),
+        match state.reading {
+            Reading::Ended(end) => (state.requests, end),
+            // Threads end only after that.
+            Reading::Free(_) | Reading::Busy => (state.requests, Ok(())),
         }
     }
 
@@ -116,7 +111,8 @@ impl<'c> Workers<'c> {
         while let Some(task) = self.next(scope) {
             match task {
                 Task::Read(mut reader) => {
-                    let more = reader.read(self.server, &self.outbox, |jobs| self.deliver(jobs));
+                    let more =
+                        reader.read(self.server, &self.outbox, |jobs| self.deliver(scope, jobs));
                     self.stop_reading(reader, more);
                 }
                 Task::Execute(job) => {
@@ -176,16 +172,22 @@ impl<'c> Workers<'c> {
         Ok(())
     }
 
-    /// Adds jobs for any thread.
-    fn deliver(&self, jobs: &mut Vec<Job>) {
+    /// Adds jobs for any thread. The first ones start the second thread: while the
+    /// reading thread waits for memory, another one has to execute them.
+    fn deliver<'s>(&'s self, scope: &'s Scope<'s, '_>, jobs: &mut Vec<Job>) -> Result<()> {
         if jobs.is_empty() {
-            return;
+            return Ok(());
         }
         let mut state = self.state();
         let requests = jobs.iter().filter(|job| !matches!(job, Job::Send));
         state.requests += requests.count() as u64;
         state.jobs.extend(jobs.drain(..));
+        if state.threads == 1 {
+            let second = self.add_thread(scope, &mut state);
+            return second.context("cannot start a thread");
+        }
         self.wake(&mut state);
+        Ok(())
     }
 
     /// Wakes one waiting thread, unless one is waking up already: a wake-up takes
