@@ -9,6 +9,7 @@ mod attack;
 mod bench;
 mod end;
 mod hostile;
+mod large_reads;
 mod libnbd;
 #[path = "../common/nbd.rs"]
 mod nbd;

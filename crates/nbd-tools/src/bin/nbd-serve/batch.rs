@@ -6,12 +6,9 @@ use std::ops::Range;
 
 use nbd_codec::server::Reply;
 
-use crate::buffer::{Buffer, check_memory};
+use crate::buffer::check_memory;
 use crate::memory::Lent;
-use crate::outbox::Content;
-
-/// Error texts and block status up to this many bytes are copied into the buffer.
-const SHORT: usize = 512;
+use crate::pipe::Pipe;
 
 /// Enough for the data of a batch, and 256 short replies.
 const CAPACITY: usize = 512 << 10;
@@ -32,12 +29,12 @@ pub struct Batch {
     sent: usize,
     /// and how many bytes of the next one.
     sent_bytes: usize,
+    /// What follows all parts.
+    pub pipe: Option<Pipe>,
 }
 
 enum Part {
     Bytes(Range<usize>),
-    Long(Vec<u8>),
-    Data(Buffer),
     Lent(Lent),
 }
 
@@ -99,32 +96,9 @@ impl Batch {
         reply.parts().iter().for_each(|part| self.put(part));
     }
 
-    pub fn put_data(&mut self, data: Buffer) {
-        self.size += data.len();
-        self.parts.push(Part::Data(data));
-    }
-
     pub fn put_lent(&mut self, lent: Lent) {
         self.size += lent.len();
         self.parts.push(Part::Lent(lent));
-    }
-
-    /// Adds a part of a reply.
-    pub fn put_content(&mut self, content: Content) {
-        match content {
-            Content::Reply(reply) => self.put_reply(&reply),
-            Content::Data(header, data) => {
-                self.put(header.as_bytes());
-                self.put_data(data);
-            }
-            Content::Bytes(bytes) | Content::Unsent(bytes) if bytes.len() <= SHORT => {
-                self.put(&bytes);
-            }
-            Content::Bytes(bytes) | Content::Unsent(bytes) => {
-                self.size += bytes.len();
-                self.parts.push(Part::Long(bytes));
-            }
-        }
     }
 
     /// What is not sent yet.
@@ -135,6 +109,12 @@ impl Batch {
             sent_bytes = 0;
             bytes
         })
+    }
+
+    /// How many bytes are not sent yet.
+    pub fn unsent(&self) -> usize {
+        let parts = self.parts().map(<[u8]>::len).sum::<usize>();
+        parts + self.pipe.as_ref().map_or(0, Pipe::length)
     }
 
     /// `n` more bytes were sent; returns whether all are.
@@ -155,6 +135,7 @@ impl Batch {
     pub fn clear(&mut self) {
         (self.end, self.size) = (0, 0);
         self.parts.clear();
+        self.pipe = None;
         (self.sent, self.sent_bytes) = (0, 0);
     }
 }
@@ -163,8 +144,6 @@ impl Part {
     fn bytes<'b>(&'b self, bytes: &'b [u8]) -> &'b [u8] {
         match self {
             Self::Bytes(range) => &bytes[range.clone()],
-            Self::Long(bytes) => bytes,
-            Self::Data(data) => data,
             Self::Lent(lent) => lent,
         }
     }

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::memory::Lent;
+use crate::pipe::Pipe;
 
 /// A disk that many threads use at once. Offsets and lengths are in bytes and
 /// within its size: the state machine has validated them.
@@ -26,6 +27,13 @@ pub trait Disk: Send + Sync {
     /// Passes the content of the range to `to`, piece by piece and without copying
     /// it. Later writes to the disk do not change what was lent.
     fn lend(&self, _offset: u64, _length: u64, _to: &mut dyn FnMut(Lent)) {}
+
+    /// Takes the range into a pipe without copying it; `None` if it has to be read.
+    /// `at_once`: `None` if that could block, too. Later writes to the disk may change the data
+    /// until the client has it.
+    fn pipe(&self, _offset: u64, _length: usize, _at_once: bool) -> io::Result<Option<Pipe>> {
+        Ok(None)
+    }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use crate::disk::{Disk, Extent, Zero};
 use crate::durability::Durability;
 use crate::os::{self, Space};
+use crate::pipe::Pipe;
 
 pub struct FileDisk {
     file: File,
@@ -173,11 +174,7 @@ impl Disk for FileDisk {
     }
 
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        let result = self.file.read_exact_at(data, offset);
-        result.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => truncated(),
-            _ => error,
-        })
+        self.file.read_exact_at(data, offset).map_err(at_the_end)
     }
 
     fn try_read(&self, offset: u64, data: &mut [u8]) -> bool {
@@ -190,6 +187,13 @@ impl Disk for FileDisk {
                 os::read_at_once(&self.file, slices, offset) == Ok(length)
             }
         }
+    }
+
+    fn pipe(&self, offset: u64, length: usize, at_once: bool) -> io::Result<Option<Pipe>> {
+        if at_once && !matches!(self.waits, Waits::Never) {
+            return Ok(None);
+        }
+        Pipe::fill(&self.file, offset, length).map_err(at_the_end)
     }
 
     fn is_data(&self, offset: u64, length: u64) -> bool {
@@ -295,6 +299,14 @@ impl Disk for FileDisk {
 /// Another process has truncated the file.
 fn truncated() -> io::Error {
     io::Error::other("the file has been truncated")
+}
+
+/// An error of reading; at the end of the file it says why.
+fn at_the_end(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => truncated(),
+        _ => error,
+    }
 }
 
 /// The file system or device does not support this, or not for this range.

@@ -13,6 +13,7 @@ use crate::batch::{Batch, MAX_SLICES};
 use crate::disk::Disk;
 use crate::job::{self, SPARSE};
 use crate::outbox::Outbox;
+use crate::pipe::SHORTEST;
 
 /// Requests with a longer payload are jobs, because they take long.
 const LARGEST: u32 = 256 << 10;
@@ -83,11 +84,19 @@ impl<'c> Immediate<'c> {
         }
         let length = length as usize;
         self.make_room(HEADER + length)?;
+        let piped = || self.disk.pipe(token.offset(), length, true);
         if self.disk.lends() {
             let (offset, length) = (token.offset(), token.length().into());
             self.replies.put(token.data().as_bytes());
             let mut take = |lent| self.replies.put_lent(lent);
             self.disk.lend(offset, length, &mut take);
+        } else if length >= SHORTEST
+            && let Ok(Some(pipe)) = piped()
+        {
+            self.replies.put(token.data().as_bytes());
+            self.replies.pipe = Some(pipe);
+            // Nothing can follow it.
+            self.send()?;
         } else {
             let place = self.replies.space(length);
             if !self.disk.try_read(token.offset(), place) {
@@ -135,7 +144,8 @@ impl<'c> Immediate<'c> {
         let mut parts = Vec::new();
         job::run(request, None, self.disk, self.block, &mut parts);
         for part in parts {
-            self.replies.put_content(part.content);
+            let parts = part.content.parts();
+            parts.iter().for_each(|part| self.replies.put(part));
         }
         self.done += 1;
         Ok(Ok(()))

@@ -16,7 +16,7 @@ use crate::budget::Permit;
 use crate::buffer::Buffer;
 use crate::disk::{Disk, Extent, Extents, Zero};
 use crate::log::report;
-use crate::outbox::{Content, Message};
+use crate::outbox::{Content, Message, Payload};
 
 /// Reads of at least this length look for holes, in framings that can send them.
 pub const SPARSE: u32 = 64 << 10;
@@ -191,17 +191,23 @@ fn pieces(offset: u64, length: u32, disk: &dyn Disk, block: u32) -> Option<Vec<E
 }
 
 fn read_whole(token: ReadRequest, disk: &dyn Disk, out: &mut Vec<Message>) {
-    let data = Buffer::new(token.length() as usize).and_then(|mut data| {
-        disk.read(token.offset(), &mut data)?;
-        Ok(data)
-    });
-    match data {
+    match self::data(disk, token.offset(), token.length()) {
         Ok(data) => put(out, Content::Data(token.data(), data)),
         Err(error) => {
             let text = report_error(&error, Command::READ);
             fail(out, &token.fail(error_value(&error), &text));
         }
     }
+}
+
+fn data(disk: &dyn Disk, offset: u64, length: u32) -> io::Result<Payload> {
+    let length = length as usize;
+    if let Some(pipe) = disk.pipe(offset, length, false)? {
+        return Ok(Payload::Piped(pipe));
+    }
+    let mut data = Buffer::new(length)?;
+    disk.read(offset, &mut data)?;
+    Ok(Payload::Copied(data))
 }
 
 fn read_pieces(
@@ -217,11 +223,7 @@ fn read_pieces(
         let content = if piece.hole {
             token.hole(at, length).map(Content::Reply)
         } else {
-            let data = Buffer::new(length as usize).and_then(|mut data| {
-                disk.read(at, &mut data)?;
-                Ok(data)
-            });
-            match data {
+            match self::data(disk, at, length) {
                 Err(error) => return Err((token, error)),
                 Ok(data) => token
                     .data(at, length)

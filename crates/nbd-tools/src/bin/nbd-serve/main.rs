@@ -6,7 +6,7 @@
 //! | `connection`, `handshake` | one connection until the end of negotiation |
 //! | `workers`, `reader`, `immediate`, `outbox` | transmission: requests are read, executed and answered |
 //! | `job`, `batch` | execution of a request; replies to be sent |
-//! | `budget`, `buffer`, `inbox` | memory for requests and replies |
+//! | `budget`, `buffer`, `inbox`, `pipe` | memory for requests and replies |
 //! | `export`, `disk`, `file`, `durability`, `memory` | the export and its storage |
 //! | `log` | messages to the operator |
 //! | `os` | what only Linux has |
@@ -32,6 +32,7 @@ mod log;
 mod memory;
 mod os;
 mod outbox;
+mod pipe;
 mod reader;
 mod server;
 mod socket;

@@ -7,9 +7,13 @@ mod linux;
 mod other;
 
 #[cfg(target_os = "linux")]
-pub use linux::{advise, allocate, give_back, is_in_memory, read_at_once};
+pub use linux::{
+    advise, allocate, give_back, is_in_memory, pipe, read_at_once, splice_in, splice_out,
+};
 #[cfg(not(target_os = "linux"))]
-pub use other::{advise, allocate, give_back, is_in_memory, read_at_once};
+pub use other::{
+    advise, allocate, give_back, is_in_memory, pipe, read_at_once, splice_in, splice_out,
+};
 
 /// What to do with the space of a range of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use nbd_codec::server::{Reply, ReplyHeader};
 use crate::batch::{Batch, MAX_SLICES};
 use crate::budget::Permit;
 use crate::buffer::Buffer;
+use crate::pipe::Pipe;
 use crate::socket::{Output, is_retryable};
 
 /// The most messages in one write: each has up to three parts, and a system call
@@ -35,26 +36,44 @@ pub struct Message {
 
 pub enum Content {
     Reply(Reply<'static>),
-    Data(ReplyHeader, Buffer),
+    Data(ReplyHeader, Payload),
     /// Block status, or an error with its text.
     Bytes(Vec<u8>),
     /// Replies by [`Outbox::send_soon`] that the socket did not accept.
     Unsent(Vec<u8>),
+    UnsentPipe(Pipe),
+}
+
+/// The data of a read.
+pub enum Payload {
+    Copied(Buffer),
+    Piped(Pipe),
 }
 
 impl Content {
     fn unsent(&self) -> Option<usize> {
         match self {
             Self::Unsent(bytes) => Some(bytes.len()),
+            Self::UnsentPipe(pipe) => Some(pipe.length()),
             _ => None,
         }
     }
 
-    fn parts(&self) -> [&[u8]; 3] {
+    pub fn parts(&self) -> [&[u8]; 3] {
         match self {
             Self::Reply(reply) => reply.parts(),
-            Self::Data(header, data) => [header.as_bytes(), data, &[]],
+            Self::Data(header, Payload::Copied(data)) => [header.as_bytes(), data, &[]],
+            Self::Data(header, Payload::Piped(_)) => [header.as_bytes(), &[], &[]],
             Self::Bytes(bytes) | Self::Unsent(bytes) => [bytes, &[], &[]],
+            Self::UnsentPipe(_) => [&[], &[], &[]],
+        }
+    }
+
+    /// What follows the parts.
+    fn pipe(&mut self) -> Option<&mut Pipe> {
+        match self {
+            Self::Data(_, Payload::Piped(pipe)) | Self::UnsentPipe(pipe) => Some(pipe),
+            _ => None,
         }
     }
 }
@@ -103,9 +122,9 @@ impl Outbox {
             let n = state.queue.len().min(BATCH);
             batch.extend(state.queue.drain(..n));
             drop(state);
-            let result = write(&mut *output, &batch);
             let unsent = batch.iter().filter_map(|message| message.content.unsent());
             let (count, bytes) = unsent.fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
+            let result = write(&mut *output, &mut batch);
             batch.clear();
             state = self.state();
             state.unsent_messages -= count;
@@ -137,32 +156,38 @@ impl Outbox {
         if state.broken {
             return Ok(false);
         }
-        let mut sent = 0;
+        let size = replies.unsent();
         if state.queue.is_empty()
             && let Some(mut output) = state.output.take()
         {
             drop(state);
-            let slices: Vec<_> = replies.parts().take(MAX_SLICES).map(IoSlice::new).collect();
-            let result = output.write_soon(&slices);
-            drop(slices);
+            let result = write_soon(&mut *output, replies);
             state = self.state();
             state.broken = result.is_err();
-            sent = result?;
+            result?;
             state.output = Some(output);
         }
-        if !replies.advance(sent) {
-            let bytes: Vec<u8> = replies.parts().flatten().copied().collect();
-            state.unsent_messages += 1;
-            state.unsent_bytes += bytes.len();
-            let content = Content::Unsent(bytes);
-            let permit = None;
-            // Other threads may have added messages. A reply that is partly
-            // sent has to be continued first.
-            if sent == 0 {
-                state.queue.push_back(Message { content, permit });
-            } else {
-                state.queue.push_front(Message { content, permit });
-            }
+        let begun = replies.unsent() < size;
+        let bytes: Vec<u8> = replies.parts().flatten().copied().collect();
+        let bytes = (!bytes.is_empty()).then_some(Content::Unsent(bytes));
+        let pipe = replies.pipe.take().filter(|pipe| pipe.length() > 0);
+        let left = bytes.into_iter().chain(pipe.map(Content::UnsentPipe));
+        let left = left.map(|content| Message {
+            content,
+            permit: None,
+        });
+        let left: Vec<_> = left.collect();
+        state.unsent_messages += left.len();
+        let unsent = left.iter().filter_map(|message| message.content.unsent());
+        state.unsent_bytes += unsent.sum::<usize>();
+        // Other threads may have added messages. A reply that is partly sent has to be
+        // continued first.
+        if begun {
+            left.into_iter()
+                .rev()
+                .for_each(|message| state.queue.push_front(message));
+        } else {
+            state.queue.extend(left);
         }
         // A thread that is writing sends this, too.
         Ok(state.output.is_some() && !state.queue.is_empty())
@@ -173,8 +198,45 @@ impl Outbox {
     }
 }
 
+/// Writes what the client accepts soon.
+fn write_soon(output: &mut dyn Output, replies: &mut Batch) -> io::Result<()> {
+    let slices: Vec<_> = replies.parts().take(MAX_SLICES).map(IoSlice::new).collect();
+    if !slices.is_empty() {
+        let sent = output.write_soon(&slices)?;
+        drop(slices);
+        if !replies.advance(sent) {
+            return Ok(());
+        }
+    }
+    match &mut replies.pipe {
+        Some(pipe) => output.splice_soon(pipe),
+        None => Ok(()),
+    }
+}
+
 /// Writes all parts of all messages.
-fn write(output: &mut dyn Output, messages: &[Message]) -> io::Result<()> {
+fn write(output: &mut dyn Output, mut messages: &mut [Message]) -> io::Result<()> {
+    while !messages.is_empty() {
+        let piped = messages
+            .iter_mut()
+            .position(|message| message.content.pipe().is_some());
+        let (now, later) = messages.split_at_mut(piped.map_or(messages.len(), |n| n + 1));
+        write_parts(output, now)?;
+        if let Some(pipe) = now.last_mut().and_then(|message| message.content.pipe()) {
+            while pipe.length() > 0 {
+                let before = pipe.length();
+                output.splice_soon(pipe)?;
+                if pipe.length() == before {
+                    output.wait()?;
+                }
+            }
+        }
+        messages = later;
+    }
+    output.flush()
+}
+
+fn write_parts(output: &mut dyn Output, messages: &[Message]) -> io::Result<()> {
     let mut slices = [IoSlice::new(&[]); 3 * BATCH];
     let parts = messages.iter().flat_map(|message| message.content.parts());
     let parts = parts.filter(|part| !part.is_empty());
@@ -194,5 +256,5 @@ fn write(output: &mut dyn Output, messages: &[Message]) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    output.flush()
+    Ok(())
 }

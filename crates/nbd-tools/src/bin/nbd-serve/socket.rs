@@ -14,6 +14,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
+use crate::pipe::Pipe;
+
 /// How long a write waits before it fails with `WouldBlock`. A client that reads
 /// its replies makes space within this time; one that does not may be waiting
 /// for the server to read first.
@@ -268,6 +270,10 @@ pub trait Output: Write + Send {
     /// Writes what the client accepts within [`WRITE_TIMEOUT`], perhaps nothing.
     fn write_soon(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// Moves what the client accepts within [`WRITE_TIMEOUT`] out of a pipe, perhaps
+    /// nothing.
+    fn splice_soon(&mut self, pipe: &mut Pipe) -> io::Result<()>;
+
     /// Waits until writing does not block, or the connection is closed.
     fn wait(&self) -> io::Result<()>;
 }
@@ -276,6 +282,13 @@ impl Output for Stream {
     fn write_soon(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
         match self.write_vectored(bytes) {
             Err(error) if is_retryable(&error) => Ok(0),
+            result => result,
+        }
+    }
+
+    fn splice_soon(&mut self, pipe: &mut Pipe) -> io::Result<()> {
+        match pipe.send(self.0.as_fd()) {
+            Err(error) if is_retryable(&error) => Ok(()),
             result => result,
         }
     }

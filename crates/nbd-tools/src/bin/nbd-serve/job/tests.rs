@@ -156,6 +156,10 @@ mod shared {
             self.write_vectored(bytes)
         }
 
+        fn splice_soon(&mut self, _: &mut crate::pipe::Pipe) -> io::Result<()> {
+            unreachable!("there is no file")
+        }
+
         fn wait(&self) -> io::Result<()> {
             Ok(())
         }

@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::num::NonZero;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use super::Space;
 
@@ -35,6 +37,36 @@ pub fn read_at_once(
     offset: u64,
 ) -> Result<usize, Errno> {
     preadv2(file, slices, offset, ReadWriteFlags::NOWAIT)
+}
+
+/// A pipe of `size` bytes; the first end is the one to read from.
+pub fn pipe(size: usize) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (output, input) = pipe_with(PipeFlags::CLOEXEC)?;
+    fcntl_setpipe_size(&input, size)?;
+    Ok((output, input))
+}
+
+/// Moves up to `length` bytes of a file to a pipe without copying them, and adds their
+/// number to `offset`. Fails with `AGAIN` if the pipe is full.
+pub fn splice_in(
+    file: &File,
+    offset: &mut u64,
+    pipe: &OwnedFd,
+    length: usize,
+) -> Result<usize, Errno> {
+    splice(
+        file,
+        Some(offset),
+        pipe,
+        None,
+        length,
+        SpliceFlags::NONBLOCK,
+    )
+}
+
+/// Moves up to `length` bytes of a pipe to a socket; waits for as long as a write waits.
+pub fn splice_out(pipe: &OwnedFd, socket: BorrowedFd<'_>, length: usize) -> Result<usize, Errno> {
+    splice(pipe, None, socket, None, length, SpliceFlags::empty())
 }
 
 /// The range will be read soon. Not every file system has a cache.

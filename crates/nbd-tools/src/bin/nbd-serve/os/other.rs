@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::IoSliceMut;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -19,6 +20,21 @@ pub fn is_in_memory(_: &File) -> bool {
 
 /// Not supported: every read may wait.
 pub fn read_at_once(_: &File, _: &mut [IoSliceMut<'_>], _offset: u64) -> Result<usize, Errno> {
+    Err(Errno::OPNOTSUPP)
+}
+
+/// Not supported: data is copied.
+pub fn pipe(_size: usize) -> Result<(OwnedFd, OwnedFd), Errno> {
+    Err(Errno::OPNOTSUPP)
+}
+
+/// Not supported.
+pub fn splice_in(_: &File, _: &mut u64, _: &OwnedFd, _length: usize) -> Result<usize, Errno> {
+    Err(Errno::OPNOTSUPP)
+}
+
+/// Not supported.
+pub fn splice_out(_: &OwnedFd, _: BorrowedFd<'_>, _length: usize) -> Result<usize, Errno> {
     Err(Errno::OPNOTSUPP)
 }
 
