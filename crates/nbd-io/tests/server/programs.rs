@@ -32,7 +32,7 @@ struct Kind {
     memory: u64,
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 3] = [
     Kind {
         name: "file_server",
         arg: "tokio",
