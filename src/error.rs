@@ -48,6 +48,13 @@ pub enum Error {
     /// plain text.
     #[error("TLS could not be started")]
     TlsFailed,
+    /// The peer's handshake is older than fixed newstyle, and the feature
+    /// `oldstyle` is not compiled.
+    #[error("the peer's handshake is older than fixed newstyle, and is not compiled")]
+    NotFixedNewstyle,
+    /// A session in a framing that is not compiled.
+    #[error("{0} framing is not compiled")]
+    Framing(Framing),
     /// Server: TLS is required, and the client asked to enter transmission
     /// without it by `EXPORT_NAME`, which has no error reply.
     #[error("TLS is required, and NBD_OPT_EXPORT_NAME asked for an export without it")]
@@ -434,6 +441,13 @@ pub enum Misuse {
     /// Server: more than 32 bits of status in a context that has no more.
     #[error("64-bit status in metadata context {0}, which has 32 bits")]
     StatusTooWide(ContextId),
+    /// A part of the protocol that is not compiled: it needs a feature of this
+    /// crate.
+    #[error("not compiled: the crate nbd-codec needs its feature \"{feature}\" for it")]
+    NotCompiled {
+        /// The feature.
+        feature: &'static str,
+    },
     /// The session is over.
     #[error("the session is over: {0}")]
     Failed(Error),

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::error::Misuse;
+use crate::features;
 use crate::wire::flags::TransmissionFlags;
 use crate::wire::number::ContextId;
 use crate::wire::option_reply::BlockSizes;
@@ -16,6 +18,57 @@ pub enum Framing {
     Structured,
     /// Extended requests and replies; wide extents.
     Extended,
+}
+
+impl Framing {
+    /// The most able framing that is compiled: [`Extended`](Self::Extended)
+    /// with the feature `extended`, [`Structured`](Self::Structured) with
+    /// `structured` alone, and [`Simple`](Self::Simple) without them.
+    pub const MOST_ABLE: Self = if features::EXTENDED {
+        Self::Extended
+    } else if features::STRUCTURED {
+        Self::Structured
+    } else {
+        Self::Simple
+    };
+
+    /// Refuses a framing that is not compiled.
+    pub(crate) const fn check(self) -> Result<(), Misuse> {
+        match self {
+            Self::Simple => Ok(()),
+            Self::Structured => features::require(features::STRUCTURED, "structured"),
+            Self::Extended => features::require(features::EXTENDED, "extended"),
+        }
+    }
+
+    /// The same framing, since one that is not compiled was refused before. The
+    /// compiler sees which ones are left, and removes the code of the others.
+    #[inline]
+    pub(crate) const fn compiled(self) -> Self {
+        if features::EXTENDED {
+            self
+        } else if self.has_chunks() {
+            Self::Structured
+        } else {
+            Self::Simple
+        }
+    }
+
+    /// Whether replies are chunks: structured replies or extended headers.
+    #[inline]
+    pub(crate) const fn has_chunks(self) -> bool {
+        features::STRUCTURED && !matches!(self, Self::Simple)
+    }
+
+    #[inline]
+    pub(crate) const fn is_simple(self) -> bool {
+        !self.has_chunks()
+    }
+
+    #[inline]
+    pub(crate) const fn is_extended(self) -> bool {
+        features::EXTENDED && matches!(self, Self::Extended)
+    }
 }
 
 impl fmt::Display for Framing {
@@ -101,8 +154,9 @@ pub enum SelectedContextsError {
 
 impl SelectedContexts {
     /// Most contexts on one connection: a command in flight remembers in 32
-    /// bits which of them have been answered.
-    pub const CAPACITY: usize = 32;
+    /// bits which of them have been answered. Without the feature `structured`
+    /// there are none.
+    pub const CAPACITY: usize = if features::STRUCTURED { 32 } else { 0 };
 
     /// None.
     #[must_use]
@@ -173,7 +227,7 @@ impl SelectedContexts {
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.ids().is_empty()
     }
 
     /// One bit for each context.

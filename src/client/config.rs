@@ -1,6 +1,7 @@
 //! What a client wants to negotiate.
 
 use crate::error::Misuse;
+use crate::features;
 use crate::limits::Limits;
 use crate::negotiated::{Framing, SelectedContexts, StatusWidth};
 use crate::wire::list::has_repeated;
@@ -59,8 +60,8 @@ impl<'a> MetaContextQuery<'a> {
     /// Whether a client may ask for it with this framing.
     pub(super) fn can_be_asked(&self, framing: Framing) -> bool {
         match self.width {
-            Some(StatusWidth::Wide) => framing == Framing::Extended,
-            Some(StatusWidth::Narrow) | None => framing >= Framing::Structured,
+            Some(StatusWidth::Wide) => framing.is_extended(),
+            Some(StatusWidth::Narrow) | None => framing.has_chunks(),
         }
     }
 }
@@ -105,7 +106,7 @@ impl<'a> Config<'a> {
             export,
             contexts: &[],
             tls: TlsPolicy::Never,
-            framing: Framing::Extended,
+            framing: Framing::MOST_ABLE,
             go: true,
             describe: false,
             lenient: false,
@@ -134,7 +135,7 @@ impl<'a> Config<'a> {
         self.tls(TlsPolicy::Require)
     }
 
-    /// The most able framing wanted. Default: extended headers.
+    /// The most able framing wanted. Default: [`Framing::MOST_ABLE`].
     #[must_use]
     pub const fn framing(mut self, framing: Framing) -> Self {
         self.framing = framing;
@@ -194,6 +195,13 @@ impl<'a> Config<'a> {
 
     /// Whether it can be sent.
     pub(super) fn check(&self) -> Result<(), Misuse> {
+        self.framing.check()?;
+        features::require(
+            features::STRUCTURED || self.contexts.is_empty(),
+            "structured",
+        )?;
+        features::require(features::OLDSTYLE || self.go, "oldstyle")?;
+        features::require(features::TLS || self.tls == TlsPolicy::Never, "tls")?;
         check_str(self.export)?;
         if self.contexts.len() > SelectedContexts::CAPACITY {
             return Err(Misuse::TooManyContexts);
@@ -209,7 +217,7 @@ impl<'a> Config<'a> {
 
     /// The most able framing that can be asked for.
     pub(super) fn most_able_framing(&self) -> Framing {
-        if self.go {
+        if self.go || !features::OLDSTYLE {
             self.framing
         } else {
             // EXPORT_NAME is not allowed with extended headers.
@@ -219,7 +227,7 @@ impl<'a> Config<'a> {
 
     /// The option that enters transmission.
     pub(super) fn entry(&self) -> OptionType {
-        if self.go {
+        if self.go || !features::OLDSTYLE {
             OptionType::GO
         } else {
             OptionType::EXPORT_NAME

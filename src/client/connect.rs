@@ -4,6 +4,7 @@
 use super::config::{Config, MetaContextQuery, TlsPolicy};
 use super::handshake::{Handshake, HandshakeEvent};
 use crate::error::{Error, Misuse};
+use crate::features;
 use crate::negotiated::{Framing, HandshakeStyle, Negotiated, StatusWidth};
 use crate::step::{Step, receive};
 use crate::wire::Sink;
@@ -19,7 +20,7 @@ impl Config<'_> {
     fn put_data(&self, option: OptionType, framing: Framing, sink: &mut dyn Sink) {
         let export = Text::from(self.export);
         match option {
-            OptionType::SET_META_CONTEXT => {
+            OptionType::SET_META_CONTEXT if features::STRUCTURED => {
                 put_meta_context(sink, export, admissible(self.contexts, framing));
             }
             OptionType::GO => {
@@ -27,7 +28,7 @@ impl Config<'_> {
                 let wanted = if self.describe { all.len() } else { 1 };
                 put_info(sink, export, all.into_iter().take(wanted));
             }
-            OptionType::EXPORT_NAME => sink.put(export.as_bytes()),
+            OptionType::EXPORT_NAME if features::OLDSTYLE => sink.put(export.as_bytes()),
             _ => {}
         }
     }
@@ -293,7 +294,7 @@ impl<'a> Connector<'a> {
             E::Ready if self.ended => None,
             E::Ready => Some(ConnectEvent::Ready),
             E::Info(info) => Some(ConnectEvent::Info(info)),
-            E::MetaContext { id, name } => Some(self.granted(id, name)),
+            E::MetaContext { id, name } if features::STRUCTURED => Some(self.granted(id, name)),
             E::Ack(OptionType::ABORT) => None,
             E::Ack(option) => {
                 self.next = self.after(option, true);
@@ -304,7 +305,9 @@ impl<'a> Connector<'a> {
                 error,
                 message,
             } => self.refused(option, error, message),
-            E::Server { .. } | E::Other { .. } | E::Discarded { .. } => None,
+            E::MetaContext { .. } | E::Server { .. } | E::Other { .. } | E::Discarded { .. } => {
+                None
+            }
         }
     }
 
@@ -333,12 +336,16 @@ impl<'a> Connector<'a> {
         let reason = match (option, error) {
             (OptionType::ABORT, _) => return None,
             (_, error @ OptionReplyType::ERR_SHUTDOWN) => error.into(),
-            (OptionType::STARTTLS, error) if self.config.tls == TlsPolicy::Require => {
+            (OptionType::STARTTLS, error)
+                if features::TLS && self.config.tls == TlsPolicy::Require =>
+            {
                 ConnectError::TlsRefused(error)
             }
             (OptionType::STARTTLS, _) => return self.fall_back(option, error, message),
             (_, error @ OptionReplyType::ERR_TLS_REQD) => error.into(),
-            (OptionType::GO, OptionReplyType::ERR_UNSUP) if self.framing() != Framing::Extended => {
+            (OptionType::GO, OptionReplyType::ERR_UNSUP)
+                if features::OLDSTYLE && !self.framing().is_extended() =>
+            {
                 return self.fall_back(option, error, message);
             }
             (OptionType::GO, error) => error.into(),
@@ -375,18 +382,19 @@ impl<'a> Connector<'a> {
 
     /// The first option of a newstyle handshake.
     fn first_option(&self) -> OptionType {
-        if self.handshake.agreed().style != HandshakeStyle::FixedNewstyle {
+        let fixed = self.handshake.agreed().style == HandshakeStyle::FixedNewstyle;
+        if features::OLDSTYLE && !fixed {
             return OptionType::EXPORT_NAME;
         }
         match self.config.tls {
-            TlsPolicy::Never => self.framing_option(),
-            TlsPolicy::Prefer | TlsPolicy::Require => OptionType::STARTTLS,
+            TlsPolicy::Prefer | TlsPolicy::Require if features::TLS => OptionType::STARTTLS,
+            _ => self.framing_option(),
         }
     }
 
     /// The first option after TLS.
     fn framing_option(&self) -> OptionType {
-        match self.config.most_able_framing() {
+        match self.config.most_able_framing().compiled() {
             Framing::Extended => OptionType::EXTENDED_HEADERS,
             Framing::Structured => OptionType::STRUCTURED_REPLY,
             Framing::Simple => self.config.entry(),
@@ -396,9 +404,11 @@ impl<'a> Connector<'a> {
     /// What follows an option that was accepted or refused.
     fn after(&self, option: OptionType, accepted: bool) -> Option<Next> {
         Some(Next::Option(match option {
-            OptionType::STARTTLS => self.framing_option(),
-            OptionType::EXTENDED_HEADERS if !accepted => OptionType::STRUCTURED_REPLY,
-            OptionType::EXTENDED_HEADERS | OptionType::STRUCTURED_REPLY => {
+            OptionType::STARTTLS if features::TLS => self.framing_option(),
+            OptionType::EXTENDED_HEADERS if features::EXTENDED && !accepted => {
+                OptionType::STRUCTURED_REPLY
+            }
+            OptionType::EXTENDED_HEADERS | OptionType::STRUCTURED_REPLY if features::STRUCTURED => {
                 let any = admissible(self.config.contexts, self.framing()).next();
                 if any.is_some() {
                     OptionType::SET_META_CONTEXT
@@ -406,8 +416,8 @@ impl<'a> Connector<'a> {
                     self.config.entry()
                 }
             }
-            OptionType::SET_META_CONTEXT => self.config.entry(),
-            OptionType::GO if !accepted => OptionType::EXPORT_NAME,
+            OptionType::SET_META_CONTEXT if features::STRUCTURED => self.config.entry(),
+            OptionType::GO if features::OLDSTYLE && !accepted => OptionType::EXPORT_NAME,
             _ => return None,
         }))
     }

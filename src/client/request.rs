@@ -94,7 +94,7 @@ impl Request {
 
     /// Refuses what the framing has no field for.
     pub(super) fn check_fields(&self, framing: Framing) -> Result<(), Misuse> {
-        let wide = framing == Framing::Extended && self.command != Command::WRITE;
+        let wide = framing.is_extended() && self.command != Command::WRITE;
         if wide || self.length <= u64::from(u32::MAX) {
             Ok(())
         } else {
@@ -127,7 +127,7 @@ impl Request {
             offset,
             length,
         } = *self;
-        let extended = framing == Framing::Extended;
+        let extended = framing.is_extended();
         let mut bytes = [0; ExtendedRequest::SIZE];
         if extended {
             let (flags, length) = match payload {

@@ -21,7 +21,7 @@ const EXPORT: u8 = 1;
 
 impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
     pub(super) fn greeting<'i>(&mut self, input: &mut &'i [u8]) -> Step<'i> {
-        let greeting = match Greeting::decode_fields(input) {
+        let greeting = match Greeting::decode_fields(input, true) {
             Err(error) => return self.lose(Side::Server, Fault::Magic(error)),
             Ok(None) => return read(NewstyleGreeting::SIZE.saturating_sub(input.len())),
             Ok(Some(greeting)) => greeting,

@@ -1,6 +1,7 @@
 //! What a server offers before it knows its client.
 
 use crate::error::Misuse;
+use crate::features;
 use crate::limits::Limits;
 use crate::negotiated::Framing;
 use crate::wire::number::OptionType;
@@ -48,7 +49,7 @@ impl Config {
             fixed_newstyle: true,
             no_zeroes: true,
             tls: TlsMode::None,
-            framing: Framing::Extended,
+            framing: Framing::MOST_ABLE,
             limits: Limits::DEFAULT,
             strict: false,
         }
@@ -77,7 +78,7 @@ impl Config {
         self
     }
 
-    /// The most able framing. Default: extended headers.
+    /// The most able framing. Default: [`Framing::MOST_ABLE`].
     #[must_use]
     pub const fn framing(mut self, framing: Framing) -> Self {
         self.framing = framing;
@@ -103,6 +104,9 @@ impl Config {
 
     /// Whether it can be offered: `STARTTLS` needs fixed newstyle.
     pub(super) fn check(&self) -> Result<(), Misuse> {
+        self.framing.check()?;
+        features::require(features::TLS || self.tls == TlsMode::None, "tls")?;
+        features::require(features::OLDSTYLE || self.fixed_newstyle, "oldstyle")?;
         if self.tls != TlsMode::None && !self.fixed_newstyle {
             return Err(Misuse::NotFixed(OptionType::STARTTLS));
         }

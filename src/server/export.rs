@@ -1,6 +1,7 @@
 //! What the caller says of an export, and what of it is advertised.
 
 use crate::error::Misuse;
+use crate::features;
 use crate::negotiated::{
     Framing, HandshakeStyle, Negotiated, SelectedContext, SelectedContexts, StatusWidth,
 };
@@ -72,6 +73,14 @@ impl<'a> Export<'a> {
 
     /// Whether it can be told to a client as it is.
     pub(super) fn check(&self) -> Result<(), Misuse> {
+        features::require(
+            features::STRUCTURED || self.contexts.is_empty(),
+            "structured",
+        )?;
+        features::require(features::EXTENDED || !self.requires_extended, "extended")?;
+        features::require(features::TLS || !self.requires_tls, "tls")?;
+        let resize = self.flags.contains(TransmissionFlags::SEND_RESIZE);
+        features::require(features::RESIZE || !resize, "resize")?;
         Text::from(self.name).to_str()?;
         Text::from(self.description).to_str()?;
         if !self.block_sizes.is_valid() {
@@ -108,13 +117,13 @@ impl<'a> Export<'a> {
     pub(super) fn effective_flags(&self, framing: Framing, contexts: bool) -> TransmissionFlags {
         let mut without = TransmissionFlags::NONE;
         // A server with DF must serve 64 KiB in one chunk.
-        if framing == Framing::Simple || self.block_sizes.maximum < 1 << 16 {
+        if framing.is_simple() || self.block_sizes.maximum < 1 << 16 {
             without |= TransmissionFlags::SEND_DF;
         }
         if !self.flags.contains(TransmissionFlags::SEND_WRITE_ZEROES) {
             without |= TransmissionFlags::SEND_FAST_ZERO;
         }
-        if framing != Framing::Extended || !contexts {
+        if !framing.is_extended() || !contexts {
             without |= TransmissionFlags::BLOCK_STATUS_PAYLOAD;
         }
         let known = self.flags & TransmissionFlags::KNOWN;

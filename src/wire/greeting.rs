@@ -126,7 +126,7 @@ impl Greeting {
     /// [`DecodeError::Magic`] at the first byte that belongs to neither style.
     pub fn decode(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
         let mut rest = *input;
-        let Some(greeting) = Self::decode_fields(&mut rest)? else {
+        let Some(greeting) = Self::decode_fields(&mut rest, true)? else {
             return Ok(None);
         };
         if matches!(greeting, Self::Oldstyle(_)) && take::<RESERVED_ZEROES>(&mut rest).is_none() {
@@ -137,17 +137,20 @@ impl Greeting {
     }
 
     /// Decodes a greeting; the reserved zeroes of an oldstyle greeting are left
-    /// in the input.
+    /// in the input. If `oldstyle` is false, it never ends (`Ok(None)`).
     ///
     /// # Errors
     ///
     /// [`DecodeError::Magic`] at the first byte that belongs to neither style.
     #[inline]
-    pub(crate) fn decode_fields(input: &mut &[u8]) -> Result<Option<Self>, DecodeError> {
+    pub(crate) fn decode_fields(
+        input: &mut &[u8],
+        oldstyle: bool,
+    ) -> Result<Option<Self>, DecodeError> {
         if let Some(greeting) = take_header(input, NewstyleGreeting::parse) {
             return Ok(Some(Self::Newstyle(greeting)));
         }
-        if let Some(greeting) = take_header(input, OldstyleGreeting::parse) {
+        if oldstyle && let Some(greeting) = take_header(input, OldstyleGreeting::parse) {
             return Ok(Some(Self::Oldstyle(greeting)));
         }
         INIT_PASSWD.check(input, "greeting")?;

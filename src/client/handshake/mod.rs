@@ -7,6 +7,7 @@ pub(crate) mod send;
 use self::recv::Flow;
 use super::config::{Config, TlsPolicy};
 use crate::error::{Error, Misuse, Violation};
+use crate::features;
 use crate::limits::Limits;
 use crate::name::Name;
 use crate::negotiated::{Framing, Negotiated, StatusWidth};
@@ -300,7 +301,7 @@ impl Handshake {
                     Flow::Short => return Ok(None),
                     Flow::Again => {}
                 },
-                State::ExportName => {
+                State::ExportName if features::OLDSTYLE => {
                     let Some(reply) = ExportNameReply::decode(input) else {
                         return Ok(None);
                     };
@@ -314,7 +315,7 @@ impl Handshake {
                         State::Zeroes(RESERVED_ZEROES)
                     };
                 }
-                State::Zeroes(left) => {
+                State::Zeroes(left) if features::OLDSTYLE => {
                     let n = left.min(input.len());
                     let _ = take_slice(input, n);
                     self.state = match left.saturating_sub(n) {
@@ -340,7 +341,7 @@ impl Handshake {
                     self.state = State::Ready { reported: true };
                     return Ok(Some(HandshakeEvent::Ready));
                 }
-                State::Tls if !input.is_empty() => {
+                State::Tls if features::TLS && !input.is_empty() => {
                     return Err(Violation::PlaintextAfterStartTls.into());
                 }
                 State::ClientFlags | State::Idle | State::Aborted if !input.is_empty() => {
@@ -350,6 +351,9 @@ impl Handshake {
                 | State::Idle
                 | State::Aborted
                 | State::Tls
+                // Without the feature `oldstyle` there are none.
+                | State::ExportName
+                | State::Zeroes(_)
                 | State::Ready { reported: true } => return Ok(None),
             }
         }

@@ -2,6 +2,7 @@
 
 use super::{Handshake, HandshakeEvent, State};
 use crate::error::{Error, Violation};
+use crate::features;
 use crate::limits::Limits;
 use crate::negotiated::{Framing, HandshakeStyle, SelectedContext, StatusWidth};
 use crate::wire::DecodeError;
@@ -25,9 +26,10 @@ impl Handshake {
         &mut self,
         input: &mut &'i [u8],
     ) -> Result<Option<HandshakeEvent<'i>>, Error> {
-        let Some(greeting) = Greeting::decode_fields(input)? else {
+        let Some(greeting) = Greeting::decode_fields(input, features::OLDSTYLE)? else {
             // A newstyle greeting would be whole by then.
             if input.len() >= NewstyleGreeting::SIZE {
+                require_oldstyle()?;
                 self.want = OldstyleGreeting::FIELDS;
             }
             return Ok(None);
@@ -49,6 +51,9 @@ impl Handshake {
         // Without fixed newstyle there is no STARTTLS.
         if self.require_tls && !fixed {
             return Err(Error::TlsUnavailable);
+        }
+        if !fixed {
+            require_oldstyle()?;
         }
         Ok(Some(HandshakeEvent::Greeting(greeting)))
     }
@@ -106,7 +111,7 @@ impl Handshake {
         input: &mut &'i [u8],
     ) -> Result<Flow<'i>, Error> {
         let mut left = header.length;
-        if header.reply == OptionReplyType::META_CONTEXT {
+        if features::STRUCTURED && header.reply == OptionReplyType::META_CONTEXT {
             let Some(after_id) = left.checked_sub(4) else {
                 return Err(DecodeError::Overrun {
                     message: "NBD_REP_META_CONTEXT",
@@ -162,7 +167,7 @@ impl Handshake {
     fn ack(&mut self, sent: OptionType) -> Result<Flow<'static>, Error> {
         self.state = State::Idle;
         match sent {
-            OptionType::STARTTLS => {
+            OptionType::STARTTLS if features::TLS => {
                 // TLS is handed over here. What was negotiated in plain text
                 // counts for nothing.
                 self.agreed.forget();
@@ -177,10 +182,12 @@ impl Handshake {
                 self.drop_foreign_contexts();
                 self.state = State::Ready { reported: false };
             }
-            OptionType::STRUCTURED_REPLY => {
+            OptionType::STRUCTURED_REPLY if features::STRUCTURED => {
                 self.agreed.framing = self.agreed.framing.max(Framing::Structured);
             }
-            OptionType::EXTENDED_HEADERS => self.agreed.framing = Framing::Extended,
+            OptionType::EXTENDED_HEADERS if features::EXTENDED => {
+                self.agreed.framing = Framing::Extended;
+            }
             OptionType::ABORT => self.state = State::Aborted,
             _ => {}
         }
@@ -193,7 +200,7 @@ impl Handshake {
         error: OptionReplyType,
         message: Option<Text<'i>>,
     ) -> HandshakeEvent<'i> {
-        if option == OptionType::SET_META_CONTEXT {
+        if features::STRUCTURED && option == OptionType::SET_META_CONTEXT {
             // "If an error is returned, the client MUST disregard any context
             // replies that may have been sent."
             self.agreed.contexts.clear();
@@ -225,7 +232,7 @@ impl Handshake {
     }
 
     fn note_context(&mut self, option: OptionType, id: ContextId) -> Result<(), Error> {
-        if option != OptionType::SET_META_CONTEXT {
+        if !features::STRUCTURED || option != OptionType::SET_META_CONTEXT {
             return Ok(());
         }
         let width = StatusWidth::Wide;
@@ -237,9 +244,18 @@ impl Handshake {
 
     /// Contexts hold only for the export they were selected for.
     pub(super) fn drop_foreign_contexts(&mut self) {
-        if self.contexts_for != Some(self.chosen) {
+        if features::STRUCTURED && self.contexts_for != Some(self.chosen) {
             self.agreed.contexts.clear();
         }
+    }
+}
+
+/// Refuses a handshake older than fixed newstyle, unless it is compiled.
+fn require_oldstyle() -> Result<(), Error> {
+    if features::OLDSTYLE {
+        Ok(())
+    } else {
+        Err(Error::NotFixedNewstyle)
     }
 }
 

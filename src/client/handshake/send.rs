@@ -3,6 +3,7 @@
 use super::{Handshake, State};
 use crate::client::config::{MetaContextQuery, check_distinct, is_query};
 use crate::error::Misuse;
+use crate::features;
 use crate::name::Name;
 use crate::negotiated::{Framing, HandshakeStyle, Negotiated, SelectedContexts};
 use crate::wire::flags::{ClientFlags, HandshakeFlags};
@@ -126,6 +127,8 @@ impl Handshake {
         let written = encode_with(option, sink, put_data)?;
         self.sent(option);
         match option {
+            // For which export the contexts are.
+            _ if !features::STRUCTURED => {}
             OptionType::EXPORT_NAME | OptionType::GO => self.chosen = Name::of(export),
             OptionType::SET_META_CONTEXT => self.select_for(Some(export)),
             _ => {}
@@ -156,6 +159,7 @@ impl Handshake {
 
     fn check_option(&self, option: OptionType) -> Result<(), Misuse> {
         self.check_state(State::Idle, "the option before has not been replied to")?;
+        features::check_option(option)?;
         let before_tls = matches!(option, OptionType::STARTTLS | OptionType::ABORT);
         if self.require_tls && !self.agreed.tls && !before_tls {
             return Err(Misuse::TlsRequired);
@@ -179,15 +183,11 @@ pub(crate) fn check_turn(
     }
     let framing = agreed.framing;
     match option {
-        OptionType::SET_META_CONTEXT if framing == Framing::Simple => {
-            Err(Misuse::NeedsChunks(option))
-        }
+        OptionType::SET_META_CONTEXT if framing.is_simple() => Err(Misuse::NeedsChunks(option)),
         _ if lenient => Ok(()),
-        OptionType::LIST_META_CONTEXT if framing == Framing::Simple => {
-            Err(Misuse::NeedsChunks(option))
-        }
+        OptionType::LIST_META_CONTEXT if framing.is_simple() => Err(Misuse::NeedsChunks(option)),
         OptionType::STRUCTURED_REPLY if framing == Framing::Structured => AGREED,
-        OptionType::EXTENDED_HEADERS if framing == Framing::Extended => AGREED,
+        OptionType::EXTENDED_HEADERS if framing.is_extended() => AGREED,
         _ => Ok(()),
     }
 }
@@ -202,7 +202,7 @@ pub(crate) fn check_data(
     match request {
         OptionRequest::ExportName(name) => {
             check_name(*name)?;
-            if framing == Framing::Extended {
+            if framing.is_extended() {
                 return Err(Misuse::ExportNameWithExtended);
             }
         }

@@ -175,7 +175,7 @@ impl Negotiated {
     pub fn split(&self, request: Request) -> Split {
         let sizes = self.constraints();
         let payload = matches!(request.command, Command::READ | Command::WRITE);
-        let most = match (payload, self.framing) {
+        let most = match (payload, self.framing.compiled()) {
             (true, _) => u64::from(sizes.maximum),
             (false, Framing::Extended) => u64::MAX,
             (false, _) => u64::from(u32::MAX),
@@ -223,7 +223,7 @@ impl Iterator for Split {
 }
 
 fn chunks(export: &Negotiated) -> bool {
-    export.framing >= Framing::Structured
+    export.framing.has_chunks()
 }
 
 fn flags(command: Command, export: &Negotiated) -> CommandFlags {

@@ -97,8 +97,8 @@ pub(crate) enum Taken {
 #[inline]
 pub(crate) fn width_agrees(chunk: ChunkType, framing: Framing) -> bool {
     match chunk {
-        ChunkType::BLOCK_STATUS => framing != Framing::Extended,
-        ChunkType::BLOCK_STATUS_EXT => framing == Framing::Extended,
+        ChunkType::BLOCK_STATUS => !framing.is_extended(),
+        ChunkType::BLOCK_STATUS_EXT => framing.is_extended(),
         _ => true,
     }
 }

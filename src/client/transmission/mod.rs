@@ -140,8 +140,11 @@ receive!([<S: AsRef<[Slot]> + AsMut<[Slot]>>] Transmission<S>, TransmissionEvent
 
 impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// Starts where a handshake ended.
+    ///
+    /// No handshake ends with a framing that is not compiled. The session that
+    /// begins with one has failed: [`Error::Framing`].
     pub fn new(negotiated: Negotiated, slots: S, limits: Limits) -> Self {
-        Self {
+        let mut this = Self {
             capabilities: Capabilities::new(&negotiated),
             export: negotiated,
             limits,
@@ -153,7 +156,11 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             lenient: false,
             strict: false,
             disconnected: false,
+        };
+        if negotiated.framing.check().is_err() {
+            this.fail(Error::Framing(negotiated.framing));
         }
+        this
     }
 
     /// For testers of servers: from now on commands are not checked against

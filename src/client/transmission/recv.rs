@@ -7,6 +7,7 @@ use super::slots::{Slot, Slots};
 use super::state::{End, ErrorMessage, Part, State};
 use super::{Transmission, TransmissionEvent};
 use crate::error::{Error, Violation};
+use crate::features;
 use crate::negotiated::Framing;
 use crate::step::{Content, Step};
 use crate::wire::bytes::{clip, find_magic, take, take_header, take_slice, wide};
@@ -57,7 +58,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             return None;
         }
         let mut rest = *input;
-        let slot = match self.export.framing {
+        let slot = match self.export.framing.compiled() {
             Framing::Simple => {
                 let cookie = take_header(&mut rest, SimpleReply::parse_success)?;
                 self.slots.find(cookie)?
@@ -97,7 +98,9 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// input is needed.
     #[inline(never)]
     fn header(&mut self, input: &mut &[u8]) {
-        if let State::Discard(part) = self.state {
+        if features::STRUCTURED
+            && let State::Discard(part) = self.state
+        {
             self.discard(part, input);
         }
         let State::Header = self.state else {
@@ -126,7 +129,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// The fewest bytes that a header of this framing has.
     #[inline]
     fn least_header(&self) -> usize {
-        match self.export.framing {
+        match self.export.framing.compiled() {
             Framing::Simple | Framing::Structured => SimpleReply::SIZE,
             Framing::Extended => ExtendedHeader::SIZE,
         }
@@ -154,12 +157,6 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let result = loop {
             break match self.state {
                 State::Header => return Ok(self.before_header(input.len())),
-                State::Discard(part) if input.is_empty() => return Ok(self.read_piece(part.left)),
-                // What is discarded has no step of its own.
-                State::Discard(_) => {
-                    self.header(input);
-                    continue;
-                }
                 State::Data { part, offset } if input.is_empty() => {
                     return Ok(Step::ReadPayload {
                         cookie: part.cookie,
@@ -168,6 +165,17 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                     });
                 }
                 State::Data { part, offset } => return Ok(self.data(part, offset, input)),
+                State::Done(cookie) | State::Success(cookie) => self.complete(cookie),
+                State::Failed(error) => return Err(error),
+                State::Ended => return Ok(Step::Finished),
+                // The other states are those of chunks.
+                _ if !features::STRUCTURED => return Ok(Step::Finished),
+                State::Discard(part) if input.is_empty() => return Ok(self.read_piece(part.left)),
+                // What is discarded has no step of its own.
+                State::Discard(_) => {
+                    self.header(input);
+                    continue;
+                }
                 State::Hole {
                     part,
                     offset,
@@ -187,9 +195,6 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 },
                 State::Fault { part, violation } => Ok(self.fault(part, violation.into(), input)),
                 State::Error(message) => self.error_message(message, input),
-                State::Done(cookie) | State::Success(cookie) => self.complete(cookie),
-                State::Failed(error) => return Err(error),
-                State::Ended => return Ok(Step::Finished),
             };
         };
         if let Err(error) = result {
@@ -203,7 +208,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     #[inline]
     fn take_header(&mut self, input: &mut &[u8]) -> Result<Taken, Error> {
         let mut body = *input;
-        let header = match self.export.framing {
+        let header = match self.export.framing.compiled() {
             Framing::Simple => None,
             Framing::Structured => {
                 take_header(&mut body, StructuredHeader::parse).map(Header::from)
@@ -238,7 +243,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         let Some(magic) = find_magic(input, &candidates, "reply")? else {
             return Ok(self.least_header());
         };
-        match (magic, negotiated) {
+        match (magic, negotiated.compiled()) {
             (SIMPLE_REPLY_MAGIC, Framing::Simple | Framing::Structured) => Ok(SimpleReply::SIZE),
             (STRUCTURED_REPLY_MAGIC, Framing::Structured) => Ok(StructuredHeader::SIZE),
             (EXTENDED_REPLY_MAGIC, Framing::Extended) => Ok(ExtendedHeader::SIZE),
@@ -248,7 +253,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
 
     #[inline]
     fn simple_reply(&mut self, input: &mut &[u8]) -> Result<Taken, Error> {
-        let framing = self.export.framing;
+        let framing = self.export.framing.compiled();
         let reply = match framing {
             Framing::Extended => None,
             Framing::Simple | Framing::Structured => take_header(input, SimpleReply::parse),
@@ -387,10 +392,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// complete.
     #[inline]
     fn outcome(&mut self, cookie: Cookie) -> Result<Result<(), ErrorValue>, Error> {
-        let simple = self.export.framing == Framing::Simple;
+        let simple = self.export.framing.is_simple();
         let slot = find(&mut self.slots, cookie)?;
         let result = slot.outcome(cookie, simple, &mut self.seed)?;
-        if slot.command == Command::RESIZE {
+        if features::RESIZE && slot.command == Command::RESIZE {
             let size = slot.offset;
             self.resized(result.is_ok().then_some(size));
         }

@@ -5,7 +5,7 @@ use super::slots::Slot;
 use super::state::State;
 use crate::client::request::{Request, RequestHeader};
 use crate::error::{Error, Misuse};
-use crate::negotiated::Framing;
+use crate::features;
 use crate::wire::flags::{CommandFlags, TransmissionFlags};
 use crate::wire::number::{Command, ContextId, Cookie};
 use crate::wire::request::BlockStatusPayload;
@@ -59,9 +59,13 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         self.check(request)?;
         request.check_fields(self.export.framing)?;
         match request.command {
-            Command::BLOCK_STATUS => return Ok(self.export.contexts.mask()),
-            Command::RESIZE if self.slots.is_full() => return Err(Misuse::Full),
-            Command::RESIZE => {
+            Command::BLOCK_STATUS if features::STRUCTURED => {
+                return Ok(self.export.contexts.mask());
+            }
+            Command::RESIZE if features::RESIZE => {
+                if self.slots.is_full() {
+                    return Err(Misuse::Full);
+                }
                 self.resizing = Some(request.offset);
                 self.capabilities.fast_end = 0;
             }
@@ -110,7 +114,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             .and_then(|n| n.checked_mul(4)?.checked_add(8))
             .ok_or(EncodeError::TooLong)?;
         let framing = self.export.framing;
-        if framing != Framing::Extended {
+        if !framing.is_extended() {
             return Err(Misuse::NotExpressible { framing });
         }
         BlockStatusPayload {
@@ -180,16 +184,20 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         if request.command == Command::DISC {
             return Err(Misuse::State("use disconnect to end the session"));
         }
+        if request.command == Command::RESIZE {
+            features::require(features::RESIZE, "resize")?;
+        }
         if self.lenient {
             return Ok(());
         }
         // While a resize is in flight: neither what it takes away nor what it
         // adds.
         let size = self.export.size;
-        let size = self.resizing.map_or(size, |new| new.min(size));
+        let resizing = self.resizing.filter(|_| features::RESIZE);
+        let size = resizing.map_or(size, |new| new.min(size));
         self.capabilities.check(request, size)?;
         match request.command {
-            Command::RESIZE => self.check_resize(request.offset),
+            Command::RESIZE if features::RESIZE => self.check_resize(request.offset),
             _ => Ok(()),
         }
     }

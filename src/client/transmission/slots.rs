@@ -8,6 +8,7 @@ use super::state::State;
 use crate::client::request::Request;
 use crate::coverage::{Coverage, Outcome, Seed};
 use crate::error::{Error, Violation};
+use crate::features;
 use crate::wire::flags::CommandFlags;
 use crate::wire::number::{Command, Cookie, ErrorValue};
 
@@ -127,7 +128,7 @@ impl Slot {
                 Outcome::Incomplete => return Err(Violation::Incomplete(cookie).into()),
                 Outcome::Overlap => return Err(Violation::Overlap(cookie).into()),
             },
-            Command::BLOCK_STATUS if self.missing != 0 => {
+            Command::BLOCK_STATUS if features::STRUCTURED && self.missing != 0 => {
                 return Err(Violation::MissingContext(cookie).into());
             }
             _ => {}

@@ -11,6 +11,7 @@ pub use self::respond::Granted;
 use super::config::Config;
 use super::export::Export;
 use crate::error::{Error, Misuse};
+use crate::features;
 use crate::name::Name;
 use crate::negotiated::{Framing, HandshakeStyle, Negotiated};
 use crate::step::{Step, receive};
@@ -130,6 +131,7 @@ impl Handshake {
     /// [`Misuse`] for an export that cannot be described, or that requires
     /// what oldstyle does not have.
     pub fn oldstyle(export: &Export<'_>) -> Result<Self, Misuse> {
+        features::require(features::OLDSTYLE, "oldstyle")?;
         export.check()?;
         if export.requires_tls {
             return Err(Misuse::TlsRequired);
@@ -181,7 +183,7 @@ impl Handshake {
 
     #[inline(never)]
     fn greet(&self, sink: &mut dyn Sink) -> Result<usize, EncodeError> {
-        if self.agreed.style == HandshakeStyle::Oldstyle {
+        if features::OLDSTYLE && self.agreed.style == HandshakeStyle::Oldstyle {
             let greeting = OldstyleGreeting {
                 size: self.agreed.size,
                 handshake_flags: HandshakeFlags::NONE,
@@ -193,7 +195,7 @@ impl Handshake {
             });
         }
         let mut flags = HandshakeFlags::NONE;
-        if self.config.fixed_newstyle {
+        if !features::OLDSTYLE || self.config.fixed_newstyle {
             flags |= HandshakeFlags::FIXED_NEWSTYLE;
         }
         if self.config.no_zeroes {
@@ -232,11 +234,13 @@ impl Handshake {
             State::ClientFlags => ClientFlags::SIZE.saturating_sub(held),
             State::Option => self.want.saturating_sub(held),
             State::Discard { left, .. } => clip(u64::from(left)).min(self.config.limits.buffer()),
-            State::Tls { .. } => {
+            State::Tls { .. } if features::TLS => {
                 self.state = State::Tls { asked: true };
                 return Ok(Step::StartTls);
             }
-            State::Aborted { .. } | State::Ready { .. } => return Ok(Step::Finished),
+            State::Tls { .. } | State::Aborted { .. } | State::Ready { .. } => {
+                return Ok(Step::Finished);
+            }
             State::Asked(_) => return Err(Error::Unanswered),
         };
         Ok(Step::read(missing))

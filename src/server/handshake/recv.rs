@@ -3,6 +3,7 @@
 
 use super::{Asked, ExportQuery, Handshake, HandshakeEvent, HandshakeStep, Pending, State};
 use crate::error::{Error, Violation};
+use crate::features;
 use crate::limits::Limits;
 use crate::name::Name;
 use crate::negotiated::{Framing, HandshakeStyle, SelectedContexts};
@@ -63,7 +64,7 @@ impl Handshake {
         input: &mut &'i [u8],
     ) -> Result<HandshakeStep<'i>, Error> {
         loop {
-            if matches!(self.state, State::Tls { .. }) && !input.is_empty() {
+            if features::TLS && matches!(self.state, State::Tls { .. }) && !input.is_empty() {
                 return Err(Violation::PlaintextAfterStartTls.into());
             }
             if self.pending.is_some() {
@@ -130,6 +131,9 @@ impl Handshake {
         } else {
             HandshakeStyle::Newstyle
         };
+        if !features::OLDSTYLE && self.agreed.style != HandshakeStyle::FixedNewstyle {
+            return Err(Error::NotFixedNewstyle);
+        }
         self.state = State::Option;
         Ok(())
     }
@@ -176,7 +180,7 @@ impl Handshake {
 
     /// Selecting contexts replaces those selected before, even where it fails.
     fn begin(&mut self, option: OptionType) {
-        if option == OptionType::SET_META_CONTEXT {
+        if features::STRUCTURED && option == OptionType::SET_META_CONTEXT {
             self.agreed.contexts = SelectedContexts::new();
         }
     }
@@ -197,16 +201,18 @@ impl Handshake {
                 self.ask(&query);
                 return Ok(Some(HandshakeEvent::List));
             }
-            OptionRequest::StructuredReply | OptionRequest::ExtendedHeaders => {
+            OptionRequest::StructuredReply | OptionRequest::ExtendedHeaders
+                if features::STRUCTURED =>
+            {
                 self.agreed.framing = framing_of(option);
                 return Ok(self.acknowledge(option));
             }
-            OptionRequest::StartTls => {
+            OptionRequest::StartTls if features::TLS => {
                 // What was negotiated in plain text counts for nothing.
                 self.agreed.forget();
                 return Ok(self.acknowledge(option));
             }
-            OptionRequest::ExportName(name) => {
+            OptionRequest::ExportName(name) if features::OLDSTYLE => {
                 query.export = name.to_str().map_err(Violation::ExportName)?;
                 self.ask(&query);
                 return Ok(Some(HandshakeEvent::Export(query)));
@@ -219,7 +225,9 @@ impl Handshake {
                 query.requests = request.requests;
                 request.export
             }
-            OptionRequest::ListMetaContext(request) | OptionRequest::SetMetaContext(request) => {
+            OptionRequest::ListMetaContext(request) | OptionRequest::SetMetaContext(request)
+                if features::STRUCTURED =>
+            {
                 if !request.queries.iter().all(is_query) {
                     self.answer(Answer::invalid(option, "a query is namespace:leaf"));
                     return Ok(None);
@@ -227,8 +235,8 @@ impl Handshake {
                 query.queries = request.queries;
                 request.export
             }
-            // Their data was discarded.
-            OptionRequest::Abort | OptionRequest::Other { .. } => return Ok(None),
+            // Their data was discarded: ABORT, and what is not offered.
+            _ => return Ok(None),
         };
         let Ok(name) = name.to_str() else {
             self.answer(Answer::invalid(option, "the export's name is no string"));
@@ -265,7 +273,9 @@ impl Handshake {
         self.state = match (answer.option, answer.reply) {
             (OptionType::ABORT, _) => State::Aborted { reported: false },
             // TLS is handed over here, when the reply has been transmitted.
-            (OptionType::STARTTLS, OptionReplyType::ACK) => State::Tls { asked: false },
+            (OptionType::STARTTLS, OptionReplyType::ACK) if features::TLS => {
+                State::Tls { asked: false }
+            }
             _ => State::Option,
         };
         self.want = OptionHeader::SIZE;
@@ -277,21 +287,22 @@ impl Handshake {
     fn action(&self, header: OptionHeader) -> Result<Action, Error> {
         let OptionHeader { option, length } = header;
         let too_long = Violation::OptionTooLong { option, length };
-        if self.agreed.style != HandshakeStyle::FixedNewstyle && option != OptionType::EXPORT_NAME {
+        let fixed = !features::OLDSTYLE || self.agreed.style == HandshakeStyle::FixedNewstyle;
+        if !fixed && option != OptionType::EXPORT_NAME {
             return Err(Violation::NotFixed(option).into());
         }
         if length > self.limits().payload.max(self.limits().option_data) {
             return Err(too_long.into());
         }
-        let plain = self.config.tls == TlsMode::Forced && !self.agreed.tls;
-        if option == OptionType::EXPORT_NAME {
+        let plain = features::TLS && self.config.tls == TlsMode::Forced && !self.agreed.tls;
+        if features::OLDSTYLE && option == OptionType::EXPORT_NAME {
             if plain {
                 return Err(Error::TlsRequired);
             }
             if self.shutting_down {
                 return Err(Error::ExportRefused);
             }
-            if self.agreed.framing == Framing::Extended {
+            if self.agreed.framing.is_extended() {
                 return Err(Violation::ExportNameWithExtended.into());
             }
             if length > self.limits().option_data || clip(u64::from(length)) > MAX_TEXT {
@@ -322,11 +333,14 @@ impl Handshake {
 
     /// Whether the server knows the option at all.
     fn offers(&self, option: OptionType) -> bool {
+        if features::check_option(option).is_err() {
+            return false;
+        }
         match option {
             OptionType::STRUCTURED_REPLY
             | OptionType::LIST_META_CONTEXT
-            | OptionType::SET_META_CONTEXT => self.config.framing >= Framing::Structured,
-            OptionType::EXTENDED_HEADERS => self.config.framing == Framing::Extended,
+            | OptionType::SET_META_CONTEXT => self.config.framing.has_chunks(),
+            OptionType::EXTENDED_HEADERS => self.config.framing.is_extended(),
             OptionType::LIST | OptionType::STARTTLS | OptionType::INFO | OptionType::GO => true,
             _ => false,
         }
@@ -335,23 +349,26 @@ impl Handshake {
     /// An option that cannot be granted now.
     fn out_of_turn(&self, option: OptionType) -> Option<(OptionReplyType, &'static str)> {
         match option {
-            OptionType::STARTTLS if self.agreed.tls => {
+            OptionType::STARTTLS if features::TLS && self.agreed.tls => {
                 Some((OptionReplyType::ERR_INVALID, "TLS was started already"))
             }
-            OptionType::STARTTLS if self.config.tls == TlsMode::None => {
+            OptionType::STARTTLS if features::TLS && self.config.tls == TlsMode::None => {
                 Some((OptionReplyType::ERR_POLICY, "the server has no TLS"))
             }
-            OptionType::STRUCTURED_REPLY if self.agreed.framing == Framing::Extended => Some((
+            OptionType::STRUCTURED_REPLY if self.agreed.framing.is_extended() => Some((
                 OptionReplyType::ERR_EXT_HEADER_REQD,
                 "extended headers were agreed on already",
             )),
             OptionType::STRUCTURED_REPLY | OptionType::EXTENDED_HEADERS
-                if self.config.strict && self.agreed.framing == framing_of(option) =>
+                if features::STRUCTURED
+                    && self.config.strict
+                    && self.agreed.framing == framing_of(option) =>
             {
                 Some((OptionReplyType::ERR_INVALID, "agreed on already"))
             }
             OptionType::SET_META_CONTEXT | OptionType::LIST_META_CONTEXT
-                if self.agreed.framing == Framing::Simple
+                if features::STRUCTURED
+                    && self.agreed.framing.is_simple()
                     && (self.config.strict || option == OptionType::SET_META_CONTEXT) =>
             {
                 Some((

@@ -2,8 +2,9 @@
 
 use super::{Asked, ExportQuery, Handshake, State};
 use crate::error::{Error, Misuse};
+use crate::features;
 use crate::name::Name;
-use crate::negotiated::{Framing, SelectedContext, StatusWidth};
+use crate::negotiated::{SelectedContext, StatusWidth};
 use crate::server::config::TlsMode;
 use crate::server::export::{Export, MetaContext, cap};
 use crate::wire::flags::TransmissionFlags;
@@ -40,7 +41,7 @@ impl Handshake {
     pub fn list(&mut self, export: &Export<'_>, sink: &mut dyn Sink) -> Result<usize, Misuse> {
         self.asked(OptionType::LIST)?;
         export.check()?;
-        if export.requires_tls && !self.agreed.tls {
+        if features::TLS && export.requires_tls && !self.agreed.tls {
             return Ok(0);
         }
         let reply = OptionReply::Server {
@@ -94,13 +95,20 @@ impl Handshake {
                 starts_transmission: false,
             });
         }
-        if query.starts_transmission() && !self.has_selected(&asked, export) {
+        let selected = !features::STRUCTURED || self.has_selected(&asked, export);
+        if query.starts_transmission() && !selected {
             return Err(Misuse::ContextsChanged);
         }
         let written = match query.option {
-            OptionType::EXPORT_NAME => self.grant_export_name(&asked, export, sink),
-            OptionType::LIST_META_CONTEXT => self.grant_list(query, export, sink),
-            OptionType::SET_META_CONTEXT => self.grant_set(query, &asked, export, sink),
+            OptionType::EXPORT_NAME if features::OLDSTYLE => {
+                self.grant_export_name(&asked, export, sink)
+            }
+            OptionType::LIST_META_CONTEXT if features::STRUCTURED => {
+                self.grant_list(query, export, sink)
+            }
+            OptionType::SET_META_CONTEXT if features::STRUCTURED => {
+                self.grant_set(query, &asked, export, sink)
+            }
             _ => self.grant_info(query, &asked, export, sink),
         }?;
         Ok(Granted {
@@ -133,7 +141,7 @@ impl Handshake {
         if !self.may_refuse_with(&asked, error) {
             return Err(Misuse::Answer(error));
         }
-        if asked.option == OptionType::EXPORT_NAME {
+        if features::OLDSTYLE && asked.option == OptionType::EXPORT_NAME {
             self.failed = Some(Error::ExportRefused);
             return Ok(0);
         }
@@ -147,10 +155,13 @@ impl Handshake {
         let option = asked.option;
         let starts_transmission = matches!(option, OptionType::GO | OptionType::EXPORT_NAME);
         let describes = starts_transmission || option == OptionType::INFO;
-        let extended = self.agreed.framing == Framing::Extended;
+        let extended = self.agreed.framing.is_extended();
         match error {
             OptionReplyType::ERR_TLS_REQD => {
-                describes && self.config.tls == TlsMode::Selective && !self.agreed.tls
+                features::TLS
+                    && describes
+                    && self.config.tls == TlsMode::Selective
+                    && !self.agreed.tls
             }
             OptionReplyType::ERR_BLOCK_SIZE_REQD => describes && !asked.block_sizes,
             OptionReplyType::ERR_EXT_HEADER_REQD => option != OptionType::LIST && !extended,
@@ -184,7 +195,7 @@ impl Handshake {
             asked.option,
             OptionType::LIST_META_CONTEXT | OptionType::SET_META_CONTEXT
         );
-        if export.requires_tls && !self.agreed.tls {
+        if features::TLS && export.requires_tls && !self.agreed.tls {
             return Some(match self.config.tls {
                 // ERR_TLS_REQD is for options that describe an export. These
                 // look as if there were none.
@@ -196,7 +207,7 @@ impl Handshake {
         if contexts {
             return None;
         }
-        if export.requires_extended && self.agreed.framing != Framing::Extended {
+        if features::EXTENDED && export.requires_extended && !self.agreed.framing.is_extended() {
             return Some((
                 OptionReplyType::ERR_EXT_HEADER_REQD,
                 "agree on extended headers first",
@@ -218,7 +229,7 @@ impl Handshake {
         (error, message): Obstacle,
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
-        if asked.option == OptionType::EXPORT_NAME {
+        if features::OLDSTYLE && asked.option == OptionType::EXPORT_NAME {
             self.failed = Some(match error {
                 OptionReplyType::ERR_TLS_REQD => Error::TlsRequired,
                 _ => Error::ExportRefused,
@@ -305,13 +316,13 @@ impl Handshake {
         // What needs extended headers can only be selected where they are to
         // be had.
         let reachable = |context: &&MetaContext<'_>| {
-            context.width == StatusWidth::Narrow || self.config.framing == Framing::Extended
+            context.width == StatusWidth::Narrow || self.config.framing.is_extended()
         };
         let found = || {
             let contexts = export.contexts.iter().filter(reachable);
             contexts.filter(|context| query.finds(context))
         };
-        let extended = self.agreed.framing == Framing::Extended;
+        let extended = self.agreed.framing.is_extended();
         let beyond = !extended && found().any(|context| context.width == StatusWidth::Wide);
         let last = if beyond {
             OptionReply::Error {
@@ -339,7 +350,7 @@ impl Handshake {
         sink: &mut dyn Sink,
     ) -> Result<usize, Misuse> {
         let option = query.option;
-        let extended = self.agreed.framing == Framing::Extended;
+        let extended = self.agreed.framing.is_extended();
         let expressible =
             |context: &MetaContext<'_>| context.width == StatusWidth::Narrow || extended;
         let found = || {
@@ -373,14 +384,16 @@ impl Handshake {
     /// The flags that hold if transmission begins with this export.
     fn flags_of(&self, asked: &Asked, export: &Export<'_>) -> TransmissionFlags {
         let mut contexts = self.agreed.contexts.iter();
-        let any = self.contexts_for == Some(asked.name) && contexts.any(|own| export.has(own));
+        let any = features::STRUCTURED
+            && self.contexts_for == Some(asked.name)
+            && contexts.any(|own| export.has(own));
         export.effective_flags(self.agreed.framing, any)
     }
 
     /// Transmission begins with this export, and these flags of it. The contexts
     /// that were selected hold only if the client names it now as it did then.
     fn enter(&mut self, asked: &Asked, export: &Export<'_>, flags: TransmissionFlags) {
-        if self.contexts_for != Some(asked.name) {
+        if features::STRUCTURED && self.contexts_for != Some(asked.name) {
             self.agreed.contexts.clear();
         }
         self.agreed.size = export.size;

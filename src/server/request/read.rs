@@ -47,7 +47,7 @@ impl ReadRequest {
     /// The read itself with simple framing, which has no chunks: answer it
     /// whole.
     pub fn into_chunks(self) -> Result<ChunkedRead, Self> {
-        match self.info.framing {
+        match self.info.framing.compiled() {
             Framing::Simple => Err(self),
             Framing::Structured | Framing::Extended => Ok(ChunkedRead {
                 coverage: Coverage::NONE,

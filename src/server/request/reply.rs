@@ -53,7 +53,7 @@ impl RequestInfo {
             ReplyFlags::NONE
         };
         let cookie = self.cookie;
-        match self.framing {
+        match self.framing.compiled() {
             Framing::Simple => {
                 let error = ErrorValue::NONE;
                 Front::new().put(SimpleReply { error, cookie }.encode())
@@ -100,7 +100,7 @@ impl RequestInfo {
             ErrorValue::EIO
         };
         let cookie = self.cookie;
-        if self.framing == Framing::Simple {
+        if self.framing.is_simple() {
             return Reply::new(Front::new().put(SimpleReply { error, cookie }.encode()));
         }
         // No variable part of a chunk is longer than the maximum payload.

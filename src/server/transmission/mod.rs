@@ -13,7 +13,7 @@ use self::validate::{Fault, Header, Rules};
 use super::request::{ContextSet, Reply, Request, RequestInfo, ResizeRequest};
 use crate::error::{Error, Misuse};
 use crate::limits::Limits;
-use crate::negotiated::{Framing, Negotiated};
+use crate::negotiated::Negotiated;
 use crate::step::receive;
 use crate::wire::flags::TransmissionFlags;
 use crate::wire::number::{Command, Cookie, ErrorValue};
@@ -108,18 +108,20 @@ impl Transmission {
     ///
     /// # Errors
     ///
+    /// [`Misuse::NotCompiled`] for a framing that is not compiled;
     /// [`Misuse::Context`] for a context whose id is not below 32, which no
     /// [`Handshake`](super::Handshake) makes; [`Misuse::BufferTooSmall`] if the
     /// export takes block status requests that name their contexts, and
     /// `limits` are for a buffer that such a request does not fit.
     pub fn new(negotiated: Negotiated, limits: Limits) -> Result<Self, Misuse> {
+        negotiated.framing.check()?;
         for context in negotiated.contexts.iter() {
             if ContextSet::of(context.id).is_empty() {
                 return Err(Misuse::Context(context.id));
             }
         }
         let supported = TransmissionFlags::BLOCK_STATUS_PAYLOAD;
-        if negotiated.framing == Framing::Extended && negotiated.flags.contains(supported) {
+        if negotiated.framing.is_extended() && negotiated.flags.contains(supported) {
             let contexts = negotiated.contexts.len().saturating_mul(4);
             let needed = contexts.saturating_add(ExtendedRequest::SIZE + 8);
             if needed > limits.buffer() {

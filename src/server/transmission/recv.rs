@@ -4,6 +4,7 @@
 use super::validate::{Fault, Header};
 use super::{State, Transmission, TransmissionEvent};
 use crate::error::{Error, Violation};
+use crate::features;
 use crate::negotiated::{Framing, StatusWidth};
 use crate::server::request::{
     BlockStatus32Request, BlockStatus64Request, CacheRequest, ContextSet, FlushRequest,
@@ -151,7 +152,8 @@ impl Transmission {
         }
         self.rules.bound_payload(&header)?;
         let form = self.rules.check_form(&header);
-        if header.command == Command::BLOCK_STATUS && header.payload > 0 && form.is_ok() {
+        let filtered = header.command == Command::BLOCK_STATUS && header.payload > 0;
+        if features::EXTENDED && filtered && form.is_ok() {
             return Ok(self.filtered_status(header, rest, input));
         }
         *input = rest;
@@ -169,7 +171,7 @@ impl Transmission {
     /// The next header, if all of it has arrived.
     #[inline]
     fn decode(&self, input: &mut &[u8]) -> Result<Option<Header>, Error> {
-        let header = match self.rules.export.framing {
+        let header = match self.rules.export.framing.compiled() {
             Framing::Extended => take_header(input, ExtendedRequest::parse).map(Header::from),
             _ => take_header(input, CompactRequest::parse).map(Header::from),
         };
@@ -235,7 +237,7 @@ impl Transmission {
             Command::TRIM => Request::Trim(TrimRequest { info }),
             Command::CACHE => Request::Cache(CacheRequest { info }),
             Command::WRITE_ZEROES => Request::WriteZeroes(WriteZeroesRequest { info }),
-            Command::RESIZE => Request::Resize(ResizeRequest { info }),
+            Command::RESIZE if features::RESIZE => Request::Resize(ResizeRequest { info }),
             _ => self.block_status(info, asked),
         };
         TransmissionEvent::Request(request)
@@ -268,7 +270,7 @@ impl Transmission {
         let wide = contexts
             .filter(|context| context.width == StatusWidth::Wide)
             .fold(ContextSet::NONE, |set, context| set.with(context.id));
-        match info.framing {
+        match info.framing.compiled() {
             Framing::Extended => Request::BlockStatus64(BlockStatus64Request {
                 info,
                 missing,
@@ -298,7 +300,7 @@ impl Transmission {
 
 /// The size of a request's header.
 pub(super) const fn header_size(framing: Framing) -> usize {
-    match framing {
+    match framing.compiled() {
         Framing::Extended => ExtendedRequest::SIZE,
         Framing::Simple | Framing::Structured => CompactRequest::SIZE,
     }

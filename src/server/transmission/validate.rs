@@ -1,6 +1,7 @@
 //! Requests checked against what was advertised, before they are handed out.
 
 use crate::error::{Error, Violation};
+use crate::features;
 use crate::limits::Limits;
 use crate::negotiated::{Framing, Negotiated};
 use crate::server::request::ContextSet;
@@ -146,7 +147,7 @@ impl Rules {
         let maximum = u64::from(self.sizes.maximum);
         // The specification wants a hard disconnect if PAYLOAD_LEN announces it.
         let announced = self.strict || header.flags.contains(CommandFlags::PAYLOAD_LEN);
-        let bound = match self.export.framing {
+        let bound = match self.export.framing.compiled() {
             Framing::Extended if announced => maximum,
             _ => maximum.max(u64::from(self.limits.payload)),
         };
@@ -197,9 +198,9 @@ impl Rules {
             Command::TRIM => has(TransmissionFlags::SEND_TRIM),
             Command::CACHE => has(TransmissionFlags::SEND_CACHE),
             Command::WRITE_ZEROES => has(TransmissionFlags::SEND_WRITE_ZEROES),
-            Command::RESIZE => has(TransmissionFlags::SEND_RESIZE),
+            Command::RESIZE => features::RESIZE && has(TransmissionFlags::SEND_RESIZE),
             Command::BLOCK_STATUS => {
-                self.export.framing != Framing::Simple && !self.export.contexts.is_empty()
+                self.export.framing.has_chunks() && !self.export.contexts.is_empty()
             }
             _ => return Err(invalid("unknown command")),
         };
@@ -228,7 +229,7 @@ impl Rules {
             Command::BLOCK_STATUS => allowed |= CommandFlags::REQ_ONE,
             _ => {}
         }
-        if self.export.framing == Framing::Extended {
+        if self.export.framing.is_extended() {
             // Which commands may have it is checked with the payload.
             allowed |= CommandFlags::PAYLOAD_LEN;
         }
@@ -248,11 +249,11 @@ impl Rules {
             Command::WRITE if header.payload > maximum => {
                 Err(invalid("longer than the maximum payload"))
             }
-            Command::WRITE if self.strict && !with && self.export.framing == Framing::Extended => {
+            Command::WRITE if self.strict && !with && self.export.framing.is_extended() => {
                 Err(invalid("a write without NBD_CMD_FLAG_PAYLOAD_LEN"))
             }
             Command::WRITE => Ok(()),
-            Command::BLOCK_STATUS if with => {
+            Command::BLOCK_STATUS if features::EXTENDED && with => {
                 let supported = TransmissionFlags::BLOCK_STATUS_PAYLOAD;
                 if !self.export.flags.contains(supported) {
                     return Err(invalid("block status takes no payload"));
@@ -339,7 +340,7 @@ impl Rules {
         let error = match command {
             Command::WRITE | Command::WRITE_ZEROES => ErrorValue::ENOSPC,
             // What a resize took away (resize extension).
-            _ if was_inside => ErrorValue::ENOSPC,
+            _ if features::RESIZE && was_inside => ErrorValue::ENOSPC,
             _ => ErrorValue::EINVAL,
         };
         fault(error, "the range ends past the end of the export")
@@ -349,7 +350,7 @@ impl Rules {
     #[inline]
     fn longest_read(&self) -> (u64, ErrorValue) {
         let maximum = self.sizes.maximum;
-        match self.export.framing {
+        match self.export.framing.compiled() {
             Framing::Simple => (u64::from(maximum), ErrorValue::EINVAL),
             // The offset of a data chunk counts in its 32 bits of length.
             _ => (u64::from(maximum.min(u32::MAX - 8)), ErrorValue::EOVERFLOW),

@@ -1,0 +1,44 @@
+//! Which parts of the protocol are compiled: the features as constants.
+//!
+//! The compiler removes what a condition with one of them excludes. No item
+//! depends on a feature, so the interface is the same in every build.
+
+use crate::error::Misuse;
+use crate::wire::number::OptionType;
+
+/// Structured replies and metadata contexts.
+pub(crate) const STRUCTURED: bool = cfg!(feature = "structured");
+
+/// Extended headers.
+pub(crate) const EXTENDED: bool = cfg!(feature = "extended");
+
+/// The handshakes before fixed newstyle, and `NBD_OPT_EXPORT_NAME`.
+pub(crate) const OLDSTYLE: bool = cfg!(feature = "oldstyle");
+
+/// `NBD_OPT_STARTTLS`.
+pub(crate) const TLS: bool = cfg!(feature = "tls");
+
+/// `NBD_CMD_RESIZE`, of the resize extension.
+pub(crate) const RESIZE: bool = cfg!(feature = "resize");
+
+/// Refuses a part of the protocol that is not compiled.
+pub(crate) const fn require(compiled: bool, feature: &'static str) -> Result<(), Misuse> {
+    if compiled {
+        Ok(())
+    } else {
+        Err(Misuse::NotCompiled { feature })
+    }
+}
+
+/// Refuses an option of a part that is not compiled.
+pub(crate) const fn check_option(option: OptionType) -> Result<(), Misuse> {
+    match option {
+        OptionType::EXPORT_NAME => require(OLDSTYLE, "oldstyle"),
+        OptionType::STARTTLS => require(TLS, "tls"),
+        OptionType::STRUCTURED_REPLY
+        | OptionType::LIST_META_CONTEXT
+        | OptionType::SET_META_CONTEXT => require(STRUCTURED, "structured"),
+        OptionType::EXTENDED_HEADERS => require(EXTENDED, "extended"),
+        _ => Ok(()),
+    }
+}
