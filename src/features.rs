@@ -21,6 +21,10 @@ pub(crate) const TLS: bool = cfg!(feature = "tls");
 /// `NBD_CMD_RESIZE`, of the resize extension.
 pub(crate) const RESIZE: bool = cfg!(feature = "resize");
 
+/// Whether small code is worth more than fast code: without an operating system.
+/// The fast paths are left out there; the slow paths accept the same.
+pub(crate) const SMALL: bool = cfg!(target_os = "none");
+
 /// Refuses a part of the protocol that is not compiled.
 pub(crate) const fn require(compiled: bool, feature: &'static str) -> Result<(), Misuse> {
     if compiled {

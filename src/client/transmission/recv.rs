@@ -54,7 +54,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     #[inline(always)]
     fn whole_read<'i>(&mut self, input: &mut &[u8]) -> Option<ClientStep<'i>> {
         // What is lenient can be empty, and can end past 2^64.
-        if self.lenient {
+        if features::SMALL || self.lenient {
             return None;
         }
         let mut rest = *input;
@@ -144,8 +144,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     #[inline(never)]
     fn deliver<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
         match self.state {
-            State::Header => Ok(self.before_header(input.len())),
-            State::Data { part, offset } if !input.is_empty() => Ok(self.data(part, offset, input)),
+            State::Header if !features::SMALL => Ok(self.before_header(input.len())),
+            State::Data { part, offset } if !features::SMALL && !input.is_empty() => {
+                Ok(self.data(part, offset, input))
+            }
             _ => self.deliver_slow(input),
         }
     }

@@ -32,7 +32,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             Some(cookie) => cookie,
             None => self.start_slow(&request)?,
         };
-        let framing = self.export.framing;
+        let framing = self.export.framing.compiled();
         Ok(request.encode(framing, request.payload(), cookie))
     }
 
@@ -40,7 +40,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// else nothing has changed.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     fn start_data(&mut self, request: &Request) -> Option<Cookie> {
-        let accepted = self.capabilities.accept_data(request);
+        let accepted = !features::SMALL && self.capabilities.accept_data(request);
         let slot = Slot::new(request, 0);
         accepted.then(|| self.slots.insert(slot)).flatten()
     }

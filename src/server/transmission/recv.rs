@@ -29,7 +29,8 @@ impl Transmission {
     /// [`Error`]: the session is over, and every later call returns the same.
     #[inline]
     pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<ServerStep<'i>, Error> {
-        if let State::Header = self.state
+        if !features::SMALL
+            && let State::Header = self.state
             && let Some(info) = self.plain_read(input)
         {
             let request = Request::Read(ReadRequest { info });
@@ -45,7 +46,7 @@ impl Transmission {
     #[inline]
     fn plain_read(&self, input: &mut &[u8]) -> Option<RequestInfo> {
         let mut rest = *input;
-        let header = match self.rules.export.framing {
+        let header = match self.rules.export.framing.compiled() {
             Framing::Extended => take_header(&mut rest, ExtendedRequest::parse_plain_read)?.into(),
             _ => take_header(&mut rest, CompactRequest::parse_plain_read)?.into(),
         };
