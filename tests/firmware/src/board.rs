@@ -2,7 +2,7 @@
 //!
 //! All unsafe code is here.
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 use core::convert::Infallible;
 use core::num::NonZeroUsize;
 use core::panic::PanicInfo;
@@ -11,6 +11,40 @@ use core::ptr::{read_volatile, write_volatile};
 use nbd_codec::wire::Sink;
 
 use crate::Inbox;
+
+// What the compiler calls to copy, fill and clear memory. Its own functions do it by
+// words, in 400 bytes; nothing here is so long that it would matter.
+global_asm!(
+    ".macro function name",
+    ".thumb_func",
+    ".global \\name",
+    "\\name:",
+    ".endm",
+    // (to, from, length)
+    "function __aeabi_memcpy",
+    "function __aeabi_memcpy4",
+    "function __aeabi_memcpy8",
+    "subs r2, #1",
+    "bmi 1f",
+    "ldrb r3, [r1], #1",
+    "strb r3, [r0], #1",
+    "b __aeabi_memcpy",
+    "1: bx lr",
+    // (to, length)
+    "function __aeabi_memclr",
+    "function __aeabi_memclr4",
+    "function __aeabi_memclr8",
+    "movs r2, #0",
+    // (to, length, byte)
+    "function __aeabi_memset",
+    "function __aeabi_memset4",
+    "function __aeabi_memset8",
+    "subs r1, #1",
+    "bmi 1f",
+    "strb r2, [r0], #1",
+    "b __aeabi_memset",
+    "1: bx lr",
+);
 
 /// UART0, a PL011, polled.
 pub struct Uart(());

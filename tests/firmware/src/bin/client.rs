@@ -6,6 +6,8 @@
 #![no_std]
 #![no_main]
 
+use core::mem::MaybeUninit;
+
 use cortex_m_rt::entry;
 use nbd_codec::client::{
     Config, ConnectEvent, Connector, MetaContextQuery, Request, Slot, Transmission,
@@ -14,7 +16,7 @@ use nbd_codec::client::{
 use nbd_codec::wire::extent::Extent64;
 use nbd_codec::wire::flags::{AllocationFlags, TransmissionFlags};
 use nbd_codec::wire::number::Cookie;
-use nbd_codec::{Content, Framing, Step};
+use nbd_codec::{Content, Framing, Negotiated, Step};
 use nbd_codec_firmware::board::{self, Uart};
 use nbd_codec_firmware::{BUFFER, Failure, Inbox, LIMITS};
 
@@ -24,6 +26,9 @@ const BLOCK: usize = 128;
 const LANES: usize = 4;
 /// Blocks in all; a power of two.
 const BLOCKS: u32 = 32;
+
+/// The metadata contexts that it requests.
+const CONTEXTS: &[MetaContextQuery<'_>] = &[MetaContextQuery::narrow("base:allocation")];
 
 type Session = Transmission<&'static mut [Slot]>;
 
@@ -42,7 +47,8 @@ fn main() -> ! {
     static mut RECEIVE: [u8; BUFFER] = [0; BUFFER];
     static mut DATA: [[u8; BLOCK]; LANES] = [[0; BLOCK]; LANES];
     static mut SLOTS: [Slot; LANES] = [Slot::EMPTY; LANES];
-    static mut SESSION: Option<Session> = None;
+    static mut HANDSHAKE: MaybeUninit<Connector<'_>> = MaybeUninit::uninit();
+    static mut SESSION: MaybeUninit<Session> = MaybeUninit::uninit();
     board::paint_stack();
     #[cfg(feature = "deliberate-panic")]
     {
@@ -50,7 +56,14 @@ fn main() -> ! {
     }
     // SAFETY: the only call.
     let mut link = unsafe { Uart::start() };
-    let result = client(&mut link, Inbox::new(RECEIVE), DATA, SLOTS, SESSION);
+    let result = client(
+        &mut link,
+        Inbox::new(RECEIVE),
+        DATA,
+        SLOTS,
+        HANDSHAKE,
+        SESSION,
+    );
     link.drain();
     board::report("stack", board::deepest_stack());
     match result {
@@ -70,13 +83,35 @@ fn client(
     mut inbox: Inbox,
     data: &mut [[u8; BLOCK]; LANES],
     slots: &'static mut [Slot],
-    session: &mut Option<Session>,
+    connector: &mut MaybeUninit<Connector<'static>>,
+    session: &mut MaybeUninit<Session>,
 ) -> Result<Report, Failure> {
-    handshake(link, &mut inbox, slots, session)?;
-    match session {
-        Some(session) => transmission(session, link, inbox, data),
-        None => Err(Failure::Refused),
+    let connector = start(connector)?;
+    handshake(connector, link, &mut inbox)?;
+    let session = begin(connector.agreed(), slots, session);
+    transmission(session, link, inbox, data)
+}
+
+/// Makes the handshake in its static memory. Returned by value, it would be on
+/// the stack for a moment, deeper than anything else.
+#[inline(never)]
+fn start<'m>(
+    memory: &'m mut MaybeUninit<Connector<'static>>,
+) -> Result<&'m mut Connector<'static>, Failure> {
+    let mut config = Config::new("").limits(LIMITS);
+    if cfg!(feature = "full") {
+        config = config.contexts(CONTEXTS);
     }
+    Ok(memory.write(Connector::new(config)?))
+}
+
+#[inline(never)]
+fn begin<'m>(
+    agreed: &Negotiated,
+    slots: &'static mut [Slot],
+    memory: &'m mut MaybeUninit<Session>,
+) -> &'m mut Session {
+    memory.write(Transmission::new(*agreed, slots, LIMITS))
 }
 
 /// Everything after the handshake.
@@ -104,22 +139,13 @@ fn transmission(
 /// Not inlined: its stack frame is gone when transmission begins.
 #[inline(never)]
 fn handshake(
+    connector: &mut Connector<'_>,
     link: &mut Uart,
     inbox: &mut Inbox,
-    slots: &'static mut [Slot],
-    session: &mut Option<Session>,
 ) -> Result<(), Failure> {
-    let contexts = [MetaContextQuery::narrow("base:allocation")];
-    let config = Config::new("").contexts(&contexts).limits(LIMITS);
-    // Used where it is made: a move would take its size of stack once more.
-    let mut connector = Connector::new(config);
-    let connector = connector.as_mut().map_err(|misuse| *misuse)?;
     loop {
         match inbox.receive(connector)? {
-            Step::Event(ConnectEvent::Ready) => {
-                *session = Some(Transmission::new(*connector.agreed(), slots, LIMITS));
-                return Ok(());
-            }
+            Step::Event(ConnectEvent::Ready) => return Ok(()),
             Step::Event(ConnectEvent::Failed { .. }) => return Err(Failure::Refused),
             Step::Event(_) => {}
             Step::Transmit => drop(connector.transmit(link)?),
@@ -165,12 +191,12 @@ impl Client<'_> {
                     result.map_err(|_| Failure::Command)?;
                     return Ok(cookie);
                 }
-                Step::Event(E::Extents32 { extents, .. }) => {
+                Step::Event(E::Extents32 { extents, .. }) if cfg!(feature = "full") => {
                     for extent in extents {
                         count(&mut self.report, &mut self.status_end, extent.into());
                     }
                 }
-                Step::Event(E::Extents64 { extents, .. }) => {
+                Step::Event(E::Extents64 { extents, .. }) if cfg!(feature = "full") => {
                     for extent in extents {
                         count(&mut self.report, &mut self.status_end, extent);
                     }
@@ -181,7 +207,9 @@ impl Client<'_> {
                     cookie,
                     offset,
                     length,
-                }) => place(self.data, &self.lanes, cookie, offset, length.into())?.fill(0),
+                }) if cfg!(feature = "full") => {
+                    place(self.data, &self.lanes, cookie, offset, length.into())?.fill(0)
+                }
                 Step::Read(n) => self.link.fill(&mut self.inbox, n),
                 Step::ReadPayload {
                     cookie,
@@ -204,7 +232,7 @@ impl Client<'_> {
         let negotiated = self.session.negotiated();
         let (size, framing) = (negotiated.size, negotiated.framing);
         self.report.framing = framing as u32;
-        if negotiated.contexts.is_empty() {
+        if !cfg!(feature = "full") || negotiated.contexts.is_empty() {
             return Ok(());
         }
         // The longest length of compact headers, in whole blocks.

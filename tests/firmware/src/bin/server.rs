@@ -6,6 +6,8 @@
 #![no_std]
 #![no_main]
 
+use core::mem::MaybeUninit;
+
 use cortex_m_rt::entry;
 use nbd_codec::server::{
     Config, Export, ExportQuery, Handshake, HandshakeEvent, MetaContext, Reply, Request,
@@ -24,6 +26,8 @@ const SIZE: usize = 32 * 1024;
 /// Granularity of block status in bytes.
 const GRAIN: usize = 512;
 
+const CONTEXTS: &[MetaContext<'_>] = &[MetaContext::narrow("base:allocation")];
+
 const EXPORT: Export<'_> = {
     let flags = TransmissionFlags::SEND_FLUSH
         .union(TransmissionFlags::SEND_FUA)
@@ -37,7 +41,9 @@ const EXPORT: Export<'_> = {
         preferred: GRAIN as u32,
         maximum: SIZE as u32,
     };
-    export.contexts = &[MetaContext::narrow("base:allocation")];
+    if cfg!(feature = "full") {
+        export.contexts = CONTEXTS;
+    }
     export
 };
 
@@ -45,8 +51,8 @@ const EXPORT: Export<'_> = {
 fn main() -> ! {
     static mut RECEIVE: [u8; BUFFER] = [0; BUFFER];
     static mut RAM: [u8; SIZE] = [0; SIZE];
-    static mut HANDSHAKE: Option<Handshake> = None;
-    static mut SESSION: Option<Transmission> = None;
+    static mut HANDSHAKE: MaybeUninit<Handshake> = MaybeUninit::uninit();
+    static mut SESSION: MaybeUninit<Transmission> = MaybeUninit::uninit();
     board::paint_stack();
     #[cfg(feature = "deliberate-panic")]
     {
@@ -68,14 +74,10 @@ fn server(
     link: &mut Uart,
     mut inbox: Inbox,
     ram: &mut [u8; SIZE],
-    slot: &mut Option<Handshake>,
-    session: &mut Option<Transmission>,
+    begun: &mut MaybeUninit<Handshake>,
+    session: &mut MaybeUninit<Transmission>,
 ) -> Result<(), Failure> {
-    start(slot)?;
-    if let Some(started) = slot {
-        handshake(started, link, &mut inbox, session)?;
-    }
-    match session {
+    match handshake(start(begun)?, link, &mut inbox, session)? {
         Some(session) => serve(session, link, &mut inbox, ram),
         None => Ok(()), // the client ended the handshake with ABORT
     }
@@ -84,19 +86,18 @@ fn server(
 /// Makes the handshake in its static memory. Returned by value, it would be on
 /// the stack for a moment, deeper than anything else.
 #[inline(never)]
-fn start(slot: &mut Option<Handshake>) -> Result<(), Failure> {
-    *slot = Some(Handshake::new(Config::new().limits(LIMITS))?);
-    Ok(())
+fn start(memory: &mut MaybeUninit<Handshake>) -> Result<&mut Handshake, Failure> {
+    Ok(memory.write(Handshake::new(Config::new().limits(LIMITS))?))
 }
 
 /// Not inlined: its stack frame is gone when transmission begins.
 #[inline(never)]
-fn handshake(
+fn handshake<'s>(
     handshake: &mut Handshake,
     link: &mut Uart,
     inbox: &mut Inbox,
-    session: &mut Option<Transmission>,
-) -> Result<(), Failure> {
+    session: &'s mut MaybeUninit<Transmission>,
+) -> Result<Option<&'s mut Transmission>, Failure> {
     use HandshakeEvent as E;
     loop {
         match inbox.receive(handshake)? {
@@ -107,8 +108,8 @@ fn handshake(
                 handshake.list(&EXPORT, link)?;
                 handshake.finish_list(link)?;
             }
-            Step::Event(E::Ready { .. }) => return begin(handshake.agreed(), session),
-            Step::Event(E::Aborted) => return Ok(()),
+            Step::Event(E::Ready { .. }) => return begin(handshake.agreed(), session).map(Some),
+            Step::Event(E::Aborted) => return Ok(None),
             Step::Event(_) => {}
             Step::Transmit => drop(handshake.transmit(link)?),
             Step::Read(n) => link.fill(inbox, n),
@@ -132,9 +133,11 @@ fn answer_query(
 }
 
 #[inline(never)]
-fn begin(agreed: &Negotiated, session: &mut Option<Transmission>) -> Result<(), Failure> {
-    *session = Some(Transmission::new(*agreed, LIMITS)?);
-    Ok(())
+fn begin<'s>(
+    agreed: &Negotiated,
+    memory: &'s mut MaybeUninit<Transmission>,
+) -> Result<&'s mut Transmission, Failure> {
+    Ok(memory.write(Transmission::new(*agreed, LIMITS)?))
 }
 
 /// Everything after the handshake.
@@ -174,7 +177,7 @@ fn answer(request: Request, link: &mut Uart, ram: &mut [u8; SIZE]) -> Result<(),
             link.write(data);
             return Ok(());
         }
-        Request::BlockStatus32(status) => {
+        Request::BlockStatus32(status) if cfg!(feature = "full") => {
             let (length, flags) = zeroes(ram, status.offset(), status.length());
             let (length, flags) = (length as u32, flags as u32);
             let extents = [Extent32 { length, flags }];
@@ -183,7 +186,7 @@ fn answer(request: Request, link: &mut Uart, ram: &mut [u8; SIZE]) -> Result<(),
                 .map_err(|rejected| rejected.reason)?;
             return Ok(());
         }
-        Request::BlockStatus64(status) => {
+        Request::BlockStatus64(status) if cfg!(feature = "full") => {
             let (length, flags) = zeroes(ram, status.offset(), status.length());
             let extents = [Extent64 { length, flags }];
             status
