@@ -27,6 +27,9 @@ macro_rules! sizes {
     };
 }
 
+/// With `std` a session draws its seed when it needs one; until then it has none.
+const UNSEEDED: usize = if cfg!(feature = "std") { 8 } else { 0 };
+
 sizes! {
     for_each_command {
         Slot = 64;
@@ -59,8 +62,8 @@ sizes! {
         Limits = 24;
         SelectedContexts = 136;
         Negotiated = 168;
-        Transmission<[Slot; 0]> = 352;
-        Transmission<[Slot; 16]> = 1376;
+        Transmission<[Slot; 0]> = 344 + UNSEEDED;
+        Transmission<[Slot; 16]> = 1368 + UNSEEDED;
         Handshake = 304;
         Connector<'static> = 384;
         Inbox<[u8; 0]> = 24;

@@ -3,7 +3,7 @@
 
 use nbd_codec::Framing::{Extended, Simple, Structured};
 use nbd_codec::Limits;
-use nbd_codec::wire::number::{Cookie, ErrorValue};
+use nbd_codec::wire::number::ErrorValue;
 
 use super::machines::{CHUNKED, Client, export, transmission, with_contexts};
 use super::transcript::play;
@@ -307,7 +307,7 @@ fn errors_as_errors_of_io() {
     let kinds: [(SessionError, io::ErrorKind); 13] = [
         (Error::Closed.into(), io::ErrorKind::UnexpectedEof),
         (
-            Error::from(Violation::UnknownCookie(Cookie(1))).into(),
+            Error::from(Violation::UnknownCookie(nbd_codec::wire::number::Cookie(1))).into(),
             io::ErrorKind::InvalidData,
         ),
         (Error::TlsRequired.into(), io::ErrorKind::Other),
