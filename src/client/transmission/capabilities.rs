@@ -49,6 +49,7 @@ enum Kind {
 }
 
 impl Capabilities {
+    #[inline]
     pub(super) fn new(export: &Negotiated) -> Self {
         let sizes = export.constraints();
         let mut rules = [Rule::NONE; 9];

@@ -36,7 +36,9 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 None => self.header(input),
             }
         }
-        if let State::Success(cookie) = self.state {
+        if !features::SMALL
+            && let State::Success(cookie) = self.state
+        {
             self.slots.remove(cookie);
             self.state = State::Header;
             let result = Ok(());
