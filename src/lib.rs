@@ -157,12 +157,12 @@
 //!
 //! | feature | default | what it adds | flash |
 //! |---|---|---|---|
-//! | `structured` | yes | structured replies, metadata contexts and block status | 7740, 3000 |
-//! | `extended` | yes | `structured`, and extended headers: lengths and status of 64 bits | 8140, 4360 |
+//! | `structured` | yes | structured replies, metadata contexts and block status | 7910, 3030 |
+//! | `extended` | yes | `structured`, and extended headers: lengths and status of 64 bits | 8310, 4440 |
 //! | `oldstyle` | yes | oldstyle, newstyle that is not fixed, `EXPORT_NAME` | 280, 660 |
 //! | `tls` | yes | `STARTTLS` | 80, 260 |
-//! | `resize` | yes | `RESIZE` of the resize extension | 260, 40 |
-//! | `full` | yes | all of them, and the module `monitor` | 9560, 6880 |
+//! | `resize` | yes | `RESIZE` of the resize extension | 240, 40 |
+//! | `full` | yes | all of them, and the module `monitor` | 9730, 6920 |
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
