@@ -50,10 +50,12 @@ pub enum Error {
     TlsFailed,
     /// The peer's handshake is older than fixed newstyle, and the feature
     /// `oldstyle` is not compiled.
-    #[error("the peer's handshake is older than fixed newstyle, and is not compiled")]
+    #[error(
+        "the peer's handshake is older than fixed newstyle: nbd-codec needs its feature \"oldstyle\""
+    )]
     NotFixedNewstyle,
     /// A session in a framing that is not compiled.
-    #[error("{0} framing is not compiled")]
+    #[error("{0} framing is not compiled: nbd-codec needs its feature for it")]
     Framing(Framing),
     /// Server: TLS is required, and the client asked to enter transmission
     /// without it by `EXPORT_NAME`, which has no error reply.

@@ -1,7 +1,8 @@
 //! Which parts of the protocol are compiled: the features as constants.
 //!
-//! The compiler removes what a condition with one of them excludes. No item
-//! depends on a feature, so the interface is the same in every build.
+//! The compiler removes what a condition with one of them excludes. Of the items only
+//! the module `monitor` depends on a feature, so the rest of the interface is the same
+//! in every build.
 
 use crate::error::Misuse;
 use crate::wire::number::OptionType;

@@ -70,22 +70,29 @@ fn status(framing: Framing, chunk: &[u8], n: u64) {
         while from < chunk.len() {
             let to = chunk.len().min(from + BUFFER);
             let mut input = &chunk[from..to];
-            loop {
-                use TransmissionEvent as E;
-                match session.receive(&mut input) {
-                    Ok(Step::Event(E::Extents32 { extents, .. })) => {
-                        total += extents.map(|extent| u64::from(extent.length)).sum::<u64>();
-                    }
-                    Ok(Step::Event(E::Extents64 { extents, .. })) => {
-                        total += extents.map(|extent| extent.length).sum::<u64>();
-                    }
-                    Ok(Step::Event(E::Done { .. }) | Step::Read(_)) => break,
-                    other => panic!("{other:?}"),
-                }
-            }
+            total += lengths(&mut session, &mut input);
             from = to - input.len();
         }
         black_box(total);
+    }
+}
+
+/// The sum of the lengths in `input`.
+#[inline(always)]
+fn lengths(session: &mut Transmission<[Slot; 1]>, input: &mut &[u8]) -> u64 {
+    use TransmissionEvent as E;
+    let mut total = 0;
+    loop {
+        match session.receive(input) {
+            Ok(Step::Event(E::Extents32 { extents, .. })) => {
+                total += extents.map(|extent| u64::from(extent.length)).sum::<u64>();
+            }
+            Ok(Step::Event(E::Extents64 { extents, .. })) => {
+                total += extents.map(|extent| extent.length).sum::<u64>();
+            }
+            Ok(Step::Event(E::Done { .. }) | Step::Read(_)) => return total,
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -100,20 +107,7 @@ fn statuses(framing: Framing, chunk: &[u8], n: u64) {
         black_box(header.as_bytes());
         chunk[8..16].copy_from_slice(&header.cookie().0.to_be_bytes());
         let mut input = black_box(&chunk[..]);
-        let mut total = 0;
-        loop {
-            use TransmissionEvent as E;
-            match session.receive(&mut input) {
-                Ok(Step::Event(E::Extents32 { extents, .. })) => {
-                    total += extents.map(|extent| u64::from(extent.length)).sum::<u64>();
-                }
-                Ok(Step::Event(E::Extents64 { extents, .. })) => {
-                    total += extents.map(|extent| extent.length).sum::<u64>();
-                }
-                Ok(Step::Event(E::Done { .. })) => break,
-                other => panic!("{other:?}"),
-            }
-        }
+        let total = lengths(&mut session, &mut input);
         black_box(total);
     }
 }

@@ -71,7 +71,11 @@ macro_rules! magic {
 
             #[cold]
             fn check(self, input: &[u8], message: &'static str) -> Result<(), DecodeError> {
-                if agrees(input, &self.to_be_bytes()) { Ok(()) } else { Err(DecodeError::Magic { message }) }
+                if agrees(input, &self.to_be_bytes()) {
+                    Ok(())
+                } else {
+                    Err(DecodeError::Magic { message })
+                }
             }
         }
     )*};

@@ -35,21 +35,6 @@ header! {
 }
 
 impl CompactRequest {
-    /// Decodes a read without flags. For a fast path: the magic number and the
-    /// fields next to it are compared as one number.
-    #[inline]
-    pub(crate) fn parse_plain_read(bytes: &[u8; Self::SIZE]) -> Option<Self> {
-        let mut fields = Fields::new(bytes);
-        let magic = u64::from(REQUEST_MAGIC).wrapping_shl(32);
-        fields.next_is(magic).then(|| Self {
-            flags: CommandFlags::NONE,
-            command: Command::READ,
-            cookie: fields.get(),
-            offset: fields.get(),
-            length: fields.get(),
-        })
-    }
-
     /// Length of the payload after the header, in bytes: zero but for `WRITE`.
     #[must_use]
     #[inline]
@@ -85,21 +70,6 @@ header! {
 }
 
 impl ExtendedRequest {
-    /// Decodes a read without flags. For a fast path: the magic number and the
-    /// fields next to it are compared as one number.
-    #[inline]
-    pub(crate) fn parse_plain_read(bytes: &[u8; Self::SIZE]) -> Option<Self> {
-        let mut fields = Fields::new(bytes);
-        let magic = u64::from(EXTENDED_REQUEST_MAGIC).wrapping_shl(32);
-        fields.next_is(magic).then(|| Self {
-            flags: CommandFlags::NONE,
-            command: Command::READ,
-            cookie: fields.get(),
-            offset: fields.get(),
-            length: fields.get(),
-        })
-    }
-
     /// Length of the payload after the header, in bytes: zero unless
     /// [`CommandFlags::PAYLOAD_LEN`] is set.
     #[must_use]
@@ -112,6 +82,29 @@ impl ExtendedRequest {
         }
     }
 }
+
+macro_rules! plain_read {
+    ($header:ident, $magic:expr) => {
+        impl $header {
+            /// Decodes a read without flags. For a fast path: the magic number and the
+            /// fields next to it are compared as one number.
+            #[inline]
+            pub(crate) fn parse_plain_read(bytes: &[u8; Self::SIZE]) -> Option<Self> {
+                let mut fields = Fields::new(bytes);
+                let magic = u64::from($magic).wrapping_shl(32);
+                fields.next_is(magic).then(|| Self {
+                    flags: CommandFlags::NONE,
+                    command: Command::READ,
+                    cookie: fields.get(),
+                    offset: fields.get(),
+                    length: fields.get(),
+                })
+            }
+        }
+    };
+}
+plain_read!(CompactRequest, REQUEST_MAGIC);
+plain_read!(ExtendedRequest, EXTENDED_REQUEST_MAGIC);
 
 /// The payload of a block status request for some of the selected contexts
 /// (extended headers; specification, `NBD_CMD_BLOCK_STATUS`).

@@ -170,9 +170,9 @@ macro_rules! block_status {
             }
 
             /// Replies for one context: extents, each beginning where the one
-            /// before it ends, from the request's offset on. The last may reach past the end of the request,
-            /// none may begin there ([`truncate`](Self::truncate) sees to it); they may
-            /// also cover less, and the client asks again for the rest.
+            /// before it ends, from the request's offset on. The last may reach past the
+            /// end of the request, none may begin there ([`truncate`](Self::truncate) sees
+            /// to it); they may also cover less, and the client asks again for the rest.
             ///
             /// Returns the request while contexts are missing, and `None` when
             /// the reply is complete.

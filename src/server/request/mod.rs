@@ -155,7 +155,11 @@ macro_rules! accessors {
             offset: u64,
             text: &str,
         ) -> Result<Reply<'_>, Rejected<Self>> {
-            if self.info.holds(offset, 1) { Ok(self.info.error(error, Some(offset), true, text)) } else { Err(Rejected::new(Misuse::OutsideRequest, self)) }
+            if self.info.holds(offset, 1) {
+                Ok(self.info.error(error, Some(offset), true, text))
+            } else {
+                Err(Rejected::new(Misuse::OutsideRequest, self))
+            }
         }
     };
     (@length) => {

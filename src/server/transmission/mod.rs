@@ -25,9 +25,10 @@ use crate::wire::request::ExtendedRequest;
 pub enum TransmissionEvent {
     /// A request, all of it: do it, and answer it.
     Request(Request),
-    /// The payload of a write begins. It comes as [`Step::Content`](crate::Step::Content), or is read
-    /// directly ([`Step::ReadPayload`](crate::Step::ReadPayload)); after the last byte of it the write
-    /// itself comes as [`Request`](Self::Request).
+    /// The payload of a write begins. It comes as
+    /// [`Step::Content`](crate::Step::Content), or is read directly
+    /// ([`Step::ReadPayload`](crate::Step::ReadPayload)); after the last byte of it
+    /// the write itself comes as [`Request`](Self::Request).
     WritePayload {
         /// The request.
         cookie: Cookie,
