@@ -7,7 +7,9 @@ use std::net::Shutdown;
 use std::process::Command as Program;
 use std::time::{Duration, Instant};
 
-use nbd_codec::wire::number::{Command, ErrorValue};
+use nbd_codec::wire::flags::CommandFlags;
+use nbd_codec::wire::number::{Command, Cookie, ErrorValue};
+use nbd_codec::wire::request::CompactRequest;
 use nbd_test_support::images::noise;
 
 use crate::raw::{Raw, handshake, request};
@@ -23,7 +25,7 @@ fn status(serve: &Serve, key: &str) -> u64 {
         .expect("a number")
 }
 
-fn threads(serve: &Serve) -> u64 {
+pub fn threads(serve: &Serve) -> u64 {
     status(serve, "Threads")
 }
 
@@ -242,6 +244,37 @@ fn the_payloads_of_all_clients_have_one_bound() {
     );
     drop(clients);
     assert_serves(&serve);
+}
+
+/// A buffer has 4 KiB, also for a payload of one byte.
+#[test]
+fn short_requests_do_not_take_the_memory_of_others() {
+    let serve = Serve::start(&["--memory", "1M", "--buffers", "80M"]);
+    let mut clients: Vec<_> = (0..90).map(|_| Raw::ready(&serve)).collect();
+    // More than the socket holds, so that later reads are not sent at once.
+    for client in &mut clients {
+        client.send(&[request(Command::READ, 0, 64 << 10); 26].concat());
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    for client in &mut clients {
+        client.send(&[request(Command::READ, 0, 1); 256].concat());
+    }
+    // With FUA a write of one byte has a buffer, too.
+    let write = CompactRequest {
+        flags: CommandFlags::FUA,
+        command: Command::WRITE,
+        cookie: Cookie(1),
+        offset: 0,
+        length: 1,
+    };
+    let mut client = Raw::ready(&serve);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        client.send(&write.encode());
+        client.send(&[7]);
+        assert_eq!(client.reply(), ErrorValue::NONE);
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// With an address space of 500 MB.

@@ -9,6 +9,8 @@ use nbd_codec::Framing;
 use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_tools::size;
 
+use crate::buffer;
+
 /// Serve a raw file, a block device or sparse memory over NBD.
 ///
 /// The first line on standard output is the URI to connect to.
@@ -60,8 +62,9 @@ pub struct Args {
     pub max_clients: usize,
     /// Memory for the payloads of all requests and replies; 160M by default, or
     /// more if MAX of --block-size is above 64M. A request that gets none within a
-    /// second fails with ENOMEM. In all, the server takes this much, 2 MiB for each
-    /// client, and what is written to --memory
+    /// second fails with ENOMEM. In all, the server takes this much and a fifth (for
+    /// block status), 2 MiB for each client with 8 threads, and what is written to
+    /// --memory
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     buffers: Option<u64>,
     /// Report each connection on standard error: its start, what was negotiated, its end
@@ -82,15 +85,15 @@ impl Args {
 
     /// Memory for payloads, in bytes.
     pub fn buffers(&self) -> Result<usize> {
-        let maximum = u64::from(self.block_size.unwrap_or_default().maximum);
+        let maximum = self.block_size.unwrap_or_default().maximum;
         // Four fifths are admitted, and one request may take half of that.
-        let least = maximum * 5 / 2;
+        let least = buffer::size(maximum as usize) as u64 * 5 / 2;
         let bytes = self.buffers.unwrap_or(BUFFERS.max(least));
         if bytes < least {
             bail!(
                 "--buffers must be at least {}, because a payload may have {}",
                 size::exact(least),
-                size::exact(maximum)
+                size::exact(maximum.into())
             );
         }
         Ok(usize::try_from(bytes)?)

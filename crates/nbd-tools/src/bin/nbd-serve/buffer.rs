@@ -7,11 +7,8 @@ use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Unused buffers are kept up to this many bytes in all.
-const KEPT: usize = 64 << 20;
-
 /// The smallest size, and the unit of all sizes.
-const SMALLEST: usize = 4096;
+pub const SMALLEST: usize = 4096;
 
 /// Large allocations leave at least this much to small ones, which end the process
 /// if they fail.
@@ -60,8 +57,15 @@ pub fn set_limit(bytes: usize) {
     pool().limit = bytes;
 }
 
+/// How many bytes a buffer for `length` bytes takes; zero takes none.
+pub fn size(length: usize) -> usize {
+    if length == 0 { 0 } else { class(length).0 }
+}
+
 /// Memory for one payload. Its initial content is left from other uses and must
 /// not be sent to a client.
+///
+/// Unused buffers are kept, up to a fifth of the limit in all.
 pub struct Buffer {
     /// Its length is that of a class.
     bytes: Vec<u8>,
@@ -96,7 +100,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = mem::take(&mut self.bytes);
         let mut pool = pool();
-        if pool.kept + bytes.len() <= KEPT {
+        if pool.kept + bytes.len() <= pool.limit / 5 {
             pool.kept += bytes.len();
             pool.unused[class(bytes.len()).1].push(bytes);
         } else {

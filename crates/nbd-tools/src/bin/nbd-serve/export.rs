@@ -8,6 +8,7 @@ use nbd_codec::wire::option_reply::BlockSizes;
 use nbd_tools::size;
 
 use crate::args::Args;
+use crate::buffer;
 use crate::disk::Disk;
 use crate::file::FileDisk;
 use crate::memory::MemoryDisk;
@@ -74,7 +75,7 @@ impl Export {
     /// How many bytes of payload a connection may hold at a time; at least one
     /// payload of maximum length.
     pub fn payload_budget(&self) -> usize {
-        (64 << 20).max(self.block_sizes.maximum as usize)
+        (64 << 20).max(buffer::size(self.block_sizes.maximum as usize))
     }
 }
 

@@ -13,7 +13,7 @@ use nbd_codec::wire::flags::AllocationFlags;
 use nbd_codec::wire::number::{Command, ErrorValue};
 
 use crate::budget::Permit;
-use crate::buffer::Buffer;
+use crate::buffer::{self, Buffer};
 use crate::disk::{Disk, Extent, Extents, Zero};
 use crate::log::report;
 use crate::outbox::{Content, Message, Payload};
@@ -182,6 +182,8 @@ fn read(token: ReadRequest, disk: &dyn Disk, block: u32, out: &mut Vec<Message>)
 
 /// The data and holes of a range, if it has holes and they are few.
 fn pieces(offset: u64, length: u32, disk: &dyn Disk, block: u32) -> Option<Vec<Extent>> {
+    // A shorter hole saves no memory.
+    let block = block.max(buffer::SMALLEST as u32);
     let extents = Extents::new(disk, offset, length.into(), block);
     let pieces: io::Result<Vec<_>> = extents.take(PIECES + 1).collect();
     // If this fails, the read fails, too.

@@ -12,7 +12,7 @@ use nbd_codec::{Content, Limits, Negotiated, Step};
 
 use crate::batch::Batch;
 use crate::budget::{Budget, NO_MEMORY, Permit};
-use crate::buffer::Buffer;
+use crate::buffer::{self, Buffer};
 use crate::immediate::Immediate;
 use crate::inbox::Inbox;
 use crate::job::{self, Job};
@@ -157,7 +157,7 @@ impl Work<'_> {
 
     /// Memory for a payload; `None` if there is none.
     fn incoming(&mut self, length: usize) -> Result<Option<Incoming>> {
-        let Some(permit) = self.admit(length)? else {
+        let Some(permit) = self.admit(buffer::size(length))? else {
             return Ok(None);
         };
         let incoming = Buffer::new(length).ok().map(|data| Incoming {
@@ -285,10 +285,10 @@ fn take_all(
     Ok(true)
 }
 
-/// The length of the reply's payload, in bytes, if it can be long.
+/// The memory for the reply's payload, in bytes, if it can be long.
 fn reply_payload(request: &Request) -> usize {
     match request {
-        Request::Read(read) => read.length() as usize,
+        Request::Read(read) => buffer::size(read.length() as usize),
         Request::BlockStatus32(_) | Request::BlockStatus64(_) => job::MAX_STATUS,
         _ => 0,
     }

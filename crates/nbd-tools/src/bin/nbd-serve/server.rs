@@ -70,7 +70,8 @@ impl Server {
             export,
             threads: args.threads,
             handshake_timeout: args.handshake_timeout,
-            // Buffers are larger than their payloads, by less than a fifth.
+            // The pieces of a read with holes have more memory in all than one buffer for
+            // the whole read, by less than a fifth.
             memory: Memory::new(buffers / 5 * 4),
             max_clients: args.max_clients,
             once: args.once,
