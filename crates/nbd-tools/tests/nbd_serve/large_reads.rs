@@ -128,6 +128,40 @@ fn what_the_system_refuses_is_copied() {
     }
 }
 
+/// A failure to open a pipe does not last: later reads are not copied. The system refuses
+/// each thread its first one.
+#[test]
+fn a_pipe_that_the_system_refused_is_opened_later() {
+    needs!("strace");
+    let folder = tempfile::tempdir().expect("a folder");
+    let content = noise(1, SIZE);
+    fs::write(folder.path().join("disk"), &content).expect("a disk");
+    let refused = "inject=pipe2:error=EMFILE:when=1";
+    let mut command = Program::new("strace");
+    command.args([
+        "-f",
+        "-qq",
+        "-o",
+        "trace",
+        "-e",
+        "trace=pipe2,splice",
+        "-e",
+        refused,
+    ]);
+    command.arg(program().get_program());
+    command.args(["--once", "--unix", "socket", "disk"]);
+    let mut serve = Serve::spawn(folder, &mut command);
+    let mut client = Raw::ready(&serve);
+    for _ in 0..10 {
+        assert_reads(&mut client, &content, Duration::ZERO);
+    }
+    drop(client);
+    assert_eq!(serve.ended().code(), Some(0));
+    let trace = fs::read_to_string(serve.folder().join("trace")).expect("a trace");
+    assert!(trace.contains("INJECTED"), "{trace}");
+    assert!(trace.contains("splice("), "{trace}");
+}
+
 /// An error comes instead of the data, and the connection goes on.
 #[test]
 fn a_file_that_becomes_shorter_is_an_error_of_the_read() {

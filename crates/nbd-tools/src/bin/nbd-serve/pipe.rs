@@ -3,8 +3,8 @@
 //!
 //! Errors of the file occur when the pipe is filled, which is before the header of the
 //! reply is sent. A write to these pages that is executed before the client has received
-//! the data may change it. The client has both commands in flight then, and NBD promises
-//! no order of them.
+//! the data, by whatever client or program, may change it. The read is still in flight
+//! then, and NBD promises no order of commands in flight.
 
 use std::fs::File;
 use std::io;
@@ -61,7 +61,9 @@ impl Pipe {
     ///
     /// Those of reading, and `UnexpectedEof`.
     pub fn fill(file: &File, offset: u64, length: usize) -> io::Result<Option<Self>> {
-        if !(SHORTEST..=SIZE).contains(&length) {
+        // A page that is in use in part takes the place of a whole one.
+        let before = (offset % 4096) as usize;
+        if length < SHORTEST || length > SIZE - before {
             return Ok(None);
         }
         let Some(mut pipe) = Self::empty() else {
@@ -76,7 +78,7 @@ impl Pipe {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => pipe.length += n,
                 Err(Errno::INTR) => {}
-                // The pipe is full: the first page and the last one are in use in part.
+                // The pipe is full: some processors have larger pages.
                 Err(Errno::AGAIN) => return Ok(None),
                 // Not a file system that can do it.
                 Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(None),
@@ -92,8 +94,7 @@ impl Pipe {
             pool.unopened = pool.unopened.checked_sub(1)?;
             let opened = os::pipe(SIZE).ok();
             if opened.is_none() {
-                // Those that are open suffice.
-                pool.unopened = 0;
+                pool.unopened += 1;
             }
             opened.map(|(output, input)| Ends { output, input })
         })?;
