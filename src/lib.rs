@@ -70,7 +70,7 @@
 //!             // Data, or a hole: within the request, so within the block.
 //!             Step::Content(content) => assert!(content.copy_to(0, &mut block)),
 //!             Step::Read(n) => drop(inbox.fill(n, |space| stream.read(space))?),
-//!             // Straight into its place: the crate never sees it.
+//!             // Directly into its place: the crate never sees it.
 //!             Step::ReadPayload { offset, length, .. } => {
 //!                 stream.read_exact(&mut block[offset as usize..][..length as usize])?;
 //!                 session.advance(length)?;

@@ -46,7 +46,7 @@ pub enum Step<E, D> {
     /// peer claims: what is discarded, and lists of extents, come in pieces. A
     /// driver may read more than `n` bytes (read-ahead).
     Read(NonZeroUsize),
-    /// Payload follows. Read up to `length` bytes straight into their place,
+    /// Payload follows. Read up to `length` bytes directly into their place,
     /// at once or in pieces, and report each piece with `advance`; or read on
     /// as with `Read`, and get them as [`Content`](Self::Content).
     ReadPayload {

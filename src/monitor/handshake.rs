@@ -265,9 +265,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
                 InfoType::EXPORT
             }
             Info::BlockSize(sizes) => {
-                if sizes.is_valid() {
-                } else {
-                    self.find(Side::Server, Violation::BlockSizes(sizes).into())
+                if !sizes.is_valid() {
+                    self.find(Side::Server, Violation::BlockSizes(sizes).into());
                 }
                 // Alignment is computed with it.
                 if sizes.minimum.is_power_of_two() {

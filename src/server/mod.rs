@@ -87,7 +87,7 @@
 //!                 (start, payload) = (offset, vec![0; length as usize]);
 //!             }
 //!             Step::Content(data) => assert!(data.copy_to(start, &mut payload)),
-//!             // Straight into its place: the crate never sees it.
+//!             // Directly into its place: the crate never sees it.
 //!             Step::ReadPayload { offset, length, .. } => {
 //!                 stream.read_exact(&mut payload[place(offset - start, length)])?;
 //!                 session.advance(length)?;

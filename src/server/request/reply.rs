@@ -1,4 +1,4 @@
-//! Replies on their way out: small values, ready to be written.
+//! Outgoing replies: small values, ready to be written.
 
 use crate::negotiated::Framing;
 use crate::server::export::cap;

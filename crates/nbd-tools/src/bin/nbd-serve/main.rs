@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 }
 
 /// A thread that panics leaves clients without an answer, and others waiting for it,
-/// so the process ends. Whatever started it may start it again.
+/// so the process ends. The program that started the server may start it again.
 fn end_process_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         log::report(&format!("internal error: {panic}"));
