@@ -17,6 +17,9 @@ use crate::tls;
 use crate::transcript::Entry;
 use crate::trial::{Access, Trial};
 
+/// How long a server that may be about to end has for it.
+const ENDING: Duration = Duration::from_millis(50);
+
 /// How cases are run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -196,7 +199,7 @@ impl Runner {
             options,
             gone: None,
         };
-        if let Some(status) = runner.target.restart_if_ended()? {
+        if let Some(status) = runner.target.restart_if_ended(Duration::ZERO)? {
             bail!("the server ended while it was asked what it has: {status}");
         }
         Ok(runner)
@@ -242,7 +245,8 @@ impl Runner {
         let mut result = CaseResult::new(case, Outcome::Pass);
         result.take(record, stop);
         let failed = result.findings.iter().any(|one| one.level == Level::Must);
-        if let Some(status) = self.ended(failed) {
+        let closed = result.end.is_some_and(End::is_by_server) && !result.findings.is_empty();
+        if let Some(status) = self.ended(failed, closed) {
             let finding = Finding::new("T38", format!("the server ended: {status}"));
             result.findings.insert(0, finding);
         }
@@ -251,14 +255,18 @@ impl Runner {
         result
     }
 
-    /// How the server ended, if it did.
-    fn ended(&mut self, failed: bool) -> Option<String> {
+    /// How the server ended, if it did. `failed`: it broke a `MUST`; `closed`: it closed
+    /// the last connection where that is a finding.
+    fn ended(&mut self, failed: bool, closed: bool) -> Option<String> {
         if self.target.is_started() {
-            // A server that is about to end may need a moment.
-            if failed {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            return self.target.restart_if_ended().unwrap_or_else(|error| {
+            // The connections of a process that ends are closed before its parent learns
+            // that it ended.
+            let wait = if failed || closed {
+                ENDING
+            } else {
+                Duration::ZERO
+            };
+            return self.target.restart_if_ended(wait).unwrap_or_else(|error| {
                 self.gone = Some(format!("the server does not start again: {error:#}"));
                 self.gone.clone()
             });

@@ -116,17 +116,22 @@ impl Target {
         self.program.as_ref().map_or(0, |program| program.restarts)
     }
 
-    /// How the server ended, if it did; it is started again.
+    /// How the server ended, if it does `within` this time; it is started again.
     ///
     /// # Errors
     ///
     /// It does not start again.
-    pub fn restart_if_ended(&mut self) -> Result<Option<String>> {
+    pub fn restart_if_ended(&mut self, within: Duration) -> Result<Option<String>> {
         let Some(program) = &mut self.program else {
             return Ok(None);
         };
-        let Some(status) = program.child.try_wait()? else {
-            return Ok(None);
+        let until = Instant::now() + within;
+        let status = loop {
+            match program.child.try_wait()? {
+                Some(status) => break status,
+                None if Instant::now() >= until => return Ok(None),
+                None => thread::sleep(Duration::from_millis(1)),
+            }
         };
         program.restarts += 1;
         program.child = {
