@@ -1,12 +1,15 @@
 //! Known deviations: which cases a program is known not to pass, and why.
 //!
 //! A file with a line for each: a pattern of case ids, two spaces or a tab, the
-//! reason. A pattern that ends with a colon and a duty explains nothing but a breach of
-//! this duty. A `?` before the pattern says that the deviation depends on timing: not
-//! every run has it. The first line that matches counts. `#` begins a comment.
+//! reason. After the pattern, `:DUTY` explains nothing but a breach of this duty, and
+//! `:crash` explains that the program crashed, which no other line does. A `?` before the
+//! pattern says that the deviation depends on timing: not every run has it. The first line
+//! that matches counts. `#` begins a comment.
+
+use anyhow::{Context, Result, ensure};
 
 use crate::case::matches;
-use crate::duty::Level;
+use crate::duty::{self, Level};
 use crate::outcome::Outcome;
 use crate::run::CaseResult;
 
@@ -19,11 +22,67 @@ struct Row {
     /// As it is in the file, and the pattern of cases in it.
     text: String,
     cases: String,
-    /// The only duty that it explains.
-    duty: Option<String>,
+    explains: Explains,
     reason: String,
     /// Not every run has it.
     sometimes: bool,
+}
+
+/// What a row explains.
+#[derive(Debug, Clone)]
+enum Explains {
+    /// All but a crash.
+    Findings,
+    /// A breach of this duty alone.
+    Duty(String),
+    /// That the program crashed.
+    Crash,
+}
+
+impl Explains {
+    fn parse(text: &str) -> Result<Self> {
+        if text == "crash" {
+            return Ok(Self::Crash);
+        }
+        let known = duty::all().any(|duty| duty.id == text);
+        ensure!(known, "there is no duty {text}");
+        Ok(Self::Duty(text.to_owned()))
+    }
+
+    fn matches(&self, result: &CaseResult) -> bool {
+        let mut findings = result.findings.iter();
+        if findings.clone().any(|one| one.crash) {
+            return matches!(self, Self::Crash);
+        }
+        match self {
+            Self::Findings => true,
+            Self::Duty(duty) => {
+                findings.all(|one| one.level == Level::Undefined || one.duty.id == duty)
+            }
+            Self::Crash => false,
+        }
+    }
+}
+
+impl Row {
+    fn parse(line: &str) -> Result<Self> {
+        let (text, reason) = line
+            .split_once([' ', '\t'])
+            .context("a reason is missing after the pattern")?;
+        let always = text.strip_prefix('?');
+        let cases = always.unwrap_or(text);
+        let (cases, explains) = match cases.split_once(':') {
+            Some((cases, explains)) => (cases, Explains::parse(explains)?),
+            None => (cases, Explains::Findings),
+        };
+        Ok(Self {
+            text: text.to_owned(),
+            cases: cases.to_owned(),
+            explains,
+            reason: reason.trim().to_owned(),
+            sometimes: always.is_some(),
+        })
+    }
 }
 
 impl Deviations {
@@ -31,45 +90,24 @@ impl Deviations {
     ///
     /// # Errors
     ///
-    /// The number of the first line without a reason.
-    pub fn parse(text: &str) -> Result<Self, usize> {
+    /// The number of the first line that has no reason, or names an unknown duty.
+    pub fn parse(text: &str) -> Result<Self> {
         let mut rows = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (pattern, reason) = line
-                .split_once([' ', '\t'])
-                .map(|(pattern, reason)| (pattern, reason.trim()))
-                .filter(|(_, reason)| !reason.is_empty())
-                .ok_or(index + 1)?;
-            let always = pattern.strip_prefix('?');
-            let cases = always.unwrap_or(pattern);
-            let (cases, duty) = match cases.split_once(':') {
-                Some((cases, duty)) => (cases, Some(duty.to_owned())),
-                None => (cases, None),
-            };
-            rows.push(Row {
-                text: pattern.to_owned(),
-                cases: cases.to_owned(),
-                duty,
-                reason: reason.to_owned(),
-                sometimes: always.is_some(),
-            });
+            let row = Row::parse(line).with_context(|| format!("line {}", index + 1))?;
+            rows.push(row);
         }
         Ok(Self(rows))
     }
 
     /// The first row that matches.
     fn row(&self, result: &CaseResult) -> Option<&Row> {
-        self.0.iter().find(|row| {
-            let explains = |duty: &String| {
-                let mut findings = result.findings.iter();
-                findings.all(|one| one.level == Level::Undefined || one.duty.id == duty)
-            };
-            matches(&result.id, &row.cases) && row.duty.as_ref().is_none_or(explains)
-        })
+        let mut rows = self.0.iter();
+        rows.find(|row| matches(&result.id, &row.cases) && row.explains.matches(result))
     }
 
     /// Why a case is known to fail so.
@@ -123,8 +161,37 @@ mod tests {
             let result = result(id, Outcome::Fail, duty);
             assert_eq!(deviations.reason(&result), reason, "{id}");
         }
-        assert_eq!(Deviations::parse("E8/*").err(), Some(1));
-        assert_eq!(Deviations::parse("\nE8/*   \n").err(), Some(2));
+        for (text, error) in [
+            ("E8/*", "line 1: a reason is missing after the pattern"),
+            (
+                "\nE8/*   \n",
+                "line 2: a reason is missing after the pattern",
+            ),
+            ("*:X99  hangs", "line 1: there is no duty X99"),
+        ] {
+            let found = Deviations::parse(text).map_err(|error| format!("{error:#}"));
+            assert_eq!(found.err().as_deref(), Some(error));
+        }
+    }
+
+    /// A line about anything else, a hang as well, does not explain a crash.
+    #[test]
+    fn a_crash_is_explained_by_a_line_about_it() {
+        let text = "?*:X3  hangs\nR94  ignores gaps\nM3/*:crash  an assertion\n";
+        let deviations = Deviations::parse(text).expect("valid");
+        for (id, duty, reason, reason_of_a_crash) in [
+            ("E8/x", "X3", Some("hangs"), None),
+            ("R94/x", "X7", Some("ignores gaps"), None),
+            ("M3/x", "X3", Some("hangs"), Some("an assertion")),
+            ("M3/x", "M3", None, Some("an assertion")),
+        ] {
+            let mut result = result(id, Outcome::Fail, duty);
+            assert_eq!(deviations.reason(&result), reason, "{id}");
+            result
+                .findings
+                .push(Finding::crash(duty, "ended by signal 6"));
+            assert_eq!(deviations.reason(&result), reason_of_a_crash, "{id}");
+        }
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct Finding {
     pub expected: String,
     /// What the server did.
     pub actual: String,
+    /// Whether the program crashed: a signal ended the client, or the server ended.
+    pub crash: bool,
 }
 
 impl Finding {
@@ -85,6 +87,17 @@ impl Finding {
             level: duty.level,
             expected: duty.text.to_owned(),
             actual: actual.into(),
+            crash: false,
+        }
+    }
+
+    /// The program crashed, which breaks the duty of this id.
+    #[must_use]
+    pub fn crash(id: &str, actual: impl Into<String>) -> Self {
+        let finding = Self::new(id, actual);
+        Self {
+            crash: true,
+            ..finding
         }
     }
 

@@ -247,7 +247,7 @@ impl Runner {
         let failed = result.findings.iter().any(|one| one.level == Level::Must);
         let closed = result.end.is_some_and(End::is_by_server) && !result.findings.is_empty();
         if let Some(status) = self.ended(failed, closed) {
-            let finding = Finding::new("T38", format!("the server ended: {status}"));
+            let finding = Finding::crash("T38", format!("the server ended: {status}"));
             result.findings.insert(0, finding);
         }
         result.time = start.elapsed();

@@ -168,6 +168,27 @@ fn clients_are_checked() {
     assert!(ended.stderr.contains("cannot be tested"), "{ended:?}");
 }
 
+/// A known hang does not explain a crash.
+#[test]
+fn a_crash_is_explained_by_a_line_about_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("deviations").display().to_string();
+    let program = nbd_test_support::program::example("faulty_client");
+    let program = program.get_program().to_str().expect("a path");
+    let case = ["client", "--case", "X3/simple-read-close", "--timeout", "1"];
+    for (line, hang, crash) in [
+        ("?*:X3  it does not end", 0, 1),
+        ("?*:crash  it panics", 1, 0),
+    ] {
+        std::fs::write(&file, line).expect("a file");
+        for (fault, code) in [("HangsAtEnd", hang), ("CrashesAtEnd", crash)] {
+            let client = ["--", program, fault, "read", "{port}"];
+            let ended = nbd_check(&[&case[..], &["--deviations", &file], &client].concat());
+            assert_eq!(ended.code, Some(code), "{line}, {fault}: {ended:?}");
+        }
+    }
+}
+
 /// The transcript of a failure shows it again, and not to a client without the fault.
 #[test]
 fn transcripts_of_clients_are_played_again() {

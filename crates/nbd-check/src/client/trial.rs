@@ -136,7 +136,7 @@ impl<'a> Trial<'a> {
         let said = said(performance);
         match ended {
             Ended::Signal(_) => {
-                return Err(Finding::new("X3", format!("{ended}{said}")).into());
+                return Err(Finding::crash("X3", format!("{ended}{said}")).into());
             }
             Ended::Hang => {
                 let actual = format!(

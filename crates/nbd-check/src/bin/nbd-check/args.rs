@@ -93,7 +93,8 @@ pub struct Common {
     #[arg(long)]
     pub list: bool,
     /// Known deviations: a file with a pattern of cases and a reason in each line; `?` before
-    /// the pattern if not every run has it, `:DUTY` after it if only this duty is broken
+    /// the pattern if not every run has it; `:DUTY` after it if only this duty is broken, or
+    /// `:crash` if the program crashes, which no other line explains
     #[arg(long, value_name = "FILE")]
     pub deviations: Option<PathBuf>,
     /// How long a server may take for a reply, or a client to end after the server has closed

@@ -117,8 +117,9 @@ fn options(args: &args::Common) -> Result<Options> {
         strict: args.strict,
         deviations: match &args.deviations {
             None => Deviations::default(),
-            Some(path) => Deviations::parse(&read(path)?)
-                .map_err(|line| anyhow!("{}: line {line} has no reason", path.display()))?,
+            Some(path) => {
+                Deviations::parse(&read(path)?).with_context(|| path.display().to_string())?
+            }
         },
         ..Options::default()
     })
