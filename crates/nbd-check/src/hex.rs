@@ -34,14 +34,20 @@ pub fn encode(bytes: &[u8]) -> String {
 }
 
 fn put(text: &mut String, byte: u8) {
-    text.push_str(&format!("{byte:02x}"));
+    for digit in [byte >> 4, byte & 15] {
+        text.extend(char::from_digit(digit.into(), 16));
+    }
 }
 
 /// How often the first `unit` bytes come in a row.
 fn repeats(bytes: &[u8], unit: usize) -> usize {
-    let Some(first) = bytes.get(..unit) else {
+    let Some((first, rest)) = bytes.split_at_checked(unit) else {
         return 0;
     };
+    // Most bytes begin no repetition.
+    if first.first() != rest.first() {
+        return 1;
+    }
     bytes.chunks(unit).take_while(|part| *part == first).count()
 }
 

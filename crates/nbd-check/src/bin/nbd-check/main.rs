@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use args::{Arguments, Command};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use nbd_check::report::{Report, Side, html, transcript_of};
+use nbd_check::report::{Report, Side, html};
 use nbd_check::{
     Address, Case, CaseResult, Deviations, Options, Outcome, Runner, Target, cases, client, replay,
     tls, transcript,
@@ -149,7 +149,7 @@ fn finish(
         write(path, &html(std::slice::from_ref(report)))?;
     }
     if let Some(folder) = &args.transcripts {
-        write_transcripts(folder, results)?;
+        write_transcripts(folder, report)?;
     }
     for pattern in deviations.unused(results) {
         eprintln!("nbd-check: no case needs the deviation {pattern} any more");
@@ -233,11 +233,13 @@ impl Progress {
     }
 }
 
-fn write_transcripts(folder: &Path, results: &[CaseResult]) -> Result<()> {
+fn write_transcripts(folder: &Path, report: &Report) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for result in results.iter().filter(|result| !result.findings.is_empty()) {
-        let path = folder.join(format!("{}.txt", result.id.replace('/', "_")));
-        write(&path, &transcript_of(result))?;
+    for row in &report.rows {
+        if let Some(transcript) = &row.transcript {
+            let path = folder.join(format!("{}.txt", row.id.replace('/', "_")));
+            write(&path, transcript)?;
+        }
     }
     Ok(())
 }
