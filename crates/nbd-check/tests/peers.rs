@@ -210,15 +210,49 @@ fn fio() {
 }
 
 /// Every case within TLS: the handshake before it, and what was agreed on before is
-/// forgotten.
+/// forgotten. The failures are those without TLS. `{certificates}` is their folder.
+#[cfg(feature = "tls")]
+fn check_client_within_tls(command: &[&str], deviations: &str, least: usize) {
+    let folder = nbd_test_support::certificates::folder();
+    let options = Options {
+        tls: Some(folder.path().to_owned()),
+        ..options(deviations)
+    };
+    let path = folder.path().to_str().expect("a path");
+    let fill = |argument: &&str| argument.replace("{certificates}", path);
+    let command: Vec<_> = command.iter().map(fill).collect();
+    let command: Vec<_> = command.iter().map(String::as_str).collect();
+    check_client_with(&command, options, least);
+}
+
 #[cfg(feature = "tls")]
 #[test]
 fn nbdcopy_within_tls() {
     needs!("nbdcopy");
-    let folder = nbd_test_support::certificates::folder();
-    let options = Options {
-        tls: Some(folder.path().to_owned()),
-        ..options("nbdcopy-from.txt")
-    };
-    check_client_with(&["nbdcopy", "{uri}", "{out}"], options, 200);
+    check_client_within_tls(&["nbdcopy", "{uri}", "{out}"], "nbdcopy-from.txt", 200);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn nbdinfo_within_tls() {
+    needs!("nbdinfo");
+    check_client_within_tls(&["nbdinfo", "{uri}"], "nbdinfo.txt", 100);
+}
+
+/// QEMU takes certificates from an object, not from the URI.
+#[cfg(feature = "tls")]
+#[test]
+fn qemu_io_within_tls() {
+    needs!("qemu-io");
+    let command = [
+        "qemu-io",
+        "--object",
+        "tls-creds-x509,id=tls0,endpoint=client,dir={certificates}",
+        "-c",
+        "read -vq 0 1M",
+        "--image-opts",
+        "driver=raw,file.driver=nbd,file.path={socket},file.export=disk,file.tls-creds=tls0,\
+         file.tls-hostname=localhost",
+    ];
+    check_client_within_tls(&command, "qemu-io.txt", 230);
 }
