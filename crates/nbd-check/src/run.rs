@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::case::Case;
 use crate::connection::Record;
@@ -180,16 +180,21 @@ impl Runner {
             timeout: options.timeout,
             tls: tls::config(certificates.map(Path::new))?,
         };
+        let cannot = "the server cannot be tested";
+        if !target.is_started() {
+            access.address.connect(options.timeout).context(cannot)?;
+        }
         let profile = match probe(&access, uri.tls_required()) {
             Ok(profile) => profile,
             Err(Stop::Found(finding)) => bail!(
-                "the server cannot be tested: {} ({}, {})",
+                "{cannot} with the export {:?}: {} ({}, {})",
+                access.export,
                 finding.actual,
                 finding.duty.id,
                 finding.duty.section
             ),
             Err(Stop::Unimplemented(text) | Stop::Skipped(text)) => {
-                bail!("the server cannot be tested: {text}")
+                bail!("{cannot}: {text}")
             }
         };
         let mut runner = Self {

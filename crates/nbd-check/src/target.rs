@@ -1,8 +1,9 @@
 //! The server that is tested: one that runs, or a program that is started, and
 //! started again if it ends.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,25 @@ struct Program {
     command: Vec<String>,
     child: Child,
     restarts: usize,
-    /// Holds the socket.
+    /// Holds the socket, and what the server writes to standard error.
     folder: TempDir,
+}
+
+impl Program {
+    /// How it ended, with the line of standard error that `choose` takes.
+    fn ended(&self, status: ExitStatus, choose: impl Fn(Vec<&str>) -> Option<&str>) -> String {
+        let text = std::fs::read(stderr(&self.folder)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        match choose(lines.collect()) {
+            Some(line) => format!("{status}: {line}"),
+            None => status.to_string(),
+        }
+    }
+}
+
+fn stderr(folder: &TempDir) -> PathBuf {
+    folder.path().join("stderr")
 }
 
 /// How long a server may take until it listens.
@@ -79,7 +97,7 @@ impl Target {
                 .replace("{port}", &port)
         };
         let command: Vec<_> = command.iter().map(fill).collect();
-        let child = spawn(&command)?;
+        let child = spawn(&command, &stderr(&folder))?;
         let mut target = Self {
             uri,
             address,
@@ -133,14 +151,16 @@ impl Target {
                 None => thread::sleep(Duration::from_millis(1)),
             }
         };
+        // An assertion that fails is the last that a server says.
+        let ended = program.ended(status, |lines| lines.last().copied());
         program.restarts += 1;
         program.child = {
             // Some servers refuse to replace the socket of an earlier one.
             let _ = std::fs::remove_file(program.folder.path().join("socket"));
-            spawn(&program.command)?
+            spawn(&program.command, &stderr(&program.folder))?
         };
         self.wait_until_it_listens()?;
-        Ok(Some(status.to_string()))
+        Ok(Some(ended))
     }
 
     fn wait_until_it_listens(&mut self) -> Result<()> {
@@ -156,7 +176,9 @@ impl Target {
             if let Some(program) = &mut self.program
                 && let Some(status) = program.child.try_wait()?
             {
-                bail!("the server ended before it listened: {status}");
+                // A usage text follows the error.
+                let ended = program.ended(status, |lines| lines.first().copied());
+                bail!("the server ended before it listened: {ended}");
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -183,13 +205,14 @@ impl Drop for Target {
     }
 }
 
-fn spawn(command: &[String]) -> Result<Child> {
+/// Standard error goes into a file, so that the server never waits for a reader.
+fn spawn(command: &[String], stderr: &Path) -> Result<Child> {
     let (program, arguments) = command.split_first().context("no command")?;
     Command::new(PathBuf::from(program))
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(File::create(stderr).context("cannot make a file for standard error")?)
         .spawn()
         .with_context(|| format!("cannot start {program}"))
 }

@@ -44,7 +44,10 @@ fn the_exit_status_says_whether_something_failed() {
     );
     let ended = nbd_check(&["server", &good, "--case", "nothing"]);
     assert_eq!(ended.code, Some(2));
-    assert!(ended.stderr.contains("no case is selected"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("--case nothing matches no case"),
+        "{ended:?}"
+    );
 }
 
 #[test]
@@ -123,7 +126,9 @@ fn a_server_that_ends_is_started_again() {
     assert!(text.contains("the server ended: exit status: 1"), "{text}");
     assert!(text.contains("2 pass, 1 fail"), "{text}");
     assert!(
-        ended.stderr.contains("the server ended 1 times"),
+        ended
+            .stderr
+            .contains("the server ended and was started again: once"),
         "{ended:?}"
     );
 }
@@ -138,12 +143,83 @@ fn a_command_that_starts_no_server_is_an_error() {
         (&["true"][..], "where to listen"),
         (
             &["false", "{port}"][..],
-            "the server ended before it listened",
+            "the server ended before it listened: exit status: 1",
+        ),
+        (
+            &["sh", "-c", "echo port in use >&2; exit 3", "{port}"][..],
+            "the server ended before it listened: exit status: 3: port in use",
         ),
     ] {
         let ended = nbd_check(&[&["server", "--"], command].concat());
         assert_eq!(ended.code, Some(2), "{ended:?}");
         assert!(ended.stderr.contains(error), "{ended:?}");
+    }
+}
+
+/// What is wrong, and what to write instead.
+#[test]
+fn wrong_arguments_are_named() {
+    let serve = nbd_test_support::program::tool("nbd-serve");
+    let serve = serve.get_program().to_str().expect("a path");
+    for (arguments, error) in [
+        (&["server"][..], "nbd-check server [OPTIONS] -- COMMAND"),
+        (
+            &["replay", "file"],
+            "nbd-check replay [OPTIONS] TRANSCRIPT -- COMMAND",
+        ),
+        (&["server", "localhost:10809"], "begin with nbd://"),
+        (
+            &["server", "--list", "--case", "B4", "--case", "B44"],
+            "--case B44 matches no case; --list shows all",
+        ),
+        (
+            &["server", "--list", "--section", "basline"],
+            "--section basline matches no case; --list shows all",
+        ),
+        (
+            &["server", "--list", "--case", "B4", "--section", "forcedtls"],
+            "no case matches both --section and --case",
+        ),
+        (
+            &["server", "nbd+unix:///?socket=/nonexistent"],
+            "nbd-check: the server cannot be tested: cannot connect to /nonexistent: No such file \
+             or directory (os error 2)\n",
+        ),
+        (
+            &[
+                "server", "--export", "b", "--", serve, "--memory", "1M", "--unix", "{socket}",
+            ],
+            "the server cannot be tested with the export \"b\": GO: NBD_REP_ERR_UNKNOWN",
+        ),
+        (
+            &["server", "nbd://localhost", "--deviations", "/nonexistent"],
+            "cannot read /nonexistent: No such file",
+        ),
+        (
+            &["replay", "/dev/null", "nbd://localhost"],
+            "/dev/null is no transcript",
+        ),
+        (
+            &["client", "--", "true", "{uri}"],
+            "true negotiates nothing with a correct server",
+        ),
+    ] {
+        let ended = nbd_check(arguments);
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.stderr.contains(error), "{error}\n{}", ended.stderr);
+    }
+}
+
+/// Before the cases are run.
+#[test]
+fn a_report_that_cannot_be_written_is_an_error() {
+    let uri = faulty::start(Fault::None).to_string();
+    for option in ["--json", "--junit", "--html", "--transcripts"] {
+        let case = ["server", &uri, "--case", "B4/unknown-0"];
+        let ended = nbd_check(&[&case[..], &[option, "/dev/null/file"]].concat());
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert_eq!(stdout(&ended), "", "{option}");
+        assert!(ended.stderr.contains("/dev/null/file: "), "{ended:?}");
     }
 }
 

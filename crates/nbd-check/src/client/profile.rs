@@ -75,7 +75,7 @@ impl Profile {
     ///
     /// # Errors
     ///
-    /// It succeeds with none of them.
+    /// It succeeds with none of them, or negotiates with none.
     pub(crate) fn probe(stages: &Stages) -> Result<Self> {
         let mut profile = Self::default();
         let mut failure = None;
@@ -98,6 +98,12 @@ impl Profile {
         }
         if let (true, Some(failure)) = (profile.framings.is_empty(), failure) {
             bail!("the client cannot be tested: {failure}");
+        }
+        if profile.framings.is_empty() && profile.options.is_empty() {
+            bail!(
+                "the client cannot be tested: {} negotiates nothing with a correct server",
+                stages.first().program()
+            );
         }
         profile.find_reference(stages)?;
         let has = |command| profile.commands.contains(&command);

@@ -70,6 +70,10 @@ impl Program {
         Ok(program)
     }
 
+    pub(crate) fn name(&self) -> &str {
+        self.command.first().map_or("", String::as_str)
+    }
+
     /// Whether an argument has this placeholder.
     pub(crate) fn names(&self, name: &str) -> bool {
         self.command.iter().any(|argument| argument.contains(name))

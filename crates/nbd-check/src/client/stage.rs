@@ -92,6 +92,11 @@ impl Stage {
         })
     }
 
+    /// The name of the program.
+    pub(crate) fn program(&self) -> &str {
+        self.program.name()
+    }
+
     pub(crate) fn uri(&self) -> &Uri {
         &self.uri
     }

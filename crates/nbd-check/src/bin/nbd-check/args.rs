@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Check how NBD programs keep to the specification.
+/// Check whether NBD programs keep to the specification.
 #[derive(Debug, Parser)]
 #[command(name = "nbd-check", version)]
 pub struct Arguments {
@@ -25,10 +25,8 @@ pub enum Command {
     Replay(Replay),
 }
 
-/// Exit status: 0 if nothing failed, 1 if something failed, 2 if the server cannot be
-/// checked.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, override_usage = SERVER_USAGE)]
 pub struct Server {
     /// The server that runs, and its export: nbd://HOST/EXPORT or
     /// nbd+unix:///EXPORT?socket=PATH
@@ -52,8 +50,6 @@ pub struct Server {
     pub common: Common,
 }
 
-/// Exit status: 0 if nothing failed, 1 if something failed, 2 if the client cannot be
-/// checked.
 #[derive(Debug, Args)]
 #[command(after_help = CLIENT_EXAMPLES)]
 pub struct Client {
@@ -83,10 +79,10 @@ pub struct Common {
     /// What the specification advises (SHOULD) is a failure too
     #[arg(long)]
     pub strict: bool,
-    /// Only cases of this section of the specification, or part of its heading
+    /// Only cases of the section with this heading, or this part of it; can be repeated
     #[arg(long, value_name = "HEADING")]
     pub section: Vec<String>,
-    /// Only these cases: an id, a duty, or a pattern with *
+    /// Only these cases: an id, a duty, or a pattern with *; can be repeated
     #[arg(long, value_name = "PATTERN")]
     pub case: Vec<String>,
     /// List the cases and end
@@ -131,6 +127,7 @@ pub struct Report {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = REPLAY_USAGE)]
 pub struct Replay {
     /// A file that --transcripts wrote
     pub transcript: PathBuf,
@@ -148,7 +145,18 @@ pub struct Replay {
     pub timeout: Duration,
 }
 
+const SERVER_USAGE: &str = "\
+nbd-check server [OPTIONS] URI
+       nbd-check server [OPTIONS] -- COMMAND {uri}
+       nbd-check server --list";
+
+const REPLAY_USAGE: &str = "\
+nbd-check replay [OPTIONS] TRANSCRIPT URI
+       nbd-check replay [OPTIONS] TRANSCRIPT -- COMMAND {uri}";
+
 const EXAMPLES: &str = "\
+Exit status: 0 if nothing failed, 1 if something failed, 2 if the server cannot be checked
+
 Examples:
   nbd-check server nbd://localhost/disk
   nbd-check server --destructive -- nbd-serve --memory 64M --unix {socket}
@@ -156,6 +164,8 @@ Examples:
   nbd-check server -- qemu-nbd -t -e 0 -k {socket} -f raw disk.img";
 
 const CLIENT_EXAMPLES: &str = "\
+Exit status: 0 if nothing failed, 1 if something failed, 2 if the client cannot be checked
+
 Examples:
   nbd-check client -- nbd read {uri}
   nbd-check client -- nbdcopy {uri} {out}

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, ensure};
 use args::{Arguments, Command};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -44,6 +44,7 @@ fn server(args: &args::Server) -> Result<bool> {
         print(&list(&cases))?;
         return Ok(true);
     }
+    prepare(&args.common)?;
     let target = match &args.uri {
         Some(uri) => Target::running(parse(uri)?)?,
         None => Target::start(&args.command, &args.export)?,
@@ -76,7 +77,11 @@ fn server(args: &args::Server) -> Result<bool> {
         start.elapsed(),
     );
     if runner.restarts() > 0 {
-        eprintln!("nbd-check: the server ended {} times", runner.restarts());
+        let times = match runner.restarts() {
+            1 => "once".to_owned(),
+            times => format!("{times} times"),
+        };
+        eprintln!("nbd-check: the server ended and was started again: {times}");
     }
     finish(&report, &results, &deviations, &args.common)
 }
@@ -95,6 +100,7 @@ fn client(args: &args::Client) -> Result<bool> {
         ..options(&args.common)?
     };
     let deviations = options.deviations.clone();
+    prepare(&args.common)?;
     let start = Instant::now();
     let runner = client::Runner::new(&args.command, options)?;
     let progress = Progress::new(&cases)?;
@@ -123,6 +129,21 @@ fn options(args: &args::Common) -> Result<Options> {
         },
         ..Options::default()
     })
+}
+
+/// Finds out whether reports can be written, before cases run.
+fn prepare(args: &args::Common) -> Result<()> {
+    for path in [&args.json, &args.junit, &args.html].into_iter().flatten() {
+        let mut options = fs::File::options();
+        let file = options.append(true).create(true).open(path);
+        file.with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    match &args.transcripts {
+        Some(path) => {
+            fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What the program is called in reports.
@@ -159,23 +180,27 @@ fn finish(
 
 /// The cases that the arguments select.
 fn selected(mut cases: Vec<Case>, args: &args::Common) -> Result<Vec<Case>> {
-    if !args.section.is_empty() {
-        let wanted: Vec<_> = args
-            .section
-            .iter()
-            .map(|text| text.to_lowercase())
-            .collect();
-        cases.retain(|case| {
-            let section = case.duty.section.to_lowercase();
-            wanted.iter().any(|text| section.contains(text))
-        });
+    let of_section = |case: &Case, text: &String| {
+        let section = case.duty.section.to_lowercase();
+        section.contains(&text.to_lowercase())
+    };
+    for text in &args.section {
+        let any = cases.iter().any(|case| of_section(case, text));
+        ensure!(any, "--section {text} matches no case; --list shows all");
     }
-    if !args.case.is_empty() {
-        cases.retain(|case| args.case.iter().any(|pattern| case.matches(pattern)));
+    for pattern in &args.case {
+        let any = cases.iter().any(|case| case.matches(pattern));
+        ensure!(any, "--case {pattern} matches no case; --list shows all");
     }
-    if cases.is_empty() {
-        bail!("no case is selected; --list shows all");
-    }
+    cases.retain(|case| {
+        let section = args.section.iter().any(|text| of_section(case, text));
+        let id = args.case.iter().any(|pattern| case.matches(pattern));
+        (section || args.section.is_empty()) && (id || args.case.is_empty())
+    });
+    ensure!(
+        !cases.is_empty(),
+        "no case matches both --section and --case"
+    );
     Ok(cases)
 }
 
@@ -234,7 +259,6 @@ impl Progress {
 }
 
 fn write_transcripts(folder: &Path, report: &Report) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for row in &report.rows {
         if let Some(transcript) = &row.transcript {
             let path = folder.join(format!("{}.txt", row.id.replace('/', "_")));
@@ -265,10 +289,15 @@ fn report(args: &args::Report) -> Result<bool> {
 fn replay_file(args: &args::Replay) -> Result<bool> {
     let entries = transcript::parse(&read(&args.transcript)?).map_err(|line| {
         anyhow!(
-            "{}: line {line} is none of a transcript",
+            "{} is no transcript: line {line}",
             args.transcript.display()
         )
     })?;
+    ensure!(
+        !entries.is_empty(),
+        "{} is no transcript: it is empty",
+        args.transcript.display()
+    );
     let replay = match &args.uri {
         Some(uri) => {
             let uri = parse(uri)?;
