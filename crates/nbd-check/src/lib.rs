@@ -55,6 +55,7 @@
 mod case;
 pub mod cases;
 pub mod client;
+mod command;
 mod connection;
 mod deviations;
 mod duty;

@@ -2,15 +2,16 @@
 //! started again if it ends.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use nbd_codec::uri::Uri;
 use tempfile::TempDir;
 
+use crate::command::CommandLine;
 use crate::stream::Address;
 
 /// The server that is tested.
@@ -22,7 +23,7 @@ pub struct Target {
 
 /// A server that is started.
 struct Program {
-    command: Vec<String>,
+    command: CommandLine,
     child: Child,
     restarts: usize,
     /// Holds the socket, and what the server writes to standard error.
@@ -72,17 +73,11 @@ impl Target {
     /// No argument says where to listen, or the server does not start.
     pub fn start(command: &[String], export: &str) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder for a socket")?;
-        let has = |name: &str| command.iter().any(|argument| argument.contains(name));
+        let command = CommandLine::new(command, "the server must know where to listen")?;
         let socket = folder.path().join("socket");
-        let tcp = has("{port}") || cfg!(not(unix));
-        let uri = if tcp {
+        let uri = if command.names("{port}") || cfg!(not(unix)) {
             Uri::tcp(std::net::Ipv4Addr::LOCALHOST, free_port()?, export)?
         } else {
-            ensure!(
-                has("{uri}") || has("{socket}"),
-                "the command has none of {{uri}}, {{socket}} and {{port}}: the server must \
-                 know where to listen"
-            );
             Uri::unix(socket.as_os_str().as_encoded_bytes(), export)?
         };
         let address = Address::of(&uri)?;
@@ -90,14 +85,12 @@ impl Target {
             Address::Tcp(_, port) => port.to_string(),
             Address::Unix(_) => String::new(),
         };
-        let fill = |argument: &String| {
-            argument
-                .replace("{uri}", &uri.to_string())
-                .replace("{socket}", &socket.to_string_lossy())
-                .replace("{port}", &port)
-        };
-        let command: Vec<_> = command.iter().map(fill).collect();
-        let child = spawn(&command, &stderr(&folder))?;
+        let command = command.fill(&[
+            ("{uri}", uri.to_string()),
+            ("{socket}", socket.to_string_lossy().into_owned()),
+            ("{port}", port),
+        ]);
+        let child = start(&command, &folder)?;
         let mut target = Self {
             uri,
             address,
@@ -157,7 +150,7 @@ impl Target {
         program.child = {
             // Some servers refuse to replace the socket of an earlier one.
             let _ = std::fs::remove_file(program.folder.path().join("socket"));
-            spawn(&program.command, &stderr(&program.folder))?
+            start(&program.command, &program.folder)?
         };
         self.wait_until_it_listens()?;
         Ok(Some(ended))
@@ -205,16 +198,9 @@ impl Drop for Target {
     }
 }
 
-/// Standard error goes into a file, so that the server never waits for a reader.
-fn spawn(command: &[String], stderr: &Path) -> Result<Child> {
-    let (program, arguments) = command.split_first().context("no command")?;
-    Command::new(PathBuf::from(program))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(File::create(stderr).context("cannot make a file for standard error")?)
-        .spawn()
-        .with_context(|| format!("cannot start {program}"))
+fn start(command: &CommandLine, folder: &TempDir) -> Result<Child> {
+    let stderr = File::create(stderr(folder)).context("cannot make a file for standard error")?;
+    command.start(Stdio::null(), &stderr)
 }
 
 fn free_port() -> Result<u16> {

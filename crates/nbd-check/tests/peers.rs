@@ -3,12 +3,14 @@
 //! one that is not found any more is an error too: it is removed from the file.
 #![cfg(unix)]
 
+mod passed;
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use nbd_check::client::{self, CLIENT_DUTIES};
-use nbd_check::{Case, CaseResult, DUTIES, Deviations, Options, Outcome, Runner, Target, cases};
+use nbd_check::{Case, CaseResult, DUTIES, Deviations, Options, Runner, Target, cases};
 use nbd_test_support::images::{MIB, sparse};
 use nbd_test_support::needs;
 use nbd_test_support::peer::Peer;
@@ -33,14 +35,9 @@ fn options(deviations: &str) -> Options {
 
 /// Nothing else than the known deviations was found, and all of them.
 fn explained(results: &[CaseResult], deviations: &Deviations, least: usize) {
-    let with = |outcome| results.iter().filter(move |one| one.outcome == outcome);
-    let unexplained = with(Outcome::Fail).chain(with(Outcome::NonStrict));
-    let unexplained: Vec<_> = unexplained.map(nbd_check::report::transcript_of).collect();
-    assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));
+    passed::all(results, least);
     let unused = deviations.unused(results);
     assert!(unused.is_empty(), "no case has these any more: {unused:?}");
-    let passed = with(Outcome::Pass).count();
-    assert!(passed >= least, "only {passed} cases passed");
 }
 
 /// Runs the cases that `select` returns true for.
@@ -130,7 +127,7 @@ fn tls_in_three_modes() {
                 let result = runner.run(&case);
                 let found = nbd_check::report::transcript_of(&result);
                 assert!(result.findings.is_empty(), "{mode}: {found}");
-                passed += usize::from(result.outcome == Outcome::Pass);
+                passed += usize::from(result.outcome == nbd_check::Outcome::Pass);
             }
         }
         assert!(passed >= least, "{mode}: only {passed} cases passed");

@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
+
+use crate::command::CommandLine;
 
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +34,6 @@ impl std::fmt::Display for Ended {
     }
 }
 
-/// A command, with its placeholders.
-pub(crate) struct Program {
-    command: Vec<String>,
-}
-
 /// What a process leaves.
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -52,65 +49,23 @@ pub(crate) struct Process {
     stderr: File,
 }
 
-impl Program {
-    /// # Errors
-    ///
-    /// No argument says where the server listens.
-    pub(crate) fn new(command: &[String]) -> Result<Self> {
-        let program = Self {
-            command: command.to_vec(),
-        };
-        ensure!(
-            ["{uri}", "{socket}", "{port}"]
-                .into_iter()
-                .any(|name| program.names(name)),
-            "the command has none of {{uri}}, {{socket}} and {{port}}: the client must know \
-             where to connect"
-        );
-        Ok(program)
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        self.command.first().map_or("", String::as_str)
-    }
-
-    /// Whether an argument has this placeholder.
-    pub(crate) fn names(&self, name: &str) -> bool {
-        self.command.iter().any(|argument| argument.contains(name))
-    }
-
-    /// Starts it; its output goes into files, so that it never waits for a reader.
-    pub(crate) fn start(&self, folder: &Path, values: &[(&str, String)]) -> Result<Process> {
-        let fill = |argument: &String| {
-            let start = argument.clone();
-            values
-                .iter()
-                .fold(start, |text, (name, value)| text.replace(name, value))
-        };
-        let command: Vec<_> = self.command.iter().map(fill).collect();
-        let (program, arguments) = command.split_first().context("no command")?;
+impl Process {
+    /// Starts a command, with its output in files of this folder.
+    pub(crate) fn start(command: &CommandLine, folder: &Path) -> Result<Self> {
         let file = |name: &str| -> Result<File> {
             let mut options = File::options();
             options.read(true).write(true).create(true).truncate(true);
             Ok(options.open(folder.join(name))?)
         };
         let (stdout, stderr) = (file("stdout")?, file("stderr")?);
-        let child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(stdout.try_clone()?)
-            .stderr(stderr.try_clone()?)
-            .spawn()
-            .with_context(|| format!("cannot start {program}"))?;
-        Ok(Process {
+        let child = command.start(stdout.try_clone()?.into(), &stderr)?;
+        Ok(Self {
             child,
             stdout,
             stderr,
         })
     }
-}
 
-impl Process {
     /// Whether it has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))

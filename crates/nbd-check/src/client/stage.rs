@@ -13,18 +13,20 @@ use anyhow::{Context, Result};
 use nbd_codec::uri::Uri;
 use tempfile::TempDir;
 
-use super::program::{Output, Program};
+use super::program::{Output, Process};
 use super::script::{EXPORT, SIZE, Script, pattern};
 use super::server::{Served, Server};
+use crate::command::CommandLine;
 use crate::stream::{Address, Listener, Stream};
 use crate::tls::{Acceptor, acceptor};
 
 /// Where the scripted server listens, and the command that connects to it.
 pub(crate) struct Stage {
-    program: Program,
+    /// As the user wrote it, and with the values of this stage.
+    command: CommandLine,
+    filled: CommandLine,
     uri: Uri,
     listener: Listener,
-    values: Vec<(&'static str, String)>,
     pub(crate) timeout: Duration,
     pub(crate) tls: Option<Acceptor>,
     folder: TempDir,
@@ -50,10 +52,11 @@ impl Stage {
         timeout: Duration,
         certificates: Option<&Path>,
     ) -> Result<Self> {
-        let program = Program::new(command)?;
+        let must = "the client must know where to connect";
+        let command = CommandLine::new(command, must)?;
         let folder = tempfile::tempdir().context("cannot make a folder for a socket")?;
         let socket = folder.path().join("socket");
-        let address = if program.names("{port}") || cfg!(not(unix)) {
+        let address = if command.names("{port}") || cfg!(not(unix)) {
             // The system chooses a port.
             Address::Tcp(Ipv4Addr::LOCALHOST.to_string(), 0)
         } else {
@@ -74,7 +77,7 @@ impl Stage {
         let port = port.map_or(String::new(), |port| port.to_string());
         let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
         fs::write(folder.path().join("in"), pattern(true))?;
-        let values = vec![
+        let values = [
             ("{uri}", uri.to_string()),
             ("{socket}", socket.to_string_lossy().into_owned()),
             ("{port}", port),
@@ -82,10 +85,10 @@ impl Stage {
             ("{out}", path("out")),
         ];
         Ok(Self {
-            program,
+            filled: command.fill(&values),
+            command,
             uri,
             listener,
-            values,
             timeout,
             tls: certificates.map(acceptor).transpose()?,
             folder,
@@ -94,7 +97,7 @@ impl Stage {
 
     /// The name of the program.
     pub(crate) fn program(&self) -> &str {
-        self.program.name()
+        self.command.program()
     }
 
     pub(crate) fn uri(&self) -> &Uri {
@@ -103,7 +106,7 @@ impl Stage {
 
     /// Whether the command writes the content of `{in}`.
     pub(crate) fn has_input(&self) -> bool {
-        self.program.names("{in}")
+        self.command.names("{in}")
     }
 
     /// No run takes longer, whatever client and server do.
@@ -129,7 +132,7 @@ impl Stage {
         })?;
         Ok(Performance {
             output,
-            out: self.program.names("{out}").then(|| read_file(&self.out())),
+            out: self.command.names("{out}").then(|| read_file(&self.out())),
             before,
             after: disk.into_inner().unwrap_or_default(),
             connections,
@@ -152,7 +155,7 @@ impl Stage {
         while self.listener.accept(self.timeout).is_ok() {}
         let connections = Mutex::new(Vec::new());
         let deadline = Instant::now() + self.longest();
-        let mut process = self.program.start(self.folder.path(), &self.values)?;
+        let mut process = Process::start(&self.filled, self.folder.path())?;
         let output = thread::scope(|scope| {
             let mut threads = Vec::new();
             // Until the command ends, or has had its time after the last connection.

@@ -59,7 +59,7 @@ pub(super) fn add(cases: &mut Cases) {
 }
 
 /// The first message without an end.
-fn flood(messages: &mut Vec<Message>) -> bool {
+pub(super) fn flood(messages: &mut Vec<Message>) -> bool {
     let Some(first) = messages.first().cloned() else {
         return false;
     };

@@ -7,6 +7,7 @@ use nbd_codec::wire::number::{ContextId, InfoType, OptionReplyType as Rep, Optio
 use nbd_codec::wire::option_reply::{BlockSizes, Info, OptionReply};
 
 use super::Turn;
+use super::delivery::flood;
 use crate::case::Cases;
 use crate::client::handshake::CONTEXT;
 use crate::client::message::Message;
@@ -209,12 +210,7 @@ fn replies(cases: &mut Cases) {
         sends,
         Expect::Failure,
         GO,
-        |_, messages| {
-            if let Some(first) = messages.first().cloned() {
-                *messages = vec![Message::Flood(Box::new(first))];
-            }
-            true
-        },
+        |_, messages| flood(messages),
     )
     .add(cases);
     let sends = "nothing, then the end";
@@ -233,6 +229,15 @@ fn replies(cases: &mut Cases) {
         )
         .add(cases);
     }
+}
+
+/// Sends this information instead of that of a type.
+fn replace_info(option: Opt, messages: &mut [Message], wanted: InfoType, info: Info<'_>) -> bool {
+    let at = position(messages, wanted);
+    let place = at.and_then(|at| messages.get_mut(at));
+    place
+        .map(|place| *place = Message::option(option, &OptionReply::Info(info)))
+        .is_some()
 }
 
 /// Cuts or extends the data of the information of a type to `length` bytes.
@@ -295,13 +300,9 @@ fn exports(cases: &mut Cases) {
             Expect::Survival,
             GO,
             move |option, messages| {
-                let at = position(messages, InfoType::EXPORT);
                 let flags = Has::HAS_FLAGS;
-                let info = OptionReply::Info(Info::Export { size, flags });
-                let place = at.and_then(|at| messages.get_mut(at));
-                place
-                    .map(|place| *place = Message::option(option, &info))
-                    .is_some()
+                let info = Info::Export { size, flags };
+                replace_info(option, messages, InfoType::EXPORT, info)
             },
         )
         .add(cases);
@@ -373,12 +374,8 @@ fn sizes(cases: &mut Cases) {
             Expect::Either,
             GO,
             move |option, messages| {
-                let at = position(messages, InfoType::BLOCK_SIZE);
-                let info = OptionReply::Info(Info::BlockSize(sizes));
-                let place = at.and_then(|at| messages.get_mut(at));
-                place
-                    .map(|place| *place = Message::option(option, &info))
-                    .is_some()
+                let info = Info::BlockSize(sizes);
+                replace_info(option, messages, InfoType::BLOCK_SIZE, info)
             },
         )
         .add(cases);
@@ -508,12 +505,7 @@ fn lists(cases: &mut Cases) {
         sends,
         Expect::Failure,
         LIST,
-        |_, messages| {
-            if let Some(first) = messages.first().cloned() {
-                *messages = vec![Message::Flood(Box::new(first))];
-            }
-            true
-        },
+        |_, messages| flood(messages),
     )
     .add(cases);
 }
