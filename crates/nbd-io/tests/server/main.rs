@@ -8,6 +8,7 @@ mod offers;
 mod peers;
 mod programs;
 mod shutdown;
+mod stalls;
 mod support;
 
 #[cfg(feature = "tls")]

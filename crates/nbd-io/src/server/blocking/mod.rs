@@ -136,9 +136,12 @@ fn transmit(
             held: 0..end,
             ended: None,
         }),
-        out: Mutex::default(),
+        output: Mutex::default(),
     };
     thread::scope(|scope| transmission.work(scope));
+    if let Some(error) = lock(&transmission.output).failed.take() {
+        return Err(error);
+    }
     let input = transmission.input.into_inner();
     let input = input.unwrap_or_else(PoisonError::into_inner);
     input.ended.unwrap_or(Ok(()))
@@ -157,7 +160,7 @@ struct Transmission<'c> {
     input: Mutex<Input>,
     /// The thread that has it writes. It may be taken by a thread that has the
     /// input, not the other way round.
-    out: Mutex<Outbox>,
+    output: Mutex<Output>,
 }
 
 struct Input {
@@ -167,6 +170,14 @@ struct Input {
     held: Range<usize>,
     /// Nothing more is received: how the connection ended.
     ended: Option<io::Result<()>>,
+}
+
+#[derive(Default)]
+struct Output {
+    outbox: Outbox,
+    /// Nothing more is written, for this reason: a reply may have been written in part,
+    /// and another one after it would be taken for its data.
+    failed: Option<io::Error>,
 }
 
 impl Transmission<'_> {
@@ -197,11 +208,9 @@ impl Transmission<'_> {
                 });
             });
             drop(input);
-            if let Err(error) = sent {
-                // Ends a read of another thread.
-                let _ = self.stream.shut_down(Shutdown::Both);
-                let mut input = lock(&self.input);
-                return *input.ended.get_or_insert(Ok(())) = Err(error);
+            if sent.is_err() {
+                lock(&self.input).ended.get_or_insert(sent);
+                return;
             }
             self.idle.fetch_add(1, Ordering::SeqCst);
         }
@@ -278,17 +287,26 @@ impl Transmission<'_> {
         Ok(n)
     }
 
-    /// Writes what `put` adds, which answers a request of this cost.
+    /// Writes what `put` adds, which answers a request of this cost. The error is
+    /// `BrokenPipe` if writing fails or has failed before; why is in [`Output::failed`].
     fn send(&self, cost: usize, put: impl FnOnce(&mut Outbox)) -> io::Result<()> {
-        let mut out = lock(&self.out);
-        put(&mut out);
-        out.push_cost(cost);
-        let result = self.write(&mut out);
-        if result.is_err() {
+        let mut output = lock(&self.output);
+        let Output { outbox, failed } = &mut *output;
+        if failed.is_some() {
             // Another thread may wait for the memory, with the input.
-            self.account.give_back(out.clear());
+            self.account.give_back(cost);
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
-        result
+        put(outbox);
+        outbox.push_cost(cost);
+        let Err(error) = self.write(outbox) else {
+            return Ok(());
+        };
+        *failed = Some(error);
+        self.account.give_back(outbox.clear());
+        // Ends a read of another thread.
+        let _ = self.stream.shut_down(Shutdown::Both);
+        Err(io::ErrorKind::BrokenPipe.into())
     }
 
     fn write(&self, out: &mut Outbox) -> io::Result<()> {
