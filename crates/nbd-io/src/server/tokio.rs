@@ -447,11 +447,13 @@ impl<F: Future<Output = Answer>> Transmission<F> {
         }
         if !self.flushed {
             match Pin::new(&mut self.stream).poll_flush(cx)? {
-                Poll::Ready(()) => self.flushed = true,
+                Poll::Ready(()) => {
+                    self.flushed = true;
+                    self.stalled = None;
+                }
                 Poll::Pending => return self.poll_stalled(cx),
             }
         }
-        self.stalled = None;
         Ok(Poll::Ready(()))
     }
 

@@ -2,8 +2,10 @@
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::pin::Pin;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
@@ -11,8 +13,10 @@ use nbd_codec::wire::flags::CommandFlags;
 use nbd_codec::wire::number::{Command, Cookie};
 use nbd_codec::wire::request::CompactRequest;
 use nbd_io::server::{Config, Device, Export, Exports, Peer, ReadReply, Server};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+use tokio::time::timeout;
 
-use crate::support::{MIB, TIME};
+use crate::support::{MIB, TIME, runtime};
 
 /// The flags of the client, and EXPORT_NAME for the default export.
 const HELLO: &[u8] = b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\0";
@@ -158,4 +162,51 @@ fn no_reply_follows_a_part_of_another_one() {
         let error = end.expect_err("the client stopped reading");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
+}
+
+/// A stream that accepts everything but its end: under TLS that is a message, for which
+/// the socket may have no room.
+struct Endless(DuplexStream);
+
+impl AsyncRead for Endless {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, space)
+    }
+}
+
+impl AsyncWrite for Endless {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+#[test]
+fn closing_a_connection_is_bounded() {
+    runtime("stalls").block_on(async {
+        let (ours, mut client) = duplex(1 << 16);
+        let server = server(Config::new().stall_timeout(Duration::from_millis(100)));
+        let peer = Peer::Other("stalls".into());
+        let serving = nbd_io::tokio::serve(Endless(ours), peer, &server);
+        let requests = [HELLO, &request(Command::DISC, 0, 0)].concat();
+        client.write_all(&requests).await.expect("sent");
+        let end = timeout(TIME, serving).await.expect("it ends");
+        let error = end.expect_err("the client does not read");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    });
 }
