@@ -22,6 +22,7 @@ both! {
     a_late_server_is_given_up;
     a_server_that_does_not_read_is_given_up;
     a_late_handshake_is_given_up;
+    without_a_limit_of_time_it_connects;
     another_size_is_an_error;
     attempts_are_counted_for_each_outage;
     a_strict_flush_reports_an_outage_once;
@@ -157,6 +158,18 @@ async fn a_late_handshake_is_given_up<D: Disk>() -> Result<(), Error> {
     let options = Options::new().connect_timeout(Duration::from_millis(100));
     let error = D::open(&uri, options).await.err();
     assert!(matches!(error, Some(Error::TimedOut)), "{error:?}");
+    Ok(())
+}
+
+/// The longest time cannot be added to the clock.
+async fn without_a_limit_of_time_it_connects<D: Disk>() -> Result<(), Error> {
+    require!("nbdkit");
+    let peer = crate::memory("1M", &[]);
+    let port = crate::forwarded_port(peer.socket());
+    let options = Options::new().connect_timeout(Duration::MAX);
+    let options = options.timeout(Duration::MAX);
+    let disk = D::open(&format!("nbd://127.0.0.1:{port}"), options).await?;
+    assert!(disk.read_at(0, 2).await? == [0, 0][..]);
     Ok(())
 }
 

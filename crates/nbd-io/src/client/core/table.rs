@@ -419,8 +419,8 @@ impl Table {
         }
         let timeout = self.timeout.unwrap_or_default();
         for entry in self.entries.iter_mut().flatten() {
-            let late = entry.since.is_some_and(|since| now >= since + timeout);
-            if late && entry.outcome.is_none() {
+            let late = entry.since.and_then(|since| since.checked_add(timeout));
+            if late.is_some_and(|late| now >= late) && entry.outcome.is_none() {
                 entry.outcome = Some(Err(Error::TimedOut));
             }
         }
