@@ -84,7 +84,8 @@ pub fn listen(listener: impl Listener, server: &Server) -> io::Result<()> {
     let live = Arc::new(Live::default());
     let mut next = 0_u64;
     while shutting_down.is_pending() && !server.is_shutting_down() {
-        live.wait(server, |count| count < server.config().connections, None);
+        let enough = |n: usize| n < server.config().connections || server.is_shutting_down();
+        live.wait(enough, None);
         let accepted = listener.accept();
         if server.is_shutting_down() {
             break;
@@ -108,7 +109,7 @@ pub fn listen(listener: impl Listener, server: &Server) -> io::Result<()> {
     }
     drop(listener);
     let deadline = Instant::now().checked_add(server.config().grace);
-    live.wait(server, |count| count == 0, deadline);
+    live.wait(|count| count == 0, deadline);
     live.close_all();
     Ok(())
 }
@@ -121,13 +122,13 @@ struct Live {
 }
 
 impl Live {
-    /// Waits until there are as many as `enough` says, or the deadline.
-    fn wait(&self, server: &Server, enough: impl Fn(usize) -> bool, deadline: Option<Instant>) {
+    /// Waits until there are as few as `enough` says, or the deadline. Without a deadline
+    /// `enough` is called every 100 ms.
+    fn wait(&self, enough: impl Fn(usize) -> bool, deadline: Option<Instant>) {
         let mut streams = lock(&self.streams);
         while !enough(streams.len()) {
             let time = match deadline {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-                None if server.is_shutting_down() => return,
                 None => PAUSE,
             };
             if time.is_zero() {
