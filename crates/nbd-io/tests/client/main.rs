@@ -13,6 +13,7 @@ macro_rules! require {
 mod calls;
 mod cancel;
 mod canned;
+mod close;
 mod disk;
 mod embedded;
 mod kills;

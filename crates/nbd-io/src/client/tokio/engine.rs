@@ -220,7 +220,7 @@ impl<R: AsyncRead + Unpin> Driver<R> {
             }
             let queued = !state.table.out.is_empty();
             let writer = state.engine.writer.as_ref();
-            let written = writer.is_some_and(|writer| writer.batch.is_empty());
+            let written = writer.is_some_and(|it| it.batch.is_empty() && !it.unflushed);
             if self.disconnecting && written && !queued {
                 return Err(Error::Disconnected);
             }
