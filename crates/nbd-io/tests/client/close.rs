@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ struct Holding {
     time: Duration,
     /// Until the socket has room.
     full: Option<Pin<Box<Sleep>>>,
+    flushes: Arc<AtomicUsize>,
 }
 
 impl AsyncRead for Holding {
@@ -45,6 +48,7 @@ impl AsyncWrite for Holding {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let holding = self.get_mut();
+        holding.flushes.fetch_add(1, Ordering::SeqCst);
         if holding.held.is_empty() {
             return Poll::Ready(Ok(()));
         }
@@ -74,14 +78,17 @@ async fn disc_is_sent_before_the_connection_is_closed() {
         server.read_to_end(&mut requests).await.expect("the end");
         requests
     });
+    let flushes = Arc::<AtomicUsize>::default();
     let stream = Holding {
         stream: ours,
         held: Vec::new(),
         time: Duration::from_millis(50),
         full: None,
+        flushes: flushes.clone(),
     };
     let client = Client::from_stream(stream, "", Options::new()).await;
     let client = client.expect("a connection");
+    let before = flushes.load(Ordering::SeqCst);
     client.disconnect().await;
     drop(client);
     let requests = serving.await.expect("a server");
@@ -91,4 +98,7 @@ async fn disc_is_sent_before_the_connection_is_closed() {
         Some(&disc.to_be_bytes()[..]),
         "{requests:?}"
     );
+    // The client sleeps while the socket is full.
+    let flushes = flushes.load(Ordering::SeqCst) - before;
+    assert!(flushes < 10, "{flushes} attempts");
 }

@@ -34,8 +34,17 @@ pub(crate) struct Tokio {
     writer: Option<Writer>,
     /// The driver runs soon, and writes what is queued.
     scheduled: bool,
-    /// The driver shall end the connection.
-    closing: bool,
+    closing: Closing,
+}
+
+/// Whether the driver shall end the connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// It has to be woken, to begin.
+    Wanted,
+    /// It has begun, and continues whenever something was written.
+    Begun,
 }
 
 /// The sending half of a connection.
@@ -58,7 +67,7 @@ impl Tokio {
                 driver: None,
             }),
             scheduled: true,
-            closing: false,
+            closing: Closing::No,
         }
     }
 }
@@ -91,7 +100,7 @@ impl Engine for Tokio {
             state = link.lock();
             state.table.fail(reason, &mut woken);
         }
-        state.engine.closing = true;
+        state.engine.closing = Closing::Wanted;
         let writer = state.engine.writer.as_ref();
         woken.extend(writer.and_then(|writer| writer.driver.clone()));
         drop(state);
@@ -128,9 +137,12 @@ fn write<'l>(link: &'l Link<Tokio>, mut state: MutexGuard<'l, State<Tokio>>) {
         drop(state);
         let written = writer.poll_write();
         state = link.lock();
-        if let Some(driver) = &writer.driver
-            && (state.engine.closing || matches!(written, Poll::Ready(Err(_))))
-        {
+        let wake_driver = match state.engine.closing {
+            Closing::No => matches!(written, Poll::Ready(Err(_))),
+            Closing::Wanted => true,
+            Closing::Begun => written.is_ready(),
+        };
+        if let Some(driver) = writer.driver.as_ref().filter(|_| wake_driver) {
             driver.wake_by_ref();
         }
         state.engine.writer = Some(writer);
@@ -211,7 +223,9 @@ impl<R: AsyncRead + Unpin> Driver<R> {
             return Err(error.clone());
         }
         state.engine.scheduled = false;
-        if state.engine.closing {
+        let closing = state.engine.closing != Closing::No;
+        if closing {
+            state.engine.closing = Closing::Begun;
             if state.table.in_flight() == 0 && !self.disconnecting {
                 self.disconnecting = true;
                 if let Ok(header) = state.table.session().disconnect() {
@@ -231,7 +245,6 @@ impl<R: AsyncRead + Unpin> Driver<R> {
                 None => writer.driver = Some(cx.waker().clone()),
             }
         }
-        let closing = state.engine.closing;
         write(&self.link, state);
         self.watch(closing, cx)?;
         let mut done = 0_usize;
@@ -240,7 +253,7 @@ impl<R: AsyncRead + Unpin> Driver<R> {
             let Poll::Ready(result) = Pin::new(&mut self.io).poll_read(cx, &mut space) else {
                 // What closing waits for may have come.
                 let state = self.link.lock();
-                let idle = state.engine.closing && state.table.in_flight() == 0;
+                let idle = closing && state.table.in_flight() == 0;
                 return Ok(idle && !self.disconnecting);
             };
             result?;
