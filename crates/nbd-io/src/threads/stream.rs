@@ -16,7 +16,8 @@ pub trait Stream: Send + Sync + 'static {
     /// Those of the connection; `WouldBlock` or `TimedOut` after the timeout.
     fn read(&self, space: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes, as `std::io::Write`. One thread at a time calls it.
+    /// Writes, as `std::io::Write`. One thread at a time calls it. After an error it is
+    /// called with the same data again, or with none.
     ///
     /// # Errors
     ///

@@ -4,8 +4,9 @@
 //! for the socket.
 
 use std::io::{self, IoSlice, Read, Write};
+use std::mem;
 use std::net::Shutdown;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::Connection;
@@ -20,8 +21,18 @@ pub(crate) struct TlsStream {
     plain: Arc<dyn Stream>,
     session: Mutex<Connection>,
     received: Mutex<Received>,
-    /// Held while records are written, in their order.
-    sending: Mutex<()>,
+    /// The thread that has it writes records.
+    sending: Mutex<Sending>,
+}
+
+/// Records that are not written yet: after an error, as a timeout, the next write
+/// continues where the last one ended.
+#[derive(Default)]
+struct Sending {
+    records: Vec<u8>,
+    written: usize,
+    /// How much data of the write that failed is in them. It is called again with that.
+    accepted: usize,
 }
 
 /// Received, and not yet decrypted: rustls takes no more while it holds data that was not
@@ -47,24 +58,24 @@ impl TlsStream {
         }
     }
 
-    /// Writes what the session has to send, in the turn of the caller.
-    fn send(&self, _turn: MutexGuard<'_, ()>) -> io::Result<()> {
-        let mut records = Vec::new();
+    /// Writes what the session has to send.
+    fn send(&self, sending: &mut Sending) -> io::Result<()> {
         {
             let mut session = lock(&self.session);
             while session.wants_write() {
-                session.write_tls(&mut records)?;
+                session.write_tls(&mut sending.records)?;
             }
         }
-        let mut left = records.as_slice();
-        while !left.is_empty() {
+        while let Some(left @ [_, ..]) = sending.records.get(sending.written..) {
             match self.plain.write_vectored(&[IoSlice::new(left)]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => left = left.get(n..).unwrap_or_default(),
+                Ok(n) => sending.written = sending.written.saturating_add(n),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+        // Long records take no memory in a connection that waits.
+        (sending.records, sending.written) = (Vec::new(), 0);
         Ok(())
     }
 
@@ -90,8 +101,8 @@ impl TlsStream {
             drop(session);
             // An update of keys. If a thread is writing, its next records take it along: to
             // wait for it here would stop reading, which the peer may be waiting for.
-            if answer && let Ok(turn) = self.sending.try_lock() {
-                self.send(turn)?;
+            if answer && let Ok(mut sending) = self.sending.try_lock() {
+                self.send(&mut sending)?;
             }
         }
     }
@@ -116,10 +127,12 @@ impl Stream for TlsStream {
     }
 
     fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let turn = lock(&self.sending);
-        let n = lock(&self.session).writer().write_vectored(slices)?;
-        self.send(turn)?;
-        Ok(n)
+        let mut sending = lock(&self.sending);
+        if sending.accepted == 0 {
+            sending.accepted = lock(&self.session).writer().write_vectored(slices)?;
+        }
+        self.send(&mut sending)?;
+        Ok(mem::take(&mut sending.accepted))
     }
 
     fn set_timeouts(&self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()> {
@@ -127,12 +140,14 @@ impl Stream for TlsStream {
     }
 
     fn shut_down(&self, how: Shutdown) -> io::Result<()> {
-        // A thread that is writing is not waited for: shutting down ends its write.
+        // A thread that is writing is not waited for: shutting down ends its write. Nor is a
+        // peer to which the last write has failed.
         if how != Shutdown::Read
-            && let Ok(turn) = self.sending.try_lock()
+            && let Ok(mut sending) = self.sending.try_lock()
+            && sending.records.is_empty()
         {
             lock(&self.session).send_close_notify();
-            let _ = self.send(turn);
+            let _ = self.send(&mut sending);
         }
         self.plain.shut_down(how)
     }

@@ -1,9 +1,10 @@
 //! TLS by rustls.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use nbd_io::client::{Error, Options};
 use nbd_test_support::certificates;
@@ -21,6 +22,7 @@ both! {
     clients_without_a_certificate;
     files_that_are_missing_or_invalid_are_named;
     a_server_that_hangs_up_at_starttls;
+    a_server_that_pauses;
 }
 
 /// TLS 1.2 is the oldest version that both sides must have.
@@ -215,5 +217,43 @@ async fn a_server_that_hangs_up_at_starttls<D: Disk>() -> Result<(), Error> {
     let error = D::open(&uri, options).await.err();
     let error = error.map_or(String::new(), |error| error.to_string());
     assert!(error.contains("NBD_OPT_STARTTLS"), "{error}");
+    Ok(())
+}
+
+/// Within the timeout, and for longer than a thread waits to write at a time.
+async fn a_server_that_pauses<D: Disk>() -> Result<(), Error> {
+    require!("nbdkit");
+    let certificates = certificates::folder();
+    let peer = server(certificates.path());
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("socket");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let socket = peer.socket().to_owned();
+    thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        let mut server = UnixStream::connect(socket).expect("the server");
+        let replies = (server.try_clone(), client.try_clone());
+        crate::pump(replies.0.expect("a clone"), replies.1.expect("a clone"));
+        let mut buffer = vec![0; 1 << 16];
+        let (mut sent, mut pause) = (0, 1 << 19);
+        while let Ok(n @ 1..) = client.read(&mut buffer) {
+            sent += n;
+            if sent >= pause {
+                thread::sleep(Duration::from_secs(1));
+                pause = usize::MAX;
+            }
+            server.write_all(&buffer[..n]).expect("forwarded");
+        }
+    });
+    let uri = format!(
+        "nbds+unix:///?socket={}&tls-hostname=localhost&tls-certificates={}",
+        path.display(),
+        certificates.path().display()
+    );
+    let options = Options::new().allow_local_files(true);
+    let disk = D::open(&uri, options.timeout(Duration::from_secs(3))).await?;
+    let data = noise(3, 4 << 20);
+    disk.write_at(0, &data).await?;
+    assert!(disk.read_at(0, data.len()).await? == data);
     Ok(())
 }
