@@ -229,6 +229,33 @@ fn each_version_of_tls_is_served() {
     }
 }
 
+/// Otherwise a client cannot tell the end from an attack that cuts the connection.
+#[test]
+fn the_end_of_a_session_is_authenticated() {
+    let folder = certificates::folder();
+    let disc = CompactRequest {
+        flags: CommandFlags::NONE,
+        command: number::Command::DISC,
+        cookie: number::Cookie(1),
+        offset: 0,
+        length: 0,
+    };
+    let export = b"IHAVEOPT\0\0\0\x01\0\0\0\x04disk";
+    let disconnect = [&export[..], &disc.encode()].concat();
+    let abort = b"IHAVEOPT\0\0\0\x02\0\0\0\0";
+    for face in FACES {
+        let running = forced(face, folder.path(), Config::new());
+        // The size and the flags; the acknowledgement.
+        for (message, reply) in [(&abort[..], 20), (&disconnect[..], 10)] {
+            let mut stream = secure(&running, folder.path(), &TLS13);
+            stream.write_all(message).expect("sent");
+            let mut received = Vec::new();
+            let end = stream.read_to_end(&mut received);
+            assert!(matches!(end, Ok(n) if n == reply), "{face:?}: {end:?}");
+        }
+    }
+}
+
 #[test]
 fn the_deadline_of_a_handshake_is_one_under_tls_too() {
     let folder = certificates::folder();

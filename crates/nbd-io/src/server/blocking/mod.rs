@@ -58,7 +58,12 @@ fn run(stream: Arc<dyn Stream>, peer: Peer, server: &Server) -> io::Result<()> {
     let result = match shutting_down {
         Poll::Ready(()) => Ok(()),
         Poll::Pending => negotiate(&stream, peer, server).and_then(|chosen| match chosen {
-            Some((stream, chosen)) => transmit(&*stream, *chosen, server, registration.account()),
+            Some((stream, chosen)) => {
+                let result = transmit(&*stream, *chosen, server, registration.account());
+                // Under TLS, another stream than the one of this function.
+                let _ = stream.shut_down(Shutdown::Both);
+                result
+            }
             None => Ok(()),
         }),
     };
@@ -92,7 +97,10 @@ fn negotiate(
     loop {
         match block_on(negotiation.run(&mut link))? {
             Progress::Ready(chosen) => return Ok(Some((link.stream, chosen))),
-            Progress::Ended => return Ok(None),
+            Progress::Ended => {
+                let _ = link.stream.shut_down(Shutdown::Both);
+                return Ok(None);
+            }
             Progress::StartTls => start_tls(&mut link, &mut negotiation, server)?,
         }
     }
