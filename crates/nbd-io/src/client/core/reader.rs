@@ -10,7 +10,7 @@ use super::table::{Direct, Table};
 /// Room for replies in bytes: 15 replies with 4 KiB of data each.
 pub(crate) const BUFFER: usize = 64 << 10;
 
-/// Payloads of which at least this much has not arrived are read straight into their place.
+/// Payloads of which at least this much has not arrived are read directly into their place.
 /// Shorter ones are read together with the replies after them.
 const DIRECT: u64 = 32 << 10;
 

@@ -429,7 +429,7 @@ impl Table {
     }
 }
 
-/// Memory that the data of a read goes to straight from the socket.
+/// Memory that the data of a read goes to directly from the socket.
 #[derive(Debug)]
 pub(crate) struct Direct {
     pub(crate) cookie: Cookie,

@@ -54,7 +54,7 @@ pub(super) enum Reply<'r, 'e> {
 #[derive(Debug, Clone, Copy)]
 enum State {
     Idle,
-    /// So many bytes of a message were written.
+    /// A message, and how many bytes of it were written.
     Sending(RequestHeader, usize),
     /// A reply is due.
     Receiving,
