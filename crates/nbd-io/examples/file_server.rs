@@ -10,15 +10,34 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use std::{mem, thread};
 
 use nbd_io::server::{Bytes, Config, Device, Export, Exports, ReadReply, Server};
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::Notify;
+use tokio::task;
+use tokio::time::sleep;
 
 /// With tokio, reads of at least this many bytes run on other threads: several at a time,
 /// and while the thread of the connection sends. A shorter one takes less time than to wake
 /// another thread.
 const LONG: usize = 64 << 10;
+
+/// With tokio, how long a thread polls for the next request before it sleeps.
+const POLL: Duration = Duration::from_micros(100);
+
+/// If polling takes this long, another program has the processor meanwhile, and a thread that
+/// sleeps would get it sooner.
+const PREEMPTED: Duration = Duration::from_millis(1);
+
+/// How long a thread does not poll after that.
+const PAUSE: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Notified of the requests of this thread.
+    static REQUESTS: Arc<Notify> = Arc::default();
+}
 
 /// A file, most of which is in the page cache.
 struct FileDevice {
@@ -33,6 +52,7 @@ impl Device for FileDevice {
     }
 
     async fn read(&self, offset: u64, reply: &mut ReadReply) -> io::Result<()> {
+        REQUESTS.with(|it| it.notify_one());
         let n = reply.remaining();
         match Handle::try_current() {
             Ok(runtime) if n >= LONG => {
@@ -50,6 +70,7 @@ impl Device for FileDevice {
     }
 
     async fn write(&self, offset: u64, data: Bytes) -> io::Result<()> {
+        REQUESTS.with(|it| it.notify_one());
         self.file.write_all_at(&data, offset)
     }
 
@@ -143,6 +164,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn listen(listener: UnixListener, server: &Server) -> io::Result<()> {
+    task::spawn(poll_before_sleeping(REQUESTS.with(Arc::clone)));
     let listener = tokio::net::UnixListener::from_std(listener)?;
     nbd_io::tokio::listen(listener, server).await
+}
+
+/// Keeps the runtime of this thread from sleeping for a while after a request. On a virtual
+/// machine a processor without work is halted. To wake it takes longer than a request, so a
+/// client with one request in flight would wait for that most of the time.
+async fn poll_before_sleeping(requests: Arc<Notify>) {
+    loop {
+        requests.notified().await;
+        let began = Instant::now();
+        while began.elapsed() < POLL {
+            // The client may need this processor.
+            thread::yield_now();
+            task::yield_now().await;
+        }
+        if began.elapsed() > PREEMPTED {
+            sleep(PAUSE).await;
+        }
+    }
 }
