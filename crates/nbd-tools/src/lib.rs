@@ -2,3 +2,5 @@
 
 #[doc(hidden)]
 pub mod size;
+#[doc(hidden)]
+pub mod time;

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::{ArgGroup, Parser, ValueEnum};
 use nbd_codec::Framing;
 use nbd_codec::wire::option_reply::BlockSizes;
-use nbd_tools::size;
+use nbd_tools::{size, time};
 
 use crate::buffer;
 
@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long)]
     pub once: bool,
     /// How long a client may take for the handshake
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = time::parse)]
     pub handshake_timeout: Duration,
     /// The most threads for each connection
     #[arg(long, value_name = "COUNT", default_value = "8", value_parser = threads)]
@@ -144,20 +144,6 @@ fn block_sizes(text: &str) -> Result<BlockSizes, String> {
         ));
     }
     Ok(sizes)
-}
-
-/// Thirty years. The clock can be added to much longer times, but not to all.
-const LONGEST_TIME: f64 = 1e9;
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
-    if seconds <= 0.0 {
-        return Err("must be more than 0".into());
-    }
-    if seconds > LONGEST_TIME {
-        return Err(format!("must be at most {LONGEST_TIME}"));
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 fn clients(text: &str) -> Result<usize, String> {

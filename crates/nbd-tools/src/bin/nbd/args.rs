@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nbd_codec::Framing;
-use nbd_tools::size;
+use nbd_tools::{size, time};
 
 use crate::decode::transcript::Style;
 use crate::socket::Settings;
@@ -47,7 +47,7 @@ pub struct Common {
     #[arg(long, global = true)]
     no_go: bool,
     /// Fail if the server sends nothing for this long
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = time::parse)]
     timeout: Option<Duration>,
     /// Append the bytes of the session to a file, a line for each system call: "C: 0102.." for
     /// sent bytes, "S: 0304.." for received bytes
@@ -221,7 +221,7 @@ pub struct Bench {
         value_parser = clap::value_parser!(u16).range(1..=256))]
     pub connections: u16,
     /// How long to measure
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "SECONDS", value_parser = time::parse, default_value = "10")]
     pub seconds: Duration,
     /// Measure this many requests on each connection instead
     #[arg(long, value_name = "COUNT", conflicts_with = "seconds")]
@@ -260,12 +260,4 @@ impl Mode {
             Self::Write => "write",
         }
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
-    if seconds <= 0.0 {
-        return Err("must be more than 0".into());
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
