@@ -182,6 +182,15 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
+    /// Sends a command, and returns the number of its slot. One stack frame holds the
+    /// header, and is gone when the reply comes.
+    #[inline(never)]
+    fn send(&mut self, request: Request) -> Result<usize, Failure> {
+        let header = self.session.submit(request)?;
+        self.link.write(header.as_bytes());
+        Ok(slot_index(header.cookie()))
+    }
+
     /// Waits until the next command is complete.
     fn wait(&mut self) -> Result<Cookie, Failure> {
         use TransmissionEvent as E;
@@ -243,8 +252,7 @@ impl Client<'_> {
         while self.status_end < size {
             let offset = self.status_end;
             let length = (size - offset).min(most);
-            let header = self.session.submit(Request::block_status(offset, length))?;
-            self.link.write(header.as_bytes());
+            self.send(Request::block_status(offset, length))?;
             self.wait()?;
             if self.status_end == offset {
                 return Err(Failure::Command);
@@ -283,17 +291,14 @@ impl Client<'_> {
     }
 
     fn read(&mut self, lane: usize, offset: u64) -> Result<(), Failure> {
-        let header = self.session.submit(Request::read(offset, BLOCK as u64))?;
-        let slot = slot_index(header.cookie());
+        let slot = self.send(Request::read(offset, BLOCK as u64))?;
         self.set(lane, Lane::Reading { slot, offset });
-        self.link.write(header.as_bytes());
         Ok(())
     }
 
     /// Changes what was read, and writes it back.
     fn write(&mut self, lane: usize, offset: u64) -> Result<(), Failure> {
-        let header = self.session.submit(Request::write(offset, BLOCK as u64))?;
-        let slot = slot_index(header.cookie());
+        let slot = self.send(Request::write(offset, BLOCK as u64))?;
         self.set(lane, Lane::Writing { slot });
         let Some(block) = self.data.get_mut(lane) else {
             return Err(Failure::Command);
@@ -303,7 +308,6 @@ impl Client<'_> {
             self.report.checksum = self.report.checksum.wrapping_add(weighed);
             *byte = byte.wrapping_mul(3).wrapping_add(place as u8);
         }
-        self.link.write(header.as_bytes());
         self.link.write(block);
         Ok(())
     }
@@ -317,8 +321,7 @@ impl Client<'_> {
     fn end(&mut self) -> Result<Report, Failure> {
         let flags = self.session.negotiated().flags;
         if flags.contains(TransmissionFlags::SEND_FLUSH) {
-            let header = self.session.submit(Request::flush())?;
-            self.link.write(header.as_bytes());
+            self.send(Request::flush())?;
             self.wait()?;
         }
         self.link.write(self.session.disconnect()?.as_bytes());
