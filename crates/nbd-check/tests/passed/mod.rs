@@ -3,7 +3,7 @@
 use nbd_check::report::transcript_of;
 use nbd_check::{CaseResult, Outcome};
 
-/// Nothing failed, also of what the specification advises, and at least so many passed.
+/// Nothing failed, also of what the specification advises, and `least` or more passed.
 pub fn all(results: &[CaseResult], least: usize) {
     let with = |outcome| results.iter().filter(move |one| one.outcome == outcome);
     let failed = with(Outcome::Fail).chain(with(Outcome::NonStrict));

@@ -17,7 +17,7 @@ pub trait Stream: Send + Sync + 'static {
     fn read(&self, space: &mut [u8]) -> io::Result<usize>;
 
     /// Writes, as `std::io::Write`. One thread at a time calls it. After an error it is
-    /// called with the same data again, or with none.
+    /// called with the same data again, or no more.
     ///
     /// # Errors
     ///
