@@ -337,11 +337,12 @@ fn clients_that_never_read_cost_no_processor_time() {
     for client in &mut clients {
         client.send(&[request(Command::READ, 0, 1 << 20); 2].concat());
     }
-    std::thread::sleep(Duration::from_millis(500));
-    let before = wakeups(&serve);
-    std::thread::sleep(Duration::from_millis(300));
-    let count = wakeups(&serve) - before;
-    assert!(count < 30, "{count} wake-ups in 300 ms");
+    // First it answers as much as the sockets hold, for seconds on a busy machine.
+    until("less than 30 wake-ups in 300 ms", || {
+        let before = wakeups(&serve);
+        std::thread::sleep(Duration::from_millis(300));
+        wakeups(&serve) - before < 30
+    });
 }
 
 /// How many times threads of the server have slept.
