@@ -8,7 +8,7 @@ use crate::client::transmission::state::{ErrorMessage, Extents, State};
 use crate::error::Violation;
 use crate::negotiated::{Framing, StatusWidth};
 use crate::wire::bytes::{clip, find_magic, take, take_slice};
-use crate::wire::extent::{Extents32, Extents64};
+use crate::wire::extent::Extent32;
 use crate::wire::flags::ReplyFlags;
 use crate::wire::number::{ChunkType, Command, Cookie};
 use crate::wire::reply::{
@@ -299,7 +299,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
     }
 
     fn extent<'i>(&mut self, mut extents: Extents, input: &mut &'i [u8]) -> Step<'i> {
-        let Some(bytes) = take_slice(input, extents.size()) else {
+        let Some(extent) = extents.decode(input) else {
             return read(extents.size().saturating_sub(input.len()));
         };
         let (cookie, context) = (extents.cookie, extents.context);
@@ -308,38 +308,34 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
         if let Some(request) = self.slots.find(cookie) {
             offset = request.command.offset.saturating_add(extents.at);
             if !request.faulty {
-                broken = extents.check(bytes, &request.command, true).err();
+                broken = extents.check(extent, &request.command, true).err();
                 request.faulty = broken.is_some();
             }
         }
-        // There are as many bytes as a descriptor has.
-        let (chunk, length, message) = if extents.width == StatusWidth::Wide {
-            let Some(extent) = Extents64::split(bytes).0.next() else {
-                return read(1);
-            };
-            let message = Message::Extent64 {
-                cookie,
-                context,
-                offset,
-                extent,
-            };
-            (ChunkType::BLOCK_STATUS_EXT, extent.length, message)
-        } else {
-            let Some(extent) = Extents32::split(bytes).0.next() else {
-                return read(1);
-            };
-            let message = Message::Extent32 {
-                cookie,
-                context,
-                offset,
-                extent,
-            };
-            (ChunkType::BLOCK_STATUS, extent.length.into(), message)
+        let (chunk, message) = match (extents.width, Extent32::try_from(extent)) {
+            (StatusWidth::Narrow, Ok(extent)) => (
+                ChunkType::BLOCK_STATUS,
+                Message::Extent32 {
+                    cookie,
+                    context,
+                    offset,
+                    extent,
+                },
+            ),
+            _ => (
+                ChunkType::BLOCK_STATUS_EXT,
+                Message::Extent64 {
+                    cookie,
+                    context,
+                    offset,
+                    extent,
+                },
+            ),
         };
         if let Some(error) = broken {
             self.find_error(Side::Server, error, |error| Fault::Chunk(chunk, error));
         }
-        extents.at = extents.at.saturating_add(length);
+        extents.at = extents.at.saturating_add(extent.length);
         extents.left = extents.left.saturating_sub(1);
         self.reply.extents = (extents.left > 0).then_some(extents);
         Step::Message(message)

@@ -20,6 +20,13 @@ pub(crate) fn take_slice<'i>(input: &mut &'i [u8], n: usize) -> Option<&'i [u8]>
     Some(bytes)
 }
 
+/// Takes as much as `input` holds, at most `most` bytes.
+#[inline]
+pub(crate) fn take_up_to<'i>(input: &mut &'i [u8], most: u64) -> &'i [u8] {
+    let n = clip(most).min(input.len());
+    take_slice(input, n).unwrap_or_default()
+}
+
 /// Takes a header of `N` bytes from `input`. Takes nothing if `input` is
 /// shorter, or if `parse` rejects the magic number.
 #[inline]

@@ -5,10 +5,12 @@ use super::slots::Slot;
 use super::state::{Extents, State};
 use super::{Transmission, TransmissionEvent};
 use crate::error::{Error, Violation};
+use crate::features;
 use crate::negotiated::StatusWidth;
 use crate::step::Step;
-use crate::wire::bytes::take_slice;
-use crate::wire::extent::{Extents32, Extents64};
+use crate::wire::DecodeError;
+use crate::wire::bytes::{take, take_slice};
+use crate::wire::extent::{Extent32, Extent64, Extents32, Extents64};
 use crate::wire::flags::CommandFlags;
 
 impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
@@ -16,10 +18,12 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// of the chunk is to be discarded: a reply may cover less than the request.
     pub(super) fn extents<'i>(
         &mut self,
-        mut extents: Extents,
         input: &mut &'i [u8],
     ) -> Result<Option<ClientStep<'i>>, Error> {
-        let (cookie, context) = (extents.cookie, extents.context);
+        let State::Extents(extents) = &mut self.state else {
+            return Ok(None);
+        };
+        let (cookie, context, width) = (extents.cookie, extents.context, extents.width);
         let size = extents.size();
         let left = usize::try_from(extents.left).unwrap_or(usize::MAX);
         let count = left.min(input.len().checked_div(size).unwrap_or(0));
@@ -31,23 +35,31 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             return Ok(Some(Step::read(needed.saturating_sub(input.len()))));
         }
         let slot = find(&mut self.slots, cookie)?;
-        let offset = slot.offset.saturating_add(extents.at);
-        let end = slot.end(cookie);
-        let (count, total) = match extents.check(all, slot, self.strict) {
-            Ok(total) => (count, total),
-            Err(_) => match extents.check_each(all, slot, self.strict) {
-                Err(_) if !self.strict && extents.at > 0 => {
-                    self.state = State::Discard(extents.part());
-                    return Ok(None);
+        let strict = self.strict;
+        let begins = extents.at;
+        let count = match extents.take_valid(all, slot, strict) {
+            Ok(count) => count,
+            Err(error) if strict => return Err(error),
+            Err(error) => {
+                let part = extents.part();
+                if begins == 0 {
+                    return Ok(Some(self.fault(part, error, input)));
                 }
-                Err(error) if !self.strict => {
-                    return Ok(Some(self.fault(extents.part(), error, input)));
-                }
-                checked => checked?,
-            },
+                self.state = State::Discard(part);
+                return Ok(None);
+            }
         };
+        let offset = slot.offset.saturating_add(begins);
+        let (left, last) = (extents.left, extents.last);
+        if left == 0 {
+            self.state = if last {
+                slot.end(cookie)
+            } else {
+                State::Header
+            };
+        }
         let bytes = take_slice(input, count.saturating_mul(size)).unwrap_or_default();
-        let event = if extents.width == StatusWidth::Wide {
+        Ok(Some(Step::Event(if width == StatusWidth::Wide {
             let (extents, _) = Extents64::split(bytes);
             TransmissionEvent::Extents64 {
                 cookie,
@@ -63,70 +75,97 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
                 offset,
                 extents,
             }
-        };
-        extents.at = extents.at.saturating_add(total);
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        extents.left = extents.left.saturating_sub(count);
-        self.state = match extents.left {
-            0 if extents.last => end,
-            0 => State::Header,
-            _ => State::Extents(extents),
-        };
-        Ok(Some(Step::Event(event)))
+        })))
     }
 }
 
 impl Extents {
-    /// Checks the descriptors in `bytes`, the next ones of the chunk. Returns how
-    /// many bytes of the export they describe.
-    pub(crate) fn check(&self, bytes: &[u8], slot: &Slot, strict: bool) -> Result<u64, Error> {
+    /// Takes the descriptors in `bytes`, the next ones of the chunk: those before the
+    /// first that has a fault. So the events and the fault are the same however the
+    /// chunk is fragmented. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// The fault of the first descriptor, if it has one; nothing has changed.
+    fn take_valid(&mut self, bytes: &[u8], slot: &Slot, strict: bool) -> Result<usize, Error> {
+        let count = if !features::SMALL
+            && let Some(total) = self.all_valid(bytes, slot, strict)
+        {
+            self.at = self.at.saturating_add(total);
+            bytes.len().checked_div(self.size()).unwrap_or(0)
+        } else {
+            self.take_each(bytes, slot, strict)?
+        };
+        let taken = u32::try_from(count).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_sub(taken);
+        Ok(count)
+    }
+
+    /// Fast path: how many bytes of the export all the descriptors in `bytes`
+    /// describe, if [`check`](Self::check) accepts each.
+    fn all_valid(&self, bytes: &[u8], slot: &Slot, strict: bool) -> Option<u64> {
         let reach = if self.width == StatusWidth::Wide {
             let (extents, _) = Extents64::split(bytes);
             if self.status == StatusWidth::Narrow && extents.has_wide_flags() {
-                return Err(Violation::StatusTooWide(self.context).into());
+                return None;
             }
-            extents.reach()?
+            extents.reach()
         } else {
             let (extents, _) = Extents32::split(bytes);
-            extents.reach()?
-        };
-        // A longer one ends past the request, as the last of several may.
+            extents.reach()
+        }
+        .ok()?;
         let several = self.at > 0 || bytes.len() > self.size();
         let not_one = several || strict && reach.total > slot.length;
+        if slot.flags.contains(CommandFlags::REQ_ONE) && not_one {
+            return None;
+        }
+        let begins = self.at.saturating_add(reach.last);
+        (begins < slot.length || slot.length == 0).then_some(reach.total)
+    }
+
+    /// Slow path of [`take_valid`](Self::take_valid), the only one in firmware.
+    #[cold]
+    fn take_each(&mut self, mut bytes: &[u8], slot: &Slot, strict: bool) -> Result<usize, Error> {
+        let mut count = 0_usize;
+        while let Some(extent) = self.decode(&mut bytes) {
+            match self.check(extent, slot, strict) {
+                Ok(()) => {}
+                Err(error) if count == 0 => return Err(error),
+                Err(_) => break,
+            }
+            count = count.saturating_add(1);
+            self.at = self.at.saturating_add(extent.length);
+        }
+        Ok(count)
+    }
+
+    /// Takes a descriptor of the width of the chunk from `bytes`.
+    pub(crate) fn decode(&self, bytes: &mut &[u8]) -> Option<Extent64> {
+        match self.width {
+            StatusWidth::Wide => take(bytes).map(Extent64::decode),
+            StatusWidth::Narrow => take(bytes).map(Extent32::decode).map(Extent64::from),
+        }
+    }
+
+    /// Checks the next descriptor of the chunk.
+    pub(crate) fn check(&self, extent: Extent64, slot: &Slot, strict: bool) -> Result<(), Error> {
+        if self.status == StatusWidth::Narrow && extent.flags > u64::from(u32::MAX) {
+            return Err(Violation::StatusTooWide(self.context).into());
+        }
+        if extent.length == 0 {
+            return Err(DecodeError::EmptyExtent.into());
+        }
+        // A longer one ends past the request, as the last of several may.
+        let not_one = self.at > 0 || strict && extent.length > slot.length;
         if slot.flags.contains(CommandFlags::REQ_ONE) && not_one {
             return Err(Violation::NotOne(self.cookie).into());
         }
         // The last extent may reach past the end of the request, none may begin
         // there.
-        let begins = self.at.saturating_add(reach.last);
-        if begins >= slot.length && slot.length > 0 {
+        if self.at >= slot.length && slot.length > 0 {
             return Err(Violation::ExtentBeyond(self.cookie).into());
         }
-        Ok(reach.total)
-    }
-
-    /// Slow path, where one of the descriptors has a fault: how many come before
-    /// it, and how many bytes they describe. They are delivered first, so that the
-    /// events and the fault are the same however the chunk is fragmented.
-    #[cold]
-    fn check_each(
-        mut self,
-        bytes: &[u8],
-        slot: &Slot,
-        strict: bool,
-    ) -> Result<(usize, u64), Error> {
-        let (mut count, mut total) = (0_usize, 0_u64);
-        for one in bytes.chunks_exact(self.size()) {
-            match self.check(one, slot, strict) {
-                Ok(length) => {
-                    count = count.saturating_add(1);
-                    total = total.saturating_add(length);
-                    self.at = self.at.saturating_add(length);
-                }
-                Err(error) if count == 0 => return Err(error),
-                Err(_) => break,
-            }
-        }
-        Ok((count, total))
+        Ok(())
     }
 }

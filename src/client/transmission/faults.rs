@@ -37,18 +37,17 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     #[cold]
     pub(super) fn fault<'i>(
         &mut self,
-        mut part: Part,
+        part: Part,
         error: Error,
         input: &mut &[u8],
     ) -> ClientStep<'i> {
-        part.take(input);
         let cookie = part.cookie;
         if let Some(slot) = self.slots.find(cookie)
             && !slot.error.is_error()
         {
             slot.error = ErrorValue::EIO;
         }
-        self.state = part.discard();
+        self.state = part.discard_from(input);
         Step::Event(TransmissionEvent::Fault { cookie, error })
     }
 }

@@ -4,13 +4,13 @@
 use super::chunk::{self, Header, Rules, Taken};
 use super::faults::tolerated;
 use super::slots::{Slot, Slots};
-use super::state::{End, ErrorMessage, Part, State};
+use super::state::{End, Part, State};
 use super::{Transmission, TransmissionEvent};
 use crate::error::{Error, Violation};
 use crate::features;
 use crate::negotiated::Framing;
 use crate::step::{Content, Step};
-use crate::wire::bytes::{clip, find_magic, take, take_header, take_slice, wide};
+use crate::wire::bytes::{clip, find_magic, take, take_header, take_slice, take_up_to, wide};
 use crate::wire::number::{Command, Cookie, ErrorValue};
 use crate::wire::reply::{
     EXTENDED_REPLY_MAGIC, ExtendedHeader, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, SimpleReply,
@@ -103,7 +103,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         if features::STRUCTURED
             && let State::Discard(part) = self.state
         {
-            self.discard(part, input);
+            self.state = part.discard_from(input);
         }
         let State::Header = self.state else {
             return;
@@ -158,53 +158,57 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     /// arrived nor a header.
     #[inline(never)]
     fn deliver_slow<'i>(&mut self, input: &mut &'i [u8]) -> Result<ClientStep<'i>, Error> {
-        let result = loop {
-            break match self.state {
-                State::Header => return Ok(self.before_header(input.len())),
-                State::Data { part, offset } if input.is_empty() => {
-                    return Ok(Step::ReadPayload {
-                        cookie: part.cookie,
-                        offset,
-                        length: part.left,
-                    });
+        loop {
+            match self.step(input) {
+                Ok(Some(step)) => return Ok(step),
+                Ok(None) => {}
+                Err(error) => {
+                    self.fail(error);
+                    return Err(error);
                 }
-                State::Data { part, offset } => return Ok(self.data(part, offset, input)),
-                State::Done(cookie) | State::Success(cookie) => self.complete(cookie),
-                State::Failed(error) => return Err(error),
-                State::Ended => return Ok(Step::Finished),
-                // The other states are those of chunks.
-                _ if !features::STRUCTURED => return Ok(Step::Finished),
-                State::Discard(part) if input.is_empty() => return Ok(self.read_piece(part.left)),
-                // What is discarded has no step of its own.
-                State::Discard(_) => {
-                    self.header(input);
-                    continue;
-                }
-                State::Hole {
-                    part,
+            }
+        }
+    }
+
+    /// The next step in this state; `None` if only the state has changed. Not inlined, so
+    /// that each branch writes its step to the place of the caller.
+    #[inline(never)]
+    fn step<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<ClientStep<'i>>, Error> {
+        Ok(Some(match self.state {
+            State::Header => self.before_header(input.len()),
+            State::Data { part, offset } if input.is_empty() => Step::ReadPayload {
+                cookie: part.cookie,
+                offset,
+                length: part.left,
+            },
+            State::Data { part, offset } => self.data(part, offset, input),
+            State::Done(cookie) | State::Success(cookie) => return self.complete(cookie),
+            State::Failed(error) => return Err(error),
+            State::Ended => Step::Finished,
+            // The other states are those of chunks.
+            _ if !features::STRUCTURED => Step::Finished,
+            State::Discard(part) if input.is_empty() => self.read_piece(part.left),
+            // What is discarded has no step of its own.
+            State::Discard(_) => {
+                self.header(input);
+                return Ok(None);
+            }
+            State::Hole {
+                part,
+                offset,
+                length,
+            } => {
+                self.state = part.after();
+                Step::Content(Content::Hole {
+                    cookie: part.cookie,
                     offset,
                     length,
-                } => {
-                    self.state = part.after();
-                    return Ok(Step::Content(Content::Hole {
-                        cookie: part.cookie,
-                        offset,
-                        length,
-                    }));
-                }
-                State::Extents(extents) => match self.extents(extents, input) {
-                    Ok(Some(step)) => return Ok(step),
-                    Ok(None) => continue,
-                    Err(error) => Err(error),
-                },
-                State::Fault { part, violation } => Ok(self.fault(part, violation.into(), input)),
-                State::Error(message) => self.error_message(message, input),
-            };
-        };
-        if let Err(error) = result {
-            self.fail(error);
-        }
-        result
+                })
+            }
+            State::Extents(_) => return self.extents(input),
+            State::Fault { part, violation } => self.fault(part, violation.into(), input),
+            State::Error(_) => return self.error_message(input),
+        }))
     }
 
     /// The header of a reply. It is always followed by an event, by input still to
@@ -312,8 +316,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
 
     /// Delivers as much of the data of a read as the input holds.
     #[inline]
-    fn data<'i>(&mut self, mut part: Part, offset: u64, input: &mut &'i [u8]) -> ClientStep<'i> {
-        let data = part.take(input);
+    fn data<'i>(&mut self, part: Part, offset: u64, input: &mut &'i [u8]) -> ClientStep<'i> {
+        let data = take_up_to(input, part.left);
         // Never more than is left.
         let _ = self.state.advance(wide(data.len()));
         Step::Content(Content::Data {
@@ -324,22 +328,23 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     }
 
     /// Delivers an error, with its message and offset when they have arrived.
-    fn error_message<'i>(
-        &mut self,
-        mut message: ErrorMessage,
-        input: &mut &'i [u8],
-    ) -> Result<ClientStep<'i>, Error> {
+    fn error_message<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<ClientStep<'i>>, Error> {
+        let State::Error(message) = &mut self.state else {
+            return Ok(None);
+        };
         if message.discard {
-            message.part.take(input);
-            self.state = State::Error(message);
-            if message.part.left > 0 {
-                return Ok(self.read_piece(message.part.left));
+            let taken = wide(take_up_to(input, message.part.left).len());
+            message.part.left = message.part.left.saturating_sub(taken);
+            let left = message.part.left;
+            if left > 0 {
+                return Ok(Some(self.read_piece(left)));
             }
         }
+        let message = *message;
         let length = clip(message.part.left);
         let needed = length.saturating_add(message.offset_size());
         if input.len() < needed {
-            return Ok(Step::read(needed.saturating_sub(input.len())));
+            return Ok(Some(Step::read(needed.saturating_sub(input.len()))));
         }
         let text = Text::new(take_slice(input, length).unwrap_or_default());
         let mut offset = if message.offset {
@@ -363,33 +368,31 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
             ..message.part
         };
         self.state = trailing.discard();
-        Ok(Step::Event(TransmissionEvent::Error {
+        Ok(Some(Step::Event(TransmissionEvent::Error {
             cookie,
             error: message.error,
             offset,
             message: (!message.discard).then_some(text),
-        }))
-    }
-
-    /// Discards bytes at the end of a chunk that have no meaning.
-    #[cold]
-    fn discard(&mut self, mut part: Part, input: &mut &[u8]) {
-        part.take(input);
-        self.state = part.discard();
+        })))
     }
 
     /// Ends a command with what its reply was.
-    fn complete<'i>(&mut self, cookie: Cookie) -> Result<ClientStep<'i>, Error> {
+    fn complete<'i>(&mut self, cookie: Cookie) -> Result<Option<ClientStep<'i>>, Error> {
         let result = match self.outcome(cookie) {
             Err(error) if !self.strict && tolerated(error).is_some() => {
                 let (left, end) = (0, End::Last);
-                return Ok(self.fault(Part { cookie, left, end }, error, &mut &[][..]));
+                return Ok(Some(self.fault(
+                    Part { cookie, left, end },
+                    error,
+                    &mut &[][..],
+                )));
             }
             result => result?,
         };
         self.slots.remove(cookie);
         self.state = State::Header;
-        Ok(Step::Event(TransmissionEvent::Done { cookie, result }))
+        let done = TransmissionEvent::Done { cookie, result };
+        Ok(Some(Step::Event(done)))
     }
 
     /// The result of a command. Success is only reported where the reply was

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Misuse, Violation};
 use crate::negotiated::StatusWidth;
-use crate::wire::bytes::{clip, take_slice, wide};
+use crate::wire::bytes::{take_up_to, wide};
 use crate::wire::extent::{Extent32, Extent64};
 use crate::wire::number::{ContextId, Cookie, ErrorValue};
 
@@ -85,13 +85,11 @@ impl Part {
         }
     }
 
-    /// Takes as much as the input holds.
-    #[inline]
-    pub(super) fn take<'i>(&mut self, input: &mut &'i [u8]) -> &'i [u8] {
-        let n = clip(self.left).min(input.len());
-        let bytes = take_slice(input, n).unwrap_or_default();
-        self.left = self.left.saturating_sub(wide(bytes.len()));
-        bytes
+    /// Takes as much as the input holds; returns the state after that.
+    pub(super) fn discard_from(mut self, input: &mut &[u8]) -> State {
+        let taken = wide(take_up_to(input, self.left).len());
+        self.left = self.left.saturating_sub(taken);
+        self.discard()
     }
 }
 
