@@ -12,7 +12,7 @@ pub const SMALLEST: usize = 4096;
 
 /// Large allocations leave at least this much to small ones, which end the process
 /// if they fail.
-const MARGIN: usize = 1 << 20;
+pub const MARGIN: usize = 1 << 20;
 
 static POOL: Mutex<Pool> = Mutex::new(Pool {
     unused: [const { Vec::new() }; CLASSES],

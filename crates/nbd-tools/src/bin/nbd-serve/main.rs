@@ -7,7 +7,7 @@
 //! | `workers`, `reader`, `immediate`, `outbox` | transmission: requests are read, executed and answered |
 //! | `job`, `batch` | execution of a request; replies to be sent |
 //! | `budget`, `buffer`, `inbox`, `pipe` | memory for requests and replies |
-//! | `export`, `disk`, `file`, `durability`, `memory` | the export and its storage |
+//! | `export`, `disk`, `file`, `durability`, `memory`, `pages` | the export and its storage |
 //! | `log` | messages to the operator |
 //! | `os` | what only Linux has |
 
@@ -32,6 +32,7 @@ mod log;
 mod memory;
 mod os;
 mod outbox;
+mod pages;
 mod pipe;
 mod reader;
 mod server;

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::mem;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::buffer;
 use crate::disk::{Disk, Extent, Zero};
-use crate::os;
+use crate::pages;
 
-const PAGE: u64 = 4096;
+const PAGE: u64 = pages::PAGE as u64;
 
 /// The pages of a region share a lock.
 const REGION: u64 = 128 << 10;
@@ -24,7 +23,7 @@ const SHARDS: u64 = 64;
 const PAGES: u64 = REGION / PAGE;
 
 /// Shared with copies of its region.
-type Page = Arc<[u8; PAGE as usize]>;
+type Page = Arc<pages::Page>;
 
 /// Regions by their number, if they have pages. Replies that are being sent share
 /// them: a write to a shared region copies it first; the copy shares all pages
@@ -42,8 +41,6 @@ pub struct Region {
 pub struct MemoryDisk {
     size: u64,
     shards: [RwLock<Shard>; SHARDS as usize],
-    /// Bytes that were freed since memory was given back to the system.
-    freed: AtomicUsize,
 }
 
 /// Bytes of a disk, which later writes do not change.
@@ -95,7 +92,6 @@ impl MemoryDisk {
         Self {
             size,
             shards: std::array::from_fn(|_| RwLock::default()),
-            freed: AtomicUsize::new(0),
         }
     }
 
@@ -243,7 +239,6 @@ impl Disk for MemoryDisk {
 
     /// Frees whole pages, and fills parts of pages with zeroes.
     fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
-        let mut freed = 0;
         for (offset, length) in self.existing_regions(offset, length) {
             let number = offset / REGION;
             let mut shard = write(self.shard(offset));
@@ -261,7 +256,6 @@ impl Disk for MemoryDisk {
                     Some(_) if part.from == 0 && to_the_end => {
                         *place = None;
                         region.count -= 1;
-                        freed += PAGE as usize;
                     }
                     Some(page) => make_page_unique(page, false)?[part.from..part.to].fill(0),
                 }
@@ -270,11 +264,7 @@ impl Disk for MemoryDisk {
                 shard.remove(&number);
             }
         }
-        let before = self.freed.fetch_add(freed, Ordering::Relaxed);
-        if before + freed >= os::ENOUGH {
-            self.freed.store(0, Ordering::Relaxed);
-            os::give_back();
-        }
+        pages::give_back();
         Ok(())
     }
 
@@ -365,13 +355,17 @@ impl Region {
 
     /// A page to write to, allocated if necessary; `whole` if all of it will be
     /// written.
-    fn page(&mut self, number: usize, whole: bool) -> io::Result<&mut [u8; PAGE as usize]> {
+    fn page(&mut self, number: usize, whole: bool) -> io::Result<&mut [u8]> {
         match &mut self.pages[number] {
             Some(page) => make_page_unique(page, whole),
             place => {
-                let page = place.insert(page()?);
+                let mut page = page()?;
+                let bytes = unshared(&mut page)?;
+                if !whole {
+                    bytes.fill(0);
+                }
                 self.count += 1;
-                make_page_unique(page, whole)
+                unshared(place.insert(page))
             }
         }
     }
@@ -389,23 +383,30 @@ fn make_region_unique(region: &mut Arc<Region>) -> io::Result<&mut Region> {
 
 /// Makes a page unshared: if it is shared, a new one replaces it, with the same
 /// content unless `whole`: then all of it will be written.
-fn make_page_unique(page: &mut Page, whole: bool) -> io::Result<&mut [u8; PAGE as usize]> {
+fn make_page_unique(page: &mut Page, whole: bool) -> io::Result<&mut [u8]> {
     if Arc::strong_count(page) > 1 {
-        let mut fresh = self::page()?;
-        if !whole && let Some(fresh) = Arc::get_mut(&mut fresh) {
-            fresh.copy_from_slice(&page[..]);
+        let mut copy = self::page()?;
+        if !whole {
+            unshared(&mut copy)?.copy_from_slice(page);
         }
-        *page = fresh;
+        *page = copy;
     }
-    // It is not shared, so this does not fail.
-    Arc::get_mut(page).ok_or(io::ErrorKind::OutOfMemory.into())
+    unshared(page)
 }
 
-/// A page of zeroes. Allocating an `Arc` aborts if there is no memory, so
-/// [`check_memory`] first allocates as much fallibly.
+/// The bytes of a page that is not shared; so this does not fail.
+fn unshared(page: &mut Page) -> io::Result<&mut [u8]> {
+    match Arc::get_mut(page) {
+        Some(page) => Ok(page),
+        None => Err(io::ErrorKind::OutOfMemory.into()),
+    }
+}
+
+/// A page with any content. Allocating an `Arc` aborts if there is no memory, so
+/// [`check_memory`] first allocates more fallibly.
 fn page() -> io::Result<Page> {
-    check_memory::<u8>(PAGE + 64)?;
-    Ok(Arc::new([0; PAGE as usize]))
+    check_memory::<u8>(PAGE)?;
+    pages::Page::new().map(Arc::new)
 }
 
 /// Fails if there is no memory for `count` values.

@@ -8,11 +8,13 @@ mod other;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    advise, allocate, give_back, is_in_memory, pipe, read_at_once, splice_in, splice_out,
+    advise, advise_huge, allocate, give_back, is_in_memory, pipe, read_at_once, splice_in,
+    splice_out,
 };
 #[cfg(not(target_os = "linux"))]
 pub use other::{
-    advise, allocate, give_back, is_in_memory, pipe, read_at_once, splice_in, splice_out,
+    advise, advise_huge, allocate, give_back, is_in_memory, pipe, read_at_once, splice_in,
+    splice_out,
 };
 
 /// What to do with the space of a range of a file.
@@ -27,6 +29,3 @@ pub enum Space {
     /// Allocate space for holes, also past the end of the file.
     PastTheEnd,
 }
-
-/// How much memory is freed before [`give_back`] is worth its time, in bytes.
-pub const ENOUGH: usize = 16 << 20;

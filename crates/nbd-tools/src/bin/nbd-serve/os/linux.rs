@@ -4,9 +4,13 @@ use std::fs::File;
 use std::io::IoSliceMut;
 use std::num::NonZero;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ptr;
 
+use memmap2::MmapMut;
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use rustix::mm::{self, madvise};
+use rustix::param::page_size;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use super::Space;
@@ -74,15 +78,32 @@ pub fn advise(file: &File, offset: u64, length: u64) {
     let _ = fadvise(file, offset, NonZero::new(length), Advice::WillNeed);
 }
 
-/// Gives freed memory back. The allocator of glibc otherwise keeps what is freed
-/// below memory that is still in use, which may be all of it.
-#[cfg(all(target_pointer_width = "64", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "a function of the C library")]
-pub fn give_back() {
-    // SAFETY: it has no preconditions, and changes no memory that is in use.
-    unsafe { libc::malloc_trim(0) };
+/// Asks for huge pages.
+pub fn advise_huge(memory: &MmapMut) {
+    let _ = memory.advise(memmap2::Advice::HugePage);
 }
 
-/// Other allocators do so themselves.
-#[cfg(not(all(target_pointer_width = "64", target_env = "gnu")))]
-pub fn give_back() {}
+/// Gives the memory of pages back to the system; it is taken again, with zeroes, when it is
+/// used. Does nothing unless the pages are adjacent, in ascending order, and whole pages of
+/// the system.
+#[expect(unsafe_code, reason = "no crate has a safe form")]
+pub fn give_back(pages: &mut [&'static mut [u8]]) {
+    let (mut start, mut length) = (None, 0);
+    for page in pages {
+        let at = page.as_mut_ptr().expose_provenance();
+        if at != *start.get_or_insert(at) + length {
+            return;
+        }
+        length += page.len();
+    }
+    let whole = |number: usize| number.is_multiple_of(page_size());
+    if let Some(start) = start
+        && whole(start)
+        && whole(length)
+    {
+        let start = ptr::with_exposed_provenance_mut(start);
+        // SAFETY: these are whole pages of the system, all of them are borrowed here, and
+        // every content of them is valid.
+        let _ = unsafe { madvise(start, length, mm::Advice::LinuxDontNeed) };
+    }
+}

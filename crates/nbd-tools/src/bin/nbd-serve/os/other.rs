@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::IoSliceMut;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use memmap2::MmapMut;
 use rustix::io::Errno;
 
 use super::Space;
@@ -41,5 +42,8 @@ pub fn splice_out(_: &OwnedFd, _: BorrowedFd<'_>, _length: usize) -> Result<usiz
 /// Does nothing: it is a hint.
 pub fn advise(_: &File, _offset: u64, _length: u64) {}
 
-/// Does nothing: these allocators give memory back themselves.
-pub fn give_back() {}
+/// Does nothing: it is a hint.
+pub fn advise_huge(_: &MmapMut) {}
+
+/// Does nothing: the memory is kept for later writes.
+pub fn give_back(_: &mut [&'static mut [u8]]) {}
