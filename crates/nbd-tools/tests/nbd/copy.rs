@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use nbd_test_support::images::{GIB, MIB, assert_as_sparse, assert_same, noise, scattered, sparse};
 use nbd_test_support::needs;
 use nbd_test_support::peer::Peer;
+use nbd_test_support::program::run;
 use tempfile::TempDir;
 
-use crate::nbd::run_nbd;
+use crate::nbd::{nbd, run_nbd};
 
 /// A sparse image of 1 GiB.
 struct Fixture {
@@ -206,4 +207,20 @@ fn a_file_is_not_copied_onto_itself() {
     let copied = folder.path().join("copied");
     copy(&image, &copied, "extended");
     assert_copied(&image, &copied);
+}
+
+#[test]
+fn what_cannot_be_copied_leaves_the_destination_as_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [existing, image] = ["existing", "image"].map(|name| folder.path().join(name));
+    std::fs::write(&existing, b"data").expect("a file");
+    sparse(&image, MIB, &[]);
+    run_nbd(["copy".as_ref(), folder.path(), &existing]).refused(&["it is a directory"]);
+    // Files may have 512 KiB.
+    let script = "trap '' XFSZ; ulimit -f 1024; exec \"$@\"";
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", script, "sh"]).arg(nbd().get_program());
+    let limited = limited.arg("copy").args([&image, &existing]);
+    run(limited).refused(&["cannot set its size to 1048576 bytes"]);
+    assert_eq!(std::fs::read(&existing).expect("the file"), b"data");
 }

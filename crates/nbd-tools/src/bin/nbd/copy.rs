@@ -71,7 +71,10 @@ pub fn run(args: &args::Copy, common: &args::Common) -> Result<()> {
     }
     let first = Arc::clone(&shared);
     thread::spawn(move || work(&first, source, target, &sender));
-    wait(&shared, &receiver)
+    let result = wait(&shared, &receiver);
+    // Workers that have not ended yet have it, too.
+    shared.progress.clear();
+    result
 }
 
 /// How many workers there are.

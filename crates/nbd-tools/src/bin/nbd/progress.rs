@@ -24,10 +24,15 @@ impl Progress {
     pub fn add(&self, bytes: u64) {
         self.0.inc(bytes);
     }
+
+    /// Removes it. What is added later is not shown.
+    pub fn clear(&self) {
+        self.0.finish_and_clear();
+    }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.clear();
     }
 }

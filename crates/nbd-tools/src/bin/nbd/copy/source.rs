@@ -41,7 +41,13 @@ impl Source {
                     session: Box::new(connection.session),
                 })
             }
-            Side::File(path) => Ok(Self::File(Arc::new(File::open(path)?))),
+            Side::File(path) => {
+                let file = File::open(path)?;
+                if file.metadata()?.is_dir() {
+                    bail!("it is a directory; give a file, a block device or a URI");
+                }
+                Ok(Self::File(Arc::new(file)))
+            }
             Side::Null | Side::Stdio => bail!("it cannot be read"),
         }
     }

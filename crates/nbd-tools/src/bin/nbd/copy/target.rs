@@ -70,9 +70,11 @@ impl Target {
             }
         }
         if metadata.is_file() {
-            file.set_len(0)?;
+            // Before its content is discarded: it may be too large for the file system.
             file.set_len(size)
                 .with_context(|| format!("cannot set its size to {size} bytes"))?;
+            file.set_len(0)?;
+            file.set_len(size)?;
             return Ok(Self::Sparse(Arc::new(file)));
         }
         check_size(file.seek(SeekFrom::End(0))?, size)?;
