@@ -244,6 +244,8 @@ fn without_block_status_there_is_no_map() {
     let peer = Peer::nbdkit(&["memory", "1M"]);
     let uri = peer.uri("");
     run_nbd(["map", &uri, "--framing", "simple"]).refused(&["no block status", "--framing"]);
+    run_nbd(["map", &uri, "--no-go"]).refused(&["--no-go implies simple framing"]);
+    run_nbd(["bench", &uri, "--size", "0"]).refused(&["must not be 0"]);
     run_nbd(["map", &uri, "--context", "x:y"]).refused(&["no metadata context \"x:y\""]);
     let peer = Peer::nbdkit(&["--no-sr", "memory", "1M"]);
     run_nbd(["map", &peer.uri("")]).refused(&["only simple framing"]);

@@ -1,7 +1,8 @@
 //! `nbd tap` between real clients and real servers, and sides that stop reading.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
@@ -250,6 +251,78 @@ fn a_side_that_does_not_read_stops_nothing_else() {
         text.contains("! the server: bytes that nothing was sent for"),
         "{text}"
     );
+}
+
+#[test]
+fn the_reader_of_the_transcript_may_close_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("tap");
+    let listen = format!("nbd+unix:///?socket={}", socket.display());
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = server.local_addr().expect("an address");
+    let mut tap = nbd()
+        .args(["tap", "--listen", &listen, "--connect"])
+        .arg(format!("nbd://{address}"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("nbd tap");
+    let mut stderr = BufReader::new(tap.stderr.take().expect("standard error"));
+    stderr.read_line(&mut String::new()).expect("a line");
+    drop(tap.stdout.take());
+    let mut client = UnixStream::connect(&socket).expect("the tap accepts");
+    let (mut server, _) = server.accept().expect("the tap connects");
+    server.write_all(b"NBDMAGICIHAVEOPT\0\x03").expect("sent");
+    // Both sides are disconnected, and the tap ends without a message.
+    let limit = Some(Duration::from_secs(20));
+    client.set_read_timeout(limit).expect("a timeout");
+    server.set_read_timeout(limit).expect("a timeout");
+    for read in [client.read(&mut [0]), server.read(&mut [0])] {
+        match read {
+            Ok(n) => assert_eq!(n, 0),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+    }
+    assert_eq!(tap.wait().expect("the end").code(), Some(1));
+    let mut message = String::new();
+    stderr.read_to_string(&mut message).expect("text");
+    assert_eq!(message, "");
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_connection_that_cannot_be_passed_on_is_a_failure() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let uri = |name| format!("nbd+unix:///?socket={}", folder.path().join(name).display());
+    let tap = thread::spawn({
+        let (listen, connect) = (uri("tap"), uri("nothing"));
+        move || run(nbd().args(["tap", "--once", "--listen", &listen, "--connect", &connect]))
+    });
+    while UnixStream::connect(folder.path().join("tap")).is_err() {
+        assert!(!tap.is_finished(), "it ended before a client came");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let ended = tap.join().expect("the tap");
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("connection 1: cannot connect to"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn the_socket_of_a_tap_that_was_killed_is_replaced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listen = format!("nbd+unix:///?socket={}/a%20b%26c", folder.path().display());
+    for _ in 0..2 {
+        let tap = Tap::start(&listen, "nbd://127.0.0.1");
+        assert_eq!(tap.uri, listen);
+        // One that runs is not replaced.
+        run(nbd().args(["tap", "--listen", &listen, "--connect", "nbd://127.0.0.1"]))
+            .refused(&["cannot listen on", "in use"]);
+        drop(tap);
+    }
 }
 
 #[test]

@@ -161,6 +161,26 @@ fn json_has_a_line_for_each_message() {
 }
 
 #[test]
+fn the_end_of_a_capture_that_lacks_bytes_is_json() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gap.pcap");
+    for path in sessions() {
+        let mut packets = in_order(&lines(&path));
+        // The first segment of the client, after those that connect.
+        packets.remove(3);
+        fs::write(&file, Packets::Pcap.file(&packets)).expect("a capture");
+        let args = ["decode".as_ref(), file.as_os_str(), "--json".as_ref()];
+        let text = String::from_utf8(run_nbd(args).stdout).expect("text");
+        let values: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        let last = values.last().expect("a line");
+        assert_eq!(last["type"], "end", "{text}");
+    }
+}
+
+#[test]
 fn hex_has_every_byte() {
     for path in sessions() {
         let args = ["decode".as_ref(), path.as_os_str(), "--hex".as_ref()];

@@ -91,7 +91,10 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
 fn check(args: &args::Bench, negotiated: &Negotiated) -> Result<()> {
     let sizes = negotiated.constraints();
     let exact = |bytes: u32| size::exact(bytes.into());
-    if args.size == 0 || !args.size.is_multiple_of(sizes.minimum.into()) {
+    if args.size == 0 {
+        bail!("the size of a request must not be 0");
+    }
+    if !args.size.is_multiple_of(sizes.minimum.into()) {
         bail!(
             "the size of a request must be a multiple of {}",
             exact(sizes.minimum)

@@ -28,6 +28,9 @@ pub fn run(args: &args::Map, common: &args::Common) -> Result<()> {
     let uri = address::parse(&args.uri)?;
     let place = || uri.to_string();
     if common.framing() == Framing::Simple {
+        if common.settings().export_name {
+            bail!("--no-go implies simple framing, which has no block status; leave it out");
+        }
         bail!("simple framing has no block status; use --framing structured or extended");
     }
     let names: Vec<&str> = args.contexts.iter().map(String::as_str).collect();

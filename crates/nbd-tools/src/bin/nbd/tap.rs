@@ -3,10 +3,12 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 #[cfg(unix)]
+use std::os::unix::ffi::OsStrExt as _;
+#[cfg(unix)]
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::{process, thread};
 
 use anyhow::{Context, Result, bail};
 use nbd_codec::monitor::Side;
@@ -18,7 +20,7 @@ use crate::{address, stderr, stdout};
 
 pub fn run(args: &Tap) -> Result<()> {
     let server = Arc::new(address::parse(&args.connect)?);
-    let listener = Listener::bind(&address::parse(&args.listen)?)?;
+    let listener = Arc::new(Listener::bind(&address::parse(&args.listen)?)?);
     let broken = Arc::new(AtomicU64::new(0));
     let (style, colours) = (args.style, colours());
     stderr::line(format_args!("nbd: listening on {}", listener.name()?));
@@ -29,15 +31,24 @@ pub fn run(args: &Tap) -> Result<()> {
             transcript: Arc::new(Mutex::new(Transcript::new(number, style, colours))),
             broken: Arc::clone(&broken),
         };
-        let ends = thread::spawn(move || {
-            if let Err(error) = tap.run(client) {
-                stderr::line(format_args!("nbd: connection {number}: {error:#}"));
-            }
-        });
+        let pass_on = move || {
+            let result = tap.run(client);
+            result.with_context(|| format!("connection {number}"))
+        };
         if args.once {
-            let _ = ends.join();
+            pass_on()?;
             break;
         }
+        let listener = Arc::clone(&listener);
+        thread::spawn(move || match pass_on() {
+            Err(error) if error.is::<stdout::Closed>() => {
+                // Nobody reads what is printed.
+                listener.remove_file();
+                process::exit(1);
+            }
+            Err(error) => stderr::line(format_args!("nbd: {error:#}")),
+            Ok(()) => {}
+        });
     }
     outcome(broken.load(Ordering::Relaxed))
 }
@@ -69,11 +80,26 @@ impl Connection {
     }
 }
 
-/// Passes on what a side sends until it closes its direction.
+/// Passes on what a side sends until it closes its direction. If that cannot be printed,
+/// the connection ends: neither side waits for the other.
 fn forward(
     side: Side,
     mut from: Stream,
     mut to: Stream,
+    transcript: &Mutex<Transcript>,
+) -> Result<()> {
+    let result = pass_on(side, &mut from, &mut to, transcript);
+    if result.is_err() {
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    }
+    result
+}
+
+fn pass_on(
+    side: Side,
+    from: &mut Stream,
+    to: &mut Stream,
     transcript: &Mutex<Transcript>,
 ) -> Result<()> {
     let mut buffer = vec![0; 1 << 16];
@@ -110,17 +136,12 @@ fn forward(
 enum Listener {
     Tcp(TcpListener),
     #[cfg(unix)]
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, std::path::PathBuf),
 }
 
-/// Removes the file of a socket at the end.
-#[cfg(unix)]
-struct SocketFile(std::path::PathBuf);
-
-#[cfg(unix)]
-impl Drop for SocketFile {
+impl Drop for Listener {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        self.remove_file();
     }
 }
 
@@ -136,10 +157,18 @@ impl Listener {
             #[cfg(unix)]
             Transport::Unix { path } => {
                 let path = unix_path(path);
-                let listener = UnixListener::bind(&path);
+                let mut listener = UnixListener::bind(&path);
+                let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+                // The file of a program that has ended is replaced.
+                if listener.as_ref().is_err_and(in_use)
+                    && UnixStream::connect(&path).is_err_and(is_refused)
+                {
+                    std::fs::remove_file(&path)?;
+                    listener = UnixListener::bind(&path);
+                }
                 let listener =
                     listener.with_context(|| format!("cannot listen on {}", path.display()))?;
-                Ok(Self::Unix(listener, SocketFile(path)))
+                Ok(Self::Unix(listener, path))
             }
             _ => bail!("this transport is not supported; use TCP or a Unix socket"),
         }
@@ -150,8 +179,19 @@ impl Listener {
         Ok(match self {
             Self::Tcp(listener) => format!("nbd://{}", listener.local_addr()?),
             #[cfg(unix)]
-            Self::Unix(_, file) => format!("nbd+unix:///?socket={}", file.0.display()),
+            Self::Unix(_, path) => Uri::unix(path.as_os_str().as_bytes(), "")?.to_string(),
         })
+    }
+
+    /// Removes the file of the socket.
+    fn remove_file(&self) {
+        match self {
+            Self::Tcp(_) => {}
+            #[cfg(unix)]
+            Self::Unix(_, path) => {
+                let _ = std::fs::remove_file(path);
+            }
+        }
     }
 
     fn accept(&self) -> io::Result<Stream> {
@@ -168,8 +208,12 @@ impl Listener {
 }
 
 #[cfg(unix)]
+fn is_refused(error: io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused
+}
+
+#[cfg(unix)]
 fn unix_path(path: &[u8]) -> std::path::PathBuf {
-    use std::os::unix::ffi::OsStrExt as _;
     std::path::Path::new(std::ffi::OsStr::from_bytes(path)).to_owned()
 }
 

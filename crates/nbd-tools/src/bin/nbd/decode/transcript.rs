@@ -119,7 +119,15 @@ impl Transcript {
 
     /// Ends the transcript, because of a side.
     pub fn give_up(&mut self, side: Side, reason: &str) {
-        self.line(side, format_args!("{reason}; the transcript ends here"));
+        let text = format!("{reason}; the transcript ends here");
+        if self.style.json {
+            let mut fields = Map::new();
+            fields.insert("type".into(), json!("end"));
+            fields.insert("text".into(), json!(text));
+            self.json(side, fields);
+        } else {
+            self.line(side, text);
+        }
         self.over = true;
         (self.client.held, self.server.held) = (Vec::new(), Vec::new());
     }
