@@ -9,7 +9,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use nbd_test_support::peer::poll_for;
+use nbd_test_support::needs;
+use nbd_test_support::peer::{Peer, poll_for};
 use nbd_test_support::program::{start, wait};
 use serde_json::Value;
 
@@ -223,6 +224,28 @@ fn broken_rules_are_reported() {
         (&value["duty"], &value["lost"]),
         (&"O10".into(), &false.into())
     );
+}
+
+/// An export without bytes is asked for its description on a second connection.
+#[test]
+fn each_recorded_connection_has_its_transcript() {
+    needs!("nbdkit");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("record");
+    let peer = Peer::nbdkit(&["memory", "0"]);
+    for _ in 0..2 {
+        let uri = peer.uri("");
+        run_nbd([
+            "info".as_ref(),
+            "--record".as_ref(),
+            file.as_os_str(),
+            uri.as_ref(),
+        ])
+        .ok();
+    }
+    let text = decode(&file);
+    assert_eq!(text.matches("! the").count(), 0, "{text}");
+    assert!(text.lines().any(|line| line.starts_with("2 S: ")), "{text}");
 }
 
 #[test]

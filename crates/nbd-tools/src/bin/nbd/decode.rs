@@ -14,6 +14,7 @@ use nbd_codec::monitor::Side;
 
 use self::transcript::{Transcript, colours, outcome};
 use crate::args::Decode;
+use crate::socket::CONNECTION;
 use crate::stdout;
 
 pub fn run(args: &Decode) -> Result<()> {
@@ -29,15 +30,23 @@ pub fn run(args: &Decode) -> Result<()> {
     outcome(broken.with_context(|| name.to_string())?)
 }
 
-/// A session that `--record` wrote: `C: 0102..` and `S: 0304..`.
+/// Sessions that `--record` wrote: `C: 0102..` and `S: 0304..`, with a line before each
+/// connection.
 fn recorded(mut file: impl Read, args: &Decode) -> Result<u64> {
     let mut text = String::new();
     file.read_to_string(&mut text)
         .context("not a recorded session, and not a capture (pcap, pcapng)")?;
-    let mut transcript = Transcript::new(1, args.style, colours());
+    let session = |number| Transcript::new(number, args.style, colours());
+    let (mut transcript, mut sessions, mut broken) = (session(1), 1_u64, 0_u64);
     let mut any = false;
     for (number, line) in text.lines().enumerate() {
         let side = match line.get(..2) {
+            _ if line == CONNECTION && any => {
+                broken = broken.saturating_add(transcript.broken());
+                sessions = sessions.saturating_add(1);
+                transcript = session(sessions);
+                continue;
+            }
             Some("C:") => Side::Client,
             Some("S:") => Side::Server,
             _ => continue,
@@ -53,7 +62,7 @@ fn recorded(mut file: impl Read, args: &Decode) -> Result<u64> {
     if !any {
         bail!("no lines of a recorded session, C: or S:");
     }
-    Ok(transcript.broken())
+    Ok(broken.saturating_add(transcript.broken()))
 }
 
 fn bytes(digits: &str) -> Option<Vec<u8>> {

@@ -13,6 +13,9 @@ use nbd_codec::uri::{Transport, Uri};
 
 use crate::os::Stream;
 
+/// The line of a record before what a connection sends.
+pub const CONNECTION: &str = "# connection";
+
 /// How connections are made.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -70,13 +73,14 @@ impl Socket {
         stream.set_read_timeout(settings.timeout)?;
         let record = match &settings.record {
             None => None,
-            Some(path) => Some(
-                OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(path)
-                    .with_context(|| format!("cannot record to {}", path.display()))?,
-            ),
+            Some(path) => {
+                let open = OpenOptions::new().create(true).append(true).open(path);
+                let begin = open.and_then(|mut file| {
+                    writeln!(file, "{CONNECTION}")?;
+                    Ok(file)
+                });
+                Some(begin.with_context(|| format!("cannot record to {}", path.display()))?)
+            }
         };
         Ok(Self {
             stream,
