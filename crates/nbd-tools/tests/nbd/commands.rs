@@ -149,3 +149,15 @@ fn nbd_read_returns_what_nbd_write_wrote() {
     run_nbd(["write", &uri, "--offset", "15M", "--input", path])
         .refused(&["only 1048576 after offset"]);
 }
+
+#[test]
+fn options_that_a_command_does_not_use_are_refused() {
+    let tap = "tap --listen nbd://127.0.0.1:0 --connect nbd://127.0.0.1";
+    for command in [tap, "decode Cargo.toml", ""] {
+        for option in ["--record r", "--timeout 1", "--no-go", "--framing simple"] {
+            let args = command.split_whitespace().chain(option.split(' '));
+            let (option, _) = option.split_once(' ').unwrap_or((option, ""));
+            run_nbd(args).refused(&[option, "cannot be used with tap"]);
+        }
+    }
+}

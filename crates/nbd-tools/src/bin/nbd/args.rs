@@ -65,6 +65,22 @@ impl Common {
         }
     }
 
+    /// Fails if one of these options is given: the command does not use them.
+    pub fn refuse(&self) -> anyhow::Result<()> {
+        let given = [
+            ("--framing", self.framing != FramingArg::Extended),
+            ("--no-go", self.no_go),
+            ("--timeout", self.timeout.is_some()),
+            ("--record", self.record.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((option, _)) => {
+                anyhow::bail!("{option} cannot be used with tap, with decode, or without a command")
+            }
+            None => Ok(()),
+        }
+    }
+
     pub fn settings(&self) -> Settings {
         Settings {
             export_name: self.no_go,
@@ -74,7 +90,7 @@ impl Common {
     }
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FramingArg {
     /// Compact requests, simple replies
     Simple,

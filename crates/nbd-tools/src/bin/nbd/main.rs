@@ -70,6 +70,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
+    if let Some(Command::Tap(_) | Command::Decode(_)) | None = cli.command {
+        cli.common.refuse()?;
+    }
     match &cli.command {
         Some(Command::Info(args)) => info::info(args, &cli.common),
         Some(Command::List(args)) => info::list(args, &cli.common),
