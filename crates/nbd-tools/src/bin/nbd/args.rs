@@ -164,8 +164,8 @@ pub struct Read {
     /// How much to read; up to the end by default
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub length: Option<u64>,
-    /// Write to a file instead of standard output. What the server reports as zeroes is not
-    /// transferred, and a hole in the file
+    /// Write to a file instead of standard output. If more than 4 MiB are read, what the server
+    /// reports as zeroes is not transferred, and a hole in the file
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }

@@ -1,5 +1,5 @@
 //! Reads a range of an export in order, with several requests in flight. What the
-//! server reports as zeroes is not requested.
+//! server reports as zeroes is not requested, unless the range is short.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
