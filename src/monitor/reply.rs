@@ -93,7 +93,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
                 Framing::Structured => check_simple(command, error, true),
                 Framing::Extended => Err(Violation::OtherFraming { negotiated }.into()),
             };
-            command.error = error;
+            // The first error counts, also where it came in a chunk.
+            if !command.error.is_error() {
+                command.error = error;
+            }
             if command.command == Command::READ && !error.is_error() {
                 payload = command.length;
             }

@@ -177,6 +177,18 @@ fn simple_replies_where_chunks_are_due() {
     broken(status(&format!("S: SIMPLE EIO {ONE}")), &[]);
 }
 
+/// The first error of a reply is its result: the export keeps its size.
+#[test]
+fn a_resize_that_failed_and_then_succeeds() {
+    let resizable = structured().replace("0dfd", "0ffd");
+    let resize = resizable + &request("RESIZE", 1, 2 << 20, 0);
+    let error = format!("S: CHUNK MORE ERROR {ONE} 4{{ ENOSPC 2{{ }} }}\n");
+    let success = format!("S: SIMPLE OK {ONE}\n");
+    let beyond = request("READ", 2, 1 << 20, 512);
+    broken(resize.clone() + &success + &beyond, &[]);
+    broken(resize + &error + &success + &beyond, &["S T21", "C S24"]);
+}
+
 /// Linux, 2021.
 #[test]
 fn replies_to_requests_that_are_not_in_flight() {
