@@ -74,7 +74,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             Ok(Some(header)) => header,
         };
         let OptionHeader { option, length } = header;
-        let request = if length > self.limits.option_data {
+        let long = length > self.limits.option_data;
+        let request = if long {
             self.client.payload = length.into();
             None
         } else {
@@ -104,6 +105,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             Err(misuse) => self.find(Side::Client, Fault::Option { option, misuse }),
         }
         self.asked(option, request.as_ref());
+        // What it selects is not known.
+        self.unknown_contexts |= long && option == OptionType::SET_META_CONTEXT;
         Step::Message(Message::Option {
             option,
             length,
@@ -119,17 +122,21 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             option => Phase::Replies(option),
         };
         match option {
-            OptionType::GO => self.agreed.block_sizes = None,
+            OptionType::GO => {
+                self.agreed.block_sizes = None;
+                self.chosen = None;
+            }
+            OptionType::EXPORT_NAME => self.chosen = None,
             // Selecting replaces what was selected before, even where it fails.
             OptionType::SET_META_CONTEXT => {
-                self.agreed.contexts.clear();
+                self.forget_contexts();
                 self.contexts_for = None;
             }
             _ => {}
         }
         match request {
-            Some(OptionRequest::ExportName(name)) => self.chosen = Name::of(*name),
-            Some(OptionRequest::Go(request)) => self.chosen = Name::of(request.export),
+            Some(OptionRequest::ExportName(name)) => self.chosen = Some(Name::of(*name)),
+            Some(OptionRequest::Go(request)) => self.chosen = Some(Name::of(request.export)),
             Some(OptionRequest::SetMetaContext(request)) => {
                 self.contexts_for = Some(Name::of(request.export));
             }
@@ -201,6 +208,10 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
                 self.check_text(*description);
             }
             Some(OptionReply::Error { message, .. }) => self.check_text(*message),
+            // It was too long, or malformed.
+            None if reply == OptionReplyType::META_CONTEXT => {
+                self.unknown_contexts |= sent == OptionType::SET_META_CONTEXT;
+            }
             _ => {}
         }
         match reply {
@@ -215,6 +226,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
         match sent {
             OptionType::STARTTLS => {
                 self.agreed.forget();
+                self.unknown_contexts = false;
                 self.contexts_for = None;
                 self.phase = Phase::Tls;
             }
@@ -239,7 +251,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
     fn refused(&mut self, option: OptionType, error: OptionReplyType) {
         self.phase = Phase::Options;
         if option == OptionType::SET_META_CONTEXT {
-            self.agreed.contexts.clear();
+            self.forget_contexts();
         }
         let extended = self.agreed.framing == Framing::Extended;
         let lists = matches!(
@@ -305,9 +317,20 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             StatusWidth::Wide
         };
         let pushed = self.agreed.contexts.push(SelectedContext { id, width });
-        if let Err(error @ SelectedContextsError::Repeated(_)) = pushed {
-            self.find(Side::Server, Violation::from(error).into());
+        match pushed {
+            Err(error @ SelectedContextsError::Repeated(_)) => {
+                self.find(Side::Server, Violation::from(error).into());
+            }
+            // The specification has no such limit.
+            Err(SelectedContextsError::Full) => self.unknown_contexts = true,
+            Ok(()) => {}
         }
+    }
+
+    /// No context is selected.
+    fn forget_contexts(&mut self) {
+        self.agreed.contexts.clear();
+        self.unknown_contexts = false;
     }
 
     pub(super) fn export_name_reply<'i>(&mut self, input: &mut &'i [u8]) -> Step<'i> {
@@ -325,8 +348,13 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
     }
 
     fn begin_transmission(&mut self) {
-        if self.contexts_for != Some(self.chosen) {
-            self.agreed.contexts.clear();
+        match (self.contexts_for, self.chosen) {
+            (Some(export), Some(chosen)) if export == chosen => {}
+            (Some(_), Some(_)) => self.forget_contexts(),
+            (selected, _) => {
+                self.agreed.contexts.clear();
+                self.unknown_contexts |= selected.is_some();
+            }
         }
         self.phase = Phase::Transmission;
     }

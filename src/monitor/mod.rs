@@ -76,7 +76,6 @@ use crate::wire::DecodeError;
 use crate::wire::bytes::{clip, take_slice, wide};
 use crate::wire::flags::{HandshakeFlags, TransmissionFlags};
 use crate::wire::number::OptionType;
-use crate::wire::text::Text;
 
 /// Which end of the connection sent the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -206,7 +205,10 @@ pub struct Monitor<S> {
     /// One bit for each information that the replies have brought.
     informed: u8,
     contexts_for: Option<Name>,
-    chosen: Name,
+    /// Which export `GO` or `EXPORT_NAME` asks for, if that was decoded.
+    chosen: Option<Name>,
+    /// Contexts may be selected that `agreed` does not have.
+    unknown_contexts: bool,
     slots: Slots<S>,
     /// For the hash that tells whether a read is covered.
     seed: Seed,
@@ -232,7 +234,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             agreed: Negotiated::new(Framing::Simple, 0, TransmissionFlags::NONE),
             informed: 0,
             contexts_for: None,
-            chosen: Name::of(Text::EMPTY),
+            chosen: None,
+            unknown_contexts: false,
             slots: Slots::new(slots),
             seed: Seed::new(),
             reply: Reply::default(),
@@ -260,6 +263,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
 
     /// How much is told of a message: what is longer than
     /// [`Limits::option_data`] or [`Limits::error_message`] is told as payload.
+    /// If a message that selects metadata contexts is longer, the ids of contexts are
+    /// not checked during transmission.
     /// The caller holds at most [`Limits::buffer`] bytes of a side that waits for
     /// nothing.
     #[must_use]
@@ -273,7 +278,9 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
         self.slots.storage()
     }
 
-    /// What was agreed on so far.
+    /// What was agreed on so far. Of more than
+    /// [`SelectedContexts::CAPACITY`](crate::SelectedContexts::CAPACITY) contexts it
+    /// has the first.
     #[must_use]
     pub fn agreed(&self) -> &Negotiated {
         &self.agreed

@@ -5,7 +5,7 @@ use super::{ChunkContent, Fault, Message, Monitor, Side, Slot, Step, read};
 use crate::client::transmission::chunk::{self, Header, Rules, Taken};
 use crate::client::transmission::recv::check_simple;
 use crate::client::transmission::state::{ErrorMessage, Extents, State};
-use crate::error::Violation;
+use crate::error::{Error, Violation};
 use crate::negotiated::{Framing, StatusWidth};
 use crate::wire::bytes::{clip, find_magic, take, take_slice};
 use crate::wire::extent::Extent32;
@@ -168,6 +168,8 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
                 // The prefix is there.
                 Ok((Taken::Short(_), _)) => return read(1),
                 Ok((Taken::Yes, state)) => content = self.content(header, state, &mut body),
+                Err(Error::Violation(Violation::UnknownContext(id)))
+                    if self.unknown_contexts && self.agreed.contexts.bit(id).is_none() => {}
                 Err(error) => {
                     request.faulty = true;
                     let kind = header.chunk;

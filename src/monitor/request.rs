@@ -130,11 +130,17 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             _ => None,
         };
         let mut misuse = None;
+        // What it asks for is not known, nor what its reply must have.
+        let mut unclear = false;
         if command == Command::BLOCK_STATUS && with {
             match status {
                 Some(Ok(payload)) => {
                     request.length = payload.effect_length;
                     (asked, misuse) = self.filter(&payload);
+                }
+                // It may name more contexts than are known.
+                None if self.unknown_contexts && BlockStatusPayload::count(length).is_ok() => {
+                    unclear = true;
                 }
                 _ => fault = Some(Fault::StatusPayload(length)),
             }
@@ -142,8 +148,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
         if let Some(fault) = fault {
             self.find(Side::Client, fault);
         }
-        // What it asks for is not known, nor what its reply must have.
-        let unclear = matches!(fault, Some(Fault::PayloadLen(_) | Fault::StatusPayload(_)));
+        unclear |= matches!(fault, Some(Fault::PayloadLen(_) | Fault::StatusPayload(_)));
         if !unclear {
             misuse = misuse.or_else(|| self.misuse(&request));
         }
@@ -163,6 +168,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
         for id in payload.contexts.iter() {
             match self.agreed.contexts.bit(id) {
                 Some((bit, _)) if asked & bit == 0 => asked |= bit,
+                None if self.unknown_contexts => {}
                 _ => misuse = Some(Misuse::Context(id)),
             }
         }
@@ -183,6 +189,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             Misuse::TooLarge { .. } => {
                 request.command == Command::READ && self.agreed.framing != Framing::Simple
             }
+            Misuse::NoContext => self.unknown_contexts,
             // The size changes when the server does it.
             Misuse::OutOfBounds { .. } => self.slots.any(Command::RESIZE),
             _ => false,

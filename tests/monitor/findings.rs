@@ -89,6 +89,104 @@ fn block_status_of_other_contexts() {
     broken(simple() + &request, &["C M4"]);
 }
 
+/// As [`extended`], with `count` contexts, whose ids count from zero.
+fn with_contexts(count: usize) -> String {
+    let context = "S: REPLY SET_META REP_META 4{ 0000_0007 \"base:allocation\" }\n";
+    let contexts = (0..count)
+        .map(|id| format!("S: REPLY SET_META REP_META 4{{ {id:08x} \"x-y:{id}\" }}\n"))
+        .collect::<String>();
+    extended().replace(context, &contexts)
+}
+
+/// A status chunk of one extent, with extended headers.
+fn status_of(flags: &str, id: usize) -> String {
+    let extent = "0000_0001 0000_0000_0000_1000 0000_0000_0000_0000";
+    format!("S: EXTCHUNK {flags} STATUS_EXT {ONE} {AT_0} 8{{ {id:08x} {extent} }}\n")
+}
+
+/// The status of 4 KiB in the contexts from `ids`, asked for by a filter.
+fn filtered(ids: std::ops::Range<usize>) -> String {
+    let header = wide("0020", "BLOCK_STATUS", 1, 0, 8 + 4 * ids.len() as u64);
+    let ids = ids.map(|id| format!("{id:08x} ")).collect::<String>();
+    format!("{header}C: 0000_0000_0000_1000 {ids}\n")
+}
+
+/// The monitor has room for 32 contexts, and the specification has no limit.
+#[test]
+fn more_contexts_than_there_is_room_for() {
+    let request = wide("0000", "BLOCK_STATUS", 1, 0, 4096);
+    let replies = |ids: std::ops::Range<usize>| {
+        let last = ids.end - 1;
+        ids.map(|id| status_of(if id < last { "MORE" } else { "DONE" }, id))
+            .collect::<String>()
+    };
+    let (full, more) = (with_contexts(32), with_contexts(34));
+    broken(more.clone() + &request + &replies(0..34), &[]);
+    broken(more.clone() + &filtered(33..34) + &replies(33..34), &[]);
+    broken(more.clone() + &filtered(0..34) + &replies(0..34), &[]);
+    // Where there is room, all of them are known.
+    broken(full.clone() + &request + &replies(0..33), &["S R39"]);
+    broken(full.clone() + &filtered(32..33), &["C R146"]);
+    broken(full + &filtered(0..34), &["C R147"]);
+    // Those that there was room for are known all the same.
+    broken(more.clone() + &request + &replies(1..34), &["S R39"]);
+    broken(more.clone() + &filtered(0..1) + &replies(1..2), &["S R39"]);
+    broken(
+        more.clone() + &request + &status_of("MORE", 0) + &status_of("MORE", 0),
+        &["S R39"],
+    );
+    broken(more + &filtered(0..0), &["C M4"]);
+}
+
+/// The next selection, a refusal and TLS replace what was selected before.
+#[test]
+fn contexts_that_are_known_again() {
+    let select = |export: &str| {
+        format!("C: IHAVEOPT SET_META 4{{ 4{{ \"{export}\" }} 0000_0001 4{{ \"x-y:\" }} }}\n")
+    };
+    let go = "C: IHAVEOPT GO";
+    let before_go = |options: &str| with_contexts(33).replacen(go, &format!("{options}{go}"), 1);
+    let request = wide("0000", "BLOCK_STATUS", 1, 0, 4096);
+    let ack = "S: REPLY SET_META ACK 4{ }\n";
+    let one = "S: REPLY SET_META REP_META 4{ 0000_0000 \"x-y:0\" }\n";
+    let again = before_go(&format!("{}{one}{ack}", select("disk")));
+    broken(again + &request + &status_of("DONE", 32), &["S R39"]);
+    let refused = "S: REPLY SET_META ERR_UNKNOWN 4{ }\n";
+    let refused = before_go(&format!("{}{refused}", select("disk")));
+    broken(refused + &request, &["C M4"]);
+    let elsewhere = with_contexts(33).replacen("GO 4{ 4{ \"disk\"", "GO 4{ 4{ \"other\"", 1);
+    broken(elsewhere + &request, &["C M4"]);
+    let tls = "C: IHAVEOPT STARTTLS 4{ }\nS: REPLY STARTTLS ACK 4{ }\ntls\n";
+    let extended = "C: IHAVEOPT EXTENDED_HEADERS 4{ }\nS: REPLY EXTENDED_HEADERS ACK 4{ }\n";
+    let secure = before_go(&format!("{tls}{extended}"));
+    broken(secure + &request, &["C M4"]);
+}
+
+/// What is longer than the limits is not decoded: what it selects is not known.
+#[test]
+fn contexts_of_options_that_are_too_long() {
+    let query = "4{ \"x-y:\" 61*4090 } ";
+    let infos = (0..4200).map(|info| format!("{info:04x} "));
+    let infos = format!("1068 {}", infos.collect::<String>());
+    let query_of_one = "0000_0001 4{ \"base:allocation\" }";
+    let context = "0000_0007 \"base:allocation\" }";
+    let chunk = format!("S: CHUNK DONE STATUS {ONE} 4{{ 0000_0008 0000_1000 0000_0000 }}\n");
+    let request = request("BLOCK_STATUS", 1, 0, 4096);
+    let long = |from: &str, to: &str| {
+        let text = structured();
+        assert!(text.contains(from), "{text}");
+        text.replacen(from, to, 1) + &request + &chunk
+    };
+    broken(long("", ""), &["S R39"]);
+    let queries = format!("0000_0003 {}", query.repeat(3));
+    broken(long(query_of_one, &queries), &[]);
+    broken(long("0001 0003 }", &format!("{infos}}}")), &[]);
+    broken(long(context, "0000_0008 \"x-y:\" 61*8200 }"), &["S C2"]);
+    // Nothing was selected, for no export.
+    let none = simple().replacen("0001 0003 }", &format!("{infos}}}"), 1);
+    broken(none + &request, &["C M4"]);
+}
+
 #[test]
 fn extents() {
     let extents = |text: &str| format!("S: CHUNK DONE STATUS {ONE} 4{{ 0000_0007 {text} }}");
