@@ -426,7 +426,8 @@ fn closed_after_a_failure() {
     let failed = format!("{GREETED}{EXTENDED}{GO}S: rep GO ERR_UNKNOWN\n");
     let aborted = format!("{failed}C: opt ABORT\n");
     let acknowledged = format!("{aborted}S: rep ABORT ACK\n");
-    for transcript in [failed, aborted, acknowledged] {
+    let refusing = format!("{aborted}S: rep ABORT ERR_POLICY len=300 78*20\n");
+    for transcript in [failed, aborted, acknowledged, refusing] {
         let mut connector = connect(Config::new("disk"), &transcript);
         for _ in 0..3 {
             assert_eq!(connector.end_of_input(), Ok(()));

@@ -299,10 +299,11 @@ fn abort() {
 }
 
 /// A server need not reply to ABORT: closing the connection ends the handshake
-/// as well.
+/// as well, also within a refusal that is longer than the limit.
 #[test]
 fn the_end_after_abort() {
-    for reply in ["", "S: rep ABORT ACK"] {
+    let long = "S: rep ABORT ERR_POLICY len=300 78*20";
+    for reply in ["", "S: rep ABORT ACK", long] {
         let mut manual = Manual::greeted(Config::new(""));
         once(&mut manual, &format!("C: opt ABORT\n{reply}"));
         for _ in 0..2 {

@@ -275,12 +275,18 @@ impl Handshake {
             return Err(error);
         }
         let error = match self.state {
-            State::Replies(OptionType::ABORT) | State::Aborted => {
-                self.state = State::Aborted;
-                return Ok(());
+            State::Aborted => return Ok(()),
+            State::Replies(option)
+            | State::Discard {
+                reply: OptionReplyHeader { option, .. },
+                ..
+            } => {
+                if option == OptionType::ABORT {
+                    self.state = State::Aborted;
+                    return Ok(());
+                }
+                Error::ClosedDuring(option)
             }
-            State::Replies(option) => Error::ClosedDuring(option),
-            State::Discard { reply, .. } => Error::ClosedDuring(reply.option),
             State::ExportName => Error::ClosedDuring(OptionType::EXPORT_NAME),
             _ => Error::Closed,
         };
