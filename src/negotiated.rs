@@ -7,6 +7,7 @@ use crate::features;
 use crate::wire::flags::TransmissionFlags;
 use crate::wire::number::ContextId;
 use crate::wire::option_reply::BlockSizes;
+use crate::wire::text::Text;
 
 /// The message headers of the transmission phase, from least to most able.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -110,6 +111,19 @@ pub enum StatusWidth {
     Narrow,
     /// More than 32: needs extended headers.
     Wide,
+}
+
+impl StatusWidth {
+    /// The width of a context as far as its name tells: the specification has a
+    /// rule for the namespace `base:` only.
+    #[inline]
+    pub(crate) fn of(name: Text<'_>) -> Self {
+        if name.as_bytes().starts_with(b"base:") {
+            Self::Narrow
+        } else {
+            Self::Wide
+        }
+    }
 }
 
 /// A metadata context selected for transmission.

@@ -28,7 +28,8 @@ pub struct MetaContextQuery<'a> {
     pub name: &'a str,
     /// How many bits of status it has, if that is known. One known to need 64
     /// is not asked for without extended headers; one known to have 32 is held
-    /// to them.
+    /// to them by a [`Connector`](super::Connector). Where no width is given,
+    /// and by a [`Handshake`](super::Handshake), those of the namespace `base:` are.
     pub width: Option<StatusWidth>,
 }
 

@@ -5,7 +5,7 @@ use super::config::{Config, MetaContextQuery, TlsPolicy};
 use super::handshake::{Handshake, HandshakeEvent};
 use crate::error::{Error, Misuse};
 use crate::features;
-use crate::negotiated::{Framing, HandshakeStyle, Negotiated, StatusWidth};
+use crate::negotiated::{Framing, HandshakeStyle, Negotiated};
 use crate::step::{Step, receive};
 use crate::wire::Sink;
 use crate::wire::flags::{ClientFlags, HandshakeFlags};
@@ -318,12 +318,13 @@ impl<'a> Connector<'a> {
             .iter()
             .position(|query| query.name.as_bytes() == name.as_bytes());
         // What the caller calls narrow is held to it; of what a wildcard
-        // selected nothing is known.
+        // selected, only the name is known.
         let width = wanted
             .and_then(|index| self.config.contexts.get(index))
-            .and_then(|query| query.width)
-            .unwrap_or(StatusWidth::Wide);
-        self.handshake.set_width(id, width);
+            .and_then(|query| query.width);
+        if let Some(width) = width {
+            self.handshake.set_width(id, width);
+        }
         ConnectEvent::Context { wanted, id, name }
     }
 

@@ -311,11 +311,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Monitor<S> {
             }
             return;
         }
-        let width = if name.as_bytes().starts_with(b"base:") {
-            StatusWidth::Narrow
-        } else {
-            StatusWidth::Wide
-        };
+        let width = StatusWidth::of(name);
         let pushed = self.agreed.contexts.push(SelectedContext { id, width });
         match pushed {
             Err(error @ SelectedContextsError::Repeated(_)) => {

@@ -516,6 +516,42 @@ fn contexts_granted() {
     }
 }
 
+/// The width of a context is what the caller says; else that of its namespace.
+#[test]
+fn widths_of_contexts() {
+    let (narrow, wide) = (StatusWidth::Narrow, StatusWidth::Wide);
+    for (wanted, width) in [
+        (MetaContextQuery::new("base:allocation"), narrow),
+        (MetaContextQuery::wide("base:allocation"), wide),
+        (MetaContextQuery::new("x-zone:allocate"), wide),
+        (MetaContextQuery::narrow("x-zone:allocate"), narrow),
+        // What it selects has a longer name.
+        (MetaContextQuery::new("base:"), narrow),
+        (MetaContextQuery::narrow("x-zone:"), wide),
+    ] {
+        let granted = match wanted.name.split_once(':') {
+            Some(("base", _)) => "base:allocation",
+            _ => "x-zone:allocate",
+        };
+        let (name, at) = (wanted.name, (wanted.name == granted).then_some(0));
+        let length = name.len();
+        let contexts = [wanted];
+        let agreed = reaches(
+            Config::new("disk").contexts(&contexts),
+            &format!(
+                r#"{GREETED}{EXTENDED}
+                C: opt SET_META_CONTEXT 4:32 "disk" 1:32 {length}:32 "{name}"
+                S: rep SET_META_CONTEXT META_CONTEXT 5:32 "{granted}"
+                S: rep SET_META_CONTEXT ACK
+                E: Context {{ wanted: {at:?}, id: ContextId(5), name: "{granted}" }}
+                {GO}{GRANTED}"#
+            ),
+        );
+        let widths: Vec<_> = agreed.contexts.iter().map(|c| c.width).collect();
+        assert_eq!(widths, [width], "{wanted:?}");
+    }
+}
+
 /// Configurations that cannot be sent.
 #[test]
 fn impossible_configurations() {

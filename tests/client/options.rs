@@ -493,6 +493,30 @@ fn contexts_are_equal_by_content() {
     );
 }
 
+/// All contexts of the namespace `base:` have at most 32 bits of status. Of others
+/// nothing is known.
+#[test]
+fn contexts_of_the_namespace_base_are_narrow() {
+    let agreed = negotiated_after(
+        r#"
+        C: opt EXTENDED_HEADERS
+        S: rep EXTENDED_HEADERS ACK
+        C: opt SET_META_CONTEXT 0:32 2:32 5:32 "base:" 5:32 "x-db:"
+        S: rep SET_META_CONTEXT META_CONTEXT 1:32 "base:allocation"
+        S: rep SET_META_CONTEXT META_CONTEXT 2:32 "x-db:base:a"
+        S: rep SET_META_CONTEXT META_CONTEXT 3:32 "base:"
+        S: rep SET_META_CONTEXT META_CONTEXT 4:32 "base"
+        S: rep SET_META_CONTEXT ACK
+        C: opt GO 0:32 0:16
+        S: rep GO INFO EXPORT:16 1M:64 1:16
+        S: rep GO ACK
+        "#,
+    );
+    let (narrow, wide) = (StatusWidth::Narrow, StatusWidth::Wide);
+    let widths: Vec<_> = agreed.contexts.iter().map(|c| c.width).collect();
+    assert_eq!(widths, [narrow, wide, narrow, wide]);
+}
+
 /// Contexts that a server must not select.
 #[test]
 fn impossible_contexts() {

@@ -182,7 +182,7 @@ impl Handshake {
     }
 
     /// States whether a metadata context that was granted has at most 32 bits
-    /// of status; until then it may have 64 with extended headers.
+    /// of status; until then its name tells.
     pub(super) fn set_width(&mut self, id: ContextId, width: StatusWidth) {
         self.agreed.contexts.set_width(id, width);
     }

@@ -123,7 +123,8 @@ impl Handshake {
                 return Ok(Flow::Short);
             };
             left = after_id;
-            self.note_context(header.option, ContextId(u32::from_be_bytes(*id)))?;
+            let id = ContextId(u32::from_be_bytes(*id));
+            self.note_context(header.option, id, StatusWidth::Wide)?;
         }
         *input = rest;
         self.state = State::Discard {
@@ -156,7 +157,7 @@ impl Handshake {
                 HandshakeEvent::Info(info)
             }
             OptionReply::MetaContext { id, name } => {
-                self.note_context(sent, id)?;
+                self.note_context(sent, id, StatusWidth::of(name))?;
                 HandshakeEvent::MetaContext { id, name }
             }
             OptionReply::Error { error, message } => self.refused(sent, error, Some(message)),
@@ -231,11 +232,15 @@ impl Handshake {
         Ok(())
     }
 
-    fn note_context(&mut self, option: OptionType, id: ContextId) -> Result<(), Error> {
+    fn note_context(
+        &mut self,
+        option: OptionType,
+        id: ContextId,
+        width: StatusWidth,
+    ) -> Result<(), Error> {
         if !features::STRUCTURED || option != OptionType::SET_META_CONTEXT {
             return Ok(());
         }
-        let width = StatusWidth::Wide;
         self.agreed
             .contexts
             .push(SelectedContext { id, width })

@@ -83,8 +83,11 @@ impl Handshake {
         Ok(written)
     }
 
-    /// Sends `SET_META_CONTEXT` for contexts whose width is known; returns how
-    /// many bytes were written to `sink`.
+    /// Sends `SET_META_CONTEXT`, unless a context is known to need extended headers;
+    /// returns how many bytes were written to `sink`.
+    ///
+    /// The widths are not kept: of the contexts that are granted, those of the
+    /// namespace `base:` are held to 32 bits of status.
     ///
     /// # Errors
     ///
