@@ -348,10 +348,20 @@ fn resize_to_less() {
     let refused = client.machine.submit(Request::resize(8191));
     assert_eq!(refused, Err(Misuse::Resizing));
     once(&mut client, "C: RESIZE 8K");
-    let refused = client.machine.submit(Request::read(4096, 4097));
-    assert_eq!(refused, Err(Misuse::OutOfBounds { size: 8192 }));
+    let size = 1 << 20;
+    for (offset, length) in [(4096, 4097), (8192, 1), (size - 1, 1)] {
+        let refused = client.machine.submit(Request::read(offset, length));
+        assert_eq!(refused, Err(Misuse::Resizing), "{offset} {length}");
+    }
+    // Whatever the reply is.
+    for (offset, length) in [(size - 1, 2), (size, 1)] {
+        let refused = client.machine.submit(Request::read(offset, length));
+        assert_eq!(refused, Err(Misuse::OutOfBounds { size }));
+    }
     once(&mut client, "C: READ 0 8K\nS: simple OK #1");
     assert_eq!(client.machine.negotiated().size, 8192);
+    let refused = client.machine.submit(Request::read(4096, 4097));
+    assert_eq!(refused, Err(Misuse::OutOfBounds { size: 8192 }));
 }
 
 /// Only a lenient client has two resizes in flight: each sets the size that it

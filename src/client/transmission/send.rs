@@ -194,8 +194,14 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
         // adds.
         let size = self.export.size;
         let resizing = self.resizing.filter(|_| features::RESIZE);
-        let size = resizing.map_or(size, |new| new.min(size));
-        self.capabilities.check(request, size)?;
+        let left = resizing.map_or(size, |new| new.min(size));
+        match self.capabilities.check(request, left) {
+            Err(Misuse::OutOfBounds { .. }) if left < size => {
+                self.capabilities.check(request, size)?;
+                return Err(Misuse::Resizing);
+            }
+            checked => checked?,
+        }
         match request.command {
             Command::RESIZE if features::RESIZE => self.check_resize(request.offset),
             _ => Ok(()),
