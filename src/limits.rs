@@ -19,7 +19,8 @@ use crate::wire::bytes::clip;
 pub struct Limits {
     /// Longest option data (server) and option reply data (client) that is
     /// taken whole, in bytes. What is longer is discarded and reported without
-    /// its content; a server answers `NBD_REP_ERR_TOO_BIG`. A client takes
+    /// its content; a server answers `NBD_REP_ERR_TOO_BIG`, but a longer
+    /// `EXPORT_NAME`, which has no error reply, ends the session. A client takes
     /// `NBD_REP_INFO` of 14 bytes in any case: size and block sizes; what is
     /// longer than this and than the default ends its session. Default: an
     /// export's name and description, 8196, the longest reply that the
@@ -36,7 +37,8 @@ pub struct Limits {
     pub payload: u32,
     /// Server: most bytes that a command without payload (`TRIM`, `CACHE`,
     /// `WRITE_ZEROES`) may affect; a longer one is answered `EOVERFLOW`.
-    /// Default: no limit.
+    /// `WRITE_ZEROES` with `FAST_ZERO`, for which that error is forbidden, may have
+    /// any length. Default: no limit.
     pub max_effect_length: u64,
     /// Most extents in one status chunk. Default 2^20.
     pub extents: u32,
