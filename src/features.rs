@@ -1,8 +1,9 @@
 //! Which parts of the protocol are compiled: the features as constants.
 //!
 //! The compiler removes what a condition with one of them excludes. Of the items only
-//! the module `monitor` depends on a feature, so the rest of the interface is the same
-//! in every build.
+//! the module `monitor` depends on one, so the rest of the interface is the same with
+//! and without them. (`alloc`, `std` and `arbitrary`, which are no parts of the protocol,
+//! add items.)
 
 use crate::error::Misuse;
 use crate::wire::number::OptionType;

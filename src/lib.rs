@@ -147,10 +147,11 @@
 //!
 //! Without features the crate is the specification's *Baseline* in both roles: the
 //! fixed newstyle handshake with `LIST`, `INFO`, `GO` and `ABORT`, and simple replies;
-//! in `core` alone, without an allocator. Each feature adds a part. The interface is
-//! the same in every build, but for the modules `monitor` and `uri`: what is not
-//! compiled is not negotiated, and a caller that asks for it gets
-//! [`Misuse::NotCompiled`].
+//! in `core` alone, without an allocator. Each feature of the first table adds a part of
+//! the protocol. But for the module `monitor` the interface is the same with and
+//! without them: what is not compiled is not negotiated, and a caller that asks for it
+//! gets [`Misuse::NotCompiled`]. The features of the second table add items and
+//! implementations.
 //!
 //! The last column is what a part adds to the images of `tests/firmware` for a
 //! Cortex-M3, client and server, in bytes of flash.
