@@ -160,7 +160,8 @@ impl<'a> Connector<'a> {
     ///
     /// # Errors
     ///
-    /// [`Misuse::Encode`] if it does not fit; nothing was written.
+    /// [`Misuse::Encode`] if it does not fit, [`Misuse::Failed`] if the session is
+    /// over; nothing was written.
     pub fn transmit(&mut self, sink: &mut dyn Sink) -> Result<usize, Misuse> {
         let Some(next) = self.next else {
             return Ok(0);

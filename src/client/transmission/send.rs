@@ -20,11 +20,22 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Transmission<S> {
     ///
     /// # Errors
     ///
-    /// [`Misuse`], in this order: what the server did not advertise, flags that
-    /// it did not advertise, a length of zero, what is misaligned, beyond the
-    /// export, above the maximum payload (for reads too, with every framing),
-    /// or beyond what the framing can express; [`Misuse::Full`] if every slot
-    /// is in flight. Nothing has changed.
+    /// The first [`Misuse`] of these that applies; nothing has changed. With
+    /// [`lenient`](Self::lenient) only the first three and the last two do.
+    ///
+    /// | misuse | when |
+    /// |---|---|
+    /// | [`Failed`](Misuse::Failed) | the session is over |
+    /// | [`State`](Misuse::State) | `DISC` was sent, or is the command: it has its own [method](Self::disconnect) |
+    /// | [`NotCompiled`](Misuse::NotCompiled) | `RESIZE` without the feature `resize` |
+    /// | [`NotAdvertised`](Misuse::NotAdvertised), [`ReadOnly`](Misuse::ReadOnly), [`NoContext`](Misuse::NoContext) | the server does not accept the command |
+    /// | [`Flag`](Misuse::Flag) | the server does not accept one of its flags |
+    /// | [`NoRange`](Misuse::NoRange) | `FLUSH` has an offset or a length, or `RESIZE` a length |
+    /// | [`ZeroLength`](Misuse::ZeroLength), [`Misaligned`](Misuse::Misaligned), [`OutOfBounds`](Misuse::OutOfBounds) | the range is impossible |
+    /// | [`TooLarge`](Misuse::TooLarge) | the payload is above the maximum; that of a read too, with every framing |
+    /// | [`Resizing`](Misuse::Resizing) | a `RESIZE` in flight may take the range away; for `RESIZE`: another one is in flight, or a command past the new end |
+    /// | [`NotExpressible`](Misuse::NotExpressible) | the framing has no field for the length |
+    /// | [`Full`](Misuse::Full) | every slot is in flight |
     // Inlined, the header is made where the caller keeps it, and not copied.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     pub fn submit(&mut self, request: Request) -> Result<RequestHeader, Misuse> {
