@@ -112,7 +112,7 @@ fn what_cannot_be_measured_is_refused() {
     for (args, why) in [
         (["--mode", "randwrite"], "read-only"),
         (["--size", "100"], "a multiple of 512"),
-        (["--size", "0"], "a multiple of 512"),
+        (["--size", "0"], "must not be 0"),
         (["--size", "128K"], "at most 64K"),
     ] {
         run_nbd([&["bench", serve.uri()], &args[..]].concat()).refused(&[why]);
